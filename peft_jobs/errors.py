@@ -1,0 +1,32 @@
+"""The errors of one trial; each derives from the matching builtin and survives pickling."""
+
+
+class PeftJobsError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class SpecError(PeftJobsError, ValueError):
+    """The trial cannot run as described: a wrong value, a name that matches nothing, no such file."""
+
+
+class DataError(PeftJobsError, ValueError):
+    """The data do not hold what the task needs: missing columns, empty rows, unknown labels."""
+
+
+class Diverged(PeftJobsError, ArithmeticError):
+    """A loss or metric is not a finite number."""
+
+
+class OutOfMemory(PeftJobsError, MemoryError):
+    """The trial does not fit the memory of its device."""
+
+
+class Fenced(PeftJobsError, RuntimeError):
+    """A call carried an attempt that is no longer the trial's current one (`current`)."""
+
+    def __init__(self, trial: int, attempt: int, current: int) -> None:
+        super().__init__(trial, attempt, current)
+        self.trial, self.attempt, self.current = trial, attempt, current
+
+    def __str__(self) -> str:
+        return f"trial {self.trial}: attempt {self.attempt} is not the current one ({self.current})"

@@ -1,0 +1,48 @@
+"""Field types shared by the spec's sections: strict where YAML is lax."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from peft_jobs import templates
+
+
+class Section(BaseModel):
+    """A part of a spec: frozen, no unknown keys, finite numbers only."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, got {str(value).lower()}")
+    return value
+
+
+def _template(value: Any) -> Any:
+    if isinstance(value, str):
+        templates.columns(value)
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
+Rate = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
+Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
+"""A part of a whole, written with a decimal point."""
+
+
+def _share_or_count(value: float) -> float | int:
+    if 0 < value < 1:
+        return value
+    if value >= 1 and value == int(value):
+        return int(value)
+    raise ValueError(f"must be a share between 0 and 1 or a whole number of rows, got {value:g}")
+
+
+ShareOrCount = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share_or_count)]
+Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**32)]
+Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]

@@ -1,0 +1,33 @@
+"""Files that are whole or not there: written beside the target, synced, renamed over it."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path` atomically; creates parent folders, replaces an older file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinities are refused (ValueError)."""
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def canonical_json(value: Any) -> str:
+    """The one text that equal JSON values share: sorted keys, no spaces; what fingerprints hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

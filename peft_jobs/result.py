@@ -1,0 +1,113 @@
+"""What a trial tells while it runs (`Progress`) and when it has ended (`TrialResult`)."""
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from peft_jobs.errors import DataError, Diverged, OutOfMemory
+
+
+class State(StrEnum):
+    """How a trial stands; the names are Optuna's."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+class Kind(StrEnum):
+    """Why a trial that did not complete ended."""
+
+    WEAK = "weak"
+    """The pruner's decision."""
+    OUT_OF_MEMORY = "out_of_memory"
+    DIVERGED = "diverged"
+    REJECTED = "rejected"
+    """A constraint of the space turned the point away before launch."""
+    DUPLICATE = "duplicate"
+    """The same resolved trial was asked for before."""
+    BUG = "bug"
+    DATA = "data"
+    LOST = "lost"
+    """Its host died under it again and again."""
+
+    @property
+    def state(self) -> State:
+        """PRUNED for what the sampler should learn from, FAIL for what says nothing of it."""
+        return State.FAIL if self in (Kind.BUG, Kind.DATA, Kind.LOST) else State.PRUNED
+
+
+def kind_of(error: BaseException) -> Kind:
+    """The kind of an exception that ended a trial."""
+    if isinstance(error, Diverged):
+        return Kind.DIVERGED
+    # torch.OutOfMemoryError is known by name: this half does not import torch.
+    if isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Kind.OUT_OF_MEMORY
+    return Kind.DATA if isinstance(error, DataError) else Kind.BUG
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics as they came; `Diverged` if one of them is NaN or infinite."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {value}")
+    return dict(metrics)
+
+
+Metrics = Annotated[dict[str, float], AfterValidator(finite)]
+
+
+class Progress(BaseModel):
+    """One report of a running trial. Counts are totals since the trial's first step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = Field(ge=0)
+    """Optimizer steps done."""
+    samples: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    """Supervised tokens seen (classification: labelled rows)."""
+    metrics: Metrics = {}
+    rung: int | None = None
+    """Nominal samples of the rung at which this was measured; None between rungs."""
+    checkpoint: str | None = None
+    """Where the trial can continue from, if this report left a checkpoint."""
+
+
+class TrialResult(BaseModel):
+    """How a trial ended; `result.json` holds it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State
+    kind: Kind | None = None
+    metrics: Metrics = {}
+    """The last evaluation's metrics (`validation/loss`, ...) and the last `train/loss`."""
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: dict[str, float] = {}
+    """By phase: load, quantize, tokenize, train, evaluate; the first two are 0 on a resident base."""
+    memory: dict[str, int] = {}
+    """Peaks of this trial in bytes: peak_allocated_bytes and peak_reserved_bytes on a GPU, and
+    peak_rss_bytes (resident set of the host process while the trial ran)."""
+    trainable_parameters: int | None = None
+    adapter: str | None = None
+    """Folder of the saved adapter, relative to the attempt's folder."""
+    provenance: dict[str, Any] = {}
+    """Fingerprints of base, data and template; versions, commit, device, threads."""
+    error: str | None = None
+    """One line that says what went wrong."""
+    traceback: str | None = None
+
+    @classmethod
+    def from_error(cls, error: BaseException, traceback: str, **seen: Any) -> "TrialResult":
+        """The result of a trial that an exception ended; `seen` is what was known by then."""
+        kind = kind_of(error)
+        text = str(error) or type(error).__name__
+        return cls(state=kind.state, kind=kind, error=text, traceback=traceback, **seen)

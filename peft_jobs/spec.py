@@ -1,0 +1,256 @@
+"""TrialSpec: everything that decides one trial, as frozen data.
+
+Two trials with equal specs are the same trial (`fingerprint`). Fields of transformers, peft and
+bitsandbytes keep their upstream names; a test checks each against the installed class.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from peft_jobs.fields import (
+    Count,
+    NonNegative,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Share,
+    ShareOrCount,
+    Template,
+)
+from peft_jobs.files import canonical_json
+
+DEMO = "demo"
+"""As a model or data path: the base and data that the package carries (`peft_jobs.demo`)."""
+LOCAL_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+class ModelSpec(Section):
+    name_or_path: str = Field(min_length=1)
+    """Hub id, local folder, or `demo`."""
+    revision: str | None = None
+    """Hub commit, tag or branch; pin a commit for results that others can repeat."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights that are not quantized. `auto`: the checkpoint's own, float32 on a CPU."""
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+
+
+class QuantizationSpec(Section):
+    scheme: Literal["none", "int8", "nf4", "fp4"]
+    bnb_4bit_use_double_quant: bool = False
+    bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 where the GPU has it, float32 on a CPU."""
+    llm_int8_threshold: NonNegative = 6.0
+    llm_int8_skip_modules: tuple[str, ...] = ()
+    """Kept out of quantization beside the heads, which always are."""
+
+
+class LoraSpec(Section):
+    method: Literal["lora"] = "lora"
+    r: Count = 8
+    lora_alpha: Positive = 16
+    lora_dropout: Rate = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """A named set (attention-qv, attention, attention+mlp, all-linear) or module names."""
+    use_rslora: bool = False
+    bias: Literal["none", "all", "lora_only"] = "none"
+    modules_to_save: tuple[str, ...] = ()
+    """Trained whole beside the adapter; a classification head always is."""
+
+    @model_validator(mode="after")
+    def _some_target(self) -> Self:
+        if not self.target_modules or not all(self.target_modules):
+            raise ValueError("target_modules must name at least one module, got none")
+        return self
+
+
+AdapterSpec = LoraSpec
+"""A union on `method` as soon as there is a second one."""
+
+
+class CausalLMSpec(Section):
+    """Next-token prediction on the response; prompt tokens do not count in the loss."""
+
+    type: Literal["causal_lm"] = "causal_lm"
+    prompt: Template | None = None
+    """Template of the text before the response; None trains on the whole text (`response`)."""
+    response: Template | None = None
+    messages: str | None = None
+    """Column with a list of {role, content}; every assistant turn is supervised."""
+    use_chat_template: bool = False
+    """Wrap prompt and response as user and assistant turns of the tokenizer's chat template."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.response is None) == (self.messages is None):
+            raise ValueError("give either `response` (with or without `prompt`) or `messages`")
+        if self.messages is not None and (self.prompt is not None or self.use_chat_template):
+            raise ValueError("`messages` always uses the chat template and takes no `prompt`")
+        if self.use_chat_template and self.prompt is None:
+            raise ValueError("use_chat_template needs a `prompt` for the user turn")
+        return self
+
+
+class SequenceClassificationSpec(Section):
+    type: Literal["sequence_classification"]
+    text: Template
+    """Template of the (first) text, e.g. `{sentence}`."""
+    text_pair: Template | None = None
+    label: str = Field(min_length=1)
+    """Column with the class: integers or names; the classes are those of the training rows."""
+
+
+TaskSpec = Annotated[CausalLMSpec | SequenceClassificationSpec, Field(discriminator="type")]
+
+
+class Source(Section):
+    """Rows: a local file, or one split of a Hub data set, or `demo`."""
+
+    path: str = Field(min_length=1)
+    """Local .json, .jsonl, .csv or .parquet file; otherwise a Hub id."""
+    name: str | None = None
+    """Configuration of the Hub data set."""
+    revision: str | None = None
+    split: str | None = None
+    """Split of the Hub data set; by default the one named like the field (train, ...)."""
+
+    @property
+    def is_file(self) -> bool:
+        return Path(self.path).suffix in LOCAL_SUFFIXES
+
+    @model_validator(mode="after")
+    def _files_have_no_splits(self) -> Self:
+        if self.is_file and (self.name or self.revision or self.split):
+            raise ValueError(f"{self.path} is a file: name, revision and split are for Hub ids")
+        return self
+
+
+def _as_mapping(key: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+AnySource = Annotated[Source, _as_mapping("path")]
+
+
+Validation = Annotated[
+    Annotated[AnySource, Tag("source")] | Annotated[Share, Tag("share")],
+    Discriminator(lambda value: "share" if isinstance(value, int | float) else "source"),
+]
+
+
+class DataSpec(Section):
+    train: AnySource
+    validation: Validation = 0.1
+    """Source, or the share of the training rows that is held out (before any subset)."""
+    test: AnySource | None = None
+    """Read once, for the winner, by `export`."""
+    max_length: Count = 512
+    """Tokens; longer examples are cut on the right."""
+    subset: ShareOrCount | None = None
+    """Share or number of training rows; smaller subsets of one seed lie inside larger ones."""
+    validation_subset: ShareOrCount | None = None
+    seed: Seed = 0
+    """Of the held-out rows and the subsets; apart from the trial's seed, so trials share them."""
+
+
+class TrainingSpec(Section):
+    learning_rate: Positive = 2e-4
+    per_device_train_batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+    ] = "linear"
+    warmup_steps: NonNegative = 0
+    """Steps, or below 1 the share of all steps."""
+    weight_decay: NonNegative = 0.0
+    adam_beta1: Rate = 0.9
+    adam_beta2: Rate = 0.999
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: NonNegative = 1.0
+    """0 does not clip."""
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    """Train under bfloat16 autocast."""
+    max_samples: Count | None = None
+    """The horizon, rounded up to whole optimizer steps; or give one of the two below."""
+    num_train_epochs: Positive | None = None
+    max_steps: Count | None = None
+    logging_steps: Count = 10
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def total_steps(self, num_rows: int) -> int:
+        """Optimizer steps of the whole trial on `num_rows` training rows (one epoch by default)."""
+        if self.max_steps is not None:
+            return self.max_steps
+        samples = self.max_samples or round((self.num_train_epochs or 1.0) * num_rows)
+        return max(1, -(-samples // self.samples_per_step))
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> Self:
+        given = [
+            name
+            for name in ("max_samples", "num_train_epochs", "max_steps")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"give at most one horizon, got {' and '.join(given)}")
+        return self
+
+
+class EvaluationSpec(Section):
+    per_device_eval_batch_size: Count = 16
+    rungs: tuple[Count, ...] = ()
+    """Samples after which the trial is evaluated and compared, ascending; the end is always one."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs must ascend without repeats, got {list(self.rungs)}")
+        return self
+
+
+class TrialSpec(Section):
+    """One trial, whole: what `python -m peft_jobs run trial.json` takes."""
+
+    model: Annotated[ModelSpec, _as_mapping("name_or_path")]
+    quantization: Annotated[QuantizationSpec, _as_mapping("scheme")] = QuantizationSpec(
+        scheme="none"
+    )
+    adapter: AdapterSpec = LoraSpec()
+    task: TaskSpec
+    data: DataSpec
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seed: Seed = 0
+    """Of the adapter's initial weights, the order of the data and the dropout masks."""
+
+    def with_params(self, params: Mapping[str, Any]) -> Self:
+        """This spec with dotted `params` set, validated again.
+
+        Raises pydantic's ValidationError, also for a name that is no path in the spec.
+        """
+        tree = self.model_dump(mode="json")
+        for name, value in params.items():
+            *parents, leaf = name.split(".")
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+                if not isinstance(node, dict):
+                    raise ValueError(f"{name} is no path in a trial: {parent} holds a value")
+            node[leaf] = value
+        return type(self).model_validate(tree)
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal specs give equal text."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
