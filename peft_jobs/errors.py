@@ -6,7 +6,7 @@ class PeftJobsError(Exception):
 
 
 class SpecError(PeftJobsError, ValueError):
-    """The trial cannot run as described: a wrong value, a name that matches nothing, no such file."""
+    """The trial cannot run as described: a wrong value, a name without a match, no such file."""
 
 
 class DataError(PeftJobsError, ValueError):

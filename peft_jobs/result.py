@@ -92,7 +92,7 @@ class TrialResult(BaseModel):
     samples: int = 0
     tokens: int = 0
     seconds: dict[str, float] = {}
-    """By phase: load, quantize, tokenize, train, evaluate; the first two are 0 on a resident base."""
+    """By phase: load, quantize, tokenize, train, evaluate. 0 for what was resident."""
     memory: dict[str, int] = {}
     """Peaks of this trial in bytes: peak_allocated_bytes and peak_reserved_bytes on a GPU, and
     peak_rss_bytes (resident set of the host process while the trial ran)."""

@@ -1,0 +1,192 @@
+"""TrialHost: the slots of one device, behind calls that may be repeated, lost or late.
+
+Plain Python: the inline backend calls it directly, an actor wraps it on a cluster. Every call
+carries (trial, attempt); a call with an attempt that is not the current one raises `Fenced`.
+Messages are plain JSON dictionaries (`next_report`).
+"""
+
+import logging
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peft_jobs.errors import Fenced
+from peft_jobs.job import Engine, Job, Prepared
+from peft_jobs.result import TrialResult
+from peft_jobs.spec import TrialSpec
+
+log = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+"""{"seq", "progress"}, or {"result"}, or {"interrupted": True}."""
+
+
+class TrialHost:
+    """Runs submitted attempts on an engine in a thread of its own.
+
+    `on_change` is called, from any thread, whenever a message may have become available.
+    """
+
+    def __init__(self, engine: Engine, on_change: Callable[[], None] | None = None) -> None:
+        self._engine = engine
+        self._on_change = on_change
+        self._changed = _Condition(on_change)
+        self._jobs: dict[int, Job] = {}
+        self._queue: deque[Job] = deque()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="trial-host", daemon=True)
+        self._thread.start()
+
+    def prepare(self, spec_json: str, variants_json: list[str]) -> Prepared:
+        """See `Engine.prepare`; must be called before the first `submit`."""
+        variants = [TrialSpec.model_validate_json(text) for text in variants_json]
+        return self._engine.prepare(TrialSpec.model_validate_json(spec_json), variants)
+
+    def submit(
+        self,
+        trial: int,
+        attempt: int,
+        spec_json: str,
+        directory: str,
+        checkpoint: str | None = None,
+    ) -> None:
+        """Queue an attempt. The same again does nothing; a newer one replaces the older."""
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("this host is closed")
+            current = self._jobs.get(trial)
+            if current is not None:
+                if attempt < current.attempt:
+                    raise Fenced(trial, attempt, current.attempt)
+                if attempt == current.attempt:
+                    return
+                self._cancel(current, "superseded")
+            spec = TrialSpec.model_validate_json(spec_json)
+            start = Path(checkpoint) if checkpoint else None
+            job = Job(trial, attempt, spec, Path(directory), start, self._changed)
+            self._jobs[trial] = job
+            self._queue.append(job)
+            self._changed.notify_all()
+
+    def poll(self, trial: int, attempt: int, after_seq: int) -> Message | None:
+        """The first message after `after_seq`, which acknowledges all up to it; None if none yet.
+
+        A lost answer loses nothing: the same call gives the same message again.
+        """
+        with self._changed:
+            job = self._job(trial, attempt)
+            before = len(job.reports)
+            job.reports[:] = [(seq, report) for seq, report in job.reports if seq > after_seq]
+            if len(job.reports) != before:
+                self._changed.notify_all()
+            if job.reports:
+                seq, progress = job.reports[0]
+                return {"seq": seq, "progress": progress.model_dump(mode="json")}
+            if job.result is not None:
+                return {"result": job.result.model_dump(mode="json")}
+            return {"interrupted": True} if job.interrupted else None
+
+    def next_report(
+        self, trial: int, attempt: int, after_seq: int, timeout_seconds: float = 10.0
+    ) -> Message | None:
+        """`poll` that waits for a message for at most `timeout_seconds`."""
+        deadline = time.monotonic() + timeout_seconds
+        with self._changed:
+            while (message := self.poll(trial, attempt, after_seq)) is None:
+                if not self._changed.wait(deadline - time.monotonic()):
+                    return None
+            return message
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Return at the next change of any job, or after `timeout_seconds`."""
+        with self._changed:
+            self._changed.wait(timeout_seconds)
+
+    def request_cancel(self, trial: int, attempt: int, reason: str) -> bool:
+        """Ask the engine to stop the attempt at its next step; True once its slot is free."""
+        with self._changed:
+            job = self._job(trial, attempt)
+            self._cancel(job, reason)
+            return job.ended
+
+    def cancel(self, trial: int, attempt: int, reason: str, timeout_seconds: float = 60.0) -> bool:
+        """`request_cancel`, then wait until the slot is free; False if that took too long."""
+        with self._changed:
+            job = self._job(trial, attempt)
+            self._cancel(job, reason)
+            return self._changed.wait_for(lambda: job.ended, timeout_seconds)
+
+    def status(self) -> dict[str, Any]:
+        """Running and queued trials, and what the engine has resident."""
+        with self._changed:
+            running = [job.trial for job in self._jobs.values() if not job.ended]
+            queued = [job.trial for job in self._queue]
+        return {"running": running, "queued": queued, **self._engine.status()}
+
+    def close(self, timeout_seconds: float = 60.0) -> bool:
+        """Interrupt everything and stop the engine's thread; True if it has ended in time."""
+        with self._changed:
+            self._closed = True
+            for job in self._jobs.values():
+                self._cancel(job, "interrupted")
+            self._changed.notify_all()
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def take(self, block: bool = True) -> Job | None:
+        """The engine's side (`Inbox`): the next job that nobody has cancelled."""
+        with self._changed:
+            while True:
+                while self._queue:
+                    job = self._queue.popleft()
+                    if job.cancelled is None:
+                        return job
+                    job.end(job.stopped())
+                if self._closed or not block:
+                    return None
+                self._changed.wait()
+
+    def _job(self, trial: int, attempt: int) -> Job:
+        job = self._jobs.get(trial)
+        if job is None:
+            raise KeyError(f"trial {trial} was never submitted to this host")
+        if job.attempt != attempt:
+            raise Fenced(trial, attempt, job.attempt)
+        return job
+
+    def _cancel(self, job: Job, reason: str) -> None:
+        if job.cancelled is None and not job.ended:
+            job.cancelled = reason
+            if job in self._queue:
+                self._queue.remove(job)
+                job.end(job.stopped())
+            self._changed.notify_all()
+
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                self._engine.serve(self)
+            except BaseException as error:  # the thread's edge: nobody above it would hear
+                log.exception("the engine failed; its running trials end as bugs")
+                result = TrialResult.from_error(error, traceback.format_exc())
+                with self._changed:
+                    live = [j for j in self._jobs.values() if not j.ended and j not in self._queue]
+                    for job in live:
+                        job.end(result)
+
+
+class _Condition(threading.Condition):
+    """A re-entrant condition that also calls `on_change` when it is notified."""
+
+    def __init__(self, on_change: Callable[[], None] | None) -> None:
+        super().__init__(threading.RLock())
+        self._on_change = on_change
+
+    def notify_all(self) -> None:
+        super().notify_all()
+        if self._on_change is not None:
+            self._on_change()

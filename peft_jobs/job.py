@@ -1,0 +1,118 @@
+"""A job is one attempt of one trial, seen from the engine that runs it.
+
+The engine reports and ends; the host's callers acknowledge and cancel. All state changes happen
+under the host's one condition variable, which is notified on each of them.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from peft_jobs.result import Kind, Progress, State, TrialResult
+from peft_jobs.spec import TrialSpec
+
+
+class Prepared(BaseModel):
+    """What an engine knows about a sweep before its first trial (`Engine.prepare`)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train_rows: int
+    """Rows that one epoch of a trial sees, after the subset."""
+    baseline: dict[str, float] = {}
+    """Validation metrics of the base without an adapter."""
+    provenance: dict[str, Any] = {}
+
+
+class Job:
+    """One attempt of one trial; made by the host, driven by an engine."""
+
+    def __init__(
+        self,
+        trial: int,
+        attempt: int,
+        spec: TrialSpec,
+        directory: Path,
+        checkpoint: Path | None,
+        changed: threading.Condition,
+    ) -> None:
+        self.trial, self.attempt, self.spec = trial, attempt, spec
+        self.directory = directory
+        """`attempts/<k>`: the only place this attempt may write to."""
+        self.checkpoint = checkpoint
+        """Where an earlier attempt left off, or None to start at the first step."""
+        self.cancelled: str | None = None
+        """Why the engine must stop at its next step: a Kind's value, or `interrupted`."""
+        self.result: TrialResult | None = None
+        self.interrupted = False
+        """Stopped without an end: the trial goes on in a later attempt."""
+        self.reports: list[tuple[int, Progress]] = []
+        self._sequence = 0
+        self._changed = changed
+
+    def report(self, progress: Progress) -> None:
+        """Queue a report; it is kept until a caller acknowledges it."""
+        with self._changed:
+            self._sequence += 1
+            self.reports.append((self._sequence, progress))
+            self._changed.notify_all()
+
+    @property
+    def decided(self) -> bool:
+        """True once nothing reported is unanswered, or the job is cancelled."""
+        return self.cancelled is not None or not self.reports
+
+    def await_decision(self) -> bool:
+        """Block until every report is acknowledged; True if the job may go on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.decided)
+            return self.cancelled is None
+
+    def stopped(self, **seen: Any) -> TrialResult | None:
+        """The result of a cancelled job with what was `seen`; None if it was only interrupted."""
+        if self.cancelled not in set(Kind):
+            return None
+        kind = Kind(self.cancelled)
+        return TrialResult(state=kind.state, kind=kind, **seen)
+
+    def end(self, result: TrialResult | None) -> None:
+        """The engine's last word: a result, or None for an interruption."""
+        with self._changed:
+            self.result, self.interrupted = result, result is None
+            self._changed.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        return self.result is not None or self.interrupted
+
+
+class Inbox(Protocol):
+    """Where an engine gets its jobs, in the order they were submitted."""
+
+    def take(self, block: bool = True) -> Job | None:
+        """The next job; None when there is none (`block=False`) or the host closes."""
+
+
+class Engine(Protocol):
+    """Runs trials. One thread of the host is in `serve` for as long as the host lives."""
+
+    def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
+        """Load base and data, check every variant; raises SpecError, DataError."""
+
+    def serve(self, inbox: Inbox) -> None:
+        """Run jobs from `inbox`, one or several at a time, until it closes."""
+
+    def status(self) -> dict[str, Any]:
+        """What is resident: base, device, memory, threads."""
+
+
+def serve_one_at_a_time(inbox: Inbox, run: Callable[[Job], TrialResult | None]) -> None:
+    """The `serve` of an engine with one slot; `run` turns a trial's own errors into results."""
+    while (job := inbox.take()) is not None:
+        job.end(run(job))
+
+
+__all__ = ["Engine", "Inbox", "Job", "Prepared", "State", "serve_one_at_a_time"]
