@@ -7,7 +7,7 @@ bitsandbytes keep their upstream names; a test checks each against the installed
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -75,6 +75,7 @@ AdapterSpec = LoraSpec
 class CausalLMSpec(Section):
     """Next-token prediction on the response; prompt tokens do not count in the loss."""
 
+    METRICS: ClassVar = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")
     type: Literal["causal_lm"] = "causal_lm"
     prompt: Template | None = None
     """Template of the text before the response; None trains on the whole text (`response`)."""
@@ -96,6 +97,7 @@ class CausalLMSpec(Section):
 
 
 class SequenceClassificationSpec(Section):
+    METRICS: ClassVar = ("validation/loss", "validation/accuracy", "validation/macro_f1")
     type: Literal["sequence_classification"]
     text: Template
     """Template of the (first) text, e.g. `{sentence}`."""

@@ -1,0 +1,229 @@
+"""Which rows a trial trains on and is measured on: sources read, checked, held out, subset.
+
+Rows are ordered for the hold-out and the subsets by a hash of (seed, row), not by a generator: the
+order depends on no library version, and a smaller subset of one seed lies inside a larger one.
+Local files are known by their content, so a moved or touched file is the same data.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+from peft_jobs.errors import DataError, SpecError
+from peft_jobs.files import canonical_json
+from peft_jobs.mistakes import suggest
+from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, DataSpec, Source
+from peft_jobs.tasks import Task
+
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+NUM_ROWS_NAMED = 5
+"""A message names at most this many rows of one mistake."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of one source, as they were read."""
+
+    dataset: Dataset
+    origin: str
+    """What messages call the source: its path, or Hub id and split."""
+    fingerprint: str
+    """Of the content."""
+
+
+def read(source: Source, split: str, cache_dir: Path) -> Rows:
+    """The rows of `source`, memory-mapped; `split` is the one to take where it names none.
+
+    Raises SpecError if there is no such source, DataError if it cannot be read or has no rows.
+    """
+    path = _local_path(source, split)
+    if path is None:
+        return _from_hub(source, source.split or split)
+    if not path.is_file():
+        raise SpecError(f"data.{split}: no such file: {path}")
+    digest = file_digest(path)
+    builder = BUILDERS[path.suffix]
+    options: dict[str, Any] = {"cache_dir": str(cache_dir / "sources" / digest[:16])}
+    if builder == "csv":  # pandas would read the words NA, None and null as missing values
+        options |= {"keep_default_na": False, "na_values": [""]}
+    if builder == "json":  # columns that look like an agent's trace would be rewritten
+        options["parse_agent_traces"] = False
+    try:
+        dataset = load_dataset(builder, data_files=str(path), split="train", **options)
+    except (DatasetGenerationError, ValueError, StopIteration, OSError) as error:
+        if path.stat().st_size == 0 or isinstance(error, StopIteration) or _no_data(error):
+            raise DataError(f"{path} holds no rows") from error
+        cause = error.__cause__ or error
+        raise DataError(f"{path} cannot be read as {builder}: {cause}") from error
+    return _not_empty(Rows(dataset, str(path), digest))
+
+
+def hold_out(num_rows: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Row numbers to train on and to hold out, both ascending, together all of them.
+
+    At least one row lands on each side. Raises DataError below two rows.
+    """
+    if num_rows < 2:
+        raise DataError(f"data.validation: {share} of {num_rows} row leaves nothing to train on")
+    order = _seeded_order(range(num_rows), "held-out", seed)
+    num_held = min(max(1, round(share * num_rows)), num_rows - 1)
+    return sorted(order[num_held:]), sorted(order[:num_held])
+
+
+def subset(rows: list[int], size: float | int | None, seed: int, field: str) -> list[int]:
+    """`size` (a share below 1, or a count) of `rows`, ascending; None takes all.
+
+    Smaller subsets of one seed lie inside larger ones. Raises SpecError, naming `field`, if there
+    are not that many rows.
+    """
+    if size is None:
+        return rows
+    count = max(1, round(size * len(rows))) if size < 1 else int(size)
+    if count > len(rows):
+        raise SpecError(f"{field} must be <= {len(rows)}, the rows there are, got {count}")
+    return sorted(_seeded_order(rows, "subset", seed)[:count])
+
+
+def select(data: DataSpec, split: str, cache_dir: Path) -> tuple[Rows, list[int]]:
+    """The source of `split` (train, validation, test) and the numbers of its rows that count."""
+    if split == "test":
+        if data.test is None:
+            raise SpecError("data.test: no test split is given")
+        rows = read(data.test, split, cache_dir)
+        return rows, list(range(len(rows.dataset)))
+    held = not isinstance(data.validation, Source)
+    if split == "validation" and isinstance(data.validation, Source):
+        rows = read(data.validation, split, cache_dir)
+    else:
+        rows = read(data.train, "train", cache_dir)
+    numbers = list(range(len(rows.dataset)))
+    if held:
+        assert isinstance(data.validation, float)
+        train, validation = hold_out(len(numbers), data.validation, data.seed)
+        numbers = train if split == "train" else validation
+    if split == "train":
+        return rows, subset(numbers, data.subset, data.seed, "data.subset")
+    return rows, subset(numbers, data.validation_subset, data.seed, "data.validation_subset")
+
+
+def check(rows: Rows, task: Task, task_spec: Any) -> None:
+    """Raise DataError if a column is missing, or a row (named, counted from 1) is unusable."""
+    check_columns(rows, task.columns(task_spec))
+    names = {name for columns in task.columns(task_spec).values() for name in columns}
+    found: dict[str, list[int]] = {}
+    for number, row in enumerate(rows.dataset.select_columns(sorted(names)), start=1):
+        if (mistake := task.mistake(row, task_spec)) is not None:
+            found.setdefault(mistake, []).append(number)
+    if found:
+        raise DataError("\n".join(_rows_line(rows, text, where) for text, where in found.items()))
+
+
+def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise DataError if a field of the spec (key) uses a column that the rows do not have."""
+    known = rows.dataset.column_names
+    missing = [
+        f"{field} uses column {name!r}, which {rows.origin} does not have{suggest(name, known)}"
+        for field, names in columns.items()
+        for name in names
+        if name not in known
+    ]
+    if missing:
+        raise DataError("\n".join(missing))
+
+
+def class_names(data: DataSpec, task_spec: Any, task: Task, cache_dir: Path) -> tuple[Any, ...]:
+    """The classes among all rows of the training source, sorted: before hold-out and subset, so
+    that every trial of a sweep has the same head. () for a task without classes.
+
+    Raises DataError for a missing column, missing labels, labels of mixed types, or one class.
+    """
+    column = task.label_column(task_spec)
+    if column is None:
+        return ()
+    rows = read(data.train, "train", cache_dir)
+    check_columns(rows, {"task.label": (column,)})
+    seen: dict[Any, int] = {}
+    for number, label in enumerate(rows.dataset[column], start=1):
+        if label not in seen:
+            seen[label] = number
+    return _checked_classes(rows.origin, column, seen)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, in hex; read again only when its size or time has changed."""
+    status = path.stat()
+    return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+def _local_path(source: Source, split: str) -> Path | None:
+    if source.path == DEMO:
+        from peft_jobs.demo import DATA
+
+        return DATA[source.split or split]
+    if source.is_file:
+        return Path(source.path).expanduser()
+    if Path(source.path).is_file():
+        raise SpecError(f"{source.path} must end in one of {', '.join(LOCAL_SUFFIXES)}")
+    return None
+
+
+def _from_hub(source: Source, split: str) -> Rows:
+    origin = f"{source.path} ({split})"
+    try:
+        dataset = load_dataset(source.path, source.name, split=split, revision=source.revision)
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
+        raise SpecError(f"data: {origin} cannot be loaded: {error}") from error
+    identity = [source.path, source.name, source.revision, split, dataset._fingerprint]
+    return _not_empty(Rows(dataset, origin, _sha256(canonical_json(identity))))
+
+
+def _not_empty(rows: Rows) -> Rows:
+    if len(rows.dataset) == 0:
+        raise DataError(f"{rows.origin} holds no rows")
+    return rows
+
+
+def _no_data(error: Exception) -> bool:
+    # A file with a header only: no exception class of its own in datasets 5.2.
+    return isinstance(error, ValueError) and "corresponds to no data" in str(error)
+
+
+def _seeded_order(rows: Iterable[int], what: str, seed: int) -> list[int]:
+    return sorted(rows, key=lambda row: _sha256(f"{what}/{seed}/{row}"))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rows_line(rows: Rows, mistake: str, numbers: list[int]) -> str:
+    named = ", ".join(map(str, numbers[:NUM_ROWS_NAMED]))
+    more = f" and {len(numbers) - NUM_ROWS_NAMED} more" if len(numbers) > NUM_ROWS_NAMED else ""
+    return f"{rows.origin}, row{'s' if len(numbers) > 1 else ''} {named}{more}: {mistake}"
+
+
+def _checked_classes(origin: str, column: str, seen: Mapping[Any, int]) -> tuple[Any, ...]:
+    if None in seen:
+        raise DataError(f"{origin}, row {seen[None]}: column {column!r} has no label")
+    types = {type(label).__name__: (label, number) for label, number in seen.items()}
+    if len(types) > 1 or not types.keys() <= {"int", "str"}:
+        examples = ", ".join(f"{label!r} in row {number}" for label, number in types.values())
+        raise DataError(
+            f"{origin}: labels in column {column!r} must be all integers or all names, "
+            f"got {examples}"
+        )
+    if len(seen) < 2:
+        raise DataError(f"{origin}: column {column!r} holds one class only: {next(iter(seen))!r}")
+    return tuple(sorted(seen))

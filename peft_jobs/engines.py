@@ -1,0 +1,22 @@
+"""ENGINES: what can run trials on a host, by name; the heavy half is imported only when chosen."""
+
+import importlib
+from typing import Any, cast
+
+from peft_jobs.job import Engine
+
+ENGINES: dict[str, str] = {
+    "solo": "peft_jobs.solo:SoloEngine",
+    "simulated": "peft_jobs.simulated:SimulatedEngine",
+}
+
+
+def load(reference: str) -> Any:
+    """The object behind `package.module:name`."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def load_engine(name: str, options: dict[str, Any]) -> Engine:
+    """The engine `name`, built with its own `options`."""
+    return cast(Engine, load(ENGINES[name])(**options))

@@ -1,0 +1,100 @@
+"""Turn pydantic's ValidationError into one plain line per mistake, with suggestions for typos."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'? known: ...` for a misspelled `name`."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} known: {', '.join(names)}"
+
+
+def mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line per mistake: dotted path, what must hold, what came."""
+    return [_line(dict(item), model) for item in error.errors(include_url=False)]
+
+
+def _line(item: dict[str, Any], model: type[BaseModel]) -> str:
+    path, owner = _walk(item["loc"], model)
+    dotted = ".".join(path) or "file"
+    if item["type"] == "extra_forbidden":
+        parent = ".".join(path[:-1]) or "the file"
+        known = owner.model_fields if owner is not None else ()
+        return f"{dotted}: unknown key {path[-1]!r} in {parent}{suggest(path[-1], known)}"
+    if item["type"] == "missing":
+        return f"{dotted}: is required, and missing"
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        tag = item["ctx"]["discriminator"].strip("'")
+        expected = item["ctx"].get("expected_tags", "")
+        given = item["ctx"].get("tag", "nothing")
+        return f"{dotted}.{tag}: must be one of {expected}, got {given}".replace(
+            "one of ,", "given,"
+        )
+    if item["type"] in ("model_type", "dict_type"):
+        return f"{dotted}: must be a mapping of keys to values, got {_short(item['input'])}"
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message.removeprefix("Input should be ")
+    if item["type"] == "value_error":
+        return f"{dotted}: {message}"
+    if not message.startswith(("must", "give")):
+        message = f"must be {message}"
+    return f"{dotted}: {message}, got {_short(item['input'])}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _walk(
+    loc: Sequence[int | str], model: type[BaseModel]
+) -> tuple[list[str], type[BaseModel] | None]:
+    """The path without union tags, and the model that holds its last part."""
+    path: list[str] = []
+    owners: list[type[BaseModel]] = [model]
+    owner: type[BaseModel] | None = model
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        found = [o for o in owners if isinstance(part, str) and part in o.model_fields]
+        if found:
+            path.append(str(part))
+            owner = found[0]
+            owners = list(models_in(owner.model_fields[str(part)].annotation))
+        elif last and path and _is_tag(str(part)):
+            pass
+        elif isinstance(part, int) or last or not owners:
+            path.append(str(part))
+            owner = owners[0] if owners else None
+        else:  # a union's tag: keep the members that it may mean
+            owners = [o for o in owners if part in _tags(o)] or owners
+    return path, owner
+
+
+def _is_tag(part: str) -> bool:
+    """Whether a part of a location only says which member of a union was tried."""
+    return part in ("str", "int", "float", "bool", "share", "source") or "[" in part
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    tags = {model.__name__, model.__name__.removesuffix("Spec").lower()}
+    for field in model.model_fields.values():
+        if typing.get_origin(field.annotation) is typing.Literal:
+            tags.update(str(value) for value in typing.get_args(field.annotation))
+    return tags
+
+
+def models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    """The models that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Annotated, typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from models_in(argument)

@@ -1,0 +1,168 @@
+"""SimulatedEngine: trials with an analytic response surface, for testing everything above trials.
+
+Several slots are stepped in turns by one thread, so a run is deterministic. The surface is smooth
+with one optimum (learning rate 3e-3, large rank, alpha = 2r, all-linear), the loss decays with
+the samples seen, and a keyed noise term stands for the seed. Nothing is trained.
+"""
+
+import hashlib
+import json
+import math
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft_jobs.errors import DataError, Diverged, OutOfMemory, SpecError
+from peft_jobs.files import write_json
+from peft_jobs.job import Inbox, Job, Prepared
+from peft_jobs.result import Progress, State, TrialResult
+from peft_jobs.spec import TrialSpec
+
+BASELINE_LOSS = 4.0
+_TARGET_PENALTY = {"all-linear": 0.0, "attention+mlp": 0.0, "attention": 0.25}
+_FAULTS = {"bug": RuntimeError, "data": DataError, "diverged": Diverged, "oom": OutOfMemory}
+
+
+def final_loss(spec: TrialSpec) -> float:
+    """The loss that a simulated trial approaches, without noise."""
+    adapter, training = spec.adapter, spec.training
+    rate = math.log10(training.learning_rate / 3e-3)
+    scale = math.log2(adapter.lora_alpha / adapter.r) - 1
+    penalty = _TARGET_PENALTY.get(str(adapter.target_modules), 0.4)
+    return 1.0 + 0.8 * rate**2 + 1.2 / adapter.r + 0.1 * scale**2 + penalty + adapter.lora_dropout
+
+
+def loss_at(spec: TrialSpec, samples: int) -> float:
+    """Validation loss after `samples`: exponential decay to `final_loss` plus keyed noise."""
+    seed = hashlib.sha256(f"{spec.fingerprint()}/{spec.seed}".encode()).hexdigest()
+    noise = random.Random(seed).gauss(0.0, 0.01)
+    floor = final_loss(spec)
+    return floor + (BASELINE_LOSS - floor) * math.exp(-samples / 300) + noise
+
+
+@dataclass
+class _Slot:
+    job: Job
+    total_steps: int
+    step: int = 0
+    rungs: list[int] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        return self.step * self.job.spec.training.samples_per_step
+
+
+class SimulatedEngine:
+    """`Engine` with `num_slots` slots; each optimizer step sleeps `step_seconds`.
+
+    `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"}.
+    A checkpoint is left at every rung, from which a later attempt continues.
+    """
+
+    def __init__(
+        self,
+        num_slots: int = 1,
+        step_seconds: float = 0.0,
+        train_rows: int = 1000,
+        faults: dict[int, str] | None = None,
+    ) -> None:
+        self.num_slots, self.step_seconds, self.train_rows = num_slots, step_seconds, train_rows
+        self.faults = {int(number): fault for number, fault in (faults or {}).items()}
+        self.steps_done = 0
+
+    def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
+        for variant in variants:
+            if variant.adapter.target_modules == "nothing":
+                raise SpecError("adapter.target_modules: 'nothing' matches no module")
+        return Prepared(
+            train_rows=self.train_rows,
+            baseline={"validation/loss": BASELINE_LOSS},
+            provenance={"base": "simulated", "data": "simulated", "template": "simulated"},
+        )
+
+    def serve(self, inbox: Inbox) -> None:
+        slots: list[_Slot] = []
+        while True:
+            while len(slots) < self.num_slots:
+                job = inbox.take(block=not slots)
+                if job is None:
+                    break
+                slots.append(self._start(job))
+            if not slots:
+                return
+            if self.step_seconds:
+                time.sleep(self.step_seconds)
+            moved = False
+            for slot in list(slots):
+                if not slot.job.decided:
+                    continue
+                moved = True
+                self._advance(slot)
+                if slot.job.ended:
+                    slots.remove(slot)
+            if not moved:
+                slots[0].job.await_decision()
+
+    def status(self) -> dict[str, Any]:
+        return {"engine": "simulated", "slots": self.num_slots, "steps": self.steps_done}
+
+    def _start(self, job: Job) -> _Slot:
+        training = job.spec.training
+        slot = _Slot(job, training.total_steps(self.train_rows))
+        if job.checkpoint is not None:
+            slot.step = json.loads(job.checkpoint.read_text())["step"]
+        slot.rungs = [rung for rung in job.spec.evaluation.rungs if rung > slot.samples]
+        return slot
+
+    def _advance(self, slot: _Slot) -> None:
+        job = slot.job
+        seen: dict[str, Any] = {"step": slot.step, "samples": slot.samples}
+        if job.cancelled is not None:
+            return job.end(job.stopped(**seen))
+        try:
+            if slot.step < slot.total_steps:
+                slot.step += 1
+                self.steps_done += 1
+            fault = self.faults.get(job.trial)
+            if fault is not None:
+                raise _FAULTS[fault](f"simulated {fault}")
+            loss = loss_at(job.spec, slot.samples)
+        except Exception as error:  # a trial's own errors end that trial, as in every engine
+            return job.end(TrialResult.from_error(error, f"simulated: {error!r}", **seen))
+        metrics = {"validation/loss": loss, "train/loss": loss}
+        if slot.step >= slot.total_steps:
+            return job.end(self._complete(slot, metrics))
+        if slot.rungs and slot.samples >= slot.rungs[0]:
+            rung = slot.rungs.pop(0)
+            checkpoint = job.directory / "checkpoint.json"
+            write_json(checkpoint, {"step": slot.step})
+            job.report(self._progress(slot, metrics, rung, checkpoint))
+        return None
+
+    def _progress(
+        self, slot: _Slot, metrics: dict[str, float], rung: int, checkpoint: Path
+    ) -> Progress:
+        return Progress(
+            step=slot.step,
+            samples=slot.samples,
+            tokens=slot.samples,
+            metrics=metrics,
+            rung=rung,
+            checkpoint=str(checkpoint),
+        )
+
+    def _complete(self, slot: _Slot, metrics: dict[str, float]) -> TrialResult:
+        spec = slot.job.spec
+        return TrialResult(
+            state=State.COMPLETE,
+            metrics=metrics,
+            step=slot.step,
+            samples=slot.samples,
+            tokens=slot.samples,
+            seconds={"train": slot.step * self.step_seconds},
+            memory={"peak_rss_bytes": 10**8 + 10**6 * spec.adapter.r},
+            trainable_parameters=1000 * spec.adapter.r,
+            provenance={"base": "simulated", "data": "simulated", "template": "simulated"},
+        )

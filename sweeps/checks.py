@@ -1,0 +1,110 @@
+"""What is wrong with a sweep beyond its single fields, seen before anything is started."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from peft_jobs import TrialSpec
+from peft_jobs.mistakes import mistakes, models_in, suggest
+from peft_jobs.spec import Source
+from search_spaces import Params, RandomSuggest, SpaceError
+from sweeps.spec import SweepSpec
+
+_POINTS_CHECKED = 128
+_FIXED_PARTS = ("data.validation", "data.test", "data.seed", "evaluation.")
+_HORIZONS = ("training.max_samples", "training.num_train_epochs", "training.max_steps")
+_BATCH = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
+
+
+def problems(spec: SweepSpec) -> list[str]:
+    """One line per mistake; none for a sweep that may be launched."""
+    return [*_contradictions(spec), *_bad_points(spec)]
+
+
+def draw_points(spec: SweepSpec) -> list[Params]:
+    """Seeded random points of the space that its constraints allow; for checks before launch."""
+    base = flatten(spec.trial)
+    points = (spec.space.draw(RandomSuggest(seed), base) for seed in range(_POINTS_CHECKED))
+    return [point for point in points if spec.space.violated(point, base) is None]
+
+
+def flatten(spec: BaseModel) -> dict[str, Any]:
+    """A spec's leaves by dotted name."""
+    leaves: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            leaves[prefix] = value
+
+    visit("", spec.model_dump(mode="json"))
+    return leaves
+
+
+def _contradictions(spec: SweepSpec) -> list[str]:
+    found = []
+    training, budget, task = spec.trial.training, spec.budget, spec.trial.task
+    for name in ("max_samples", "num_train_epochs", "max_steps"):
+        if getattr(training, name) is not None:
+            found.append(f"training.{name}: the horizon of a sweep is set by budget.{name}")
+    if spec.trial.evaluation.rungs:
+        found.append("evaluation.rungs: the rungs of a sweep are set by budget.rungs")
+    if spec.objective.metric not in task.METRICS:
+        found.append(
+            f"objective.metric: {spec.objective.metric!r} is not measured by {task.type}"
+            f"{suggest(spec.objective.metric, task.METRICS)}"
+        )
+    for field in ("train", "validation", "test"):
+        source = getattr(spec.trial.data, field)
+        if isinstance(source, Source) and source.is_file and not Path(source.path).is_file():
+            found.append(f"data.{field}: no such file: {source.path}")
+    if budget.rungs is not None and budget.max_samples is not None:
+        beyond = [rung for rung in budget.rungs if rung >= budget.max_samples]
+        if beyond:
+            found.append(f"budget.rungs: must lie below max_samples, got {beyond}")
+    if spec.sampler.type == "grid":
+        try:
+            spec.space.grid()
+        except SpaceError as error:
+            found.append(f"sampler: {error}")
+    return found
+
+
+def _bad_points(spec: SweepSpec) -> list[str]:
+    """What is wrong with the space, seen from the trial: names, and points drawn from it."""
+    try:
+        known = {*flatten(spec.trial), *_paths(TrialSpec)}
+        spec.space.check_names(known)
+        points = draw_points(spec)
+    except SpaceError as error:
+        return [f"space: {line}" for line in str(error).splitlines()]
+    if not points:
+        return [f"space: none of {_POINTS_CHECKED} random points satisfies the constraints"]
+    found: dict[str, None] = {}
+    for name in sorted({name for point in points for name in point}):
+        if name in _HORIZONS or name.startswith(_FIXED_PARTS):
+            found[f"space: {name} must be the same for all trials to compare them"] = None
+        if name in _BATCH and spec.budget.max_steps is not None:
+            found[f"budget.max_steps: {name} is sampled, so give budget.max_samples"] = None
+    for point in points:
+        try:
+            spec.trial.with_params(point)
+        except ValidationError as error:
+            found.update(dict.fromkeys(f"space: {line}" for line in mistakes(error, TrialSpec)))
+        except ValueError as error:
+            found[f"space: {error}"] = None
+    return list(found)
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every dotted path of the sections of `model`, all members of a union included."""
+    paths = set()
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        paths.add(path)
+        for inner in models_in(field.annotation):
+            paths |= _paths(inner, f"{path}.")
+    return paths

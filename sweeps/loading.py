@@ -1,0 +1,82 @@
+"""From a YAML file and `key=value` overrides to a SweepSpec; all mistakes of a file at once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peft_jobs import TrialSpec
+from peft_jobs.mistakes import mistakes, suggest
+from peft_jobs.spec import DEMO, Source
+from sweeps.checks import problems
+from sweeps.spec import SweepSpec
+from sweeps.sweep_file import SweepFileError, override, read_yaml
+
+_POINTS_CHECKED = 128
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The sweep that `path` describes, with `key=value` overrides; paths in it made absolute.
+
+    Relative data, model and storage paths are taken from the current folder, as everywhere on a
+    command line. Raises SweepFileError with every mistake of the file.
+    """
+    tree = read_yaml(path)
+    for text in overrides:
+        override(tree, text)
+    tree.setdefault("name", path.stem)
+    return build_sweep(tree, str(path))
+
+
+def build_sweep(tree: Mapping[str, Any], source: str = "sweep") -> SweepSpec:
+    """A SweepSpec from the mapping of a sweep file; SweepFileError with every mistake."""
+    try:
+        spec = SweepSpec.model_validate(tree)
+    except ValidationError as error:
+        lines = [
+            line.replace("trial.", "", 1) if line.startswith("trial.") else line
+            for line in mistakes(error, SweepSpec)
+        ]
+        raise SweepFileError(source, _file_words(lines)) from None
+    spec = _absolute(spec)
+    found = problems(spec)
+    if found:
+        raise SweepFileError(source, found)
+    return spec
+
+
+def _file_words(lines: Sequence[str]) -> list[str]:
+    """Messages in the words of the file, where the trial's sections stand at the top level."""
+    known = sorted({*TrialSpec.model_fields, *SweepSpec.model_fields} - {"trial"})
+    words = []
+    for line in lines:
+        key, found, _ = line.partition(": unknown key ")
+        if found and "." not in key:
+            line = f"{key}: unknown key {key!r}{suggest(key, known)}"
+        words.append(line)
+    return words
+
+
+def _absolute(spec: SweepSpec) -> SweepSpec:
+    """The spec with local paths made absolute: trials run in other folders."""
+    trial = spec.trial
+    data = trial.data
+    update: dict[str, Any] = {
+        name: _absolute_source(source)
+        for name in ("train", "validation", "test")
+        if isinstance(source := getattr(data, name), Source)
+    }
+    model = trial.model
+    if model.name_or_path != DEMO and Path(model.name_or_path).expanduser().is_dir():
+        folder = Path(model.name_or_path).expanduser().resolve()
+        model = model.model_copy(update={"name_or_path": str(folder)})
+    trial = trial.model_copy(update={"data": data.model_copy(update=update), "model": model})
+    storage = str(Path(spec.storage).expanduser().resolve())
+    return spec.model_copy(update={"trial": trial, "storage": storage})
+
+
+def _absolute_source(source: Source) -> Source:
+    if not source.is_file:
+        return source
+    return source.model_copy(update={"path": str(Path(source.path).expanduser().resolve())})

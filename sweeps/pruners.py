@@ -1,0 +1,88 @@
+"""PRUNERS: Optuna's pruners by name, with their own arguments; resources are counted in samples."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from peft_jobs.mistakes import suggest
+
+if TYPE_CHECKING:
+    from sweeps.spec import PrunerSpec
+
+PRUNERS: dict[str, type[optuna.pruners.BasePruner]] = {
+    "none": optuna.pruners.NopPruner,
+    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+    "patient": optuna.pruners.PatientPruner,
+}
+REDUCTION_FACTOR = 3
+"""Of successive halving and Hyperband unless given (Li et al. 2018, arXiv 1810.05934: 3 or 4)."""
+
+
+def check_pruner(spec: "PrunerSpec") -> "PrunerSpec":
+    """The spec as it came; ValueError for an unknown pruner or argument."""
+    _check(spec.type, spec.arguments)
+    try:
+        build(spec, max_samples=1, rungs=(1,))
+    except TypeError as error:  # a missing argument, or one of another type
+        raise ValueError(f"{spec.type}: {error}") from None
+    return spec
+
+
+def _check(name: str, arguments: Mapping[str, Any]) -> None:
+    if name == "wilcoxon":
+        raise ValueError(
+            "wilcoxon compares scores per example (step = example), which cannot share a study "
+            "with rungs (step = samples); choose another pruner"
+        )
+    if name not in PRUNERS:
+        raise ValueError(f"unknown pruner {name!r}{suggest(name, PRUNERS)}")
+    signature = inspect.signature(PRUNERS[name].__init__).parameters
+    known = set() if name == "none" else set(signature) - {"self"}
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"{name} has no argument {argument!r}{suggest(argument, known)}")
+    if name == "patient":
+        wrapped = arguments.get("wrapped_pruner")
+        if not isinstance(wrapped, Mapping | str):
+            raise ValueError("patient needs `wrapped_pruner`: the pruner that it makes patient")
+        inner, rest = _split(wrapped)
+        if inner in ("patient", "hyperband"):
+            raise ValueError(f"patient cannot wrap {inner}")
+        _check(inner, rest)
+
+
+def _split(wrapped: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
+    if isinstance(wrapped, str):
+        return wrapped, {}
+    return str(wrapped.get("type")), {k: v for k, v in wrapped.items() if k != "type"}
+
+
+def reduction_factor(spec: "PrunerSpec") -> int:
+    """The factor between neighbouring rungs."""
+    return int(spec.arguments.get("reduction_factor", REDUCTION_FACTOR))
+
+
+def build(spec: "PrunerSpec", max_samples: int, rungs: Sequence[int]) -> optuna.pruners.BasePruner:
+    """The pruner for trials of `max_samples` samples that are compared at `rungs`."""
+    return _build(spec.type, spec.arguments, max_samples, rungs)
+
+
+def _build(
+    name: str, given: Mapping[str, Any], max_samples: int, rungs: Sequence[int]
+) -> optuna.pruners.BasePruner:
+    arguments = dict(given)
+    if name in ("successive_halving", "hyperband"):
+        arguments.setdefault("reduction_factor", REDUCTION_FACTOR)
+        arguments.setdefault("min_resource", rungs[0] if rungs else max_samples)
+    if name == "hyperband":
+        arguments.setdefault("max_resource", max_samples)
+    if name == "patient":
+        inner, rest = _split(arguments["wrapped_pruner"])
+        arguments["wrapped_pruner"] = _build(inner, rest, max_samples, rungs)
+    return PRUNERS[name](**arguments)

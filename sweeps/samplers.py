@@ -1,0 +1,82 @@
+"""SAMPLERS: Optuna's samplers by name, built with their own arguments and a seed per ask."""
+
+import hashlib
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from peft_jobs.mistakes import suggest
+from search_spaces import SearchSpace, Space
+
+if TYPE_CHECKING:
+    from sweeps.spec import SamplerSpec
+
+
+class _Grid(optuna.samplers.GridSampler):
+    def after_trial(self, *args: Any, **kwargs: Any) -> None:
+        """Optuna's version calls Study.stop, which raises outside of Study.optimize."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    sampler: type[optuna.samplers.BaseSampler]
+    constant_seed: bool = False
+    """True where the sampler derives each point from one sequence."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+SAMPLERS: dict[str, _Entry] = {
+    "tpe": _Entry(optuna.samplers.TPESampler),
+    "random": _Entry(optuna.samplers.RandomSampler),
+    "grid": _Entry(_Grid, constant_seed=True),
+    "gp": _Entry(optuna.samplers.GPSampler, defaults={"warn_independent_sampling": False}),
+    "cmaes": _Entry(optuna.samplers.CmaEsSampler, defaults={"warn_independent_sampling": False}),
+    "qmc": _Entry(
+        optuna.samplers.QMCSampler,
+        constant_seed=True,
+        defaults={
+            "scramble": True,
+            "warn_independent_sampling": False,
+            "warn_asynchronous_seeding": False,
+        },
+    ),
+}
+_OURS = {"self", "seed", "search_space", "constraints_func", "independent_sampler", "source_trials"}
+
+
+def check_sampler(spec: "SamplerSpec") -> "SamplerSpec":
+    """The spec as it came; ValueError for an unknown sampler or argument."""
+    if spec.type not in SAMPLERS:
+        raise ValueError(f"unknown sampler {spec.type!r}{suggest(spec.type, SAMPLERS)}")
+    known = set(inspect.signature(SAMPLERS[spec.type].sampler.__init__).parameters) - _OURS
+    for name in spec.arguments:
+        if name not in known:
+            raise ValueError(f"{spec.type} has no argument {name!r}{suggest(name, known)}")
+    return spec
+
+
+def _conditional(space: Space) -> bool:
+    return isinstance(space, SearchSpace) and any(p.when for p in space.parameters.values())
+
+
+def make_sampler(
+    spec: "SamplerSpec", space: Space, seed: int, number: int
+) -> optuna.samplers.BaseSampler:
+    """The sampler for the ask of trial `number`.
+
+    A new one per ask, seeded from (seed, number): what a sweep draws does not depend on how often
+    its driver was restarted. Grid and quasi-Monte-Carlo keep the one seed of their sequence.
+    """
+    entry = SAMPLERS[spec.type]
+    drawn = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    ask_seed = seed if entry.constant_seed else int.from_bytes(drawn[:4], "big")
+    arguments: dict[str, Any] = {"seed": ask_seed, **entry.defaults, **spec.arguments}
+    if spec.type == "grid":
+        arguments["search_space"] = space.grid()
+    if spec.type in ("gp", "cmaes", "qmc"):
+        arguments["independent_sampler"] = optuna.samplers.RandomSampler(seed=ask_seed)
+    if spec.type == "tpe" and _conditional(space):
+        arguments.setdefault("group", True)
+    return entry.sampler(**arguments)

@@ -1,0 +1,153 @@
+"""SweepSpec: a whole sweep as frozen data; the sweep file, resolved.
+
+The sections of a TrialSpec (`model`, `quantization`, `adapter`, `task`, `data`, `training`,
+`evaluation`, `seed`) stand at the top level of the file, so that `adapter.r` is the name in the
+file, in the space, in Optuna, in MLflow, on the leaderboard and on the command line.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+
+from peft_jobs.engines import ENGINES
+from peft_jobs.fields import Count, NonNegative, Positive, Section
+from peft_jobs.mistakes import suggest
+from peft_jobs.spec import TrialSpec
+from search_spaces import ReadSpace
+from sweeps.pruners import check_pruner
+from sweeps.samplers import check_sampler
+
+
+def _shorthand(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+class ObjectiveSpec(Section):
+    metric: str = "validation/loss"
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+
+class SamplerSpec(Section):
+    """Optuna's sampler by `type`, with that sampler's own arguments beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str = "tpe"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class PrunerSpec(Section):
+    """Optuna's pruner by `type`, with that pruner's own arguments beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str = "successive_halving"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class BudgetSpec(Section):
+    n_trials: Count
+    """Trials that are started; rejected and duplicate points do not count."""
+    timeout: Positive | None = None
+    """Seconds after which no further trial is started."""
+    max_samples: Count | None = None
+    """Training samples of a trial that is not pruned; or give one of the two below."""
+    num_train_epochs: Positive | None = None
+    max_steps: Count | None = None
+    """Optimizer steps; only where no batch size is sampled."""
+    num_rungs: Annotated[int, Field(ge=0)] = 2
+    """Comparisons before the end, at max_samples / reduction_factor ** k."""
+    rungs: tuple[Count, ...] | None = None
+    """The comparisons in samples, ascending, instead of num_rungs."""
+    max_failures: Annotated[int, Field(ge=0)] = 5
+    """Failed trials that are endured; one more ends the sweep."""
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> Self:
+        horizons = ("max_samples", "num_train_epochs", "max_steps")
+        given = [name for name in horizons if getattr(self, name) is not None]
+        if len(given) != 1:
+            came = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of {', '.join(horizons)}; got {came}")
+        return self
+
+
+class ResourcesSpec(Section):
+    backend: Literal["ray", "inline"] = "ray"
+    """`inline` runs the trials in this process, one host, without Ray (a debugger works)."""
+    address: str | None = None
+    """Ray cluster to join: `auto` or HOST:PORT; by default a cluster of this machine alone."""
+    engine: str = "solo"
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    gpus_per_trial: NonNegative | Literal["auto"] = "auto"
+    """`auto`: 1 where the cluster has GPUs, otherwise 0."""
+    cpus_per_trial: Positive | Literal["auto"] = "auto"
+    """`auto`: a node's cores divided by its GPUs, or all cores of the smallest node without any."""
+    max_concurrent: Count | None = None
+    """Trials at a time; by default as many as the resources hold."""
+
+    @model_validator(mode="after")
+    def _known_engine(self) -> Self:
+        if self.engine not in ENGINES:
+            raise ValueError(f"unknown engine {self.engine!r}{suggest(self.engine, ENGINES)}")
+        if self.address is not None and self.address.startswith("ray://"):
+            raise ValueError(
+                "ray:// addresses (Ray Client) would move the driver to the cluster's head: "
+                "run peft-sweep on a machine of the cluster and give `auto` or HOST:PORT"
+            )
+        return self
+
+
+class TrackingSpec(Section):
+    enabled: bool = True
+    uri: str | None = None
+    """MLflow server or database; by default `mlflow.db` in the storage."""
+    experiment: Annotated[str, Field(min_length=1)] = "peft-sweeps"
+
+
+def _tracking(value: Any) -> Any:
+    return {"enabled": False} if value in ("none", None) else value
+
+
+class SweepSpec(Section):
+    """A sweep file, resolved. `trial` is what all trials share; the space varies it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    trial: TrialSpec
+    space: ReadSpace
+    objective: ObjectiveSpec = ObjectiveSpec()
+    constraints: dict[str, float] = Field(default_factory=dict)
+    """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 20e9`; a trial above one is
+    infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
+    sampler: Annotated[SamplerSpec, BeforeValidator(_shorthand), AfterValidator(check_sampler)] = (
+        SamplerSpec()
+    )
+    pruner: Annotated[PrunerSpec, BeforeValidator(_shorthand), AfterValidator(check_pruner)] = (
+        PrunerSpec()
+    )
+    budget: BudgetSpec
+    resources: ResourcesSpec = ResourcesSpec()
+    tracking: Annotated[TrackingSpec, BeforeValidator(_tracking)] = TrackingSpec()
+    storage: str = "runs"
+    """Folder of databases, artifacts and one folder per sweep; absolute once loaded."""
+    study_url: str | None = None
+    """SQLAlchemy URL of Optuna's database; by default `optuna.db` in the storage."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_trial(cls, value: Any) -> Any:
+        """Move the file's trial sections under `trial`."""
+        if not isinstance(value, Mapping) or "trial" in value:
+            return value
+        trial = {key: value[key] for key in TrialSpec.model_fields if key in value}
+        return {**{k: v for k, v in value.items() if k not in trial}, "trial": trial}
+
+    @property
+    def seed(self) -> int:
+        """Of the sampler, and of every trial that does not sample its own."""
+        return self.trial.seed

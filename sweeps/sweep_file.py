@@ -1,0 +1,85 @@
+"""The text of a sweep file: safe YAML without bombs or repeated keys, and `key=value` overrides."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peft_jobs import SpecError
+
+MAX_FILE_BYTES = 1_000_000
+
+
+class SweepFileError(SpecError):
+    """A sweep file that cannot be run; `problems` holds one line per mistake."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        super().__init__(source, list(problems))
+        self.source, self.problems = source, list(problems)
+
+    def __str__(self) -> str:
+        count = f"{len(self.problems)} mistake{'s' if len(self.problems) > 1 else ''}"
+        return "\n".join([f"{self.source}: {count}", *(f"  {line}" for line in self.problems)])
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in the file; SweepFileError if there is none to be read."""
+    if not path.is_file():
+        raise SweepFileError(str(path), ["no such file; `peft-sweep init` writes one"])
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise SweepFileError(str(path), [f"must be at most {MAX_FILE_BYTES} bytes"])
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SweepFileError(str(path), [f"is no YAML that can be read: {error}"]) from None
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise SweepFileError(str(path), ["must be a mapping of names to sections"])
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases (an alias bomb grows without bound) and without repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"aliases (*name) are not allowed, line {mark.line + 1}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.YAMLError(f"keys must be plain names, line {node.start_mark.line + 1}")
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key!r} is given twice, line {line}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def override(tree: dict[str, Any], text: str) -> None:
+    """Set one `key=value` in the tree of a sweep file; SweepFileError if it cannot be."""
+    name, equals, written = text.partition("=")
+    if not equals or not name:
+        raise SweepFileError(text, ["an override must look like budget.n_trials=64"])
+    try:
+        value = yaml.load(written, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise SweepFileError(text, [f"is no YAML value: {error}"]) from None
+    *parents, leaf = name.split(".")
+    if parents[:1] == ["space"]:  # names of parameters have dots: space.parameters.adapter.r=...
+        parents, leaf = parents[:2], ".".join([*parents[2:], leaf])
+    node: Any = tree
+    for parent in parents:
+        inner = node.get(parent)
+        if isinstance(inner, str):  # a shorthand, e.g. `quantization: nf4`
+            key = {"model": "name_or_path", "quantization": "scheme"}.get(parent, "type")
+            inner = {key: inner}
+        node[parent] = inner = {} if inner is None else inner
+        if not isinstance(inner, dict):
+            raise SweepFileError(text, [f"{parent} holds a value, not a section"])
+        node = inner
+    node[leaf] = value
