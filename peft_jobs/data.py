@@ -18,7 +18,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.files import canonical_json
 from peft_jobs.mistakes import suggest
-from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, DataSpec, Source
+from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, DataSpec, Source, TaskSpec
 from peft_jobs.tasks import Task
 
 BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -64,6 +64,50 @@ def read(source: Source, split: str, cache_dir: Path) -> Rows:
     return _not_empty(Rows(dataset, str(path), digest))
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The rows of one split that a trial sees: a source, a side of the hold-out, a subset."""
+
+    rows: Rows
+    split: str
+    seed: int
+    share: float | None
+    """Of the source that is held out; None where the split has a source of its own."""
+    size: float | int | None
+    """Of the subset: a share below 1, or a count."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of content and choice; equal selections of equal files are equal."""
+        side = None if self.share is None else [self.split, self.share]
+        seed = None if side is None and self.size is None else self.seed
+        return _sha256(canonical_json([self.rows.fingerprint, side, self.size, seed]))
+
+    def numbers(self) -> list[int]:
+        """Row numbers in the source, ascending. Raises SpecError, DataError where too few."""
+        numbers = list(range(len(self.rows.dataset)))
+        if self.share is not None:
+            train, held = hold_out(len(numbers), self.share, self.seed)
+            numbers = train if self.split == "train" else held
+        field = "data.subset" if self.split == "train" else "data.validation_subset"
+        return subset(numbers, self.size, self.seed, field)
+
+
+def select(data: DataSpec, split: str, cache_dir: Path) -> Selection:
+    """What the trial sees of `split` (train, validation, test).
+
+    Raises SpecError where the spec gives no such split, and what `read` raises.
+    """
+    share = None if isinstance(data.validation, Source) or split == "test" else data.validation
+    sources = {"train": data.train, "validation": data.validation, "test": data.test}
+    source = data.train if share is not None else sources[split]
+    if not isinstance(source, Source):
+        raise SpecError(f"data.{split}: no such split is given")
+    size = {"train": data.subset, "validation": data.validation_subset, "test": None}[split]
+    rows = read(source, "train" if source is data.train else split, cache_dir)
+    return Selection(rows, split, data.seed, share, size)
+
+
 def hold_out(num_rows: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     """Row numbers to train on and to hold out, both ascending, together all of them.
 
@@ -90,29 +134,7 @@ def subset(rows: list[int], size: float | int | None, seed: int, field: str) -> 
     return sorted(_seeded_order(rows, "subset", seed)[:count])
 
 
-def select(data: DataSpec, split: str, cache_dir: Path) -> tuple[Rows, list[int]]:
-    """The source of `split` (train, validation, test) and the numbers of its rows that count."""
-    if split == "test":
-        if data.test is None:
-            raise SpecError("data.test: no test split is given")
-        rows = read(data.test, split, cache_dir)
-        return rows, list(range(len(rows.dataset)))
-    held = not isinstance(data.validation, Source)
-    if split == "validation" and isinstance(data.validation, Source):
-        rows = read(data.validation, split, cache_dir)
-    else:
-        rows = read(data.train, "train", cache_dir)
-    numbers = list(range(len(rows.dataset)))
-    if held:
-        assert isinstance(data.validation, float)
-        train, validation = hold_out(len(numbers), data.validation, data.seed)
-        numbers = train if split == "train" else validation
-    if split == "train":
-        return rows, subset(numbers, data.subset, data.seed, "data.subset")
-    return rows, subset(numbers, data.validation_subset, data.seed, "data.validation_subset")
-
-
-def check(rows: Rows, task: Task, task_spec: Any) -> None:
+def check(rows: Rows, task: Task[Any], task_spec: TaskSpec) -> None:
     """Raise DataError if a column is missing, or a row (named, counted from 1) is unusable."""
     check_columns(rows, task.columns(task_spec))
     names = {name for columns in task.columns(task_spec).values() for name in columns}
@@ -137,7 +159,9 @@ def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
         raise DataError("\n".join(missing))
 
 
-def class_names(data: DataSpec, task_spec: Any, task: Task, cache_dir: Path) -> tuple[Any, ...]:
+def class_names(
+    data: DataSpec, task_spec: TaskSpec, task: Task[Any], cache_dir: Path
+) -> tuple[Any, ...]:
     """The classes among all rows of the training source, sorted: before hold-out and subset, so
     that every trial of a sweep has the same head. () for a task without classes.
 
@@ -171,7 +195,10 @@ def _local_path(source: Source, split: str) -> Path | None:
     if source.path == DEMO:
         from peft_jobs.demo import DATA
 
-        return DATA[source.split or split]
+        name = source.split or split
+        if name not in DATA:
+            raise SpecError(f"data: the demo has no split {name!r}{suggest(name, DATA)}")
+        return DATA[name]
     if source.is_file:
         return Path(source.path).expanduser()
     if Path(source.path).is_file():

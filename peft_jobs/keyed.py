@@ -1,0 +1,134 @@
+"""Randomness that belongs to the trial: every draw has a key, no draw reads global state.
+
+Initial weights come from (trial seed, module), the order of the data from (trial seed, epoch),
+dropout masks from (trial seed, micro-step, module). So a trial draws the same numbers alone, after
+others on a resident base, or beside others in a pack.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+ADAPTER = "default"
+"""PEFT's name of the one adapter that a trial attaches."""
+
+
+def key(*parts: str | int) -> int:
+    """64 bits from `parts`: equal parts give equal keys, on every machine and in every process."""
+    text = json.dumps(parts, separators=(",", ":"))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def generator(device: torch.device | str, *parts: str | int) -> torch.Generator:
+    """A generator on `device` seeded with `key(*parts)`."""
+    return torch.Generator(device).manual_seed(key(*parts))
+
+
+def epoch_order(seed: int, epoch: int, num_rows: int) -> torch.Tensor:
+    """A permutation of `num_rows` row numbers, int64, from (seed, epoch)."""
+    return torch.randperm(num_rows, generator=generator("cpu", "order", seed, epoch))
+
+
+def initial_lora_A(seed: int, module: str, r: int, in_features: int) -> torch.Tensor:
+    """The first `lora_A` of `module`: float32 on the CPU, [r, in_features].
+
+    The distribution is PEFT's (`LoraLayer.reset_lora_parameters`): kaiming_uniform with a=sqrt(5).
+    """
+    weight = torch.empty(r, in_features)
+    source = generator("cpu", "lora_A", seed, module)
+    return nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=source)
+
+
+@dataclass
+class Clock:
+    """Where the trial is; one object shared by its trainer and its dropout modules."""
+
+    micro_step: int = 0
+    """Forward-backward passes begun: the trainer adds one for each, accumulated or not."""
+
+
+def dropped(
+    x: torch.Tensor, p: float, seed: int, micro_step: int, module: str
+) -> torch.Tensor:
+    """`x` with each element zeroed with probability `p`, the others scaled by 1 / (1 - p).
+
+    The mask is drawn on the device of `x`, in float32, at the shape of `x`; CPU and GPU draw
+    different masks.
+    """
+    source = generator(x.device, "dropout", seed, micro_step, module)
+    keep = torch.rand(x.shape, generator=source, device=x.device) >= p
+    return x * (keep.to(x.dtype) / (1 - p))
+
+
+class KeyedDropout(nn.Module):
+    """Dropout whose mask depends on (seed, `clock.micro_step`, module) only.
+
+    Recomputation in the same micro-step draws the same mask. The identity in eval mode. No state.
+    """
+
+    def __init__(self, p: float, seed: int, module: str, clock: Clock) -> None:
+        super().__init__()
+        self.p, self.seed, self.module, self.clock = p, seed, module, clock
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return x
+        return dropped(x, self.p, self.seed, self.clock.micro_step, self.module)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, seed={self.seed}, module={self.module}"
+
+
+def base_name(name: str) -> str:
+    """The name in the base of a module of a PeftModel (`base_model.model.` taken off)."""
+    return name.removeprefix("base_model.model.")
+
+
+def tuner_layers(peft_model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name in the base, PEFT layer) of all modules that PEFT has put in the base's place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in peft_model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            yield base_name(name), module
+
+
+def install_dropout(peft_model: nn.Module, seed: int, p: float, clock: Clock) -> None:
+    """Replace the `lora_dropout` of every LoRA layer by a `KeyedDropout`; nothing if `p` is 0."""
+    if p == 0:
+        return
+    for name, layer in tuner_layers(peft_model):
+        dropouts = getattr(layer, "lora_dropout", None)
+        if isinstance(dropouts, nn.ModuleDict) and ADAPTER in dropouts:
+            dropouts[ADAPTER] = KeyedDropout(p, seed, name, clock)
+
+
+def key_base_dropout(peft_model: nn.Module, seed: int, clock: Clock) -> None:
+    """Make the dropout that the base itself has (BERT, GPT-2) follow (seed, micro-step) too.
+
+    Such dropout draws from torch's global generators inside fused kernels, so these are seeded
+    before each training forward of `peft_model`. A base without dropout is left alone.
+    """
+    if not has_dropout(peft_model):
+        return
+
+    def reseed(module: nn.Module, _inputs: object) -> None:
+        if module.training:
+            torch.manual_seed(key("base dropout", seed, clock.micro_step))
+
+    peft_model.register_forward_pre_hook(reseed)
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether the base under `model` drops anything in training: by module or by configuration."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    config = getattr(model, "config", None)
+    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    rates = (value for name, value in values.items() if "drop" in name)
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)

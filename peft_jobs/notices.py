@@ -1,0 +1,29 @@
+"""Keeps notices off the screen that are known to be harmless; import it before torch's libraries.
+
+Only the messages below are dropped, each by its own text: every other warning of the same loggers
+still comes through.
+"""
+
+import logging
+
+HARMLESS = {
+    # A kernel package that is not a dependency; the built-in kernels are used.
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    # Said for every layer of every forward of an int8 base whose activations are not float16.
+    "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast from",
+    # The list of missing weights; `load_base` refuses them or initialises them itself.
+    "transformers.utils.loading_report": "LOAD REPORT",
+    "transformers.modeling_utils": "LOAD REPORT",
+}
+
+
+def _drop(text: str) -> logging.Filter:
+    class Drop(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return text not in str(record.msg)
+
+    return Drop(name=text)
+
+
+for _name, _text in HARMLESS.items():
+    logging.getLogger(_name).addFilter(_drop(_text))

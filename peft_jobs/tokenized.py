@@ -1,0 +1,200 @@
+"""Tokenised once, mapped by all: examples as Arrow files that every trial of a sweep shares.
+
+A cache entry's name is a fingerprint of everything that decides its content (rows, templates,
+tokenizer, max_length, classes). It is written aside and renamed, so it is whole or not there, and
+of two processes that write the same entry at once either may win.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+from transformers import PreTrainedTokenizerBase
+
+from peft_jobs.data import Selection, check, class_names, select
+from peft_jobs.errors import DataError, SpecError
+from peft_jobs.files import canonical_json
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import TASKS, Encoder
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Goes into every name: raise it when the content of an entry changes meaning."""
+
+
+@dataclass(frozen=True)
+class TokenizedData:
+    """Memory-mapped examples by split, in the columns of the task's `features`."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    classes: tuple[int | str, ...]
+    """Sorted class names; () for a task without classes."""
+    dropped: dict[str, int]
+    """Rows by split that had no supervised token left within max_length."""
+    fingerprints: dict[str, str]
+    """`data` (the validation rows, on which trials are compared), `train_data`, `template`."""
+
+
+def load_data(
+    spec: TrialSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    cache_dir: Path,
+    splits: Sequence[str] = ("train", "validation"),
+) -> TokenizedData:
+    """The examples of `splits` (train and validation always), tokenised now or found in the cache.
+
+    Rows without a supervised token within max_length are left out, with a warning. Raises
+    SpecError and DataError, naming file, rows and column, for what cannot be trained on.
+    """
+    task = TASKS[spec.task.type]
+    classes = class_names(spec.data, spec.task, task, cache_dir)
+    wanted = dict.fromkeys(["train", "validation", *splits])
+    selections = {split: select(spec.data, split, cache_dir) for split in wanted}
+    template = template_fingerprint(spec, tokenizer)
+    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), list(classes)]
+    found: dict[str, Dataset] = {}
+    dropped: dict[str, int] = {}
+    for split, selection in selections.items():
+        name = _sha256(canonical_json([*content, selection.fingerprint]))
+        entry = cache_dir / "tokens" / name[:32]
+        if not entry.is_dir():
+            _store(entry, partial(_tokenise, spec, tokenizer, selection, classes))
+        found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
+    return TokenizedData(
+        found["train"],
+        found["validation"],
+        found.get("test"),
+        classes,
+        dropped,
+        {
+            "data": selections["validation"].fingerprint,
+            "train_data": selections["train"].fingerprint,
+            "template": template,
+        },
+    )
+
+
+def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of how a row becomes tokens and which of them count: task, chat template, max_length."""
+    task = spec.task.model_dump(mode="json")
+    chatty = task.get("messages") is not None or task.get("use_chat_template")
+    chat_template = tokenizer.chat_template if chatty else None
+    return _sha256(canonical_json([task, spec.data.max_length, chat_template]))
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of what the tokenizer does, wherever it was loaded from and whatever it did last."""
+    special = canonical_json({k: str(v) for k, v in tokenizer.special_tokens_map.items()})
+    if tokenizer.is_fast:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        # The last call's truncation and padding are stored in it.
+        content = {k: v for k, v in content.items() if k not in ("truncation", "padding")}
+        return _sha256(canonical_json(content) + special)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return _sha256("".join(_sha256(path.read_bytes()) for path in files) + special)
+
+
+def _tokenise(
+    spec: TrialSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    selection: Selection,
+    classes: tuple[int | str, ...],
+    folder: Path,
+) -> None:
+    """Write the examples of `selection` into `folder`, with what was dropped."""
+    task, rows = TASKS[spec.task.type], selection.rows
+    check(rows, task, spec.task)
+    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
+    numbers = selection.numbers()
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    features = task.features(tokenizer, spec.task)
+    examples = rows.dataset.select(numbers).map(
+        partial(_encode_batch, encode, list(features), numbers, rows.origin),
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.dataset.column_names,
+        features=features,
+        load_from_cache_file=False,
+        cache_file_name=str(scratch / "examples.arrow"),
+        new_fingerprint=folder.name.strip("."),
+    )
+    if len(examples) == 0:
+        raise DataError(
+            f"{rows.origin}: none of {len(numbers)} rows has a supervised token within "
+            f"data.max_length = {spec.data.max_length}; raise it or shorten the prompt"
+        )
+    examples.save_to_disk(str(folder))
+    shutil.rmtree(scratch)
+    note = json.dumps({"dropped": len(numbers) - len(examples)})
+    (folder / "dropped.json").write_text(note, encoding="utf-8")
+
+
+def _encode_batch(
+    encode: Encoder,
+    columns: list[str],
+    numbers: list[int],
+    origin: str,
+    batch: dict[str, list[Any]],
+    indices: list[int],
+) -> dict[str, list[Any]]:
+    examples = []
+    for position, index in enumerate(indices):
+        row = {name: values[position] for name, values in batch.items()}
+        try:
+            examples.append(encode(row))
+        except DataError as error:
+            raise DataError(f"{origin}, row {numbers[index] + 1}: {error}") from error
+    kept = [example for example in examples if example is not None]
+    return {name: [example[name] for example in kept] for name in columns}
+
+
+def _store(entry: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder and give it its name, unless another process was faster."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
+    try:
+        write(folder)
+        os.chmod(folder, 0o755)
+        os.rename(folder, entry)
+    except OSError:
+        if not entry.is_dir():
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load(entry: Path, selection: Selection, max_length: int) -> tuple[Dataset, int]:
+    dataset = load_from_disk(str(entry))
+    if not isinstance(dataset, Dataset):
+        raise SpecError(f"{entry} is no tokenised split; remove it")
+    dropped = int(json.loads((entry / "dropped.json").read_text(encoding="utf-8"))["dropped"])
+    if dropped:
+        log.warning(
+            "%s: %d of %d %s rows have no supervised token within data.max_length = %d "
+            "and are left out",
+            selection.rows.origin,
+            dropped,
+            dropped + len(dataset),
+            selection.split,
+            max_length,
+        )
+    return dataset, dropped
+
+
+def _sha256(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -1,0 +1,130 @@
+"""Leaderboard: which configuration won, as a pure function of the study.
+
+Ranks complete, feasible trials by the objective on the validation rows; pruned and failed trials
+follow unranked. Rows are ranked only if they saw the same base, data and template.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from peft_jobs import SpecError, State, TrialResult
+from sweeps.study import SweepStudy
+
+COMPARABLE = ("base", "data", "template")
+"""Parts of a result's provenance that must agree."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial. `rank` is None unless it is complete and feasible."""
+
+    rank: int | None
+    number: int
+    state: str
+    kind: str | None
+    value: float | None
+    """The objective: final if complete, otherwise the last one that was reported."""
+    peak_memory_bytes: int | None
+    trainable_parameters: int | None
+    minutes: float
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    adapter: str | None
+    """Relative to the sweep's folder."""
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Ranked rows first, then the others by value."""
+
+    sweep: str
+    metric: str
+    direction: str
+    rows: tuple[Row, ...]
+    baseline: float | None
+    """The objective of the base without an adapter."""
+
+    @property
+    def best(self) -> Row | None:
+        """The winner; None while no feasible trial is complete."""
+        return self.rows[0] if self.rows and self.rows[0].rank == 1 else None
+
+    @property
+    def varying(self) -> list[str]:
+        """The parameters whose value differs between rows."""
+        names = dict.fromkeys(name for row in self.rows for name in row.params)
+        return [n for n in names if len({repr(row.params.get(n)) for row in self.rows}) > 1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "varying": self.varying}
+
+
+def make_leaderboard(study: SweepStudy) -> Leaderboard:
+    """The leaderboard of the study as it stands; SpecError if its rows cannot be compared."""
+    trials = study.launched()
+    check_comparable(trials)
+    objective = study.spec.objective
+    sign = 1 if objective.direction == "minimize" else -1
+    rows = [_row(trial, study) for trial in trials]
+
+    def order(row: Row) -> tuple[bool, bool, float, int]:
+        value = sign * row.value if row.value is not None else 0.0
+        return (row.rank is None, row.value is None, value, row.number)
+
+    rows.sort(key=order)
+    ranked = [
+        Row(**{**row.__dict__, "rank": index + 1}) if row.rank is not None else row
+        for index, row in enumerate(rows)
+    ]
+    baseline = study.optuna.user_attrs.get("baseline", {}).get(objective.metric)
+    return Leaderboard(
+        study.spec.name, objective.metric, objective.direction, tuple(ranked), baseline
+    )
+
+
+def check_comparable(trials: Sequence[FrozenTrial]) -> None:
+    """SpecError unless all complete trials saw the same base, data and template."""
+    for part in COMPARABLE:
+        seen: dict[Any, int] = {}
+        for trial in trials:
+            result: Mapping[str, Any] = trial.user_attrs.get("result", {})
+            if result.get("state") == State.COMPLETE:
+                seen.setdefault(result["provenance"].get(part), trial.number)
+        if len(seen) > 1:
+            numbers = " and ".join(str(number) for number in seen.values())
+            raise SpecError(
+                f"trials {numbers} differ in their {part}, so their {part}-dependent losses cannot "
+                f"be ranked together: sweep over one {part} at a time"
+            )
+
+
+def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
+    record = trial.user_attrs.get("result")
+    result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
+    ranked = result.state is State.COMPLETE and study.feasible(result)
+    value = trial.value if trial.value is not None else _last(trial)
+    seconds = sum(result.seconds.values())
+    memory = result.memory.get("peak_allocated_bytes") or result.memory.get("peak_rss_bytes")
+    return Row(
+        rank=0 if ranked else None,
+        number=trial.number,
+        state=trial.state.name,
+        kind=result.kind,
+        value=value,
+        peak_memory_bytes=memory,
+        trainable_parameters=result.trainable_parameters,
+        minutes=seconds / 60,
+        params=trial.user_attrs.get("params", {}),
+        metrics=dict(result.metrics),
+        adapter=result.adapter,
+        error=result.error,
+    )
+
+
+def _last(trial: FrozenTrial) -> float | None:
+    values = trial.intermediate_values
+    return values[max(values)] if values else None

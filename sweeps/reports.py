@@ -1,0 +1,132 @@
+"""The leaderboard as files: JSON, CSV, HTML, and the Markdown note of the MLflow parent run."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+
+from peft_jobs.files import write_json, write_whole
+from sweeps.layout import SweepFolder
+from sweeps.leaderboard import Leaderboard, Row
+from sweeps.tracking import Artifact
+
+_STYLE = """body{font:15px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}
+th,td{padding:.35em .8em;border-bottom:1px solid #ddd;text-align:right}th{background:#f4f4f4}
+tr.best{font-weight:600;background:#eef8ee}tr.unranked{color:#777}"""
+
+
+def header(board: Leaderboard) -> list[str]:
+    """Column names: fixed ones, then the parameters that vary."""
+    fixed = ["rank", "trial", board.metric, "state", "peak memory", "trainable", "minutes"]
+    return fixed + board.varying
+
+
+def cells(row: Row, varying: Sequence[str]) -> list[str]:
+    """A row as a person reads it; memory in MiB or GiB."""
+    state = row.state if row.kind is None else f"{row.state} ({row.kind})"
+    fixed = [
+        "" if row.rank is None else str(row.rank),
+        f"{row.number:04d}",
+        "" if row.value is None else f"{row.value:.4f}",
+        state.lower().replace("_", " "),
+        _bytes(row.peak_memory_bytes),
+        "" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
+        f"{row.minutes:.2f}",
+    ]
+    return fixed + [_value(row.params.get(name)) for name in varying]
+
+
+def markdown(board: Leaderboard, limit: int = 20) -> str:
+    """The first rows as a Markdown table, with the winner in a sentence above it."""
+    lines = [f"**Sweep `{board.sweep}`**: {summary(board)}", ""]
+    names = header(board)
+    lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    rows = board.rows[:limit]
+    lines += ["| " + " | ".join(cells(row, board.varying)) + " |" for row in rows]
+    if len(board.rows) > limit:
+        lines.append(f"\n{len(board.rows) - limit} more in `leaderboard.csv`.")
+    return "\n".join(lines)
+
+
+def summary(board: Leaderboard) -> str:
+    """One sentence: who won, and against what."""
+    best = board.best
+    if best is None:
+        return "no trial has completed yet."
+    against = "" if board.baseline is None else f" (base without adapter: {board.baseline:.4f})"
+    return f"trial {best.number:04d} is best, {board.metric} {best.value:.4f}{against}."
+
+
+def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
+    """`leaderboard.{json,csv,html}` in the sweep's folder, each whole."""
+    write_json(folder.path / "leaderboard.json", board.to_json())
+    write_whole(folder.path / "leaderboard.csv", to_csv(board))
+    write_whole(folder.path / "leaderboard.html", to_html(board))
+
+
+def to_csv(board: Leaderboard) -> str:
+    """All rows with plain numbers: bytes, minutes, every parameter and metric."""
+    params = list(dict.fromkeys(name for row in board.rows for name in row.params))
+    metrics = list(dict.fromkeys(name for row in board.rows for name in row.metrics))
+    fixed = ["rank", "number", "state", "kind", "value", "peak_memory_bytes"]
+    fixed += ["trainable_parameters", "minutes"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(fixed + params + metrics)
+    for row in board.rows:
+        values = [getattr(row, name) for name in fixed]
+        values += [row.params.get(name) for name in params]
+        writer.writerow(values + [row.metrics.get(name) for name in metrics])
+    return text.getvalue()
+
+
+def to_html(board: Leaderboard) -> str:
+    """A page that stands alone."""
+
+    def line(tag: str, values: Sequence[str], kind: str = "") -> str:
+        inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
+        return f'<tr class="{kind}">{inner}</tr>'
+
+    title = html.escape(f"Sweep {board.sweep}")
+    rows = [
+        line(
+            "td",
+            cells(row, board.varying),
+            "best" if row.rank == 1 else "" if row.rank else "unranked",
+        )
+        for row in board.rows
+    ]
+    return "\n".join(
+        [
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
+            f"<style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(summary(board))}</p>",
+            f"<table>{line('th', header(board))}",
+            *rows,
+            "</table></html>\n",
+        ]
+    )
+
+
+def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
+    """What the parent run keeps: spec and leaderboard, and the best adapter with its trial."""
+    names = ("sweep.yaml", "sweep.json", "leaderboard.json", "leaderboard.csv", "leaderboard.html")
+    artifacts = [Artifact(folder.path / name) for name in names]
+    if best is not None:
+        artifacts.append(Artifact(folder.trial(best.number) / "trial.json", "best"))
+        if best.adapter is not None:
+            artifacts.append(Artifact(folder.path / best.adapter, "best/adapter"))
+    return [artifact for artifact in artifacts if artifact.path.exists()]
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return "" if value is None else str(value)

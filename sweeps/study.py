@@ -1,0 +1,253 @@
+"""The sweep's Optuna study: the only record of what was asked, what was seen, how each trial ended.
+
+One driver at a time writes to it. Every trial carries user attributes: `params` (all names of the
+point, decoded), `fingerprint`, `attempt`, and once it has ended `kind` and `result`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+import sqlalchemy.event
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
+
+from peft_jobs import Kind, Progress, SpecError, State, TrialResult, TrialSpec
+from peft_jobs.mistakes import mistakes
+from search_spaces import Params, SpaceError
+from sweeps.checks import flatten
+from sweeps.pruners import build
+from sweeps.samplers import make_sampler
+from sweeps.spec import SweepSpec
+
+log = logging.getLogger(__name__)
+
+MAX_REASKS = 200
+"""Points in a row that may be turned away before the space counts as exhausted."""
+TURNED_AWAY = (Kind.REJECTED, Kind.DUPLICATE)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial to be run: its number in the study and its spec."""
+
+    number: int
+    attempt: int
+    params: Params
+    spec: TrialSpec
+    checkpoint: str | None = None
+
+
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster)."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.RDBStorage(url)
+    if storage.engine.dialect.name == "sqlite":
+
+        @sqlalchemy.event.listens_for(storage.engine, "connect")
+        def _pragmas(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA busy_timeout=30000")
+
+        storage.engine.dispose()
+    return storage
+
+
+class SweepStudy:
+    """Asks, reports and tells for one sweep; creates the study or takes it up again."""
+
+    def __init__(self, spec: SweepSpec, storage: optuna.storages.BaseStorage) -> None:
+        self.spec = spec
+        self._base = flatten(spec.trial)
+        training, rungs = spec.trial.training, spec.trial.evaluation.rungs
+        self.optuna = optuna.create_study(
+            study_name=spec.name,
+            storage=storage,
+            direction=spec.objective.direction,
+            pruner=build(spec.pruner, training.max_samples or 1, rungs),
+            load_if_exists=True,
+        )
+        self._live: dict[int, optuna.trial.Trial] = {}
+        self._seen = {
+            t.user_attrs["fingerprint"]: t.number
+            for t in self.trials()
+            if "fingerprint" in t.user_attrs and t.user_attrs.get("kind") not in TURNED_AWAY
+        }
+        self.interrupted = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
+        self.exhausted = False
+
+    def trials(self) -> Sequence[FrozenTrial]:
+        """All trials as the study knows them, in order of number; not to be modified."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def launched(self) -> list[FrozenTrial]:
+        """The trials that were not turned away before launch."""
+        return [t for t in self.trials() if t.user_attrs.get("kind") not in TURNED_AWAY]
+
+    def ask(self) -> Point | None:
+        """The next trial to run: first those left running, then new ones; None when exhausted."""
+        while self.interrupted:
+            point = self._adopt(self.interrupted.pop(0))
+            if point is not None:
+                return point
+        size = self.spec.space.size()
+        for _ in range(MAX_REASKS):
+            if size is not None and len(self._seen) >= size:
+                break
+            point = self._ask_once()
+            if point is not None:
+                return point
+        self.exhausted = True
+        return None
+
+    def report(self, number: int, progress: Progress) -> bool:
+        """Record what a trial measured; True if it may go on.
+
+        Only rungs are compared. One that was recorded before, by an earlier attempt, keeps its
+        first value.
+        """
+        trial, rung = self._live[number], progress.rung
+        if progress.checkpoint is not None:
+            _retry(lambda: trial.set_user_attr("checkpoint", progress.checkpoint))
+        if rung is None or rung in self.trials()[number].intermediate_values:
+            return True
+        value = progress.metrics[self.spec.objective.metric]
+        _retry(lambda: trial.report(value, rung))
+        return not _retry(trial.should_prune)
+
+    def set_attempt(self, number: int, attempt: int) -> None:
+        """Record that a trial's host was lost and it goes on as `attempt`."""
+        _retry(lambda: self._live[number].set_user_attr("attempt", attempt))
+
+    def interrupt(self, number: int) -> None:
+        """Note that a running trial was stopped without an end; it stays RUNNING."""
+        now = time.time()
+        _retry(lambda: self._live[number].set_user_attr("interrupted_at", now))
+
+    def tell(self, number: int, result: TrialResult) -> None:
+        """End a trial, once, with its true state, kind and violated constraints."""
+        trial = self._live.pop(number)
+        record = result.model_dump(mode="json", exclude={"traceback"})
+        _retry(lambda: trial.set_user_attr("kind", result.kind))
+        _retry(lambda: trial.set_user_attr("result", record))
+        for name, violation in self._violations(result).items():
+            _retry(lambda name=name, violation=violation: trial.set_constraint(name, violation))  # type: ignore[misc]
+        value = result.metrics.get(self.spec.objective.metric)
+        state = TrialState[result.state]
+        final = value if result.state is State.COMPLETE else None
+        _retry(lambda: self.optuna.tell(trial, final, state, skip_if_finished=True))
+
+    def feasible(self, result: TrialResult) -> bool:
+        """Whether a result keeps the sweep's constraints."""
+        return all(value <= 0 for value in self._violations(result).values())
+
+    def _violations(self, result: TrialResult) -> dict[str, float]:
+        """Constraint values, positive where violated; Optuna's samplers read them."""
+        violations = {}
+        known = {**result.metrics, **{f"memory/{k}": v for k, v in result.memory.items()}}
+        for name, limit in self.spec.constraints.items():
+            if name in known:
+                violations[name] = (known[name] - limit) / (abs(limit) or 1.0)
+        if result.kind in (Kind.OUT_OF_MEMORY, Kind.DIVERGED):
+            violations[str(result.kind)] = 1.0
+        return violations
+
+    def _adopt(self, number: int) -> Point | None:
+        """A trial that an earlier driver left running, as its next attempt."""
+        frozen = self.trials()[number]
+        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+        if "fingerprint" not in frozen.user_attrs:  # that driver died while asking
+            return self._settle(trial)
+        self._live[number] = trial
+        attempt = int(frozen.user_attrs["attempt"]) + 1
+        _retry(lambda: trial.set_user_attr("attempt", attempt))
+        params = frozen.user_attrs["params"]
+        checkpoint = frozen.user_attrs.get("checkpoint")
+        return Point(number, attempt, params, self.spec.trial.with_params(params), checkpoint)
+
+    def _ask_once(self) -> Point | None:
+        """One point of the sampler; None if it was turned away."""
+        spec, number = self.spec, len(self.trials())
+        self.optuna.sampler = make_sampler(spec.sampler, spec.space, spec.seed, number)
+        return self._settle(_retry(self.optuna.ask))
+
+    def _settle(self, trial: optuna.trial.Trial) -> Point | None:
+        """Draw a new trial's point and record it; None if it is turned away."""
+        try:
+            params = self.spec.space.draw(trial, self._base)
+            violated = self.spec.space.violated(params, self._base)
+            trial_spec = self.spec.trial.with_params(params)
+        except SpaceError as error:
+            return self._turn_away(trial, Kind.REJECTED, str(error))
+        except ValidationError as error:
+            return self._turn_away(trial, Kind.REJECTED, "; ".join(mistakes(error, TrialSpec)))
+        _retry(lambda: trial.set_user_attr("params", params))
+        if violated is not None:
+            return self._turn_away(trial, Kind.REJECTED, violated)
+        fingerprint = trial_spec.fingerprint()
+        if fingerprint in self._seen:
+            same = f"the same as trial {self._seen[fingerprint]}"
+            return self._turn_away(trial, Kind.DUPLICATE, same)
+        self._seen[fingerprint] = trial.number
+        self._live[trial.number] = trial
+        _retry(lambda: trial.set_user_attr("attempt", 1))
+        _retry(lambda: trial.set_user_attr("fingerprint", fingerprint))
+        return Point(trial.number, 1, params, trial_spec)
+
+    def _turn_away(self, trial: optuna.trial.Trial, kind: Kind, reason: str) -> Point | None:
+        log.info("trial %d is %s: %s", trial.number, kind, reason)
+        _retry(lambda: trial.set_user_attr("kind", kind))
+        _retry(lambda: trial.set_user_attr("reason", reason))
+        _retry(lambda: trial.set_constraint(str(kind), 1.0))
+        _retry(lambda: self.optuna.tell(trial, None, TrialState.PRUNED))
+        return None
+
+
+def _retry(call: Callable[[], _T], tries: int = 6) -> _T:
+    """`call()`; a hiccup of the storage is waited out for seconds, it must not end a sweep."""
+    for attempt in range(tries - 1):
+        try:
+            return call()
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
+            log.warning("the study's storage failed, again in a moment: %s", error)
+            time.sleep(0.2 * 2**attempt)
+    return call()
+
+
+def ensure_same_spec(study: SweepStudy) -> None:
+    """Record the resolved sweep in a new study; SpecError if an old one holds a different sweep.
+
+    Only a larger or smaller budget (n_trials, timeout, max_failures), the resources and the
+    tracking may differ.
+    """
+    now = _identity(study.spec)
+    before = study.optuna.user_attrs.get("spec")
+    if before is None:
+        study.optuna.set_user_attr("spec", now)
+    elif before != now:
+        changed = [
+            f"  {name}: was {before.get(name)!r}, is {now.get(name)!r}"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        ]
+        raise SpecError(
+            f"the sweep {study.spec.name!r} exists with another specification:\n"
+            + "\n".join(changed)
+            + "\nGive this sweep another name, or take the changes back."
+        )
+
+
+def _identity(spec: SweepSpec) -> dict[str, Any]:
+    leaves = flatten(spec)
+    free = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
+    return {
+        name: value
+        for name, value in leaves.items()
+        if name not in free and not name.startswith(("resources.", "tracking."))
+    }
