@@ -1,0 +1,53 @@
+"""Spaces from the mapping under `space:` in a sweep file, and the presets that it may name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import WrapValidator
+
+from search_spaces.errors import SpaceError, unknown
+from search_spaces.functions import FunctionSpace
+from search_spaces.space import SearchSpace
+
+_FOLDER = Path(__file__).parent / "presets"
+PRESETS: Mapping[str, Path] = {
+    "lora": _FOLDER / "lora.yaml",
+    "lora-small": _FOLDER / "lora-small.yaml",
+    "qlora": _FOLDER / "qlora.yaml",
+}
+
+
+def load_space(raw: object) -> SearchSpace | FunctionSpace:
+    """The space that the mapping `raw` declares.
+
+    With `preset`, the file's parameters replace those of the preset by name or are added, and its
+    constraints are appended. SpaceError for an unknown preset; otherwise pydantic's ValidationError
+    (a ValueError as well), which holds all mistakes with their places.
+    """
+    if isinstance(raw, SearchSpace | FunctionSpace):
+        return raw
+    if not isinstance(raw, Mapping):
+        raise SpaceError(f"a space must be a mapping, got {type(raw).__name__}")
+    if "function" in raw:
+        return FunctionSpace.model_validate(raw)
+    return SearchSpace.model_validate(_with_preset(raw) if "preset" in raw else raw)
+
+
+ReadSpace = Annotated[SearchSpace | FunctionSpace, WrapValidator(lambda raw, _: load_space(raw))]
+"""The type of a pydantic field that is read by `load_space`."""
+
+
+def _with_preset(raw: Mapping[str, object]) -> dict[str, object]:
+    name = str(raw["preset"])
+    if name not in PRESETS:
+        raise SpaceError(unknown("preset", name, PRESETS))
+    preset = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
+    merged = {key: value for key, value in raw.items() if key != "preset"}
+    parameters, constraints = raw.get("parameters") or {}, raw.get("constraints") or []
+    if isinstance(parameters, Mapping):
+        merged["parameters"] = {**preset["parameters"], **parameters}
+    if isinstance(constraints, list | tuple):
+        merged["constraints"] = [*preset.get("constraints", []), *constraints]
+    return merged
