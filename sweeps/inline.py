@@ -23,7 +23,7 @@ class InlineBackend:
         return self._host.prepare(spec.to_json(), [variant.to_json() for variant in variants])
 
     def run(self, driver: Driver) -> None:
-        """Run the sweep until the driver has nothing more to start; KeyboardInterrupt interrupts."""
+        """Run the sweep until the driver has nothing more to start, or KeyboardInterrupt."""
         live: dict[int, tuple[Assignment, int]] = {}
         try:
             while True:

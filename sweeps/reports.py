@@ -88,14 +88,8 @@ def to_html(board: Leaderboard) -> str:
         return f'<tr class="{kind}">{inner}</tr>'
 
     title = html.escape(f"Sweep {board.sweep}")
-    rows = [
-        line(
-            "td",
-            cells(row, board.varying),
-            "best" if row.rank == 1 else "" if row.rank else "unranked",
-        )
-        for row in board.rows
-    ]
+    kinds = {1: "best", None: "unranked"}
+    rows = [line("td", cells(row, board.varying), kinds.get(row.rank, "")) for row in board.rows]
     return "\n".join(
         [
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",

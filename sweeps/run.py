@@ -1,4 +1,4 @@
-"""`run_sweep`: from a SweepSpec to a leaderboard. A table of contents of what happens in a sweep."""
+"""`run_sweep`: from a SweepSpec to a leaderboard; the order in which a sweep happens."""
 
 import contextlib
 import fcntl
@@ -99,7 +99,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
         options.setdefault("cache_dir", str(folder.cache))
     if spec.resources.backend == "inline":
         return InlineBackend(spec.resources.engine, options, spec.resources.max_concurrent or 1)
-    from sweeps.ray.backend import RayBackend
+    from sweeps.cluster.backend import RayBackend
 
     return RayBackend(spec.resources, options)
 
@@ -170,11 +170,9 @@ def _track_end(tracker: Tracker, driver: Driver, leaderboard: Leaderboard) -> No
     if driver.interrupted:  # the parent stays RUNNING, as the trials do
         tracker.sweep_started({}, tags, report_artifacts(driver.folder, best))
     else:
-        status = "FAILED" if _status(driver)[0] == "failed" else "FINISHED"
+        failed = _status(driver)[0] == "failed"
         artifacts = report_artifacts(driver.folder, best)
-        tracker.sweep_ended(
-            "FAILED" if status == "FAILED" else "FINISHED", metrics, tags, artifacts
-        )
+        tracker.sweep_ended("FAILED" if failed else "FINISHED", metrics, tags, artifacts)
 
 
 def _status(driver: Driver) -> tuple[Literal["complete", "failed", "interrupted"], str | None]:

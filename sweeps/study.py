@@ -110,16 +110,22 @@ class SweepStudy:
         """Record what a trial measured; True if it may go on.
 
         Only rungs are compared. One that was recorded before, by an earlier attempt, keeps its
-        first value.
+        first value; and a decision to prune stands, should the trial's host die before it ends.
         """
         trial, rung = self._live[number], progress.rung
         if progress.checkpoint is not None:
             _retry(lambda: trial.set_user_attr("checkpoint", progress.checkpoint))
-        if rung is None or rung in self.trials()[number].intermediate_values:
+        recorded = self.trials()[number]
+        if "pruned_at" in recorded.user_attrs:
+            return False
+        if rung is None or rung in recorded.intermediate_values:
             return True
         value = progress.metrics[self.spec.objective.metric]
         _retry(lambda: trial.report(value, rung))
-        return not _retry(trial.should_prune)
+        if not _retry(trial.should_prune):
+            return True
+        _retry(lambda: trial.set_user_attr("pruned_at", rung))
+        return False
 
     def set_attempt(self, number: int, attempt: int) -> None:
         """Record that a trial's host was lost and it goes on as `attempt`."""

@@ -1,0 +1,130 @@
+"""What a base model is, read from its configuration alone: its class, its modules, its head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from peft_jobs.errors import SpecError
+from peft_jobs.spec import DEMO, CausalLMSpec, ModelSpec, TaskSpec
+
+HEADS = frozenset(
+    "lm_head embed_out classifier pre_classifier classification_head score qa_outputs".split()
+)
+"""Names that heads have, wherever they lie; other heads are found by lying outside the backbone."""
+
+
+def location(model: ModelSpec) -> str:
+    """The Hub id or folder to load; raises SpecError for what looks like a folder and is none."""
+    if model.name_or_path == DEMO:
+        from peft_jobs.demo import BASE
+
+        return str(BASE)
+    path = Path(model.name_or_path).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or model.name_or_path.startswith((".", "~")):
+        raise SpecError(f"model.name_or_path: there is no folder {path}")
+    return model.name_or_path
+
+
+def unreadable(model: ModelSpec, error: Exception) -> SpecError:
+    """The SpecError that tells why a base could not be read, and what to do."""
+    name = model.name_or_path
+    where = Path(location(model))
+    reason = str(error).strip().partition("\n")[0]
+    if where.is_dir():
+        if any(where.glob("*.bin")) and not any(where.glob("*.safetensors")):
+            return SpecError(
+                f"model.name_or_path: {name} holds pickled weights, which can run code and are "
+                "refused; save the model again with save_pretrained, which writes safetensors"
+            )
+        return SpecError(f"model.name_or_path: {name} is no model that can be loaded: {reason}")
+    return SpecError(
+        f"model.name_or_path: {name} is neither a folder here nor a model with safetensors that "
+        "the Hugging Face Hub gives (check the name and revision; without network, download it "
+        f"first with `hf download {name}`): {reason}"
+    )
+
+
+def read_config(
+    model: ModelSpec, task: TaskSpec, num_labels: int | None = None, labels: Sequence[str] = ()
+) -> PretrainedConfig:
+    """The configuration with the task's labels in it; no weights are read.
+
+    Raises SpecError if there is no such model, or if it cannot do the task.
+    """
+    entries: dict[str, Any] = {}
+    if not isinstance(task, CausalLMSpec):
+        if labels:
+            entries["id2label"] = dict(enumerate(labels))
+            entries["label2id"] = {label: index for index, label in enumerate(labels)}
+        elif num_labels is not None:
+            entries["num_labels"] = num_labels
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            location(model), revision=model.revision, trust_remote_code=False, **entries
+        )
+    except (OSError, ValueError) as error:
+        raise unreadable(model, error) from error
+    if isinstance(task, CausalLMSpec) and _sees_the_future(config):
+        raise SpecError(
+            f"model.name_or_path: {model.name_or_path} ({config.model_type}) attends to later "
+            "tokens and cannot be trained on task.type causal_lm; use a decoder"
+        )
+    return config
+
+
+def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
+    """The model on the meta device: all modules, no weights. Raises SpecError like `read_config`."""
+    config = read_config(model, task)
+    try:
+        with torch.device("meta"):
+            built: PreTrainedModel = auto_class(task).from_config(config, trust_remote_code=False)
+    except ValueError as error:
+        raise SpecError(
+            f"model.name_or_path: {model.name_or_path} ({config.model_type}) has no form for "
+            f"task.type {task.type}"
+        ) from error
+    return built
+
+
+def auto_class(task: TaskSpec) -> Any:
+    """The class of transformers that loads a base for `task`."""
+    if isinstance(task, CausalLMSpec):
+        return AutoModelForCausalLM
+    return AutoModelForSequenceClassification
+
+
+def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
+    """Topmost modules with parameters that turn hidden states into the task's output, sorted.
+
+    The output embeddings, what lies outside of the backbone, and what has a head's usual name.
+    """
+    backbone = model.base_model
+    output = model.get_output_embeddings()
+    found = []
+    for name, module in model.named_modules():
+        outside = backbone is not model and module in set(model.children()) - {backbone}
+        named = name.rpartition(".")[2] in HEADS
+        if (outside or named or module is output) and any(True for _ in module.parameters()):
+            found.append(name)
+    return tuple(sorted(name for name in found if not _inside(name, found)))
+
+
+def _inside(name: str, others: Sequence[str]) -> bool:
+    return any(name.startswith(f"{other}.") for other in others)
+
+
+def _sees_the_future(config: PretrainedConfig) -> bool:
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return encoder and getattr(config, "is_decoder", None) is False

@@ -1,0 +1,198 @@
+"""The quantized base that trials share: loaded once, frozen, and checked to stay as it was.
+
+What `peft.prepare_model_for_kbit_training` does is done here as far as it suits a base that stays
+resident: everything is frozen, but nothing is cast to float32 behind the spec's back
+(`model.dtype: float32` gives that function's result, at its price in memory), and gradient
+checkpointing belongs to the trial (`peft_jobs.methods`).
+"""
+
+from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from peft_jobs.architecture import (
+    auto_class,
+    head_modules,
+    location,
+    read_config,
+    skeleton,
+    unreadable,
+)
+from peft_jobs.content_hash import content_hash
+from peft_jobs.errors import SpecError
+from peft_jobs.files import canonical_json
+from peft_jobs.heads import FRESH, fresh_modules, reset_head, topmost_modules
+from peft_jobs.quantized import bnb_config, is_quantized, quantization_seconds, settle
+from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec, TaskSpec
+
+__all__ = ["Base", "base_key", "load_base", "reset_head"]
+
+CANONICAL_SEED = 0
+"""Of a fresh head on the base itself; each trial trains a copy with weights of its own seed."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen model in eval mode, its tokenizer, and what was measured while it was loaded."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    seconds: dict[str, float]
+    """`quantize`: inside bitsandbytes' quantization, which happens while the weights are read;
+    `load`: all the rest."""
+    fingerprint: str
+    """sha256 over configuration and contents, in hex: what the model is, wherever it lies."""
+    key: str
+    """What was asked for, as canonical JSON: equal keys can share one resident base."""
+
+    def state_hash(self) -> str:
+        """sha256 of the contents as they are now; compare it before and after a trial."""
+        return content_hash(self.model)
+
+
+def base_key(
+    model: ModelSpec,
+    quantization: QuantizationSpec,
+    task: TaskSpec,
+    num_labels: int | None = None,
+    labels: Sequence[str] = (),
+) -> str:
+    """`Base.key` of the base that `load_base` gives for the same arguments."""
+    parts = [model.model_dump(mode="json"), quantization.model_dump(mode="json"), task.type]
+    return canonical_json([*parts, len(labels) or num_labels, list(labels)])
+
+
+def load_base(
+    model: ModelSpec,
+    quantization: QuantizationSpec,
+    task: TaskSpec,
+    num_labels: int | None = None,
+    labels: Sequence[str] = (),
+) -> Base:
+    """Load and quantize a base on the GPU, or on the CPU where there is none.
+
+    Frozen, in eval mode; heads are never quantized; a head that the checkpoint lacks is drawn from
+    a fixed seed. The tokenizer has a padding token (the end-of-text token where it had none).
+    Reads safetensors only, runs no code from the checkpoint, leaves torch's generators alone.
+    Raises SpecError for a base that cannot be had, or not in this quantization.
+    """
+    device = _device()
+    config = read_config(model, task, num_labels, labels)
+    tokenizer = _tokenizer(model)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.use_cache = False
+    skip = [*head_modules(skeleton(model, task)), *quantization.llm_int8_skip_modules]
+    started = time.perf_counter()
+    with quantization_seconds(device) as quantize:
+        loaded = _load(model, task, config, quantization, device, skip)
+        if fresh := [name for name in fresh_modules(loaded) if is_quantized(loaded.get_submodule(name))]:
+            # Known from the checkpoint only: weights without values cannot be quantized.
+            loaded = _load(model, task, config, quantization, device, [*skip, *fresh])
+    seconds = time.perf_counter() - started
+    loaded.requires_grad_(False).eval()
+    settle(loaded, quantization)
+    reset_head(loaded, CANONICAL_SEED)
+    settings = config.to_json_string(use_diff=True)
+    contents = hashlib.sha256(f"{settings}\n{content_hash(loaded)}".encode()).hexdigest()
+    return Base(
+        model=loaded,
+        tokenizer=tokenizer,
+        device=device,
+        seconds={"load": seconds - quantize[0], "quantize": quantize[0]},
+        fingerprint=contents,
+        key=base_key(model, quantization, task, num_labels, labels),
+    )
+
+
+def _load(
+    model: ModelSpec,
+    task: TaskSpec,
+    config: Any,
+    quantization: QuantizationSpec,
+    device: torch.device,
+    skip: Sequence[str],
+) -> PreTrainedModel:
+    dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
+    causal = isinstance(task, CausalLMSpec)
+    try:
+        # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
+        with _no_progress_bar(), _forked_generators(device):
+            loaded, info = auto_class(task).from_pretrained(
+                location(model),
+                config=config,
+                revision=model.revision,
+                dtype=dtype,
+                attn_implementation=model.attn_implementation,
+                quantization_config=bnb_config(quantization, skip, device),
+                device_map={"": str(device)},
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=not causal,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise unreadable(model, error) from error
+    missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    fresh = topmost_modules(loaded, missing)
+    lost = [name for name in missing if not name.startswith(tuple(f"{part}." for part in fresh))]
+    inner = [name for name in fresh if name.startswith(f"{loaded.base_model_prefix}.")]
+    if lost or (fresh if causal else [name for name in inner if "pooler" not in name]):
+        raise SpecError(
+            f"model.name_or_path: {model.name_or_path} lacks weights of {type(loaded).__name__}: "
+            f"{', '.join(sorted(missing)[:4])}; give a complete checkpoint of this architecture"
+        )
+    setattr(loaded, FRESH, fresh)
+    built: PreTrainedModel = loaded
+    return built
+
+
+def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            location(model), revision=model.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise unreadable(model, error) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise SpecError(
+                f"model.name_or_path: the tokenizer of {model.name_or_path} has neither a padding "
+                "nor an end-of-text token; add a pad_token to its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def _forked_generators(device: torch.device) -> Iterator[None]:
+    devices = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(CANONICAL_SEED)
+        yield
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

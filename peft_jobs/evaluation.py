@@ -1,0 +1,63 @@
+"""Metrics of a model on a split: fixed order, no dropout, nothing kept of a batch but its sums."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+
+from peft_jobs.tasks import Batch, Example, Task
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task[Any],
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    pad_token_id: int,
+    device: torch.device,
+    bf16: bool = False,
+    split: str = "validation",
+) -> dict[str, float]:
+    """`<split>/<metric>` of `model` over all examples, whatever the batch size.
+
+    Examples are batched by length, longest first, so that padding is little and a batch that does
+    not fit fails at once. `bf16` is the autocast that the trial trains under. The model is left in
+    the mode it came in; no random numbers are drawn.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(device, bf16):
+            scores = [
+                task.score(model, to_device(task.collate(examples, pad_token_id), device))
+                for examples in _batches(dataset, batch_size)
+            ]
+    finally:
+        model.train(was_training)
+    return {f"{split}/{name}": value for name, value in task.metrics(scores).items()}
+
+
+def autocast(device: torch.device, bf16: bool) -> torch.autocast:
+    """The mixed precision of a trial, in training and in every evaluation."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch's tensors on `device`."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
+    lengths = [len(row) for row in dataset["input_ids"]]
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    starts = range(0, len(order), batch_size)
+    for start in starts:
+        yield _examples(dataset[order[start : start + batch_size]])
+
+
+def _examples(columns: dict[str, list[Any]]) -> list[Example]:
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

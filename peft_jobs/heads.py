@@ -1,0 +1,60 @@
+"""Heads that the checkpoint does not have: which they are, and their initial weights by key."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from peft_jobs.keyed import ADAPTER, key
+
+FRESH = "_fresh_modules"
+"""Attribute of a base: names of the modules that its checkpoint lacks, topmost ones, sorted."""
+
+
+def fresh_modules(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules of the base (also under a PeftModel) that its checkpoint lacks."""
+    names: tuple[str, ...] = getattr(model, FRESH, ())
+    return names
+
+
+def topmost_modules(model: nn.Module, parameters: Iterable[str]) -> tuple[str, ...]:
+    """The largest modules that have no parameters beside `parameters`, sorted."""
+    missing = set(parameters)
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{other}.") for other in found)
+        own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
+        if name and own and own <= missing and not inside:
+            found.append(name)
+    return tuple(sorted(found))
+
+
+def reset_head(model: nn.Module, seed: int) -> None:
+    """Give the fresh modules of `model` new weights from (seed, module name), in place.
+
+    `model` is a base, or a PeftModel: then the trial's trainable copies are reset and the base
+    stays as it is. The distribution is the architecture's own, drawn in float32 on the CPU, so a
+    GPU gets the same weights. Does nothing to a base whose checkpoint was complete.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name in fresh_modules(base):
+        head = base.get_submodule(name)
+        if isinstance(head, ModulesToSaveWrapper):
+            head = head.modules_to_save[ADAPTER]
+        for part, module in head.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                _reset(base, module, key("head", seed, f"{name}.{part}".rstrip(".")))
+
+
+def _reset(base: PreTrainedModel, module: nn.Module, seed: int) -> None:
+    drawn = copy.deepcopy(module).to("cpu", torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        # `_init_weights` takes no generator; the CPU's global one is put back at once.
+        torch.default_generator.manual_seed(seed)
+        base._init_weights(drawn)
+    with torch.no_grad():
+        for target, source in zip(module.parameters(), drawn.parameters(), strict=True):
+            target.copy_(source)

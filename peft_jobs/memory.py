@@ -1,0 +1,90 @@
+"""Peak memory of one trial, not of the life of its process.
+
+A GPU's counters are reset at the start of the trial. The resident set's high-water mark (VmHWM)
+is reset through /proc/self/clear_refs where the kernel lets us; elsewhere a thread samples it.
+Either way `peak_rss_bytes` starts from what the process held already: the resident base counts.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+
+SAMPLING_SECONDS = 0.02
+"""Between samples where the high-water mark cannot be reset; shorter peaks go unseen."""
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], dict[str, int]]]:
+    """Gives a function that tells the peaks, in bytes, since the block was entered.
+
+    Keys: peak_rss_bytes; on a GPU also peak_allocated_bytes and peak_reserved_bytes. One trial of
+    a process at a time: the counters are the process's own.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    with _peak_rss() as rss:
+
+        def peaks() -> dict[str, int]:
+            found = {"peak_rss_bytes": rss()}
+            if device.type == "cuda":
+                found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
+                found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(device)
+            return found
+
+        yield peaks
+
+
+@contextmanager
+def _peak_rss() -> Iterator[Callable[[], int]]:
+    if reset_high_water_mark():
+        yield high_water_mark
+    else:
+        with sampled_rss() as rss:
+            yield rss
+
+
+def reset_high_water_mark() -> bool:
+    """Start the process's VmHWM anew at its resident set; False where that is not possible."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
+        high_water_mark()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def high_water_mark() -> int:
+    """VmHWM of this process in bytes. Raises OSError or ValueError where /proc has none."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("/proc/self/status has no VmHWM")
+
+
+@contextmanager
+def sampled_rss() -> Iterator[Callable[[], int]]:
+    """The largest resident set, in bytes, of those sampled every SAMPLING_SECONDS and now."""
+    process, done = psutil.Process(), threading.Event()
+    peak = process.memory_info().rss
+
+    def sample() -> int:
+        nonlocal peak
+        peak = max(peak, process.memory_info().rss)
+        return peak
+
+    def watch() -> None:
+        while not done.wait(SAMPLING_SECONDS):
+            sample()
+
+    thread = threading.Thread(target=watch, name="peak-memory", daemon=True)
+    thread.start()
+    try:
+        yield sample
+    finally:
+        done.set()
+        thread.join()

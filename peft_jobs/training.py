@@ -1,0 +1,163 @@
+"""The solo engine's training loop: transformers.Trainer with our order, loss, clock and reports.
+
+Every optimizer step sees exactly batch size times accumulation samples, taken from the epochs'
+orders laid end to end, so a batch may cross the border of two epochs. The loss of a step is the
+mean over the supervised tokens of its whole effective batch, however it is cut into micro-batches.
+Precision is our own autocast, the same in training and evaluation, not the Trainer's.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import count, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from peft_jobs.errors import SpecError
+from peft_jobs.evaluation import autocast
+from peft_jobs.keyed import epoch_order
+from peft_jobs.reporting import Loop, Reporter, measure
+from peft_jobs.tasks import Batch
+
+
+def train(model: nn.Module, loop: Loop) -> None:
+    """Train `model` in place to the spec's horizon; stops at a step's end once it is cancelled.
+
+    Reports go out every `logging_steps` and at every rung; at a rung it waits for the decision.
+    At the end `loop.seen` holds the final evaluation's metrics. Raises Diverged at the first loss
+    that is not finite.
+    """
+    spec = loop.spec
+    with loop.phases.phase("train"):
+        trainer = TrialTrainer(model, loop)
+        with _checkpointing(model, spec.training.gradient_checkpointing):
+            trainer.train()
+        if loop.job.cancelled is None and loop.seen.evaluated_at != loop.seen.step:
+            measure(loop)
+
+
+class SampleOrder(Sampler[int]):
+    """Row numbers for a whole trial: the epochs' orders, one after the other."""
+
+    def __init__(self, seed: int, num_rows: int, num_samples: int) -> None:
+        self.seed, self.num_rows, self.num_samples = seed, num_rows, num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        epochs = (epoch_order(self.seed, epoch, self.num_rows).tolist() for epoch in count())
+        return islice((row for order in epochs for row in order), self.num_samples)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+class TrialTrainer(Trainer):
+    """A Trainer whose single `epoch` is the whole trial."""
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the count of the effective batch
+
+    def __init__(self, model: nn.Module, loop: Loop) -> None:
+        self.loop = loop
+        self.step_loss = torch.zeros((), device=loop.device)
+        training = loop.spec.training
+        num_steps = training.total_steps(len(loop.train_dataset))
+        order = SampleOrder(
+            loop.spec.seed, len(loop.train_dataset), num_steps * training.samples_per_step
+        )
+        self.batches = DataLoader(
+            loop.train_dataset,
+            batch_size=training.per_device_train_batch_size,
+            sampler=order,
+            collate_fn=partial(loop.task.collate, pad_token_id=loop.pad_token_id),
+        )
+        super().__init__(
+            model,
+            _arguments(loop, num_steps),
+            train_dataset=loop.train_dataset,
+            callbacks=[Reporter(loop, self.take_step)],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def take_step(self) -> float:
+        """The loss of the optimizer step just made; waits for the device."""
+        loss = self.step_loss.item()
+        self.step_loss = torch.zeros_like(self.step_loss)
+        return loss
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        return self.batches
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: Any) -> int:
+        counted = sum(self.loop.task.count(batch) for batch in batch_samples)
+        self.loop.seen.tokens += counted
+        return counted
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.loop.clock.micro_step += 1
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.step_loss += loss
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        with autocast(self.loop.device, self.loop.spec.training.bf16):
+            loss: Tensor = self.loop.task.loss(model, inputs) / num_items_in_batch
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # the Trainer's own walks over all parameters at every micro-step
+
+
+def _arguments(loop: Loop, num_steps: int) -> TrainingArguments:
+    training = loop.spec.training
+    same = (
+        *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps"),
+        *("lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2"),
+        *("adam_epsilon", "max_grad_norm"),
+    )
+    arguments = TrainingArguments(
+        output_dir=str(loop.job.directory),
+        max_steps=num_steps,
+        seed=loop.spec.seed,
+        use_cpu=loop.device.type == "cpu",
+        save_strategy="no",
+        eval_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **{name: getattr(training, name) for name in same},
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # a second visible GPU is another host's
+    return arguments
+
+
+@contextmanager
+def _enabled(base: Any) -> Iterator[None]:
+    base.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        base.activation_checkpointing_disable()
+
+
+def _checkpointing(model: Any, wanted: bool) -> AbstractContextManager[None]:
+    """Recomputation for as long as the block lasts: the resident base must not keep it."""
+    if not wanted:
+        return nullcontext()
+    base = model.get_base_model()
+    if not base.supports_gradient_checkpointing:
+        raise SpecError(
+            f"training.gradient_checkpointing: {type(base).__name__} does not support it"
+        )
+    return _enabled(base)

@@ -1,0 +1,1 @@
+"""The Ray backend: Tune places light trial proxies, hosts on the same device run the trials."""

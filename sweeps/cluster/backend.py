@@ -1,0 +1,99 @@
+"""Run a sweep on a Ray cluster: this machine alone, or the one at `resources.address`."""
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import tune
+
+from peft_jobs import SpecError, TrialSpec
+from peft_jobs.job import Prepared
+from sweeps.cluster.bridge import Bridge, ReportScheduler, StudySearcher, Watch
+from sweeps.cluster.fleet import Fleet
+from sweeps.cluster.proxy import TrialProxy
+from sweeps.driver import Driver
+from sweeps.spec import ResourcesSpec
+
+log = logging.getLogger(__name__)
+
+PROXY_RETRIES = 3
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the record; Ray's state is disposable
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+}
+
+
+class RayBackend:
+    """Connects on construction; `close` takes down what it started."""
+
+    def __init__(self, resources: ResourcesSpec, options: dict[str, Any]) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self._connect(resources.address)
+        self.fleet = Fleet(resources, options)
+        if self.fleet.capacity() < 1:
+            share = self.fleet.share
+            self.close()
+            raise SpecError(
+                f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a "
+                "trial: lower resources.cpus_per_trial or resources.gpus_per_trial"
+            )
+
+    def prepare(self, spec: TrialSpec, variants: Sequence[TrialSpec]) -> Prepared:
+        host = self.fleet.any()
+        texts = [variant.to_json() for variant in variants]
+        return Prepared.model_validate(ray.get(host.prepare.remote(spec.to_json(), texts)))
+
+    def run(self, driver: Driver) -> None:
+        """Run the sweep until the driver has nothing more to start, or SIGINT."""
+        bridge = Bridge(driver, self.fleet)
+        scratch = driver.folder.path / ".ray"
+        share = self.fleet.share
+        tuner = tune.Tuner(
+            tune.with_resources(TrialProxy, {"cpu": share.cpus, "gpu": share.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=StudySearcher(bridge),
+                scheduler=ReportScheduler(bridge),
+                num_samples=-1,
+                max_concurrent_trials=10**6,  # `suggest` holds back at the cluster's capacity
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=driver.spec.name,
+                storage_path=str(scratch),
+                callbacks=[Watch(bridge)],
+                failure_config=tune.FailureConfig(max_failures=PROXY_RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            driver.interrupted = driver.interrupted or bool(driver.running)
+            for number in list(driver.running):
+                driver.interrupt(number)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def close(self) -> None:
+        self.fleet.close()
+        ray.shutdown()
+
+    def _connect(self, address: str | None) -> None:
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise SpecError(f"no Ray cluster at {address!r}: {error}") from error

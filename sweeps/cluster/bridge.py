@@ -1,0 +1,126 @@
+"""Between Ray Tune's event loop and the driver: a searcher, a scheduler and a callback.
+
+Tune calls them in this order (Ray 2.60): a result goes to the scheduler, then, if it is `done`,
+to the searcher's `on_trial_complete` only. Tune never stops a trial here: a weak trial is
+cancelled on its host and ends through its proxy like any other, with its own result.
+"""
+
+import json
+import logging
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from peft_jobs import Kind, Progress, TrialResult
+from sweeps.cluster.fleet import Fleet
+from sweeps.driver import Driver
+
+log = logging.getLogger(__name__)
+
+
+class Bridge:
+    """What the three share: which Tune trial is which trial of the study."""
+
+    def __init__(self, driver: Driver, fleet: Fleet) -> None:
+        self.driver, self.fleet = driver, fleet
+        self.numbers: dict[str, int] = {}
+
+    def take(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A trial's message: a report, its end, or that it was interrupted."""
+        number = self.numbers.get(trial_id)
+        if number is None or number not in self.driver.running:
+            return
+        self.driver.reattempt(number, result["attempt"])
+        message = json.loads(result["message"])
+        if "result" in message:
+            self.driver.end(number, TrialResult.model_validate(message["result"]))
+        elif "progress" in message:
+            progress = Progress.model_validate(message["progress"])
+            if not self.driver.report(number, progress):
+                self.fleet.cancel(number, result["attempt"], Kind.WEAK, result["host"])
+        else:
+            self.driver.interrupt(number)
+
+    def lost(self, trial_id: str, reason: str) -> None:
+        """Tune gave a trial up: its proxy failed again and again."""
+        number = self.numbers.get(trial_id)
+        if number is not None and number in self.driver.running:
+            kind = Kind.LOST
+            self.driver.end(number, TrialResult(state=kind.state, kind=kind, error=reason))
+
+
+class StudySearcher(Searcher):
+    """Asks the driver for trials, as many as the cluster holds at a time."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        super().__init__(metric="done", mode="max")
+        self._bridge = bridge
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        bridge = self._bridge
+        if len(bridge.driver.running) >= bridge.fleet.capacity():
+            return None
+        assignment = bridge.driver.ask()
+        if assignment is None:
+            return str(Searcher.FINISHED)
+        bridge.numbers[trial_id] = assignment.trial
+        return dict(assignment.__dict__)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if error or result is None:
+            self._bridge.lost(trial_id, "the trial's proxy failed; see Ray's logs")
+        else:
+            self._bridge.take(trial_id, result)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a sweep is taken up from its study, never from Ray's state")
+
+
+class ReportScheduler(FIFOScheduler):
+    """Passes reports to the driver; retried trials go first (Tune would put them last)."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._bridge = bridge
+        self._again: list[Trial] = []
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        if trial.num_failures:
+            self._again.append(trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        self._again = [trial for trial in self._again if trial.status == Trial.PENDING]
+        return self._again[0] if self._again else super().choose_trial_to_run(tune_controller)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        self._bridge.take(trial.trial_id, result)
+        return str(TrialScheduler.CONTINUE)
+
+
+class Watch(Callback):
+    """Replaces dead hosts while the sweep runs, and closes the books when Tune has ended."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._bridge.fleet.ensure_now_and_then()
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        self._bridge.lost(trial.trial_id, f"the trial's proxy failed: {trial.error_file or ''}")
