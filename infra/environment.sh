@@ -1,0 +1,42 @@
+# Sourced by quickstart.sh and test.sh: makes .venv with the pinned set, or reuses it.
+# Needs Python 3.11+ with the venv module and some free disk; says in one line what is missing.
+
+MIN_FREE_GB=6
+
+fail() {
+    echo "peft-sweeps: $1" >&2
+    exit 2
+}
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-python3}" python3.11 python3.12 python3.13; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# make_environment EXTRA: installs the project with `[EXTRA]` (may be empty) into .venv.
+make_environment() {
+    local extra="$1" python stamp wanted free_gb
+    stamp=".venv/.installed${extra:+-$extra}"
+    wanted="$(cat pyproject.toml infra/constraints.txt | cksum)"
+    if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    python="$(find_python)" || fail "needs Python 3.11 or newer; install it, or set PYTHON=/path/to/python3.11"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$python has no venv module; install it (Debian: apt install python3-venv)"
+    free_gb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1048576))
+    [ "$free_gb" -ge "$MIN_FREE_GB" ] ||
+        fail "needs $MIN_FREE_GB GB of free disk for the environment here, found $free_gb GB"
+    echo "Installing the pinned packages into .venv (some minutes the first time) ..."
+    "$python" -m venv .venv || fail "could not create .venv with $python"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint infra/constraints.txt --editable ".${extra:+[$extra]}" ||
+        fail "pip could not install the pinned set; its message above says why (network? disk?)"
+    echo "$wanted" >"$stamp"
+}

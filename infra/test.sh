@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Lint, types, import rules and tests, with the set-up they need. `--all` adds the slow tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source infra/environment.sh
+make_environment "test"
+
+marks="not slow and not gpu"
+if [ "${1:-}" = "--all" ]; then
+    marks="not gpu"
+    shift
+fi
+export HF_HUB_OFFLINE=1
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
+.venv/bin/mypy
+.venv/bin/lint-imports
+.venv/bin/python -m pytest -m "$marks" "$@"
