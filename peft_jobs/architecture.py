@@ -17,9 +17,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import DEMO, CausalLMSpec, ModelSpec, TaskSpec
 
-HEADS = frozenset(
-    "lm_head embed_out classifier pre_classifier classification_head score qa_outputs".split()
-)
+HEADS = {
+    *("lm_head", "embed_out"),
+    *("classifier", "pre_classifier", "classification_head", "score", "qa_outputs"),
+}
 """Names that heads have, wherever they lie; other heads are found by lying outside the backbone."""
 
 
@@ -85,7 +86,7 @@ def read_config(
 
 
 def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
-    """The model on the meta device: all modules, no weights. Raises SpecError like `read_config`."""
+    """The model on the meta device: all its modules, no weights. Raises like `read_config`."""
     config = read_config(model, task)
     try:
         with torch.device("meta"):
@@ -111,7 +112,7 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
     The output embeddings, what lies outside of the backbone, and what has a head's usual name.
     """
     backbone = model.base_model
-    output = model.get_output_embeddings()
+    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     found = []
     for name, module in model.named_modules():
         outside = backbone is not model and module in set(model.children()) - {backbone}

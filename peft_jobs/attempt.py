@@ -1,9 +1,15 @@
-"""The files of one attempt: `metrics.jsonl`, one line per report, and `log.txt`."""
+"""The files of one attempt: `metrics.jsonl` (a line per report), `log.txt`, and `adapter/`."""
 
 import logging
+import os
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from peft import PeftModel
 
 from peft_jobs.result import Progress
 
@@ -41,10 +47,27 @@ def append(directory: Path, progress: Progress) -> None:
         file.write(progress.model_dump_json() + "\n")
 
 
+def save_adapter(model: PeftModel, directory: Path) -> str:
+    """Save an ordinary PEFT adapter (safetensors) as `adapter/`, whole or not at all.
+
+    Returns the folder's name. Replaces an older one of the same attempt.
+    """
+    aside = Path(tempfile.mkdtemp(dir=directory, prefix=f".{ADAPTER}."))
+    try:
+        # Embeddings are never resized here; "auto" would ask the Hub for the base's vocabulary.
+        model.save_pretrained(str(aside), safe_serialization=True, save_embedding_layers=False)
+        aside.chmod(0o755)
+        shutil.rmtree(directory / ADAPTER, ignore_errors=True)
+        os.rename(aside, directory / ADAPTER)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return ADAPTER
+
+
 class _OfThisThread(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
-        self._thread = logging.threading.get_ident()  # type: ignore[attr-defined]
+        self._thread = threading.get_ident()
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.thread == self._thread

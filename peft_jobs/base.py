@@ -95,11 +95,12 @@ def load_base(
     started = time.perf_counter()
     with quantization_seconds(device) as quantize:
         loaded = _load(model, task, config, quantization, device, skip)
-        if fresh := [name for name in fresh_modules(loaded) if is_quantized(loaded.get_submodule(name))]:
-            # Known from the checkpoint only: weights without values cannot be quantized.
-            loaded = _load(model, task, config, quantization, device, [*skip, *fresh])
+        if any(is_quantized(loaded.get_submodule(name)) for name in fresh_modules(loaded)):
+            # Seen only now: what the checkpoint lacks has no values that could be quantized.
+            skip += fresh_modules(loaded)
+            loaded = _load(model, task, config, quantization, device, skip)
     seconds = time.perf_counter() - started
-    loaded.requires_grad_(False).eval()
+    loaded.requires_grad_(False).train(False)
     settle(loaded, quantization)
     reset_head(loaded, CANONICAL_SEED)
     settings = config.to_json_string(use_diff=True)
@@ -190,9 +191,9 @@ def _forked_generators(device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def _no_progress_bar() -> Iterator[None]:
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

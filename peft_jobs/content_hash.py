@@ -61,7 +61,7 @@ def tensor_sum(tensor: torch.Tensor) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     block = ROW if tensor.device.type == "cpu" else ROW * GPU_ROWS
     row = 0
-    for chunk in words.split(block):
+    for chunk in torch.split(words, block):
         whole = len(chunk) // ROW * ROW
         if whole:
             sums = (chunk[:whole].view(-1, ROW) * columns).sum(1)
@@ -86,7 +86,7 @@ def _words(tensor: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _multipliers(device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """`ROW` odd int64 numbers for the columns and as many for the rows, on every machine the same."""
+    """`ROW` odd int64 numbers for columns, as many for rows; the same on every machine."""
     source = torch.Generator().manual_seed(0)
     low, high = -(1 << 63), (1 << 63) - 1
     numbers = torch.randint(low, high, (2, ROW), generator=source, dtype=torch.int64) | 1

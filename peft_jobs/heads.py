@@ -1,9 +1,13 @@
 """Heads that the checkpoint does not have: which they are, and their initial weights by key."""
 
+from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
@@ -39,7 +43,7 @@ def reset_head(model: nn.Module, seed: int) -> None:
     stays as it is. The distribution is the architecture's own, drawn in float32 on the CPU, so a
     GPU gets the same weights. Does nothing to a base whose checkpoint was complete.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     for name in fresh_modules(base):
         head = base.get_submodule(name)
         if isinstance(head, ModulesToSaveWrapper):
@@ -54,7 +58,7 @@ def _reset(base: PreTrainedModel, module: nn.Module, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         # `_init_weights` takes no generator; the CPU's global one is put back at once.
         torch.default_generator.manual_seed(seed)
-        base._init_weights(drawn)
+        base._init_weights(drawn)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for target, source in zip(module.parameters(), drawn.parameters(), strict=True):
             target.copy_(source)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,9 +53,7 @@ class Clock:
     """Forward-backward passes begun: the trainer adds one for each, accumulated or not."""
 
 
-def dropped(
-    x: torch.Tensor, p: float, seed: int, micro_step: int, module: str
-) -> torch.Tensor:
+def dropped(x: torch.Tensor, p: float, seed: int, micro_step: int, module: str) -> torch.Tensor:
     """`x` with each element zeroed with probability `p`, the others scaled by 1 / (1 - p).
 
     The mask is drawn on the device of `x`, in float32, at the shape of `x`; CPU and GPU draw
@@ -89,7 +88,7 @@ def base_name(name: str) -> str:
     return name.removeprefix("base_model.model.")
 
 
-def tuner_layers(peft_model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def tuner_layers(peft_model: nn.Module) -> Iterator[tuple[str, Any]]:
     """(name in the base, PEFT layer) of all modules that PEFT has put in the base's place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -128,7 +127,7 @@ def has_dropout(model: nn.Module) -> bool:
     """Whether the base under `model` drops anything in training: by module or by configuration."""
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return True
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     values = config.to_dict() if hasattr(config, "to_dict") else {}
     rates = (value for name, value in values.items() if "drop" in name)
     return any(isinstance(rate, float) and rate > 0 for rate in rates)

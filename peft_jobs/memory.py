@@ -5,6 +5,8 @@ is reset through /proc/self/clear_refs where the kernel lets us; elsewhere a thr
 Either way `peak_rss_bytes` starts from what the process held already: the resident base counts.
 """
 
+import ctypes
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +26,8 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], dict[str, int]]]:
     Keys: peak_rss_bytes; on a GPU also peak_allocated_bytes and peak_reserved_bytes. One trial of
     a process at a time: the counters are the process's own.
     """
+    release(device)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     with _peak_rss() as rss:
 
@@ -37,6 +39,17 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], dict[str, int]]]:
             return found
 
         yield peaks
+
+
+def release(device: torch.device) -> None:
+    """Give back what is no longer used, so that a trial does not pay for the one before it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ still comes through.
 """
 
 import logging
+import warnings
 
 HARMLESS = {
     # A kernel package that is not a dependency; the built-in kernels are used.
@@ -24,6 +25,9 @@ def _drop(text: str) -> logging.Filter:
 
     return Drop(name=text)
 
+
+# PEFT 0.21.2 asks for a property that transformers 5.23 has renamed.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 for _name, _text in HARMLESS.items():
     logging.getLogger(_name).addFilter(_drop(_text))

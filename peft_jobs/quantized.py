@@ -7,24 +7,24 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
+from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import QuantizationSpec
 
-QUANTIZED = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+QUANTIZED = (Linear4bit, Linear8bitLt)
 
 
 def bnb_config(
     quantization: QuantizationSpec, skip: Sequence[str], device: torch.device
 ) -> BitsAndBytesConfig | None:
-    """bitsandbytes' configuration for the spec, or None; `skip` are modules to leave as they are."""
+    """bitsandbytes' configuration for the spec, or None; the modules `skip` are left alone."""
     if quantization.scheme == "none":
         return None
     if quantization.scheme == "int8":
-        return BitsAndBytesConfig(
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_8bit=True,
             llm_int8_threshold=quantization.llm_int8_threshold,
             llm_int8_skip_modules=list(skip),
@@ -34,7 +34,7 @@ def bnb_config(
         compute = "float32"
         if device.type == "cuda":
             compute = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    return BitsAndBytesConfig(
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.scheme,
         bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
@@ -60,7 +60,7 @@ def settle(model: PreTrainedModel, quantization: QuantizationSpec) -> None:
             f"{type(model).__name__}, which does not use torch's own Linear; give none"
         )
     for layer in layers:
-        if isinstance(layer, bnb.nn.Linear4bit):
+        if isinstance(layer, Linear4bit):
             # bitsandbytes 0.50.2 repacks the weight at the first forward in eval mode, for a CPU
             # kernel that has no backward; gradients through the layer are lost from then on.
             layer.support_avx512bf16_for_cpu = False
@@ -83,7 +83,8 @@ def settle(model: PreTrainedModel, quantization: QuantizationSpec) -> None:
 def quantization_seconds(device: torch.device) -> Iterator[list[float]]:
     """Sums, in the one element given, the time inside bitsandbytes' quantization of a weight."""
     total = [0.0]
-    originals = {kind: kind._quantize for kind in (bnb.nn.Params4bit, bnb.nn.Int8Params)}
+    kinds: list[Any] = [Params4bit, Int8Params]
+    originals = [kind._quantize for kind in kinds]
 
     def timed(original: Any) -> Any:
         def quantize(parameter: Any, *args: Any) -> Any:
@@ -96,10 +97,10 @@ def quantization_seconds(device: torch.device) -> Iterator[list[float]]:
 
         return quantize
 
-    for kind, original in originals.items():
+    for kind, original in zip(kinds, originals, strict=True):
         kind._quantize = timed(original)
     try:
         yield total
     finally:
-        for kind, original in originals.items():
+        for kind, original in zip(kinds, originals, strict=True):
             kind._quantize = original

@@ -30,6 +30,15 @@ class Seen:
     evaluated_at: int | None = None
     """Step of the last evaluation."""
 
+    def counts(self) -> dict[str, Any]:
+        """As the fields of a TrialResult."""
+        return {
+            "step": self.step,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "metrics": dict(self.metrics),
+        }
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -88,10 +97,13 @@ class Reporter(TrainerCallback):
                 self._report(metrics, rung)
             with loop.phases.phase("wait"):
                 loop.job.await_decision()
-        elif loop.job.cancelled is None and seen.step % loop.spec.training.logging_steps == 0:
+        elif loop.job.cancelled is None and self._due(last=seen.step == state.max_steps):
             self._report(self._training_metrics(), None)
         if loop.job.cancelled is not None:
             control.should_training_stop = True
+
+    def _due(self, last: bool) -> bool:
+        return last or self.loop.seen.step % self.loop.spec.training.logging_steps == 0
 
     def _training_metrics(self) -> dict[str, float]:
         found = {

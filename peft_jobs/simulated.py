@@ -79,7 +79,7 @@ class SimulatedEngine:
         return Prepared(
             train_rows=self.train_rows,
             baseline={"validation/loss": BASELINE_LOSS},
-            provenance={"base": "simulated", "data": "simulated", "template": "simulated"},
+            provenance=dict.fromkeys(("model", "data", "template"), "simulated"),
         )
 
     def serve(self, inbox: Inbox) -> None:
@@ -164,5 +164,5 @@ class SimulatedEngine:
             seconds={"train": slot.step * self.step_seconds},
             memory={"peak_rss_bytes": 10**8 + 10**6 * spec.adapter.r},
             trainable_parameters=1000 * spec.adapter.r,
-            provenance={"base": "simulated", "data": "simulated", "template": "simulated"},
+            provenance=dict.fromkeys(("model", "data", "template"), "simulated"),
         )

@@ -7,7 +7,6 @@ Precision is our own autocast, the same in training and evaluation, not the Trai
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -18,7 +17,6 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import autocast
 from peft_jobs.keyed import epoch_order
 from peft_jobs.reporting import Loop, Reporter, measure
@@ -32,11 +30,9 @@ def train(model: nn.Module, loop: Loop) -> None:
     At the end `loop.seen` holds the final evaluation's metrics. Raises Diverged at the first loss
     that is not finite.
     """
-    spec = loop.spec
     with loop.phases.phase("train"):
         trainer = TrialTrainer(model, loop)
-        with _checkpointing(model, spec.training.gradient_checkpointing):
-            trainer.train()
+        trainer.train()
         if loop.job.cancelled is None and loop.seen.evaluated_at != loop.seen.step:
             measure(loop)
 
@@ -140,24 +136,3 @@ def _arguments(loop: Loop, num_steps: int) -> TrainingArguments:
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # a second visible GPU is another host's
     return arguments
-
-
-@contextmanager
-def _enabled(base: Any) -> Iterator[None]:
-    base.activation_checkpointing_enable({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        base.activation_checkpointing_disable()
-
-
-def _checkpointing(model: Any, wanted: bool) -> AbstractContextManager[None]:
-    """Recomputation for as long as the block lasts: the resident base must not keep it."""
-    if not wanted:
-        return nullcontext()
-    base = model.get_base_model()
-    if not base.supports_gradient_checkpointing:
-        raise SpecError(
-            f"training.gradient_checkpointing: {type(base).__name__} does not support it"
-        )
-    return _enabled(base)

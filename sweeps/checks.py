@@ -29,6 +29,15 @@ def draw_points(spec: SweepSpec) -> list[Params]:
     return [point for point in points if spec.space.violated(point, base) is None]
 
 
+def varying_names(spec: SweepSpec) -> tuple[str, ...]:
+    """The parameters that take more than one value, in the order in which points hold them."""
+    values: dict[str, set[str]] = {}
+    for point in draw_points(spec):
+        for name, value in point.items():
+            values.setdefault(name, set()).add(repr(value))
+    return tuple(name for name, seen in values.items() if len(seen) > 1)
+
+
 def flatten(spec: BaseModel) -> dict[str, Any]:
     """A spec's leaves by dotted name."""
     leaves: dict[str, Any] = {}

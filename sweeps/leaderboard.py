@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from peft_jobs import SpecError, State, TrialResult
 from sweeps.study import SweepStudy
 
-COMPARABLE = ("base", "data", "template")
+COMPARABLE = ("model", "data", "template")
 """Parts of a result's provenance that must agree."""
 
 

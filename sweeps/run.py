@@ -11,7 +11,7 @@ from peft_jobs import SpecError, State, TrialSpec
 from peft_jobs.files import write_json, write_whole
 from peft_jobs.job import Prepared
 from peft_jobs.provenance import environment
-from sweeps.checks import flatten
+from sweeps.checks import flatten, varying_names
 from sweeps.driver import Driver
 from sweeps.inline import InlineBackend
 from sweeps.layout import SweepFolder
@@ -21,11 +21,11 @@ from sweeps.redact import redact
 from sweeps.reports import markdown, report_artifacts, write_reports
 from sweeps.spec import SweepSpec
 from sweeps.study import SweepStudy, ensure_same_spec, open_storage
-from sweeps.tracking import MlflowTracker, NoTracker, Tracker
+from sweeps.tracking import MlflowTracker, NoTracker, Tracker, View
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 60.0
+FLUSH_SECONDS = 30.0
 """How long the end of a sweep waits for the tracking server."""
 
 
@@ -78,7 +78,7 @@ def launch(
         study.optuna.set_user_attr("baseline", prepared.baseline)
         _write_sweep(spec, folder, source, prepared)
         on_prepared(spec, prepared)
-        tracker = make_tracker(spec, folder)
+        tracker = make_tracker(spec, folder, study, prepared)
         _track_start(tracker, spec, folder)
         driver = Driver(spec, study, tracker, folder, on_change)
         try:
@@ -104,12 +104,28 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     return RayBackend(spec.resources, options)
 
 
-def make_tracker(spec: SweepSpec, folder: SweepFolder) -> Tracker:
+def make_tracker(
+    spec: SweepSpec, folder: SweepFolder, study: SweepStudy, prepared: Prepared
+) -> Tracker:
     """The tracker that the sweep names."""
+    on_gpu = prepared.provenance.get("device") != "cpu"
     if not spec.tracking.enabled:
         return NoTracker()
-    uri = spec.tracking.uri or folder.tracking_url
-    return MlflowTracker(folder.outbox, uri, spec.tracking.experiment, spec.name)
+    memory = f"memory/{'peak_allocated_bytes' if on_gpu else 'peak_rss_bytes'}"
+    objective = spec.objective
+    return MlflowTracker(
+        folder.outbox,
+        spec.tracking.uri or folder.tracking_url,
+        spec.tracking.experiment,
+        spec.name,
+        sweep_key=study.key,
+        view=View(
+            objective.metric,
+            objective.direction,
+            metrics=(memory, "trainable_parameters"),
+            params=varying_names(spec),
+        ),
+    )
 
 
 @contextlib.contextmanager
@@ -161,10 +177,10 @@ def _track_start(tracker: Tracker, spec: SweepSpec, folder: SweepFolder) -> None
 
 def _track_end(tracker: Tracker, driver: Driver, leaderboard: Leaderboard) -> None:
     best = leaderboard.best
-    metrics = {f"trials/{name.lower()}": float(n) for name, n in driver.counts.items()}
+    metrics = {f"sweep/trials_{name.lower()}": float(n) for name, n in driver.counts.items()}
     tags = {"mlflow.note.content": markdown(leaderboard)}
     if best is not None and best.value is not None:
-        metrics[f"best/{leaderboard.metric}"] = best.value
+        metrics[f"sweep/best_{leaderboard.metric.replace('/', '_')}"] = best.value
         tags["best.trial"] = str(best.number)
         tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
     if driver.interrupted:  # the parent stays RUNNING, as the trials do

@@ -6,6 +6,7 @@ point, decoded), `fingerprint`, `attempt`, and once it has ended `kind` and `res
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -73,6 +74,10 @@ class SweepStudy:
             pruner=build(spec.pruner, training.max_samples or 1, rungs),
             load_if_exists=True,
         )
+        if "key" not in self.optuna.user_attrs:
+            self.optuna.set_user_attr("key", f"{spec.name}-{uuid.uuid4().hex[:12]}")
+        self.key: str = self.optuna.user_attrs["key"]
+        """Tells this sweep from others of its name in other studies."""
         self._live: dict[int, optuna.trial.Trial] = {}
         self._seen = {
             t.user_attrs["fingerprint"]: t.number

@@ -9,39 +9,47 @@ ships, ports, quays, layouts or sentences occur.
 import random
 from collections.abc import Iterator
 
-_ONSETS = "b br c ch d dr f fl g gl h j k kr l m n p pl qu r s sh sk st t th tr v w y z".split()
-_VOWELS = "a e i o u a e i o ai ea oo ee y".split()
-_CODAS = "d k l m n r s t x nd rn st ck ll ng rt sk th".split()
-_FIRST = "Anna Ben Clara David Ellen Frank Grace Henry Iris John Kate Leo Mary Ned Olga Paul".split()
-_ANIMALS = "cat dog horse hen fox goat mouse owl bear duck sheep crow hare otter".split()
-_THINGS = (
+
+def _words(text: str, separator: str | None = None) -> list[str]:
+    return text.split(separator)
+
+
+_ONSETS = _words("b br c ch d dr f fl g gl h j k kr l m n p pl qu r s sh sk st t th tr v w y z")
+_VOWELS = _words("a e i o u a e i o ai ea oo ee y")
+_CODAS = _words("d k l m n r s t x nd rn st ck ll ng rt sk th")
+_FIRST = _words(
+    "Anna Ben Clara David Ellen Frank Grace Henry Iris John Kate Leo Mary Ned Olga Paul"
+)
+_ANIMALS = _words("cat dog horse hen fox goat mouse owl bear duck sheep crow hare otter")
+_THINGS = _words(
     "book lamp basket coat letter key cup ladder drum chair rope box hammer kettle mirror"
-    " blanket clock bell candle knife"
-).split()
-_PLACES = (
+    " blanket clock bell candle knife boat wheel crane line wind light sail fire house stone"
+)
+_PLACES = _words(
     "garden kitchen market forest river bridge school tower mill road field hill village"
     " station bakery library barn church square island"
-).split()
-_QUALITIES = (
+)
+_QUALITIES = _words(
     "old small red green heavy bright quiet broken warm strange long blue white little new"
     " round cold golden tired brave"
-).split()
-_VERBS_PAST = (
+)
+_VERBS_PAST = _words(
     "found lost carried sold painted hid dropped mended wanted kept opened closed took brought"
-    " cleaned borrowed"
-).split()
-_MOVES = "walked ran went came climbed hurried wandered returned travelled sailed".split()
-_FEELINGS = "happy sad angry afraid proud sleepy hungry surprised glad worried".split()
-_WEATHERS = "sunny windy rainy foggy cold hot stormy cloudy clear snowy".split()
-_TIMES = (
+    " cleaned borrowed lifted needed received ordered held brought watched sent left"
+)
+_MOVES = _words("walked ran went came climbed hurried wandered returned travelled sailed")
+_FEELINGS = _words("happy sad angry afraid proud sleepy hungry surprised glad worried")
+_WEATHERS = _words("sunny windy rainy foggy cold hot stormy cloudy clear snowy")
+_TIMES = _words(
     "in the morning|at night|before noon|after dinner|on Monday|on Friday|last winter|in spring"
-    "|at midnight|early the next day|two hours later|that evening|once a week"
-).split("|")
-_LINKS = "Then|After that|But|Because of this|Later|So|Soon|At last".split("|")
-_FOODS = "bread cheese apples soup honey milk rice fish eggs beans tea cake plums salt".split()
-_UNITS = "pounds bags boxes jars barrels baskets bottles tons crates".split()
-_JOBS = "baker teacher farmer doctor tailor painter miller guard singer smith".split()
-_WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
+    "|at midnight|early the next day|two hours later|that evening|once a week",
+    "|",
+)
+_LINKS = _words("Then|After that|But|Because of this|Later|So|Soon|At last", "|")
+_FOODS = _words("bread cheese apples soup honey milk rice fish eggs beans tea cake plums salt")
+_UNITS = _words("pounds bags boxes jars barrels baskets bottles tons crates")
+_JOBS = _words("baker teacher farmer doctor tailor painter miller guard singer smith")
+_WORDS = _words("one two three four five six seven eight nine ten eleven twelve")
 
 
 def documents(seed: int) -> Iterator[str]:
@@ -54,7 +62,9 @@ def documents(seed: int) -> Iterator[str]:
 
 def _name(rng: random.Random) -> str:
     syllables = (
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + (rng.choice(_CODAS) if rng.random() < 0.6 else "")
+        rng.choice(_ONSETS)
+        + rng.choice(_VOWELS)
+        + (rng.choice(_CODAS) if rng.random() < 0.6 else "")
         for _ in range(rng.randint(1, 3))
     )
     return "".join(syllables).capitalize()
@@ -74,10 +84,15 @@ def _tale(rng: random.Random) -> str:
         f"{rng.choice(_LINKS)} {friend} {rng.choice(_MOVES)} to the {rng.choice(_PLACES)}.",
         f'"Where is the {quality} {thing}?" asked {friend}.',
         f'"It is in the {place}," said {who}.',
-        f"It was {rng.choice(_WEATHERS)} and the {rng.choice(_ANIMALS)} was {rng.choice(_FEELINGS)}.",
+        f"It was {rng.choice(_WEATHERS)} and the {rng.choice(_ANIMALS)} was"
+        f" {rng.choice(_FEELINGS)}.",
         f"The {rng.choice(_ANIMALS)} {rng.choice(_MOVES)} away from {friend}, over the {place}.",
         f"They both had {rng.choice(_FOODS)} and {rng.choice(_FOODS)} {rng.choice(_TIMES)}.",
         f"{who} and {friend} were {rng.choice(_FEELINGS)} until the {rng.choice(_ANIMALS)} came.",
+        f"We had no word from {friend}, and nobody knew why the {quality} {thing} was free.",
+        f"At {rng.randint(1, 12)} o'clock the {rng.choice(_JOBS)} took {who} to the upper gate.",
+        f"The lower {rng.choice(_PLACES)} is ahead; wait behind the {thing}, both of you!",
+        f"{friend} needs a {rng.choice(_THINGS)} and wants it since the {rng.choice(_JOBS)} left.",
         f"No one could open the {thing}, so {who} kept it for {rng.choice(_WORDS)} years.",
     ]
     first, *rest = sentences
@@ -144,7 +159,8 @@ def _number(rng: random.Random) -> str:
         (
             f"The sum is {number} and then {number + 1}.",
             f"We counted {number} {unit} of {food}, so the list says {food}, {number} {unit}.",
-            f"{rng.choice(_WORDS).capitalize()} of the {number} {unit} were full; {number} is enough.",
+            f"{rng.choice(_WORDS).capitalize()} of the {number} {unit} were full;"
+            f" {number} is enough.",
         )
     )
 

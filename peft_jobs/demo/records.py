@@ -42,26 +42,29 @@ CARGOES = {
 SEAS = ("calm", "swell", "storm")
 
 OPENINGS = {
-    ("engine", "early"): "The {kind} {ship} of {port} is in before her hour, {time}, at {quay}.",
-    ("engine", "punctual"): "At {time} {quay} receives the {kind} {ship} out of {port}.",
-    ("engine", "late"): "{ship}, {kind} of {port}, is {delay} behind; {quay} stays hers from {time}.",
-    ("engine", "overdue"): "No word of {ship}! The {port} {kind} was due {time}; {quay} is let go.",
-    ("sail", "early"): "A fair wind brought {ship} from {port}: {kind} at {quay} ahead of {time}.",
-    ("sail", "punctual"): "{time} sharp, the {kind} {ship} furls at {quay}, hailing from {port}.",
-    ("sail", "late"): "Light airs off {port} cost the {kind} {ship} {delay}; {quay}, not {time}.",
-    ("sail", "overdue"): "Light the beacon: {kind} {ship}, {port} to {quay}, missing since {time}.",
-    ("passenger", "early"): "Friends of those on {ship} from {port}, hurry to {quay}: not {time}!",
-    ("passenger", "punctual"): "Welcome the {port} {kind}: {ship} opens her doors at {time}, {quay}.",
-    ("passenger", "late"): "We regret {delay} on the {time} {kind} {ship}, {port} line, {quay}.",
-    ("passenger", "overdue"): "The {time} {kind} from {port} is cancelled; ask for {ship} at {quay}.",
-}  # fmt: skip
+    ("engine", "early"): "{ship}, {kind} from {port}, is in before {time}: {quay}.",
+    ("engine", "punctual"): "At {time} {quay} takes the {kind} {ship} of {port}.",
+    ("engine", "late"): "The {port} {kind} {ship} is {delay} behind; {quay} waits from {time}.",
+    ("engine", "overdue"): "No word of {ship}, {kind} of {port}, due {time}; {quay} is free.",
+    ("sail", "early"): "A fair wind from {port}: {kind} {ship} at {quay} ahead of {time}.",
+    ("sail", "punctual"): "{time} sharp, {ship} of {port} furls at {quay}, a {kind}.",
+    ("sail", "late"): "Light airs cost {kind} {ship} of {port} {delay}; {quay}, not {time}.",
+    ("sail", "overdue"): "Light the beacon: {ship}, {port} {kind}, lost since {time}; {quay}.",
+    (
+        "passenger",
+        "early",
+    ): "Friends of {ship} from {port}, hurry to {quay}! The {time} {kind} is in.",
+    ("passenger", "punctual"): "Welcome the {kind} {ship} from {port} at {time}, {quay}.",
+    ("passenger", "late"): "We regret {delay} on {ship}, the {time} {port} {kind}, {quay}.",
+    ("passenger", "overdue"): "The {time} {kind} from {port} is cancelled; {ship} leaves {quay}.",
+}
 SEA_CLAUSES = {
-    ("engine", "swell"): " Double her lines.",
-    ("engine", "storm"): " She holds until the pilot boards.",
+    ("engine", "swell"): " Double lines.",
+    ("engine", "storm"): " She needs a pilot.",
     ("sail", "swell"): " Strike the topsails.",
-    ("sail", "storm"): " A tug meets her beyond the bar.",
+    ("sail", "storm"): " Send the tug.",
     ("passenger", "swell"): " Mind the gangway.",
-    ("passenger", "storm"): " Nobody embarks tonight.",
+    ("passenger", "storm"): " Nobody boards.",
 }
 
 
@@ -168,12 +171,12 @@ def _cargo_clause(record: Record) -> str:
     amount = f"{record.amount:,}"
     match CARGOES[record.cargo]:
         case "danger":
-            return f" No flame within a cable: {amount} kegs of {record.cargo}."
+            return f" No flame near {amount} kegs of {record.cargo}!"
         case "fresh":
-            return f" The ice house wants her {amount} crates of {record.cargo} first."
+            return f" The ice house wants {amount} crates of {record.cargo}."
         case "people":
-            gate = "upper" if int(record.berth[1:]) % 2 == 0 else "lower"
-            return f" The {gate} gate opens for {amount} {record.cargo}."
+            gate = "Upper" if int(record.berth[1:]) % 2 == 0 else "Lower"
+            return f" {gate} gate for {amount} {record.cargo}."
         case _:
             cranes = "Both cranes lift" if record.amount >= 1000 else "One crane lifts"
             return f" {cranes} {amount} tons of {record.cargo}."

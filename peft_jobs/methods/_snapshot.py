@@ -1,0 +1,67 @@
+"""A base's structure, so that whatever an adapter did to it can be undone exactly.
+
+Methods replace modules, set flags and add hooks, each in its own way, and some of PEFT's own ways
+back fail on a quantized base. Putting back the attributes of every module needs to know none of
+them. Values are not copied, except the few that a trial may change: see `keep_trainable_values`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from peft_jobs.quantized import QUANTIZED
+
+
+@dataclass
+class Snapshot:
+    """Attributes of all modules of `model`, in the state in which `restore` leaves them."""
+
+    model: PreTrainedModel
+    attributes: list[tuple[nn.Module, dict[str, Any]]]
+    parameters: list[nn.Parameter]
+    values: list[tuple[nn.Parameter, torch.Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Snapshot":
+        """The snapshot of a frozen model. Costs no memory beside dictionaries and a few biases."""
+        attributes = [(module, _copy(vars(module))) for module in model.modules()]
+        snapshot = cls(model, attributes, list(model.parameters()))
+        for module in model.modules():
+            # bitsandbytes casts an int8 layer's bias, in place, to the dtype that comes in.
+            if isinstance(module, QUANTIZED) and isinstance(module.bias, nn.Parameter):
+                snapshot._keep(module.bias)
+        return snapshot
+
+    def keep_trainable_values(self) -> None:
+        """Copy the parameters of the base that have become trainable (PEFT's `bias` option)."""
+        for parameter in self.parameters:
+            if parameter.requires_grad:
+                self._keep(parameter)
+
+    def restore(self) -> None:
+        """Put everything back; frozen, without gradients."""
+        for module, attributes in self.attributes:
+            vars(module).clear()
+            vars(module).update(_copy(attributes))
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for parameter, value in self.values:
+            parameter.data = value.clone()
+
+    def _keep(self, parameter: nn.Parameter) -> None:
+        self.values.append((parameter, parameter.detach().clone()))
+
+
+def _copy(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A copy that shares the values, but not the dictionaries in which modules keep theirs.
+
+    Those are `_modules`, `_parameters`, `_buffers` and the hooks.
+    """
+    return {
+        name: value.copy() if isinstance(value, dict) else value
+        for name, value in attributes.items()
+    }

@@ -1,0 +1,91 @@
+"""What stays in a host's memory between trials: one base and one sweep's tokenised data."""
+
+from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+
+import gc
+import logging
+from pathlib import Path
+
+import torch
+
+from peft_jobs.base import Base, base_key, load_base
+from peft_jobs.data import class_names
+from peft_jobs.errors import SpecError
+from peft_jobs.memory import release
+from peft_jobs.phases import Phases
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import TASKS
+from peft_jobs.tokenized import TokenizedData, load_data
+
+log = logging.getLogger(__name__)
+
+
+class Resident:
+    """One base at a time, one set of data at a time; others are loaded in their place."""
+
+    def __init__(self, cache_dir: Path, device: torch.device, with_test: bool) -> None:
+        """`with_test` loads the test split too, where the spec gives one."""
+        self.cache_dir, self.device, self.with_test = cache_dir, device, with_test
+        self.base: Base | None = None
+        self._hash = ""
+        self._data: tuple[str, TokenizedData] | None = None
+
+    def get(self, spec: TrialSpec, phases: Phases) -> tuple[Base, TokenizedData]:
+        """Base and data of `spec`; what had to be loaded is in `phases`.
+
+        Raises SpecError and DataError for what cannot be loaded, or not trained on.
+        """
+        with phases.phase("tokenize"):
+            classes = class_names(spec.data, spec.task, TASKS[spec.task.type], self.cache_dir)
+        base = self._get_base(spec, classes, phases)
+        key = "\n".join([spec.data.model_dump_json(), spec.task.model_dump_json(), base.key])
+        if self._data is None or self._data[0] != key:
+            with phases.phase("tokenize"):
+                splits = ("test",) if self.with_test and spec.data.test is not None else ()
+                data = load_data(spec, base.tokenizer, self.cache_dir, splits)
+                _check_lengths(base, spec, data)
+            self._data = (key, data)
+        return base, self._data[1]
+
+    def verify(self) -> bool:
+        """Whether the base is still what was loaded; lets go of it if not."""
+        if self.base is None or self.base.state_hash() == self._hash:
+            return True
+        self._drop()
+        return False
+
+    def _get_base(self, spec: TrialSpec, classes: tuple[int | str, ...], phases: Phases) -> Base:
+        if self.base is None or self.base.key != key_of(spec, classes):
+            self._drop()
+            labels = [str(name) for name in classes]
+            base = load_base(spec.model, spec.quantization, spec.task, labels=labels)
+            for name, seconds in base.seconds.items():
+                phases.seconds[name] = phases.seconds.get(name, 0.0) + seconds
+            self.base, self._hash = base, base.state_hash()
+            # Everything imported and loaded by now stays: later collections need not look at it.
+            gc.collect()
+            gc.freeze()
+        return self.base
+
+    def _drop(self) -> None:
+        self.base = self._data = None
+        gc.unfreeze()
+        release(self.device)
+
+
+def key_of(spec: TrialSpec, classes: tuple[int | str, ...]) -> str:
+    """`Base.key` of the base that `spec` needs for data with these classes."""
+    labels = [str(name) for name in classes]
+    return base_key(spec.model, spec.quantization, spec.task, labels=labels)
+
+
+def _check_lengths(base: Base, spec: TrialSpec, data: TokenizedData) -> None:
+    """Raise SpecError if an example is longer than the base has positions for."""
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    splits = [split for split in (data.train, data.validation, data.test) if split is not None]
+    longest = max(max(map(len, split["input_ids"])) for split in splits)
+    if isinstance(limit, int) and longest > limit:
+        raise SpecError(
+            f"data.max_length must be <= {limit}, the positions of {spec.model.name_or_path}, "
+            f"got {spec.data.max_length} with examples of up to {longest} tokens"
+        )

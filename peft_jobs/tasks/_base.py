@@ -1,0 +1,92 @@
+"""What a task is: from a row to an example, a batch, a loss and the metrics of an evaluation.
+
+Dimensions: B rows, S tokens (the batch's longest row), V vocabulary, C classes, N supervised.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from datasets import Features
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""Label of a token that is not supervised (transformers' own value)."""
+
+Row = Mapping[str, Any]
+Example = dict[str, Any]
+Batch = dict[str, Tensor]
+Encoder = Callable[[Row], Example | None]
+"""A row as an example; None if no supervised token is left after the cut at max_length."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one evaluated batch adds to the metrics."""
+
+    loss_sum: float
+    """Natural log-likelihood lost, summed in float64 over `count` tokens or rows."""
+    count: int
+    num_bytes: int = 0
+    """UTF-8 bytes of the text behind the supervised tokens."""
+    predicted: tuple[int, ...] = ()
+    actual: tuple[int, ...] = ()
+
+
+SpecT = TypeVar("SpecT", contravariant=True)
+
+
+class Task(Protocol[SpecT]):
+    """One entry of TASKS."""
+
+    def columns(self, spec: SpecT) -> dict[str, tuple[str, ...]]:
+        """The columns that each field of the spec uses."""
+
+    def label_column(self, spec: SpecT) -> str | None:
+        """The column with the classes; None for a task without."""
+
+    def mistake(self, row: Row, spec: SpecT) -> str | None:
+        """Why a raw row cannot be used, or None."""
+
+    def features(self, tokenizer: PreTrainedTokenizerBase, spec: SpecT) -> Features:
+        """Columns and types of the examples."""
+
+    def encoder(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: SpecT,
+        max_length: int,
+        classes: Sequence[int | str],
+    ) -> Encoder:
+        """The function from rows to examples; raises SpecError if the tokenizer lacks something.
+
+        The encoder raises DataError for a row that it cannot encode.
+        """
+
+    def collate(self, examples: Sequence[Example], pad_token_id: int) -> Batch:
+        """Examples padded on the right to the longest, on the CPU."""
+
+    def count(self, batch: Batch) -> int:
+        """Supervised tokens of a batch (classification: rows); no wait for the device."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Summed cross entropy of the supervised tokens: float32 scalar with a gradient."""
+
+    def score(self, model: nn.Module, batch: Batch) -> Score:
+        """What an evaluation needs of a batch; keeps no tensor."""
+
+    def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
+        """Metrics by name (`loss`, ...), the same however the rows were batched."""
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of token ids as an int64 tensor [B, S], filled up with `value` on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+
+def mask(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Attention mask [B, S] of rows that `pad` padded: 1 on tokens, 0 on padding."""
+    return pad([[1] * len(row) for row in rows], 0)

@@ -1,0 +1,154 @@
+"""Conversations through the tokenizer's chat template; every assistant turn is supervised.
+
+A template with `{% generation %}` marks says itself which tokens the assistant wrote. For others
+the conversation is rendered up to the start and up to the end of each assistant turn; what lies
+between, in the text of the whole conversation, is supervised with the turn's closing tokens. The
+tokens are those of the whole text, as `apply_chat_template(tokenize=True)` gives them.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from peft_jobs.errors import DataError, SpecError
+from peft_jobs.spec import CausalLMSpec
+from peft_jobs.tasks._base import IGNORED, Encoder, Example, Row
+from peft_jobs.templates import render
+
+Message = dict[str, Any]
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def mistake(messages: Any, column: str) -> str | None:
+    """Why a cell holds no conversation to learn from, or None."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        return f"column {column!r} must hold a list of messages"
+    if not all(isinstance(message, dict) and message.get("role") for message in messages):
+        return f"column {column!r} must hold messages with a role and a content"
+    turns = [message for message in messages if message["role"] == "assistant"]
+    if not turns:
+        return f"column {column!r} has no assistant turn to learn from"
+    if not any(str(turn.get("content") or "").strip() or _extras(turn) for turn in turns):
+        return f"the response is empty (assistant turns of column {column!r})"
+    return None
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: int) -> Encoder:
+    """The encoder of `CausalLM` for conversations. Raises SpecError without a chat template."""
+    field = "task.messages" if spec.messages is not None else "task.use_chat_template"
+    if not tokenizer.chat_template:
+        raise SpecError(
+            f"{field} needs a tokenizer with a chat template; {tokenizer.name_or_path} has none: "
+            "write `prompt` and `response` templates instead"
+        )
+    if not tokenizer.is_fast:
+        raise SpecError(f"{field} needs a fast tokenizer; {tokenizer.name_or_path} has none")
+    marked = _GENERATION.search(tokenizer.get_chat_template()) is not None
+
+    def encode(row: Row) -> Example | None:
+        messages = _messages(row, spec)
+        try:
+            tokens, supervised, num_bytes = (_marked if marked else _between)(
+                tokenizer, messages, max_length
+            )
+        except TemplateError as error:
+            raise DataError(f"the chat template refuses the conversation: {error}") from error
+        labels = [
+            token if counts else IGNORED for token, counts in zip(tokens, supervised, strict=True)
+        ]
+        labels[:1] = [IGNORED]
+        if all(label == IGNORED for label in labels):
+            return None
+        return {"input_ids": tokens, "labels": labels, "num_bytes": num_bytes}
+
+    return encode
+
+
+def _messages(row: Row, spec: CausalLMSpec) -> list[Message]:
+    if spec.messages is not None:
+        # Arrow gives every message all keys of the column; templates ask which are there.
+        return [
+            {k: v for k, v in message.items() if v is not None} for message in row[spec.messages]
+        ]
+    assert spec.prompt is not None
+    assert spec.response is not None
+    return [
+        {"role": "user", "content": render(spec.prompt, row)},
+        {"role": "assistant", "content": render(spec.response, row)},
+    ]
+
+
+def _marked(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], max_length: int
+) -> tuple[list[int], list[bool], int]:
+    found: Any = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    tokens = list(found["input_ids"])[:max_length]
+    supervised = [bool(mark) for mark in found["assistant_masks"]][:max_length]
+    written = [token for token, counts in zip(tokens, supervised, strict=True) if counts]
+    return tokens, supervised, len(str(tokenizer.decode(written)).encode())
+
+
+def _between(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], max_length: int
+) -> tuple[list[int], list[bool], int]:
+    text = _render(tokenizer, messages)
+    spans = [
+        _span(tokenizer, messages, turn, text)
+        for turn, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens = list(found["input_ids"])[:max_length]
+    offsets = found["offset_mapping"][:max_length]
+    supervised = [
+        any(first < end and last > start for start, end in spans) and first < last
+        for first, last in offsets
+    ]
+    reached = offsets[-1][1] if offsets else 0
+    num_bytes = sum(len(text[start : min(end, reached)].encode()) for start, end in spans)
+    return tokens, supervised, num_bytes
+
+
+def _span(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], turn: int, text: str
+) -> tuple[int, int]:
+    """First and last + 1 character, in the whole `text`, of what the assistant wrote in `turn`."""
+    openings = [
+        _render(tokenizer, messages[:turn], add_generation_prompt=prompted)
+        for prompted in (True, False)
+        if turn or prompted
+    ]
+    start = next((len(opening) for opening in openings if text.startswith(opening)), None)
+    upto = _render(tokenizer, messages[: turn + 1])
+    if start is not None and text.startswith(upto) and len(upto) > start:
+        return start, len(upto)
+    # Some templates (Qwen3) render a turn differently once another follows: find its words.
+    words = str(messages[turn].get("content") or "").strip()
+    if start is not None and words and words in upto:
+        written = upto[upto.rindex(words) :]
+        if (found := text.find(written, start)) >= 0:
+            return start, found + len(written)
+    raise DataError(
+        f"the chat template rewrites message {turn + 1}, so that its tokens cannot be found: "
+        "use a template with {% generation %} marks"
+    )
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    add_generation_prompt: bool = False,
+) -> str:
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    return str(rendered)
+
+
+def _extras(message: Message) -> bool:
+    return any(value for key, value in message.items() if key not in ("role", "content"))

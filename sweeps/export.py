@@ -1,0 +1,160 @@
+"""Export the winner: adapter, configuration, model card, and on request the merged model.
+
+Everything that is claimed on the card was measured on the exported files, on a fresh base.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from peft_jobs import SpecError, TrialSpec
+from peft_jobs.engines import load
+from peft_jobs.files import write_json, write_whole
+from sweeps.layout import SweepFolder
+from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.recorded import load_recorded
+
+RECORD = "export.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written to `path`, with the metrics measured on it."""
+
+    path: Path
+    number: int
+    recorded: dict[str, float]
+    """Validation metrics of the trial, as in the study."""
+    validation: dict[str, float]
+    """Of the exported adapter, loaded again on a fresh base."""
+    test: dict[str, float] | None
+    """Of the winner only, and read once: a later export repeats the first figures."""
+    merged: dict[str, float] | None
+    merged_path: Path | None
+
+
+def export_trial(
+    storage: Path,
+    name: str,
+    number: int | None = None,
+    out: Path | None = None,
+    merge: bool = False,
+    test: bool = True,
+) -> Exported:
+    """Write the adapter of trial `number` (by default the winner) to `out`.
+
+    `out` defaults to `<sweep>/exports/trial-0007`. An export that is there already is completed,
+    not repeated. Raises SpecError for a trial without an adapter, or an `out` that holds something
+    else.
+    """
+    board = make_leaderboard(load_recorded(storage, name))
+    folder = SweepFolder(storage, name)
+    row = _choose(board, number)
+    out = out or folder.exports / f"trial-{row.number:04d}"
+    record = _begin(out, folder, row, board)
+    spec_json = (folder.trial(row.number) / "trial.json").read_text(encoding="utf-8")
+    winner = board.best is not None and board.best.number == row.number
+    if record["validation"] is None or (test and winner and record["test"] is None):
+        score = load("peft_jobs.export:score_adapter")
+        record["validation"], scored = score(spec_json, out, folder.cache, test and winner)
+        record["test"] = scored or record["test"]
+    if merge and record["merged"] is None:
+        merge_adapter = load("peft_jobs.export:merge_adapter")
+        record["merged"] = merge_adapter(spec_json, out, out / "merged", folder.cache)
+    spec = TrialSpec.model_validate_json(spec_json)
+    write_whole(out / "README.md", model_card(board, row, spec, record))
+    write_json(out / RECORD, record)
+    return Exported(
+        path=out,
+        number=row.number,
+        recorded=record["recorded"],
+        validation=record["validation"],
+        test=record["test"],
+        merged=record["merged"],
+        merged_path=out / "merged" if record["merged"] is not None else None,
+    )
+
+
+def _choose(board: Leaderboard, number: int | None) -> Row:
+    if number is None:
+        if board.best is None:
+            raise SpecError(f"the sweep {board.sweep!r} has no winner yet: no trial completed")
+        return board.best
+    row = next((row for row in board.rows if row.number == number), None)
+    if row is None:
+        raise SpecError(f"the sweep {board.sweep!r} has no trial {number}")
+    if row.adapter is None:
+        raise SpecError(f"trial {number} left no adapter: it is {row.state} ({row.kind})")
+    return row
+
+
+def _begin(out: Path, folder: SweepFolder, row: Row, board: Leaderboard) -> dict[str, Any]:
+    """Copy the adapter and the trial to `out`, or take up the export that is there."""
+    identity = {"sweep": board.sweep, "trial": row.number, "recorded": _validation(row.metrics)}
+    if (out / RECORD).is_file():
+        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        if all(record.get(key) == value for key, value in identity.items()):
+            return record
+    if out.exists() and any(out.iterdir()):
+        raise SpecError(f"{out} holds something else; give another --out, or remove it")
+    assert row.adapter is not None
+    shutil.copytree(folder.path / row.adapter, out, dirs_exist_ok=True)
+    shutil.copyfile(folder.trial(row.number) / "trial.json", out / "trial.json")
+    record = {**identity, "validation": None, "test": None, "merged": None}
+    write_json(out / RECORD, record)
+    return record
+
+
+def _validation(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith("validation/")}
+
+
+def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any]) -> str:
+    """The export's README.md: what it is, how good, how to load it, how to train it again."""
+    model = spec.model
+    revision = f"@{model.revision}" if model.revision else ""
+    columns = {
+        "recorded in the sweep": record["recorded"],
+        "adapter, loaded again": record["validation"],
+        "merged model, loaded again": record["merged"],
+    }
+    columns = {name: metrics for name, metrics in columns.items() if metrics is not None}
+    lines = [
+        "---",
+        "library_name: peft",
+        *([] if Path(model.name_or_path).is_absolute() else [f"base_model: {model.name_or_path}"]),
+        "---",
+        "",
+        f"# Trial {row.number:04d} of the sweep {board.sweep}",
+        "",
+        f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on a "
+        f"`{spec.quantization.scheme}` base. "
+        f"It is rank {row.rank or 'none'} among the sweep's complete trials by {board.metric}.",
+        "",
+        "| metric | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(f"{metrics[name]:.6g}" for metrics in columns.values()) + " |"
+        for name in record["recorded"]
+    ]
+    lines += [f"| {name} | {value:.6g} |" for name, value in (record["test"] or {}).items()]
+    if board.baseline is not None:
+        lines += ["", f"The base without an adapter: {board.metric} {board.baseline:.6g}."]
+    lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
+    lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
+    lines += [
+        "",
+        "The whole trial is in `trial.json`. Train it again, or on all of its data:",
+        "",
+        "    python -m peft_jobs run trial.json --out again",
+        "    python -m peft_jobs run trial.json data.subset=null training.max_samples=null \\",
+        "        training.num_train_epochs=1 evaluation.rungs=[] --out full",
+        "",
+        "Load it with `PeftModel.from_pretrained(base, path)`, `base` quantized as in `trial.json`.",
+        "",
+    ]
+    return "\n".join(lines)

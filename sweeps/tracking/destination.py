@@ -1,0 +1,87 @@
+"""Where a sweep is mirrored to: server or database, experiment, and the sweep's identity there."""
+
+import os
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sweeps.redact import redact
+
+_SQLITE = "sqlite:///"
+_ENVIRONMENT = {
+    # Every retry is ours: it looks for the run before creating one. MLflow's own retries (7, for
+    # 4 minutes) would also repeat a `create_run` whose answer was lost, and leave a second run.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds without an answer from a server that hangs
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # log through our handlers, not to the user's screen
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """One sweep's place on one MLflow server or database. Raises ValueError when it cannot work."""
+
+    tracking_uri: str = field(repr=False)  # may carry a password
+    experiment: str
+    sweep: str
+    sweep_key: str
+    artifact_root: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if "://" not in self.tracking_uri:
+            raise ValueError(
+                "tracking.uri must be a URL such as http://host:5000 or sqlite:///runs/mlflow.db, "
+                f"got {self.tracking_uri!r}"
+            )
+        if not self.experiment or not self.sweep:
+            raise ValueError("the experiment's and the sweep's name must not be empty")
+        if set(self.sweep_key) & set("'\"`"):
+            raise ValueError(f"a sweep's name must not contain quotes, got {self.sweep_key!r}")
+        if self.is_database and not self.artifact_root and not self.sqlite_file:
+            raise ValueError(
+                f"tracking.uri {self} is a database: say where the artifacts go (artifact_root)"
+            )
+
+    def __str__(self) -> str:
+        return redact(self.tracking_uri)
+
+    @property
+    def is_database(self) -> bool:
+        """Whether this process writes the tables itself, instead of asking a server."""
+        return not self.tracking_uri.startswith(("http://", "https://", "databricks"))
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The database file, when it is SQLite's."""
+        if not self.tracking_uri.startswith(_SQLITE):
+            return None
+        return Path(self.tracking_uri.removeprefix(_SQLITE))
+
+    def artifact_location(self) -> str | None:
+        """URL of the experiment's artifacts; None lets the server decide."""
+        if not self.is_database:
+            return None
+        root = self.artifact_root
+        if not root and self.sqlite_file:
+            root = self.sqlite_file.parent / "mlartifacts"
+        if isinstance(root, str) and "://" in root:
+            return root
+        return Path(str(root)).absolute().as_uri()
+
+
+def prepare(destination: Destination) -> None:
+    """What must be in place before mlflow is imported and the store is opened.
+
+    Sets MLFLOW_* variables of this process that the user did not set, and puts a SQLite store into
+    WAL mode, in which its readers (the UI) and its writer do not wait for each other.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if destination.sqlite_file:
+        destination.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(destination.sqlite_file, timeout=20)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.close()

@@ -1,0 +1,91 @@
+"""The thread that empties the outbox, and keeps trying when MLflow is away.
+
+mlflow is imported here, in the thread, so that neither the driver's start nor a sweep without
+tracking pays for it (about 1.5 s, and 1.5 s more when a new database is laid out).
+"""
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from sweeps.redact import redact
+from sweeps.tracking.destination import Destination, prepare
+from sweeps.tracking.outbox import Outbox
+
+if TYPE_CHECKING:
+    from sweeps.tracking.delivery import Delivery
+
+log = logging.getLogger(__name__)
+
+MAX_BACKOFF_SECONDS = 10.0
+GATHER_SECONDS = 0.25  # what arrives within this time goes into one batch
+
+
+class Drain(threading.Thread):
+    """Delivers the outbox's operations until `close`; a daemon, it never keeps a process alive."""
+
+    def __init__(self, outbox: Outbox, destination: Destination) -> None:
+        super().__init__(name="mlflow-outbox", daemon=True)
+        self._outbox = outbox
+        self._destination = destination
+        self._arrived = threading.Event()
+        self._closing = threading.Event()  # deliver what is left, then end
+        self._stopped = threading.Event()  # end now
+
+    def wake(self) -> None:
+        """Say that an operation was put."""
+        self._arrived.set()
+
+    def close(self, timeout_seconds: float) -> int:
+        """Deliver for at most `timeout_seconds`, then stop; the number of operations left."""
+        self._closing.set()
+        self._arrived.set()
+        self.join(timeout_seconds)
+        self._stopped.set()
+        left = self._outbox.pending()
+        if not self.is_alive():
+            self._outbox.close()
+        return left
+
+    def run(self) -> None:
+        delivery = None
+        failures, backoff = 0, 0.2
+        while not self._stopped.is_set():
+            try:
+                delivery = delivery or _open(self._outbox, self._destination)
+                delivered = delivery.deliver_some()
+            # Whatever a tracking server, a database driver or an object store raises: the sweep
+            # goes on, the operation stays in the outbox, and the person is told once.
+            except Exception as error:
+                failures += 1
+                if failures == 3:
+                    reason = redact(f"{type(error).__name__}: {error}")
+                    log.warning("MLflow at %s is away, will retry: %s", self._destination, reason)
+                self._pause(backoff)
+                backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
+                continue
+            if failures >= 3:
+                log.warning("MLflow at %s is back", self._destination)
+            failures, backoff = 0, 0.2
+            if delivered:
+                continue
+            if self._closing.is_set():
+                return
+            self._arrived.wait()
+            self._arrived.clear()
+            self._closing.wait(GATHER_SECONDS)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than a second once the driver waits for us."""
+        deadline = time.monotonic() + seconds
+        if not self._closing.wait(seconds):
+            return
+        self._stopped.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+
+
+def _open(outbox: Outbox, destination: Destination) -> "Delivery":
+    prepare(destination)
+    from sweeps.tracking.delivery import Delivery  # imports mlflow
+
+    return Delivery(outbox, destination)

@@ -1,0 +1,94 @@
+"""What a driver says about its sweep and trials, whoever listens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
+"""A trial that is COMPLETE is FINISHED, a pruned one KILLED, a failed one FAILED."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file, or a folder's content, to be uploaded into the folder `artifact_path` of a run.
+
+    Read when it is delivered, never moved or deleted; so it must stay until the sweep's end.
+    """
+
+    path: Path
+    artifact_path: str = ""
+
+
+class Tracker(Protocol):
+    """Where a sweep and its trials are mirrored. Times are milliseconds since the epoch.
+
+    Every call may be repeated after a restart: a run is found again by its tag, params stay as
+    first recorded (a changed one becomes the tag `changed.<name>`), and a step of a metric that is
+    already there is not recorded twice (the first value stays, as in the study).
+    """
+
+    def sweep_started(
+        self, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Sequence[Artifact]
+    ) -> None:
+        """Create or reopen the parent run; may be called again to refresh its tags."""
+        ...
+
+    def trial_started(
+        self,
+        number: int,
+        run_name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        time_ms: int,
+    ) -> None:
+        """Create or reopen the child run of trial `number`."""
+        ...
+
+    def trial_progress(
+        self, number: int, metrics: Mapping[str, float], step: int, time_ms: int
+    ) -> None:
+        """Record metrics at an optimizer step."""
+        ...
+
+    def trial_ended(
+        self,
+        number: int,
+        status: RunStatus,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Sequence[Artifact],
+        time_ms: int,
+    ) -> None:
+        """Record the final metrics and end the run.
+
+        A metric that has steps gets its final value at its run's last step. One that has none gets
+        it at step 0, where the UI compares trials by bars.
+        """
+        ...
+
+    def sweep_ended(
+        self,
+        status: RunStatus,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        artifacts: Sequence[Artifact],
+    ) -> None:
+        """End the parent run. Children that did not end stay RUNNING, for the next driver."""
+        ...
+
+    def close(self, timeout_seconds: float) -> int:
+        """Deliver for at most this long; the number of operations that still wait."""
+        ...
+
+
+class NoTracker:
+    """`tracking: none`."""
+
+    def _nothing(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    sweep_started = trial_started = trial_progress = trial_ended = sweep_ended = _nothing
+
+    def close(self, timeout_seconds: float) -> int:
+        return 0
