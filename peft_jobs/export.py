@@ -8,6 +8,7 @@ from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbyte
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -72,7 +73,7 @@ def _load(
 def _dequantized(base: Base) -> PreTrainedModel:
     model = base.model
     if any(is_quantized(module) for module in model.modules()):
-        model = model.dequantize(dtype=model.dtype)
+        return cast(PreTrainedModel, model.dequantize(dtype=model.dtype))  # type: ignore[no-untyped-call]
     return model
 
 

@@ -186,8 +186,8 @@ class Driver:
             )
             if path.exists()
         ]
+        self.tracker.trial_progress(number, result.metrics, result.step, _now_ms())
         metrics = {
-            **result.metrics,
             **{f"memory/{name}": float(value) for name, value in result.memory.items()},
             **{f"seconds/{name}": value for name, value in result.seconds.items()},
             "samples": float(result.samples),

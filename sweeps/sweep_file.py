@@ -77,7 +77,7 @@ def override(tree: dict[str, Any], text: str) -> None:
         inner = node.get(parent)
         if isinstance(inner, str):  # a shorthand, e.g. `quantization: nf4`
             key = {"model": "name_or_path", "quantization": "scheme"}.get(parent, "type")
-            inner = {key: inner}
+            inner = {} if parent == "tracking" else {key: inner}
         node[parent] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):
             raise SweepFileError(text, [f"{parent} holds a value, not a section"])

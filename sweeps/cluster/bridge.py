@@ -28,6 +28,10 @@ class Bridge:
         self.driver, self.fleet = driver, fleet
         self.numbers: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles all it is given, and nobody reads that back."""
+        return {}
+
     def take(self, trial_id: str, result: dict[str, Any]) -> None:
         """A trial's message: a report, its end, or that it was interrupted."""
         number = self.numbers.get(trial_id)

@@ -1,0 +1,214 @@
+"""The commands of `peft-sweep`: names, arguments, help. What they do lies in the modules beside."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sweeps.cli.errors import Commands
+from sweeps.cli.screen import out, set_up_logging
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The console entry point; exits with 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    app(prog_name="peft-sweep")
+
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Entries of the file to replace, by dotted name."),
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name; see `list`.")]
+Storage = Annotated[Path, typer.Option(help="Folder that holds the sweeps.", metavar="DIR")]
+StudyUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PEFT_SWEEPS_STUDY_URL",
+        metavar="URL",
+        help="Database of the study, with its credentials; best given by the environment.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+RUNS = Path("runs")
+
+
+def _example(*lines: str) -> dict[str, Any]:
+    """The epilog of a command's help."""
+    title = "Example:" if len(lines) == 1 else "Examples:"
+    return {"epilog": "\n\n".join([title, *(f"[cyan]{line}[/]" for line in lines)])}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"peft-sweep {importlib.metadata.version('peft-sweeps')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback(**_example("peft-sweep init", "peft-sweep run sweep.yaml", "peft-sweep ui"))
+def peft_sweep(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """Which adapter configuration should I train? Sweeps over PEFT configurations."""
+    set_up_logging()
+
+
+@app.command(**_example("peft-sweep init --task sequence_classification --out topics.yaml"))
+def init(
+    task: Annotated[
+        str, typer.Option(help="What is learned: causal_lm or sequence_classification.")
+    ] = "causal_lm",
+    path: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path(
+        "sweep.yaml"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a commented sweep file to start from. The one for causal_lm runs as it is."""
+    from sweeps.cli.init import init
+
+    init(task, path, force)
+
+
+@app.command(**_example("peft-sweep validate sweep.yaml", "peft-sweep validate --fast sweep.yaml"))
+def validate(
+    path: SweepFile,
+    overrides: Overrides = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Read the file only; load no base and no data.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check a sweep file, and on this machine its base, data and target modules too."""
+    from sweeps.cli.validate import validate
+
+    validate(path, overrides or [], fast, json)
+
+
+@app.command(
+    **_example(
+        "peft-sweep run sweep.yaml",
+        "peft-sweep run sweep.yaml budget.n_trials=64 training.bf16=true --address auto",
+    )
+)
+def run(
+    path: SweepFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help="Ray cluster to join: `auto` or HOST:PORT."),
+    ] = None,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Without Ray, in this process; debuggers work.")
+    ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Plain lines instead of the live display.")
+    ] = False,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Run a sweep, or take it up again where it was left."""
+    from sweeps.cli.run import run
+
+    raise typer.Exit(run(path, overrides or [], address, inline, study_url, plain, json))
+
+
+@app.command(**_example("peft-sweep leaderboard demo", "peft-sweep leaderboard demo --csv > a.csv"))
+def leaderboard(
+    name: Name,
+    storage: Storage = RUNS,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Rows to show; 0 for all. A table shows 20.")
+    ] = None,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with every parameter.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page that stands alone.")
+    ] = None,
+    study_url: StudyUrl = None,
+) -> None:
+    """Rank the trials of a sweep, also while it runs."""
+    from sweeps.cli.read import leaderboard
+
+    leaderboard(storage, name, study_url, limit, json, csv, html)
+
+
+@app.command(**_example("peft-sweep show demo 7"))
+def show(
+    name: Name,
+    number: Annotated[int, typer.Argument(metavar="NUMBER", min=0, help="The trial's number.")],
+    storage: Storage = RUNS,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Show one trial: parameters, metrics, memory, seconds, files, and its error if it failed."""
+    from sweeps.cli.show import show
+
+    show(storage, name, number, study_url, json)
+
+
+@app.command("list", **_example("peft-sweep list --storage /shared/runs"))
+def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json = False) -> None:
+    """List the sweeps of a storage with their trials by state and their best."""
+    from sweeps.cli.read import list_sweeps
+
+    list_sweeps(storage, study_url, json)
+
+
+@app.command(**_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --merge"))
+def export(
+    name: Name,
+    trial: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Trial; by default the winner.")
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write the merged model too.")] = False,
+    test: Annotated[bool, typer.Option(help="Score the winner once on the test split.")] = True,
+    storage: Storage = RUNS,
+    json: Json = False,
+) -> None:
+    """Write a trial's adapter, configuration and model card, scored again as written."""
+    from sweeps.cli.export import export
+
+    export(storage, name, trial, path, merge, test, json)
+
+
+@app.command(**_example("peft-sweep ui --port 5001"))
+def ui(
+    storage: Storage = RUNS,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+) -> None:
+    """Browse the sweeps of a storage in MLflow, on this machine only (127.0.0.1)."""
+    from sweeps.cli.ui import ui
+
+    ui(storage, port)
+
+
+@app.command(**_example("peft-sweep doctor"))
+def doctor(storage: Storage = RUNS, json: Json = False) -> None:
+    """Check this machine: packages, GPUs, quantization, Ray, disk, memory, Hub cache."""
+    from sweeps.cli.doctor import doctor
+
+    raise typer.Exit(doctor(storage, json))
+
+
+@app.command(**_example("peft-sweep schema > sweep.schema.json"))
+def schema() -> None:
+    """Print the JSON schema of the sweep file, for editors."""
+    from sweeps.cli.schema import sweep_file_schema
+    from sweeps.cli.screen import print_json
+
+    print_json(sweep_file_schema())

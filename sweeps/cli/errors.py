@@ -1,0 +1,57 @@
+"""Exit codes, and exceptions turned into plain lines: a person's mistake is no traceback."""
+
+from enum import IntEnum
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from sweeps.cli.screen import err
+
+
+class ExitCode(IntEnum):
+    DONE = 0
+    FAILED = 1
+    """The sweep failed, or `doctor` found a problem."""
+    BAD_INPUT = 2
+    INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """All commands, with one place for what goes wrong in any of them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print("Interrupted.")
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except Exception as error:  # the edge: what is not the person's mistake goes on
+            text = bad_input(error)
+            if text is None:
+                raise
+            err.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(ExitCode.BAD_INPUT) from error
+
+
+def bad_input(error: Exception) -> str | None:
+    """What to tell a person whose input caused `error`; None if it is no such error."""
+    from pydantic import ValidationError
+
+    from peft_jobs import DataError, Fenced, SpecError
+    from search_spaces import SpaceError
+    from sweeps.redact import redact
+
+    cause = getattr(error, "cause", None)  # of Ray's errors, whose own text is a remote traceback
+    if isinstance(cause, Exception):
+        error = cause
+    if isinstance(error, ValidationError):
+        places = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+        return "\n".join(f"{place}: {text}" if place else text for place, text in places)
+    if isinstance(error, SpecError | DataError | SpaceError | Fenced):
+        return redact(str(error))
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        if error.filename is None or error.strerror is None:
+            return redact(str(error))
+        return f"{error.filename}: {error.strerror}"
+    return None

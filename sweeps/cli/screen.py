@@ -1,0 +1,86 @@
+"""Where words go: results to stdout, everything else (progress, notices, errors) to stderr."""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_PIPE_WIDTH = 240
+if not out.is_terminal:  # a table in a file or a pipe is not broken to fit a window
+    out.width = _PIPE_WIDTH
+
+_NOISE = ("alembic", "optuna", "ray", "mlflow", "httpx", "urllib3")
+
+
+def set_up_logging() -> None:
+    """Warnings to stderr, above the live display; libraries that chatter say errors only."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=err, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    for name in _NOISE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout, as it is: no colours, no wrapping."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line to stderr, unbroken."""
+    err.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def pairs(items: Mapping[str, str] | Iterable[tuple[str, str]]) -> Table:
+    """Names and values in two columns."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in dict(items).items():
+        table.add_row(name, value)
+    return table
+
+
+def shown(value: object) -> str:
+    """A parameter's value as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """`adapter.r` -> `r`, for every name whose last part no other name shares."""
+    names = list(names)
+    leaves = [name.rpartition(".")[2] for name in names]
+    return {
+        name: leaf if leaves.count(leaf) == 1 else name
+        for name, leaf in zip(names, leaves, strict=True)
+    }
+
+
+def short_params(params: Mapping[str, object]) -> dict[str, str]:
+    """Parameters with short names and readable values."""
+    names = short_names(params)
+    return {names[name]: shown(value) for name, value in params.items()}
+
+
+def clock(seconds: float) -> str:
+    """`0:42`, `12:05`, `1:02:03`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def size(count: float) -> str:
+    """Bytes in MiB or GiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,110 @@
+"""A recorded sweep, read again from its storage: nothing is started, nothing is changed."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from pydantic import ValidationError
+
+from peft_jobs import SpecError
+from peft_jobs.mistakes import mistakes, suggest
+from sweeps.layout import SweepFolder
+from sweeps.redact import redact
+from sweeps.spec import SweepSpec
+from sweeps.study import SweepStudy, open_storage
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A sweep whose record cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+def load_recorded(storage: Path, name: str, study_url: str | None = None) -> SweepStudy:
+    """The study of the sweep `name` in `storage`, with its resolved spec.
+
+    `study_url` is needed where the sweep's database takes credentials, because the record holds
+    none; a sweep that was kept in `<storage>/optuna.db` is read from there, whatever is given.
+    Raises SpecError if there is no such sweep, or its study cannot be opened.
+    """
+    return _load(storage, name, study_url, {})
+
+
+def load_all(storage: Path, study_url: str | None = None) -> Iterator[SweepStudy | Unreadable]:
+    """Every sweep of `storage`, by name."""
+    opened: dict[str, optuna.storages.RDBStorage] = {}
+    for name in recorded_names(storage):
+        try:
+            yield _load(storage, name, study_url, opened)
+        except SpecError as error:
+            yield Unreadable(name, str(error))
+
+
+def recorded_names(storage: Path) -> list[str]:
+    """The names of the sweeps in `storage`, sorted."""
+    return sorted(path.parent.name for path in storage.glob("*/sweep.json"))
+
+
+def read_record(storage: Path, name: str) -> dict[str, Any]:
+    """`sweep.json`: the resolved sweep, what was prepared, and the environment."""
+    names = recorded_names(storage)
+    if not names:
+        raise SpecError(f"there is no sweep in {storage}; give the folder with --storage")
+    if name not in names:
+        raise SpecError(f"there is no sweep {name!r} in {storage}{suggest(name, names)}")
+    path = SweepFolder(storage, name).path / "sweep.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SpecError(f"{path} is no JSON that can be read: {error}") from None
+    if not isinstance(record, dict) or "sweep" not in record:
+        raise SpecError(f"{path} is no record of a sweep")
+    return record
+
+
+def open_study_storage(url: str) -> optuna.storages.RDBStorage:
+    """`open_storage`; SpecError for a URL that names no database that can be used."""
+    try:
+        return open_storage(url)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
+        raise SpecError(
+            f"study_url: the database {redact(url)} cannot be used: {redact(reason[0])}"
+        ) from error
+
+
+def _load(
+    storage: Path,
+    name: str,
+    study_url: str | None,
+    opened: dict[str, optuna.storages.RDBStorage],
+) -> SweepStudy:
+    record = read_record(storage, name)
+    folder = SweepFolder(storage.absolute(), name)
+    try:
+        spec = SweepSpec.model_validate({**record["sweep"], "storage": str(folder.storage)})
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in mistakes(error, SweepSpec))
+        raise SpecError(
+            f"{folder.path / 'sweep.json'} was written by another version:\n{lines}"
+        ) from None
+    url = folder.study_url if spec.study_url is None else study_url or spec.study_url
+    if "***@" in url:
+        raise SpecError(
+            f"the study of {name!r} is in {url}, whose credentials are not recorded: give the URL "
+            "in PEFT_SWEEPS_STUDY_URL"
+        )
+    if spec.study_url is None and not (folder.storage / "optuna.db").is_file():
+        raise SpecError(f"the study of {name!r} is gone: no {folder.storage / 'optuna.db'}")
+    rdb = opened.get(url) or opened.setdefault(url, open_study_storage(url))
+    try:
+        rdb.get_study_id_from_name(name)
+    except KeyError:
+        raise SpecError(f"there is no study {name!r} in {redact(url)}") from None
+    return SweepStudy(spec, rdb)
