@@ -1,0 +1,89 @@
+"""Sweeps on a real pretrained language model and real text, on Ray; skipped where they are not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps import build_sweep
+from sweeps.run import launch
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+MODEL = SHARED / "models" / "stories260k"
+pytestmark = pytest.mark.skipif(
+    not MODEL.is_dir(), reason="needs the real model and data in ../shared beside the checkout"
+)
+
+
+def sweep(storage: Path, **sections: Any) -> dict[str, Any]:
+    return {
+        "name": "real",
+        "model": str(MODEL),
+        "quantization": {"scheme": "nf4", "bnb_4bit_use_double_quant": True},
+        "training": {"per_device_train_batch_size": 8, "lr_scheduler_type": "constant"},
+        "tracking": "none",
+        "storage": str(storage),
+        **sections,
+    }
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
+    spec = build_sweep(
+        sweep(
+            tmp_path,
+            task={"type": "causal_lm", "prompt": "{mr}\n", "response": "{ref}"},
+            data={
+                "train": str(SHARED / "data" / "nlg" / "e2e_dev.csv"),
+                "validation": str(SHARED / "data" / "nlg" / "e2e_test.csv"),
+                "validation_subset": 48,
+                "max_length": 256,
+            },
+            space={
+                "parameters": {
+                    "adapter.r": {"choices": [2, 8, 32]},
+                    "adapter.lora_alpha": {"expression": "2 * adapter.r"},
+                    "adapter.target_modules": {"choices": ["attention-qv", "all-linear"]},
+                    "training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
+                }
+            },
+            budget={"n_trials": 8, "max_samples": 216},
+        )
+    )
+    outcome = launch(spec)
+    board = outcome.leaderboard
+    assert outcome.status == "complete"
+    assert len(board.rows) == 8
+    assert {row.state for row in board.rows} == {"COMPLETE", "PRUNED"}
+    assert board.best is not None
+    assert board.best.value is not None
+    assert board.baseline is not None
+    # Measured: untouched 4.58, best 3.2 to 3.5 after 27 steps.
+    assert board.best.value < board.baseline - 0.8
+
+
+@pytest.mark.timeout(600)
+def test_a_classification_sweep_on_sst2(tmp_path: Path) -> None:
+    spec = build_sweep(
+        sweep(
+            tmp_path,
+            task={"type": "sequence_classification", "text": "{sentence}", "label": "label"},
+            data={
+                "train": str(SHARED / "data" / "cls" / "sst2_train.jsonl"),
+                "validation": str(SHARED / "data" / "cls" / "sst2_validation.jsonl"),
+                "validation_subset": 128,
+                "max_length": 128,
+            },
+            space={"parameters": {"adapter.r": {"choices": [2, 8]}}},
+            objective={"metric": "validation/accuracy", "direction": "maximize"},
+            training={"per_device_train_batch_size": 16, "learning_rate": 5e-3},
+            budget={"n_trials": 2, "max_samples": 320, "num_rungs": 1},
+        )
+    )
+    outcome = launch(spec)
+    assert outcome.status == "complete"
+    best = outcome.leaderboard.best
+    assert best is not None
+    assert best.value is not None
+    assert 0.4 < best.value <= 1.0  # two classes, half of the rows each
+    assert best.metrics["validation/macro_f1"] <= 1.0
