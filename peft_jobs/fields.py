@@ -27,6 +27,14 @@ def _template(value: Any) -> Any:
     return value
 
 
+def _names(value: Any) -> Any:
+    """Lists of names without order or repeats: equal sets give equal specs."""
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return tuple(sorted(set(value)))
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]

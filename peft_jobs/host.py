@@ -120,6 +120,12 @@ class TrialHost:
             self._cancel(job, reason)
             return self._changed.wait_for(lambda: job.ended, timeout_seconds)
 
+    def current_attempt(self, trial: int) -> int | None:
+        """The attempt of a trial that this host was given last; None for an unknown trial."""
+        with self._changed:
+            job = self._jobs.get(trial)
+            return None if job is None else job.attempt
+
     def status(self) -> dict[str, Any]:
         """Running and queued trials, and what the engine has resident."""
         with self._changed:
@@ -175,6 +181,8 @@ class TrialHost:
                 result = TrialResult.from_error(error, traceback.format_exc())
                 with self._changed:
                     live = [j for j in self._jobs.values() if not j.ended and j not in self._queue]
+                    if not live and (job := self.take()) is not None:
+                        live = [job]  # an engine that cannot even start would fail for ever
                     for job in live:
                         job.end(result)
 

@@ -13,8 +13,9 @@ HARMLESS = {
     # Said for every layer of every forward of an int8 base whose activations are not float16.
     "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast from",
     # The list of missing weights; `load_base` refuses them or initialises them itself.
-    "transformers.utils.loading_report": "LOAD REPORT",
     "transformers.modeling_utils": "LOAD REPORT",
+    # Said under a wrong name; `settle` refuses such a base with the true reason.
+    "transformers.integrations.bitsandbytes": "You are loading your model using eetq",
 }
 
 
@@ -28,6 +29,8 @@ def _drop(text: str) -> logging.Filter:
 
 # PEFT 0.21.2 asks for a property that transformers 5.23 has renamed.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+# PEFT sets it to True itself, as GPT-2's Conv1D layers need it.
+warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False but the target module")
 
 for _name, _text in HARMLESS.items():
     logging.getLogger(_name).addFilter(_drop(_text))

@@ -71,6 +71,8 @@ def settle(model: PreTrainedModel, quantization: QuantizationSpec) -> None:
         try:
             rows = torch.zeros(2, width, device=layer.weight.device, requires_grad=True)
             layer(rows).sum().backward()
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, AssertionError, ValueError) as error:
             raise SpecError(
                 f"quantization.scheme: {quantization.scheme} cannot run a layer of {width} x "

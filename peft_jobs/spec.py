@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from peft_jobs.fields import (
     Count,
+    Names,
     NonNegative,
     Positive,
     Rate,
@@ -45,8 +46,19 @@ class QuantizationSpec(Section):
     bnb_4bit_compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 where the GPU has it, float32 on a CPU."""
     llm_int8_threshold: NonNegative = 6.0
-    llm_int8_skip_modules: tuple[str, ...] = ()
+    llm_int8_skip_modules: Names = ()
     """Kept out of quantization beside the heads, which always are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_the_scheme_uses(cls, value: Any) -> Any:
+        """Drop what has no effect, so that equal trials have equal specs."""
+        if not isinstance(value, Mapping):
+            return value
+        idle = {"llm_int8_threshold"} if value.get("scheme") != "int8" else set()
+        if value.get("scheme") in ("none", "int8"):
+            idle |= {"bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype"}
+        return {name: item for name, item in value.items() if name not in idle}
 
 
 class LoraSpec(Section):
@@ -54,11 +66,12 @@ class LoraSpec(Section):
     r: Count = 8
     lora_alpha: Positive = 16
     lora_dropout: Rate = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: str | Names = "all-linear"
     """A named set (attention-qv, attention, attention+mlp, all-linear) or module names."""
     use_rslora: bool = False
     bias: Literal["none", "all", "lora_only"] = "none"
-    modules_to_save: tuple[str, ...] = ()
+    """Biases of the base that are trained too; they keep the base's dtype."""
+    modules_to_save: Names = ()
     """Trained whole beside the adapter; a classification head always is."""
 
     @model_validator(mode="after")

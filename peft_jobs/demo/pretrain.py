@@ -1,6 +1,6 @@
 """Makes the demo's base model, its tokenizer and its model card.
 
-`python -m peft_jobs.demo.pretrain [--out DIR]` takes two to four minutes on two cores. The text
+`python -m peft_jobs.demo.pretrain [--out DIR]` takes about four minutes on two cores. The text
 comes from `peft_jobs.demo.pretraining_text`. The seed and the number of threads are fixed, so a
 second run on the same machine with the same versions writes the same bytes; `--check` tells
 whether it does.
