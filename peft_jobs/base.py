@@ -34,7 +34,7 @@ from peft_jobs.heads import FRESH, fresh_modules, reset_head, topmost_modules
 from peft_jobs.quantized import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec, TaskSpec
 
-__all__ = ["Base", "base_key", "load_base", "reset_head"]
+__all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
 CANONICAL_SEED = 0
 """Of a fresh head on the base itself; each trial trains a copy with weights of its own seed."""
@@ -86,7 +86,7 @@ def load_base(
     Reads safetensors only, runs no code from the checkpoint, leaves torch's generators alone.
     Raises SpecError for a base that cannot be had, or not in this quantization.
     """
-    device = _device()
+    device = this_device()
     config = read_config(model, task, num_labels, labels)
     tokenizer = _tokenizer(model)
     config.pad_token_id = tokenizer.pad_token_id
@@ -174,9 +174,10 @@ def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _device() -> torch.device:
+def this_device() -> torch.device:
+    """The current GPU, or the CPU where torch sees none."""
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cuda", torch.cuda.currentthis_device())
     return torch.device("cpu")
 
 

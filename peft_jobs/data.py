@@ -57,7 +57,6 @@ def read(source: Source, split: str, cache_dir: Path) -> Rows:
     try:
         dataset = load_dataset(builder, data_files=str(path), split="train", **options)
     except (DatasetGenerationError, ValueError, StopIteration, OSError) as error:
-        # datasets 5.2 has no exception of its own for a file without rows.
         if path.stat().st_size == 0 or "corresponds to no data" in str(error):
             raise DataError(f"{path} holds no rows") from error
         cause = error.__cause__ or error
@@ -232,8 +231,8 @@ def _sha256(text: str) -> str:
 
 
 def _rows_line(rows: Rows, mistake: str, numbers: list[int]) -> str:
-    named = ", ".join(map(str, numbers[:NUM_ROWS_NAMED]))
-    more = f" and {len(numbers) - NUM_ROWS_NAMED} more" if len(numbers) > NUM_ROWS_NAMED else ""
+    named, rest = ", ".join(map(str, numbers[:NUM_ROWS_NAMED])), numbers[NUM_ROWS_NAMED:]
+    more = f" and {len(rest)} more" if rest else ""
     return f"{rows.origin}, row{'s' if len(numbers) > 1 else ''} {named}{more}: {mistake}"
 
 
@@ -242,10 +241,9 @@ def _checked_classes(origin: str, column: str, seen: Mapping[Any, int]) -> tuple
         raise DataError(f"{origin}, row {seen[None]}: column {column!r} has no label")
     types = {type(label).__name__: (label, number) for label, number in seen.items()}
     if len(types) > 1 or not types.keys() <= {"int", "str"}:
-        examples = ", ".join(f"{label!r} in row {number}" for label, number in types.values())
+        got = ", ".join(f"{label!r} in row {number}" for label, number in types.values())
         raise DataError(
-            f"{origin}: labels in column {column!r} must be all integers or all names, "
-            f"got {examples}"
+            f"{origin}: labels in column {column!r} must be all integers or all names, got {got}"
         )
     if len(seen) < 2:
         raise DataError(f"{origin}: column {column!r} holds one class only: {next(iter(seen))!r}")

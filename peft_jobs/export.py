@@ -10,18 +10,18 @@ import shutil
 from pathlib import Path
 from typing import cast
 
-import torch
+from datasets import Dataset
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.base import Base, load_base
-from peft_jobs.data import class_names
+from peft_jobs.base import Base, this_device
 from peft_jobs.evaluation import evaluate
-from peft_jobs.memory import release
+from peft_jobs.phases import Phases
 from peft_jobs.quantized import is_quantized
+from peft_jobs.resident import Resident
 from peft_jobs.spec import QuantizationSpec, TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.tokenized import TokenizedData, load_data
 
 
 def score_adapter(
@@ -32,11 +32,13 @@ def score_adapter(
     The test metrics are empty unless `test` is asked for and the data have such a split.
     """
     spec = TrialSpec.model_validate_json(spec_json)
-    splits = ("test",) if test and spec.data.test is not None else ()
-    base, data = _load(spec, cache_dir, splits)
+    base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
     model = PeftModel.from_pretrained(base.model, str(adapter))
-    validation = _metrics(model, base, spec, data, "validation")
-    return validation, _metrics(model, base, spec, data, "test") if splits else {}
+    scored = [
+        {} if split is None else _metrics(model, base, spec, split, name)
+        for name, split in (("validation", data.validation), ("test", data.test))
+    ]
+    return scored[0], scored[1]
 
 
 def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> dict[str, float]:
@@ -45,29 +47,21 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     The metrics are those of the model as loaded again from `out`, without PEFT and quantization.
     """
     spec = TrialSpec.model_validate_json(spec_json)
-    base, _ = _load(spec, cache_dir)
+    resident = Resident(cache_dir, this_device(), with_test=False)
+    base, _ = resident.get(spec, Phases())
     merged = PeftModel.from_pretrained(_dequantized(base), str(adapter)).merge_and_unload()
     aside = out.with_name(f".{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
     merged.save_pretrained(str(aside))
     base.tokenizer.save_pretrained(str(aside))
-    device = base.device
-    del merged, base
-    release(device)
     aside.rename(out)
     model = spec.model.model_copy(update={"name_or_path": str(out), "revision": None})
-    plain = spec.model_copy(update={"model": model, "quantization": QuantizationSpec(scheme="none")})
-    again, data = _load(plain, cache_dir)
-    return _metrics(again.model, again, plain, data, "validation")
-
-
-def _load(
-    spec: TrialSpec, cache_dir: Path, splits: tuple[str, ...] = ()
-) -> tuple[Base, TokenizedData]:
-    classes = class_names(spec.data, spec.task, TASKS[spec.task.type], cache_dir)
-    labels = [str(name) for name in classes]
-    base = load_base(spec.model, spec.quantization, spec.task, labels=labels)
-    return base, load_data(spec, base.tokenizer, cache_dir, splits)
+    plain = spec.model_copy(
+        update={"model": model, "quantization": QuantizationSpec(scheme="none")}
+    )
+    del merged, base  # the plain model takes the memory of this one
+    again, data = resident.get(plain, Phases())
+    return _metrics(again.model, again, plain, data.validation, "validation")
 
 
 def _dequantized(base: Base) -> PreTrainedModel:
@@ -78,14 +72,14 @@ def _dequantized(base: Base) -> PreTrainedModel:
 
 
 def _metrics(
-    model: torch.nn.Module, base: Base, spec: TrialSpec, data: TokenizedData, split: str
+    model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str
 ) -> dict[str, float]:
     return evaluate(
         model,
         TASKS[spec.task.type],
-        data.validation if split == "validation" else data.test,
+        rows,
         batch_size=spec.evaluation.per_device_eval_batch_size,
-        pad_token_id=int(base.tokenizer.pad_token_id),
+        pad_token_id=base.tokenizer.pad_token_id,
         device=base.device,
         bf16=spec.training.bf16,
         split=split,

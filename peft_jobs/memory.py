@@ -15,6 +15,12 @@ from pathlib import Path
 import psutil
 import torch
 
+_ALLOCATIONS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+"""What torch says in a plain RuntimeError where memory ran out beside its own GPU allocator."""
 SAMPLING_SECONDS = 0.02
 """Between samples where the high-water mark cannot be reset; shorter peaks go unseen."""
 
@@ -39,6 +45,13 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], dict[str, int]]]:
             return found
 
         yield peaks
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATIONS)
 
 
 def release(device: torch.device) -> None:

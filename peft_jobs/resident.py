@@ -28,6 +28,7 @@ class Resident:
         self.cache_dir, self.device, self.with_test = cache_dir, device, with_test
         self.base: Base | None = None
         self._hash = ""
+        self._classes: tuple[str, tuple[int | str, ...]] | None = None
         self._data: tuple[str, TokenizedData] | None = None
 
     def get(self, spec: TrialSpec, phases: Phases) -> tuple[Base, TokenizedData]:
@@ -35,10 +36,13 @@ class Resident:
 
         Raises SpecError and DataError for what cannot be loaded, or not trained on.
         """
-        with phases.phase("tokenize"):
-            classes = class_names(spec.data, spec.task, TASKS[spec.task.type], self.cache_dir)
-        base = self._get_base(spec, classes, phases)
-        key = "\n".join([spec.data.model_dump_json(), spec.task.model_dump_json(), base.key])
+        rows = f"{spec.data.model_dump_json()}\n{spec.task.model_dump_json()}"
+        if self._classes is None or self._classes[0] != rows:
+            with phases.phase("tokenize"):
+                found = class_names(spec.data, spec.task, TASKS[spec.task.type], self.cache_dir)
+            self._classes = (rows, found)
+        base = self._get_base(spec, self._classes[1], phases)
+        key = f"{rows}\n{base.key}"
         if self._data is None or self._data[0] != key:
             with phases.phase("tokenize"):
                 splits = ("test",) if self.with_test and spec.data.test is not None else ()
@@ -47,12 +51,11 @@ class Resident:
             self._data = (key, data)
         return base, self._data[1]
 
-    def verify(self) -> bool:
-        """Whether the base is still what was loaded; lets go of it if not."""
-        if self.base is None or self.base.state_hash() == self._hash:
-            return True
-        self._drop()
-        return False
+    def verify(self) -> None:
+        """Let go of a base that is no longer what was loaded, and say so in the log."""
+        if self.base is not None and self.base.state_hash() != self._hash:
+            log.error("the trial changed the resident base; the next one loads it anew")
+            self._drop()
 
     def _get_base(self, spec: TrialSpec, classes: tuple[int | str, ...], phases: Phases) -> Base:
         if self.base is None or self.base.key != key_of(spec, classes):

@@ -8,6 +8,7 @@ the samples seen, and a keyed noise term stands for the seed. Nothing is trained
 import hashlib
 import json
 import math
+import os
 import random
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from peft_jobs.result import Progress, State, TrialResult
 from peft_jobs.spec import TrialSpec
 
 BASELINE_LOSS = 4.0
+_PROVENANCE = dict.fromkeys(("model", "data", "template"), "simulated")
 _TARGET_PENALTY = {"all-linear": 0.0, "attention+mlp": 0.0, "attention": 0.25}
 _FAULTS = {"bug": RuntimeError, "data": DataError, "diverged": Diverged, "oom": OutOfMemory}
 
@@ -57,7 +59,8 @@ class _Slot:
 class SimulatedEngine:
     """`Engine` with `num_slots` slots; each optimizer step sleeps `step_seconds`.
 
-    `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"}.
+    `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"};
+    "death" ends the whole process.
     A checkpoint is left at every rung, from which a later attempt continues.
     """
 
@@ -79,7 +82,7 @@ class SimulatedEngine:
         return Prepared(
             train_rows=self.train_rows,
             baseline={"validation/loss": BASELINE_LOSS},
-            provenance=dict.fromkeys(("model", "data", "template"), "simulated"),
+            provenance=_PROVENANCE,
         )
 
     def serve(self, inbox: Inbox) -> None:
@@ -126,6 +129,8 @@ class SimulatedEngine:
                 slot.step += 1
                 self.steps_done += 1
             fault = self.faults.get(job.trial)
+            if fault == "death":
+                os._exit(1)
             if fault is not None:
                 raise _FAULTS[fault](f"simulated {fault}")
             loss = loss_at(job.spec, slot.samples)
@@ -164,5 +169,10 @@ class SimulatedEngine:
             seconds={"train": slot.step * self.step_seconds},
             memory={"peak_rss_bytes": 10**8 + 10**6 * spec.adapter.r},
             trainable_parameters=1000 * spec.adapter.r,
-            provenance=dict.fromkeys(("model", "data", "template"), "simulated"),
+            provenance={**_PROVENANCE, **self._process()},
         )
+
+    def _process(self) -> dict[str, Any]:
+        """Where a trial ran and what that host had done by then: tests tell hosts apart."""
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return {"pid": os.getpid(), "visible_devices": devices, "steps_done": self.steps_done}

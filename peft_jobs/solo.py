@@ -9,7 +9,7 @@ from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbyte
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,16 @@ import psutil
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import PeftModel
+from torch import nn
 from transformers import set_seed
 
 from peft_jobs import attempt
-from peft_jobs.base import Base
+from peft_jobs.base import Base, this_device
+from peft_jobs.errors import OutOfMemory
 from peft_jobs.evaluation import evaluate
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.memory import peak_memory, release
-from peft_jobs.methods import METHODS
-from peft_jobs.methods._base import clock_of
+from peft_jobs.memory import is_out_of_memory, peak_memory, release
+from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.phases import Phases
 from peft_jobs.provenance import environment
 from peft_jobs.reporting import Loop, Seen
@@ -51,7 +52,7 @@ class SoloEngine:
         """`cache_dir` keeps tokenised data, for other processes too; `threads` are torch's, None
         leaves them as they are; `score_test` adds the test split's metrics to each result."""
         self.threads, self.score_test = threads, score_test
-        self.device = _device()
+        self.device = this_device()
         self._resident = Resident(Path(cache_dir), self.device, with_test=score_test)
         disable_progress_bars()
 
@@ -60,21 +61,22 @@ class SoloEngine:
 
         Raises SpecError and DataError.
         """
-        base, data = self.check(spec, variants)
+        phases = Phases("load", "quantize", "tokenize")
+        base, data = self.check(spec, variants, phases)
         baseline = {} if data.classes else self._evaluate(base.model, base, spec, data.validation)
-        provenance = self._provenance(spec, base, data)
+        provenance = self._provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(train_rows=len(data.train), baseline=baseline, provenance=provenance)
 
     def check(
-        self, spec: TrialSpec, variants: list[TrialSpec] | None = None
+        self, spec: TrialSpec, variants: Sequence[TrialSpec] = (), phases: Phases | None = None
     ) -> tuple[Base, TokenizedData]:
         """Base and data of `spec`, resident from now on; target modules of it and of `variants`.
 
         Variants with another base are checked without its weights. Raises SpecError, DataError.
         """
         self._use_threads()
-        base, data = self._resident.get(spec, Phases())
-        for variant in [spec, *(variants or [])]:
+        base, data = self._resident.get(spec, phases or Phases())
+        for variant in [spec, *variants]:
             targets = variant.adapter.target_modules
             if key_of(variant, data.classes) == base.key:
                 resolve_targets(base.model, targets)
@@ -111,13 +113,14 @@ class SoloEngine:
                 self._run(job, phases, seen, found)
             except Exception as error:  # the trial's edge: its error is its result
                 log.exception("the trial failed")
-                failed = TrialResult.from_error(error, traceback.format_exc())
+                failed = TrialResult.from_error(
+                    OutOfMemory(str(error)) if is_out_of_memory(error) else error,
+                    traceback.format_exc(),
+                )
             if failed is not None:
                 release(self.device)  # not above: the error still held the trial's tensors
             with phases.phase("verify"):
-                intact = self._resident.verify()
-            if not intact:
-                log.error("the trial changed the resident base; the next one loads it anew")
+                self._resident.verify()
         found |= seen.counts() | {"seconds": phases.seconds}
         if failed is not None:
             return failed.model_copy(update=found)
@@ -131,7 +134,7 @@ class SoloEngine:
         base, data = self._resident.get(spec, phases)
         found["provenance"] = self._provenance(spec, base, data)
         with self._measured(found), self._attached(base, spec, phases) as model:
-            found["trainable_parameters"] = _trainable(model)
+            found["trainable_parameters"] = model.get_nb_trainable_parameters()[0]
             train(model, self._loop(job, base, data, model, phases, seen))
             if job.cancelled is not None:
                 return
@@ -179,7 +182,7 @@ class SoloEngine:
             spec=job.spec,
             task=TASKS[job.spec.task.type],
             train_dataset=data.train,
-            pad_token_id=_pad_token_id(base),
+            pad_token_id=base.tokenizer.pad_token_id,
             device=base.device,
             clock=clock_of(model),
             evaluate=partial(self._evaluate, model, base, job.spec, data.validation),
@@ -191,18 +194,18 @@ class SoloEngine:
 
     def _evaluate(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         base: Base,
         spec: TrialSpec,
-        dataset: Dataset,
+        rows: Dataset,
         split: str = "validation",
     ) -> dict[str, float]:
         return evaluate(
             model,
             TASKS[spec.task.type],
-            dataset,
+            rows,
             batch_size=spec.evaluation.per_device_eval_batch_size,
-            pad_token_id=_pad_token_id(base),
+            pad_token_id=base.tokenizer.pad_token_id,
             device=base.device,
             bf16=spec.training.bf16,
             split=split,
@@ -234,19 +237,5 @@ class SoloEngine:
         }
 
 
-def _device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _pad_token_id(base: Base) -> int:
-    return int(base.tokenizer.pad_token_id)
-
-
-def _trainable(model: PeftModel) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

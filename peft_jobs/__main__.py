@@ -1,0 +1,165 @@
+"""`python -m peft_jobs run trial.json [key=value ...]`: one trial alone.
+
+No Ray, no Optuna, no MLflow: the same host and engine that a sweep uses, in this process.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from peft_jobs.errors import DataError, SpecError
+from peft_jobs.files import write_json
+from peft_jobs.host import TrialHost
+from peft_jobs.job import Engine
+from peft_jobs.mistakes import mistakes
+from peft_jobs.phases import Phases
+from peft_jobs.result import Kind, Progress, State, TrialResult
+from peft_jobs.spec import TrialSpec
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+EXAMPLE = """example:
+  python -m peft_jobs run runs/demo/trials/0007/trial.json adapter.r=16 seed=1 --out runs/again"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0 done, 1 the trial failed, 2 bad input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        spec = read_spec(options.trial, options.overrides)
+        out = options.out or Path("runs") / "alone" / spec.fingerprint()[:12]
+        if (out / "result.json").exists():
+            raise SpecError(f"{out} already holds a result: give another folder with --out")
+        result = run(spec, out, options)
+    except (SpecError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    if result.state is not State.COMPLETE:
+        print(f"error: {result.kind}: {result.error}", file=sys.stderr)
+        print(f"log: {out / 'attempts' / '1' / 'log.txt'}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"state": result.state, "metrics": result.metrics, "out": str(out)}))
+    elif result.state is State.COMPLETE:
+        print(f"done: {_metrics(result.metrics)}\nresult: {out / 'result.json'}")
+    if result.kind is Kind.DATA:
+        return BAD_INPUT
+    return DONE if result.state is State.COMPLETE else FAILED
+
+
+def read_spec(path: Path, overrides: list[str]) -> TrialSpec:
+    """The trial in a JSON (or YAML) file with `key=value` set, values as YAML scalars.
+
+    Raises SpecError, with a line for each mistake.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params = dict(_override(text) for text in overrides)
+        return TrialSpec.model_validate(content).with_params(params)
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} is neither JSON nor YAML: {error}") from error
+    except ValidationError as error:
+        lines = mistakes(error, TrialSpec)
+        raise SpecError("\n".join([f"{path} is no trial:", *lines])) from error
+    except (SpecError, ValueError) as error:
+        raise SpecError(str(error)) from error
+
+
+def run(spec: TrialSpec, out: Path, options: argparse.Namespace) -> TrialResult:
+    """Run the trial on a host of its own; writes trial.json and result.json into `out`.
+
+    Raises SpecError and DataError before training, KeyboardInterrupt when interrupted.
+    """
+    from peft_jobs.solo import SoloEngine
+
+    cache_dir = options.cache or out.parent / "cache"
+    engine = SoloEngine(str(cache_dir), options.threads, score_test=options.test)
+    if options.test and spec.data.test is None:
+        raise SpecError("--test: the trial gives no test split (data.test)")
+    phases = Phases()
+    engine.check(spec, phases=phases)
+    write_json(out / "trial.json", spec.model_dump(mode="json"))
+    result = _result(engine, spec, out / "attempts" / "1")
+    result = result.model_copy(update={"seconds": result.seconds | phases.seconds})
+    write_json(out / "result.json", result.model_dump(mode="json"))
+    return result
+
+
+def _result(engine: Engine, spec: TrialSpec, directory: Path) -> TrialResult:
+    host = TrialHost(engine)
+    try:
+        host.submit(0, 1, spec.to_json(), str(directory))
+        for message in _messages(host):
+            if "progress" in message:
+                print(_line(Progress.model_validate(message["progress"])), file=sys.stderr)
+            elif "result" in message:
+                return TrialResult.model_validate(message["result"])
+        raise KeyboardInterrupt
+    finally:
+        host.close()
+
+
+def _messages(host: TrialHost) -> Iterator[dict[str, Any]]:
+    """What the host tells of its one trial, until it has ended."""
+    seen = 0
+    while True:
+        message = host.next_report(0, 1, seen)
+        if message is None:
+            continue
+        yield message
+        if "seq" not in message:
+            return
+        seen = message["seq"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m peft_jobs", description=__doc__)
+    run = parser.add_subparsers(required=True, metavar="run").add_parser(
+        "run",
+        help="run one trial alone",
+        description="Run one trial alone, as a sweep would.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("trial", type=Path, help="trial.json of a sweep or an export")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. adapter.r=16")
+    run.add_argument("--out", type=Path, help="folder for the result (runs/alone/<fingerprint>)")
+    run.add_argument("--cache", type=Path, help="folder of tokenised data (beside --out)")
+    run.add_argument("--threads", type=int, help="CPU threads (torch's choice)")
+    run.add_argument("--test", action="store_true", help="also score the test split, at the end")
+    run.add_argument("--json", action="store_true", help="print the final metrics as JSON")
+    return parser
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise SpecError(f"an override is written key=value, got {text!r}")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{name}: {value!r} is no YAML value") from error
+
+
+def _line(progress: Progress) -> str:
+    place = f"rung {progress.rung}" if progress.rung is not None else f"step {progress.step}"
+    return f"{place}, {progress.samples} samples: {_metrics(progress.metrics)}"
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Optuna's pictures of a sweep, as PNG files: history, rungs, importances."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+log = logging.getLogger(__name__)
+
+_MIN_COMPLETE = 8
+"""Below, importances say nothing."""
+
+
+def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
+    """Draw what the study has enough trials for into `folder`; returns the files."""
+    trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        return []
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from optuna.visualization import matplotlib as draw
+
+    plots: dict[str, Callable[[optuna.Study], Any]] = {
+        "history": draw.plot_optimization_history,
+        "rungs": draw.plot_intermediate_values,
+    }
+    sampled = {name for trial in complete for name in trial.params}
+    if len(complete) >= _MIN_COMPLETE and len(sampled) > 1:
+        plots["importances"] = draw.plot_param_importances
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, plot in plots.items():
+        try:
+            files.append(_draw(plot, study, folder / f"{name}.png"))
+        except (ValueError, RuntimeError) as error:  # e.g. all values equal
+            log.warning("no plot of the %s: %s", name, error)
+    return files
+
+
+def _draw(plot: Callable[[optuna.Study], Any], study: optuna.Study, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        plot(study)
+    pyplot.gcf().set_size_inches(10, 6)
+    pyplot.savefig(path, dpi=110, bbox_inches="tight")
+    pyplot.close("all")
+    return path

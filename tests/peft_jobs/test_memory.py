@@ -1,0 +1,86 @@
+"""Peaks are the trial's own: they see what it held for a moment, and not what came before it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+import torch
+
+from peft_jobs.memory import peak_memory, reset_high_water_mark, sampled_rss
+
+MEGABYTE = 2**20
+CPU = torch.device("cpu")
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def hold(num_bytes: int, seconds: float = 0.0) -> None:
+    held = torch.ones(num_bytes, dtype=torch.uint8)
+    threading.Event().wait(seconds)
+    assert int(held[-1]) == 1
+
+
+def test_a_moment_s_memory_counts_and_an_earlier_trial_s_does_not() -> None:
+    if not reset_high_water_mark():
+        pytest.skip("/proc/self/clear_refs cannot be written here")
+    before = psutil.Process().memory_info().rss
+    with peak_memory(CPU) as peaks:
+        hold(400 * MEGABYTE)
+        large = peaks()["peak_rss_bytes"]
+    with peak_memory(CPU) as peaks:
+        hold(40 * MEGABYTE)
+        small = peaks()["peak_rss_bytes"]
+    assert 350 * MEGABYTE < large - before < 450 * MEGABYTE
+    assert large - small > 300 * MEGABYTE
+    assert small >= psutil.Process().memory_info().rss - 20 * MEGABYTE
+
+
+def test_sampling_sees_what_is_held_for_longer_than_a_sample() -> None:
+    before = psutil.Process().memory_info().rss
+    threads = threading.active_count()
+    with sampled_rss() as peak:
+        hold(200 * MEGABYTE, seconds=0.2)
+        found = peak()
+    assert 150 * MEGABYTE < found - before < 250 * MEGABYTE
+    assert threading.active_count() == threads
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_gpu_peaks_agree_with_the_driver() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    torch.ones(1, device=device)
+    with peak_memory(device) as peaks, _driver_peak(device) as driver:
+        start = peaks()
+        held = torch.ones(600 * MEGABYTE, dtype=torch.uint8, device=device)
+        torch.cuda.synchronize(device)
+        threading.Event().wait(0.2)
+        del held
+        found = peaks()
+    allocated = found["peak_allocated_bytes"] - start["peak_allocated_bytes"]
+    reserved = found["peak_reserved_bytes"] - start["peak_reserved_bytes"]
+    assert allocated == 600 * MEGABYTE
+    assert abs(reserved - driver[0]) < 64 * MEGABYTE
+    with peak_memory(device) as peaks:
+        assert peaks()["peak_reserved_bytes"] <= start["peak_reserved_bytes"] + 2 * MEGABYTE
+
+
+@contextmanager
+def _driver_peak(device: torch.device) -> Iterator[list[int]]:
+    """The most memory, in bytes, that the driver saw taken on the whole GPU since the start."""
+    start, done = torch.cuda.mem_get_info(device)[0], threading.Event()
+    peak = [0]
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], start - torch.cuda.mem_get_info(device)[0])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
