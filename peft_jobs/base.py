@@ -177,7 +177,7 @@ def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
 def this_device() -> torch.device:
     """The current GPU, or the CPU where torch sees none."""
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.currentthis_device())
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 

@@ -1,4 +1,4 @@
-"""A trained adapter leaves: re-scored from its files, and merged into the weights it was trained on.
+"""A trained adapter leaves: scored again from its files, merged into the weights it was made for.
 
 Merging happens on the dequantized weights, in full precision: a merge into 4-bit weights rounds
 the adapter away (https://github.com/huggingface/peft/issues/2321).

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.engine import make_url
 
 from peft_jobs import TrialSpec
 from peft_jobs.mistakes import mistakes, models_in, suggest
@@ -12,8 +14,17 @@ from search_spaces import Params, RandomSuggest, SpaceError
 from sweeps.spec import SweepSpec
 
 _POINTS_CHECKED = 128
+MEASURED = (
+    "memory/peak_allocated_bytes",
+    "memory/peak_reserved_bytes",
+    "memory/peak_rss_bytes",
+    "trainable_parameters",
+    "minutes",
+)
+"""What a constraint may bound beside the task's metrics."""
 _FIXED_PARTS = ("data.validation", "data.test", "data.seed", "evaluation.")
 _HORIZONS = ("training.max_samples", "training.num_train_epochs", "training.max_steps")
+_FILES = ("optuna.db", "mlflow.db", "mlartifacts", "cache")
 _BATCH = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 
 
@@ -66,10 +77,20 @@ def _contradictions(spec: SweepSpec) -> list[str]:
             f"objective.metric: {spec.objective.metric!r} is not measured by {task.type}"
             f"{suggest(spec.objective.metric, task.METRICS)}"
         )
+    bounded = (*task.METRICS, *MEASURED)
+    for name in spec.constraints:
+        if name not in bounded:
+            found.append(f"constraints: {name!r} is not measured{suggest(name, bounded)}")
+    if spec.name in _FILES:
+        found.append(f"name: {spec.name!r} is a file of the storage; give another name")
+    if spec.study_url is not None:
+        found += _bad_url(spec.study_url)
     for field in ("train", "validation", "test"):
         source = getattr(spec.trial.data, field)
         if isinstance(source, Source) and source.is_file and not Path(source.path).is_file():
             found.append(f"data.{field}: no such file: {source.path}")
+    if budget.rungs is not None and list(budget.rungs) != sorted(set(budget.rungs)):
+        found.append(f"budget.rungs: must ascend without repeats, got {list(budget.rungs)}")
     if budget.rungs is not None and budget.max_samples is not None:
         beyond = [rung for rung in budget.rungs if rung >= budget.max_samples]
         if beyond:
@@ -80,6 +101,14 @@ def _contradictions(spec: SweepSpec) -> list[str]:
         except SpaceError as error:
             found.append(f"sampler: {error}")
     return found
+
+
+def _bad_url(url: str) -> list[str]:
+    try:
+        make_url(url).get_dialect()
+    except sqlalchemy.exc.ArgumentError as error:  # the message does not hold the password
+        return [f"study_url: is no SQLAlchemy URL ({error})"]
+    return []
 
 
 def _bad_points(spec: SweepSpec) -> list[str]:

@@ -68,6 +68,9 @@ class InlineBackend:
         if "result" in message:
             driver.end(number, TrialResult.model_validate(message["result"]))
             return False
+        if "interrupted" in message:
+            driver.interrupt(number)
+            return False
         progress = Progress.model_validate(message["progress"])
         if not driver.report(number, progress):
             self._host.request_cancel(number, attempt, "weak")

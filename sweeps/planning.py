@@ -51,7 +51,8 @@ def geometric_rungs(samples: int, count: int, factor: int) -> tuple[int, ...]:
 
     The first is samples // factor**count, so successive halving meets exactly these steps.
     """
-    while count and samples // factor**count < 1:
-        count -= 1
-    first = samples // factor**count
-    return tuple(first * factor**k for k in range(count))
+    fitting = 0
+    while fitting < count and samples // factor ** (fitting + 1) >= 1:
+        fitting += 1
+    first = samples // factor**fitting
+    return tuple(first * factor**k for k in range(fitting))

@@ -1,12 +1,13 @@
 """PRUNERS: Optuna's pruners by name, with their own arguments; resources are counted in samples."""
 
-import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from peft_jobs.mistakes import suggest
+from sweeps.arguments import fitting
 
 if TYPE_CHECKING:
     from sweeps.spec import PrunerSpec
@@ -25,16 +26,16 @@ REDUCTION_FACTOR = 3
 
 
 def check_pruner(spec: "PrunerSpec") -> "PrunerSpec":
-    """The spec as it came; ValueError for an unknown pruner or argument."""
-    _check(spec.type, spec.arguments)
+    """The spec with its arguments in their types; ValueError for an unknown or a wrong one."""
+    checked = spec.model_copy(update=_checked(spec.type, spec.arguments))
     try:
-        build(spec, max_samples=1, rungs=(1,))
-    except TypeError as error:  # a missing argument, or one of another type
+        build(checked, max_samples=1, rungs=(1,))
+    except TypeError as error:  # threshold without a bound
         raise ValueError(f"{spec.type}: {error}") from None
-    return spec
+    return checked
 
 
-def _check(name: str, arguments: Mapping[str, Any]) -> None:
+def _checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if name == "wilcoxon":
         raise ValueError(
             "wilcoxon compares scores per example (step = example), which cannot share a study "
@@ -42,19 +43,17 @@ def _check(name: str, arguments: Mapping[str, Any]) -> None:
         )
     if name not in PRUNERS:
         raise ValueError(f"unknown pruner {name!r}{suggest(name, PRUNERS)}")
-    signature = inspect.signature(PRUNERS[name].__init__).parameters
-    known = set() if name == "none" else set(signature) - {"self"}
-    for argument in arguments:
-        if argument not in known:
-            raise ValueError(f"{name} has no argument {argument!r}{suggest(argument, known)}")
-    if name == "patient":
-        wrapped = arguments.get("wrapped_pruner")
-        if not isinstance(wrapped, Mapping | str):
-            raise ValueError("patient needs `wrapped_pruner`: the pruner that it makes patient")
-        inner, rest = _split(wrapped)
-        if inner in ("patient", "hyperband"):
-            raise ValueError(f"patient cannot wrap {inner}")
-        _check(inner, rest)
+    if name != "patient":
+        return fitting(name, PRUNERS[name], arguments)
+    wrapped = arguments.get("wrapped_pruner")
+    if not isinstance(wrapped, Mapping | str):
+        raise ValueError("patient needs `wrapped_pruner`: the pruner that it makes patient")
+    inner, rest = _split(wrapped)
+    if inner in ("patient", "hyperband"):
+        raise ValueError(f"patient cannot wrap {inner}")
+    own = {key: value for key, value in arguments.items() if key != "wrapped_pruner"}
+    own = fitting(name, PRUNERS[name], own, ours=("wrapped_pruner",))
+    return {**own, "wrapped_pruner": {"type": inner, **_checked(inner, rest)}}
 
 
 def _split(wrapped: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
@@ -64,8 +63,11 @@ def _split(wrapped: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:
 
 
 def reduction_factor(spec: "PrunerSpec") -> int:
-    """The factor between neighbouring rungs."""
-    return int(spec.arguments.get("reduction_factor", REDUCTION_FACTOR))
+    """The factor between neighbouring rungs; that of the wrapped pruner if it is patient."""
+    arguments = spec.arguments
+    if spec.type == "patient":
+        _, arguments = _split(arguments["wrapped_pruner"])
+    return int(arguments.get("reduction_factor", REDUCTION_FACTOR))
 
 
 def build(spec: "PrunerSpec", max_samples: int, rungs: Sequence[int]) -> optuna.pruners.BasePruner:
@@ -85,4 +87,6 @@ def _build(
     if name == "patient":
         inner, rest = _split(arguments["wrapped_pruner"])
         arguments["wrapped_pruner"] = _build(inner, rest, max_samples, rungs)
-    return PRUNERS[name](**arguments)
+    with warnings.catch_warnings():  # that patience is experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PRUNERS[name](**arguments)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy.exc
 from pydantic import ValidationError
 
 from peft_jobs import SpecError
@@ -68,17 +67,6 @@ def read_record(storage: Path, name: str) -> dict[str, Any]:
     return record
 
 
-def open_study_storage(url: str) -> optuna.storages.RDBStorage:
-    """`open_storage`; SpecError for a URL that names no database that can be used."""
-    try:
-        return open_storage(url)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        raise SpecError(
-            f"study_url: the database {redact(url)} cannot be used: {redact(reason[0])}"
-        ) from error
-
-
 def _load(
     storage: Path,
     name: str,
@@ -102,9 +90,16 @@ def _load(
         )
     if spec.study_url is None and not (folder.storage / "optuna.db").is_file():
         raise SpecError(f"the study of {name!r} is gone: no {folder.storage / 'optuna.db'}")
-    rdb = opened.get(url) or opened.setdefault(url, open_study_storage(url))
+    rdb = opened.get(url) or opened.setdefault(url, open_storage(url))
     try:
         rdb.get_study_id_from_name(name)
     except KeyError:
         raise SpecError(f"there is no study {name!r} in {redact(url)}") from None
-    return SweepStudy(spec, rdb)
+    return _Reader(spec, rdb)
+
+
+class _Reader(SweepStudy):
+    """A study that is only looked at, maybe while its driver is at work."""
+
+    def _finish_tells(self) -> None:
+        """Nothing: between a trial's result and its end, the end is still the driver's to tell."""

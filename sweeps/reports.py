@@ -102,9 +102,10 @@ def to_html(board: Leaderboard) -> str:
 
 
 def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
-    """What the parent run keeps: spec and leaderboard, and the best adapter with its trial."""
+    """What the parent run keeps: spec, leaderboard, plots, the best adapter with its trial."""
     names = ("sweep.yaml", "sweep.json", "leaderboard.json", "leaderboard.csv", "leaderboard.html")
     artifacts = [Artifact(folder.path / name) for name in names]
+    artifacts.append(Artifact(folder.path / "plots", "plots"))
     if best is not None:
         artifacts.append(Artifact(folder.trial(best.number) / "trial.json", "best"))
         if best.adapter is not None:

@@ -17,6 +17,7 @@ from sweeps.inline import InlineBackend
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, make_leaderboard
 from sweeps.planning import resolve, variants
+from sweeps.plots import write_plots
 from sweeps.redact import redact
 from sweeps.reports import markdown, report_artifacts, write_reports
 from sweeps.spec import SweepSpec
@@ -86,6 +87,8 @@ def launch(
         finally:
             leaderboard = make_leaderboard(study)
             write_reports(leaderboard, folder)
+            if spec.tracking.enabled:
+                write_plots(study.optuna, folder.path / "plots")
             _track_end(tracker, driver, leaderboard)
             undelivered = tracker.close(FLUSH_SECONDS)
     status, reason = _status(driver)

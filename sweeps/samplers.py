@@ -1,7 +1,7 @@
 """SAMPLERS: Optuna's samplers by name, built with their own arguments and a seed per ask."""
 
 import hashlib
-import inspect
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import optuna
 
 from peft_jobs.mistakes import suggest
 from search_spaces import SearchSpace, Space
+from sweeps.arguments import fitting
 
 if TYPE_CHECKING:
     from sweeps.spec import SamplerSpec
@@ -43,18 +44,18 @@ SAMPLERS: dict[str, _Entry] = {
         },
     ),
 }
-_OURS = {"self", "seed", "search_space", "constraints_func", "independent_sampler", "source_trials"}
+_OURS = ("seed", "search_space", "constraints_func", "independent_sampler", "source_trials")
 
 
 def check_sampler(spec: "SamplerSpec") -> "SamplerSpec":
-    """The spec as it came; ValueError for an unknown sampler or argument."""
+    """The spec with its arguments in their types; ValueError for an unknown or a wrong one."""
     if spec.type not in SAMPLERS:
         raise ValueError(f"unknown sampler {spec.type!r}{suggest(spec.type, SAMPLERS)}")
-    known = set(inspect.signature(SAMPLERS[spec.type].sampler.__init__).parameters) - _OURS
-    for name in spec.arguments:
-        if name not in known:
-            raise ValueError(f"{spec.type} has no argument {name!r}{suggest(name, known)}")
-    return spec
+    sampler = SAMPLERS[spec.type].sampler
+    arguments = fitting(spec.type, sampler, spec.arguments, _OURS)
+    if arguments:  # values that contradict each other are seen by the sampler alone
+        _build(sampler, arguments)
+    return spec.model_copy(update=arguments)
 
 
 def _conditional(space: Space) -> bool:
@@ -79,4 +80,12 @@ def make_sampler(
         arguments["independent_sampler"] = optuna.samplers.RandomSampler(seed=ask_seed)
     if spec.type == "tpe" and _conditional(space):
         arguments.setdefault("group", True)
-    return entry.sampler(**arguments)
+    return _build(entry.sampler, arguments)
+
+
+def _build(
+    sampler: type[optuna.samplers.BaseSampler], arguments: dict[str, Any]
+) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():  # at every ask: that group=True is experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return sampler(**arguments)

@@ -22,6 +22,7 @@ from peft_jobs.mistakes import mistakes
 from search_spaces import Params, SpaceError
 from sweeps.checks import flatten
 from sweeps.pruners import build
+from sweeps.redact import redact
 from sweeps.samplers import make_sampler
 from sweeps.spec import SweepSpec
 
@@ -45,9 +46,16 @@ class Point:
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster)."""
+    """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster).
+
+    SpecError if the database cannot be opened.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(url)
+    try:
+        storage = _open(url)
+    except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
+        reason = redact(str(error))
+        raise SpecError(f"the study's database {redact(url)} cannot be opened: {reason}") from error
     if storage.engine.dialect.name == "sqlite":
 
         @sqlalchemy.event.listens_for(storage.engine, "connect")
@@ -58,6 +66,16 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
         storage.engine.dispose()
     return storage
+
+
+def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
+    """Optuna's storage; two processes that create its tables at once get in each other's way."""
+    for _ in range(tries - 1):
+        try:
+            return optuna.storages.RDBStorage(url)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError):
+            time.sleep(0.5)
+    return optuna.storages.RDBStorage(url)
 
 
 class SweepStudy:
@@ -79,6 +97,7 @@ class SweepStudy:
         self.key: str = self.optuna.user_attrs["key"]
         """Tells this sweep from others of its name in other studies."""
         self._live: dict[int, optuna.trial.Trial] = {}
+        self._finish_tells()
         self._seen = {
             t.user_attrs["fingerprint"]: t.number
             for t in self.trials()
@@ -147,6 +166,9 @@ class SweepStudy:
         record = result.model_dump(mode="json", exclude={"traceback"})
         _retry(lambda: trial.set_user_attr("kind", result.kind))
         _retry(lambda: trial.set_user_attr("result", record))
+        self._finish(trial, result)
+
+    def _finish(self, trial: optuna.trial.Trial, result: TrialResult) -> None:
         for name, violation in self._violations(result).items():
             _retry(lambda name=name, violation=violation: trial.set_constraint(name, violation))  # type: ignore[misc]
         value = result.metrics.get(self.spec.objective.metric)
@@ -161,7 +183,10 @@ class SweepStudy:
     def _violations(self, result: TrialResult) -> dict[str, float]:
         """Constraint values, positive where violated; Optuna's samplers read them."""
         violations = {}
-        known = {**result.metrics, **{f"memory/{k}": v for k, v in result.memory.items()}}
+        known: dict[str, float] = {"minutes": sum(result.seconds.values()) / 60, **result.metrics}
+        known |= {f"memory/{name}": value for name, value in result.memory.items()}
+        if result.trainable_parameters is not None:
+            known["trainable_parameters"] = result.trainable_parameters
         for name, limit in self.spec.constraints.items():
             if name in known:
                 violations[name] = (known[name] - limit) / (abs(limit) or 1.0)
@@ -169,9 +194,17 @@ class SweepStudy:
             violations[str(result.kind)] = 1.0
         return violations
 
+    def _finish_tells(self) -> None:
+        """End the trials whose result an earlier driver recorded and then died."""
+        for frozen in self.trials():
+            if frozen.state == TrialState.RUNNING and "result" in frozen.user_attrs:
+                trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+                self._finish(trial, TrialResult.model_validate(frozen.user_attrs["result"]))
+
     def _adopt(self, number: int) -> Point | None:
         """A trial that an earlier driver left running, as its next attempt."""
         frozen = self.trials()[number]
+        self._seed(number)
         trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
         if "fingerprint" not in frozen.user_attrs:  # that driver died while asking
             return self._settle(trial)
@@ -184,9 +217,13 @@ class SweepStudy:
 
     def _ask_once(self) -> Point | None:
         """One point of the sampler; None if it was turned away."""
-        spec, number = self.spec, len(self.trials())
-        self.optuna.sampler = make_sampler(spec.sampler, spec.space, spec.seed, number)
+        self._seed(len(self.trials()))
         return self._settle(_retry(self.optuna.ask))
+
+    def _seed(self, number: int) -> None:
+        """Take the sampler for the point of trial `number`."""
+        spec = self.spec
+        self.optuna.sampler = make_sampler(spec.sampler, spec.space, spec.seed, number)
 
     def _settle(self, trial: optuna.trial.Trial) -> Point | None:
         """Draw a new trial's point and record it; None if it is turned away."""

@@ -9,6 +9,8 @@ import yaml
 from peft_jobs import SpecError
 
 MAX_FILE_BYTES = 1_000_000
+# PyYAML's constructors let their own errors through: a date of month 13, `!!bool maybe`.
+_UNREADABLE = (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError)
 
 
 class SweepFileError(SpecError):
@@ -31,7 +33,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SweepFileError(str(path), [f"must be at most {MAX_FILE_BYTES} bytes"])
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise SweepFileError(str(path), [f"is no YAML that can be read: {error}"]) from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise SweepFileError(str(path), ["must be a mapping of names to sections"])
@@ -67,7 +69,7 @@ def override(tree: dict[str, Any], text: str) -> None:
         raise SweepFileError(text, ["an override must look like budget.n_trials=64"])
     try:
         value = yaml.load(written, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except _UNREADABLE as error:
         raise SweepFileError(text, [f"is no YAML value: {error}"]) from None
     *parents, leaf = name.split(".")
     if parents[:1] == ["space"]:  # names of parameters have dots: space.parameters.adapter.r=...

@@ -75,7 +75,7 @@ def init(
     ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write a commented sweep file to start from. The one for causal_lm runs as it is."""
+    """Write a commented sweep file to start from."""
     from sweeps.cli.init import init
 
     init(task, path, force)
@@ -90,7 +90,7 @@ def validate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check a sweep file, and on this machine its base, data and target modules too."""
+    """Check a sweep file, its base, data and targets."""
     from sweeps.cli.validate import validate
 
     validate(path, overrides or [], fast, json)
@@ -152,7 +152,7 @@ def show(
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
-    """Show one trial: parameters, metrics, memory, seconds, files, and its error if it failed."""
+    """Show all that is known of one trial."""
     from sweeps.cli.show import show
 
     show(storage, name, number, study_url, json)
@@ -160,7 +160,7 @@ def show(
 
 @app.command("list", **_example("peft-sweep list --storage /shared/runs"))
 def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json = False) -> None:
-    """List the sweeps of a storage with their trials by state and their best."""
+    """List the sweeps of a storage."""
     from sweeps.cli.read import list_sweeps
 
     list_sweeps(storage, study_url, json)
@@ -180,7 +180,7 @@ def export(
     storage: Storage = RUNS,
     json: Json = False,
 ) -> None:
-    """Write a trial's adapter, configuration and model card, scored again as written."""
+    """Write the winner's adapter, scored again as written."""
     from sweeps.cli.export import export
 
     export(storage, name, trial, path, merge, test, json)
@@ -191,7 +191,7 @@ def ui(
     storage: Storage = RUNS,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
-    """Browse the sweeps of a storage in MLflow, on this machine only (127.0.0.1)."""
+    """Browse the sweeps in MLflow, on this machine only."""
     from sweeps.cli.ui import ui
 
     ui(storage, port)
@@ -199,7 +199,7 @@ def ui(
 
 @app.command(**_example("peft-sweep doctor"))
 def doctor(storage: Storage = RUNS, json: Json = False) -> None:
-    """Check this machine: packages, GPUs, quantization, Ray, disk, memory, Hub cache."""
+    """Check this machine: packages, GPU, Ray, disk ..."""
     from sweeps.cli.doctor import doctor
 
     raise typer.Exit(doctor(storage, json))

@@ -2,24 +2,28 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 _PIPE_WIDTH = 240
-if not out.is_terminal:  # a table in a file or a pipe is not broken to fit a window
-    out.width = _PIPE_WIDTH
+for console in (out, err):
+    if not console.is_terminal:  # a table in a file or a pipe is not broken to fit a window
+        console.width = _PIPE_WIDTH
 
 _NOISE = ("alembic", "optuna", "ray", "mlflow", "httpx", "urllib3")
 
 
 def set_up_logging() -> None:
     """Warnings to stderr, above the live display; libraries that chatter say errors only."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one per data set and split
     from rich.logging import RichHandler
 
     handler = RichHandler(console=err, show_time=False, show_path=False)
@@ -30,8 +34,7 @@ def set_up_logging() -> None:
 
 def print_json(value: Any) -> None:
     """JSON on stdout, as it is: no colours, no wrapping."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    out.print(text, markup=False, soft_wrap=True)
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -39,12 +42,12 @@ def say(text: str, style: str | None = None) -> None:
     err.print(text, style=style, markup=False, soft_wrap=True)
 
 
-def pairs(items: Mapping[str, str] | Iterable[tuple[str, str]]) -> Table:
+def pairs(items: Mapping[str, str]) -> Table:
     """Names and values in two columns."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True, min_width=8)
     table.add_column(overflow="fold")
-    for name, value in dict(items).items():
+    for name, value in items.items():
         table.add_row(name, value)
     return table
 

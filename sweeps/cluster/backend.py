@@ -1,9 +1,13 @@
 """Run a sweep on a Ray cluster: this machine alone, or the one at `resources.address`."""
 
+import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import ray
@@ -11,7 +15,7 @@ from ray import tune
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.job import Prepared
-from sweeps.cluster.bridge import Bridge, ReportScheduler, StudySearcher, Watch
+from sweeps.cluster.bridge import Bridge, Interruption, ReportScheduler, StudySearcher, Watch
 from sweeps.cluster.fleet import Fleet
 from sweeps.cluster.proxy import TrialProxy
 from sweeps.driver import Driver
@@ -20,10 +24,12 @@ from sweeps.spec import ResourcesSpec
 log = logging.getLogger(__name__)
 
 PROXY_RETRIES = 3
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the record; Ray's state is disposable
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -37,23 +43,31 @@ class RayBackend:
     def __init__(self, resources: ResourcesSpec, options: dict[str, Any]) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        self._connect(resources.address)
-        self.fleet = Fleet(resources, options)
-        if self.fleet.capacity() < 1:
-            share = self.fleet.share
-            self.close()
-            raise SpecError(
-                f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a "
-                "trial: lower resources.cpus_per_trial or resources.gpus_per_trial"
-            )
+        _connect(resources.address)
+        try:
+            self.fleet = Fleet(resources, options)
+            if self.fleet.capacity() < 1:
+                share = self.fleet.share
+                raise SpecError(
+                    f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for "
+                    "a trial: lower resources.cpus_per_trial or resources.gpus_per_trial"
+                )
+        except BaseException:
+            ray.shutdown()
+            raise
 
     def prepare(self, spec: TrialSpec, variants: Sequence[TrialSpec]) -> Prepared:
         host = self.fleet.any()
         texts = [variant.to_json() for variant in variants]
-        return Prepared.model_validate(ray.get(host.prepare.remote(spec.to_json(), texts)))
+        try:
+            return Prepared.model_validate(ray.get(host.prepare.remote(spec.to_json(), texts)))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayActorError as error:
+            raise SpecError(f"the host died while it loaded base and data: {error}") from error
 
     def run(self, driver: Driver) -> None:
-        """Run the sweep until the driver has nothing more to start, or SIGINT."""
+        """Run the sweep until the driver has nothing more to start, or SIGINT or SIGTERM."""
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
         share = self.fleet.share
@@ -70,15 +84,17 @@ class RayBackend:
                 name=driver.spec.name,
                 storage_path=str(scratch),
                 callbacks=[Watch(bridge)],
+                stop=Interruption(bridge),
                 failure_config=tune.FailureConfig(max_failures=PROXY_RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )
         try:
-            tuner.fit()
+            with _interrupted_by_signals(driver):
+                tuner.fit()
         finally:
-            driver.interrupted = driver.interrupted or bool(driver.running)
+            driver.interrupted = bool(driver.running) or not bridge.finished
             for number in list(driver.running):
                 driver.interrupt(number)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -87,13 +103,40 @@ class RayBackend:
         self.fleet.close()
         ray.shutdown()
 
-    def _connect(self, address: str | None) -> None:
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=False if address is None else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SpecError(f"no Ray cluster at {address!r}: {error}") from error
+
+def _connect(address: str | None) -> None:
+    """Join the cluster at `address`; by default start one here, whatever else runs here."""
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "can be started" if address is None else f"at {address!r}"
+        hint = "" if address is None else " (a cluster with a token needs RAY_AUTH_MODE=token here)"
+        raise SpecError(f"no Ray cluster {where}: {error}{hint}") from error
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals(driver: Driver) -> Iterator[None]:
+    """The first SIGINT or SIGTERM interrupts the driver, the next one raises KeyboardInterrupt.
+
+    Tune's own handler would end its loop as well, but tells nobody that it did.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if driver.interrupted:
+            raise KeyboardInterrupt
+        driver.interrupted = True
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Between Ray Tune's event loop and the driver: a searcher, a scheduler and a callback.
+"""Between Ray Tune's event loop and the driver: searcher, scheduler, callback and stopper.
 
 Tune calls them in this order (Ray 2.60): a result goes to the scheduler, then, if it is `done`,
 to the searcher's `on_trial_complete` only. Tune never stops a trial here: a weak trial is
@@ -9,7 +9,7 @@ import json
 import logging
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -27,6 +27,10 @@ class Bridge:
     def __init__(self, driver: Driver, fleet: Fleet) -> None:
         self.driver, self.fleet = driver, fleet
         self.numbers: dict[str, int] = {}
+        self.places: dict[int, tuple[int, str]] = {}
+        """Attempt and host of each trial, as last heard of."""
+        self.finished = False
+        """True once the driver has nothing more to start."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles all it is given, and nobody reads that back."""
@@ -37,6 +41,10 @@ class Bridge:
         number = self.numbers.get(trial_id)
         if number is None or number not in self.driver.running:
             return
+        place = (result["attempt"], result["host"])
+        if self.places.get(number) != place:
+            self.places[number] = place
+            log.info("trial %d: attempt %d is on %s", number, *place)
         self.driver.reattempt(number, result["attempt"])
         message = json.loads(result["message"])
         if "result" in message:
@@ -52,6 +60,9 @@ class Bridge:
         """Tune gave a trial up: its proxy failed again and again."""
         number = self.numbers.get(trial_id)
         if number is not None and number in self.driver.running:
+            if number in self.places:  # its slot must not wait for a proxy any longer
+                attempt, host = self.places[number]
+                self.fleet.cancel(number, attempt, "interrupted", host)
             kind = Kind.LOST
             self.driver.end(number, TrialResult(state=kind.state, kind=kind, error=reason))
 
@@ -72,6 +83,7 @@ class StudySearcher(Searcher):
             return None
         assignment = bridge.driver.ask()
         if assignment is None:
+            bridge.finished = not bridge.driver.interrupted
             return str(Searcher.FINISHED)
         bridge.numbers[trial_id] = assignment.trial
         return dict(assignment.__dict__)
@@ -103,7 +115,8 @@ class ReportScheduler(FIFOScheduler):
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        if trial.num_failures:
+        if trial.num_failures:  # its proxy died; the next one looks for its slot
+            trial.config["hosts"] = self._bridge.fleet.names()
             self._again.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -111,6 +124,7 @@ class ReportScheduler(FIFOScheduler):
         return self._again[0] if self._again else super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        trial.config.update({name: result[name] for name in ("attempt", "checkpoint")})
         self._bridge.take(trial.trial_id, result)
         return str(TrialScheduler.CONTINUE)
 
@@ -128,3 +142,18 @@ class Watch(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         self._bridge.lost(trial.trial_id, f"the trial's proxy failed: {trial.error_file or ''}")
+
+
+class Interruption(Stopper):
+    """Ends Tune's loop after its current step once the driver is interrupted."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._bridge.driver.interrupted:
+            self._bridge.fleet.interrupt()  # proxies that wait for a report return at once
+        return self._bridge.driver.interrupted

@@ -13,13 +13,15 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from peft_jobs import Fenced
 from sweeps.cluster.host_actor import HostActor
 from sweeps.spec import ResourcesSpec
 
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 1000
-_LOOK_EVERY_SECONDS = 1.0
+_LOOK_EVERY_SECONDS = 0.5
+_CALL_SECONDS = 10.0
 
 
 def host_name(node_id: str, gpu: str | None) -> str:
@@ -69,11 +71,15 @@ class Fleet:
             del self._hosts[place]
         for place in places:
             if place not in self._hosts or _is_dead(self._lives[place]):
-                self._hosts[place] = self._make(place)
+                try:
+                    self._hosts[place] = self._make(place)
+                except ValueError as error:  # Ray gives a dead actor's name free after a moment
+                    log.info("host %s is made at the next look: %s", place.name, error)
+                    continue
                 self._lives[place] = self._hosts[place].live.remote()
 
     def ensure_now_and_then(self) -> None:
-        """`ensure`, at most once a second."""
+        """`ensure`, at most twice a second."""
         if time.monotonic() - self._looked > _LOOK_EVERY_SECONDS:
             self.ensure()
 
@@ -87,20 +93,34 @@ class Fleet:
             slots += min(by_cpu, by_gpu)
         return min(slots, self._max_concurrent or slots)
 
+    def names(self) -> tuple[str, ...]:
+        """The names of all hosts."""
+        return tuple(place.name for place in self._hosts)
+
     def any(self) -> Any:
         """Some host, for work that any of them can do."""
         return next(iter(self._hosts.values()))
 
     def cancel(self, trial: int, attempt: int, reason: str, host: str) -> None:
-        """Tell a host to stop an attempt; a host that is gone has stopped it already."""
+        """Tell a host to stop an attempt.
+
+        One that is gone, or a successor that never had the attempt, has nothing to stop; the trial
+        goes on as the next attempt, and its next report is answered in the same way.
+        """
         try:
-            ray.get(ray.get_actor(host).request_cancel.remote(trial, attempt, reason))
-        except (ray.exceptions.RayActorError, ValueError):
-            log.warning("host %s is gone while trial %d is cancelled", host, trial)
+            call = ray.get_actor(host).request_cancel.remote(trial, attempt, reason)
+            ray.get(call, timeout=_CALL_SECONDS)
+        except (ray.exceptions.RayError, ValueError, KeyError, Fenced) as error:
+            log.warning("host %s did not cancel trial %d: %r", host, trial, error)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Each host's status by name."""
         return {place.name: ray.get(host.status.remote()) for place, host in self._hosts.items()}
+
+    def interrupt(self) -> None:
+        """Ask all hosts to interrupt their trials at the next step; does not wait."""
+        for host in self._hosts.values():
+            host.close.remote()
 
     def close(self) -> None:
         """Stop all hosts: their trials are interrupted."""

@@ -12,7 +12,6 @@ from peft_jobs.engines import load_engine
 from peft_jobs.host import Message, TrialHost
 
 LONG_POLL_SECONDS = 10.0
-_CANCEL_SECONDS = 60.0
 
 
 class HostActor:
@@ -52,8 +51,8 @@ class HostActor:
     async def request_cancel(self, trial: int, attempt: int, reason: str) -> bool:
         return self._host.request_cancel(trial, attempt, reason)
 
-    async def cancel(self, trial: int, attempt: int, reason: str) -> bool:
-        return await asyncio.to_thread(self._host.cancel, trial, attempt, reason, _CANCEL_SECONDS)
+    async def current_attempt(self, trial: int) -> int | None:
+        return self._host.current_attempt(trial)
 
     async def status(self) -> dict[str, Any]:
         """Slots, queue and engine; pid and seconds of life tell hosts apart."""

@@ -2,7 +2,8 @@
 
 It finds the host of its own device, hands the trial over, and turns each message into a Tune
 result. A host that dies ends no trial: the proxy waits for its successor and submits again, as
-the next attempt. A proxy that dies is replaced by Tune and finds its slot still running.
+the next attempt. A proxy that dies is replaced by Tune and finds its slot still running. Proxies
+stop no trial: hosts belong to the driver.
 """
 
 import json
@@ -24,51 +25,55 @@ MAX_HOST_DEATHS = 3
 
 
 class TrialProxy(tune.Trainable):
-    """One Tune trial. `config` is an Assignment's fields."""
+    """One Tune trial. `config` is an Assignment's fields, kept up to date by `ReportScheduler`.
 
-    _host: Any
-    _trial: int
-    _attempt: int
-    _seq: int
+    For a trial whose proxy died, `config["hosts"]` names the hosts that may hold its slot.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._failure: Exception | None = None
-        self._begin(config)
+        self._config = dict(config)
+        self._trial: int = config["trial"]
+        self._attempt: int = config["attempt"]
+        self._checkpoint: str | None = config["checkpoint"]
+        self._seq = 0
+        self._deaths = 0
+        self._host: Any = None
+        gpus = ray.get_gpu_ids()
+        node = ray.get_runtime_context().get_node_id()
+        self._host_name = host_name(node, str(gpus[0]) if gpus else None)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take another trial. Never False: Tune would then hang; a failure raises in `step`."""
-        self._failure = None
-        try:
-            self._leave()
-            self._begin(new_config)
-        except Exception as error:  # Tune retries a step that raises, and only that
-            self._failure = error
+        """Take another trial. Never False: Tune would then hang."""
+        self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next message of the trial; `done` with the trial's end."""
-        if self._failure is not None:
-            raise self._failure
+        """Wait for the next message of the trial; `done` with the trial's end.
+
+        The trial is handed over here, not in `setup`: Tune starts a proxy for a trial and may then
+        give the trial to another proxy that has become free, perhaps on another device.
+        """
         while True:
             try:
+                if self._host is None:
+                    self._submit()
                 message: dict[str, Any] | None = ray.get(
                     self._host.next_report.remote(self._trial, self._attempt, self._seq)
                 )
             except ray.exceptions.RayActorError as error:
-                ended = self._host_died(error)
-                if ended is not None:
-                    return self._result(ended)
-                continue
+                message = self._host_died(error)
             if message is None:
                 continue
             if "progress" in message:
                 self._seq = message["seq"]
-                return self._result(message)
-            self._over = True
-            return self._result(message)
-
-    def cleanup(self) -> None:
-        self._leave()
+                self._checkpoint = message["progress"]["checkpoint"] or self._checkpoint
+            return {
+                "message": json.dumps(message),  # Tune would flatten a dictionary
+                "attempt": self._attempt,
+                "checkpoint": self._checkpoint,
+                "host": self._host_name,
+                "done": "progress" not in message,
+            }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: checkpoints are the host's, and the study knows where they lie."""
@@ -76,33 +81,16 @@ class TrialProxy(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing, see `save_checkpoint`."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._config = config
-        self._trial = config["trial"]
-        self._attempt = config["attempt"]
-        self._seq = 0
-        self._over = False
-        self._deaths = 0
-        gpus = ray.get_gpu_ids()
-        node = ray.get_runtime_context().get_node_id()
-        self._host_name = host_name(node, str(gpus[0]) if gpus else None)
-        self._submit()
-
     def _submit(self) -> None:
         """Hand the trial to the host of this device, once it is there."""
         deadline = time.monotonic() + HOST_WAIT_SECONDS
         while True:
             try:
-                self._host = ray.get_actor(self._host_name)
-                ray.get(
-                    self._host.submit.remote(
-                        self._trial,
-                        self._attempt,
-                        self._config["spec_json"],
-                        self._directory(),
-                        self._config["checkpoint"],
-                    )
-                )
+                host = ray.get_actor(self._host_name)
+                self._find_slot(self._config.pop("hosts", ()))
+                arguments = (self._config["spec_json"], self._directory(), self._checkpoint)
+                ray.get(host.submit.remote(self._trial, self._attempt, *arguments))
+                self._host = host
                 return
             except Fenced as fenced:  # an earlier proxy of this trial had seen a host die
                 self._attempt = fenced.current
@@ -110,6 +98,26 @@ class TrialProxy(tune.Trainable):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+
+    def _find_slot(self, hosts: tuple[str, ...]) -> None:
+        """After a proxy died: keep the trial's slot on this host, or free it on another.
+
+        A trial that this host does not hold goes on as the next attempt: the host that had it may
+        be cut off and still be writing.
+        """
+        if not hosts:
+            return
+        held = {name: _current_attempt(name, self._trial) for name in hosts}
+        here = held.pop(self._host_name, None)
+        if here is not None:
+            self._attempt = here
+            return
+        for name, attempt in held.items():
+            if attempt is not None:
+                host = ray.get_actor(name)
+                ray.get(host.request_cancel.remote(self._trial, attempt, "interrupted"))
+                self._attempt = max(self._attempt, attempt)
+        self._attempt += 1
 
     def _directory(self) -> str:
         """`attempts/<k>` of the current attempt; the assignment holds that of the first."""
@@ -121,29 +129,19 @@ class TrialProxy(tune.Trainable):
         self._deaths += 1
         if self._deaths >= MAX_HOST_DEATHS:
             text = f"{self._deaths} hosts died with this trial aboard; the last: {error}"
-            self._over = True
             result = TrialResult(state=Kind.LOST.state, kind=Kind.LOST, error=text)
             return {"result": result.model_dump(mode="json")}
-        log.warning("trial %d: its host died, going on as attempt %d", self._trial, self._attempt)
         self._attempt += 1
+        log.warning("trial %d: its host died, going on as attempt %d", self._trial, self._attempt)
         self._seq = 0
-        self._submit()
+        self._host = None
         return None
 
-    def _leave(self) -> None:
-        """Free the slot of a trial that did not end by itself."""
-        if self._over:
-            return
-        self._over = True
-        try:
-            ray.get(self._host.cancel.remote(self._trial, self._attempt, "interrupted"))
-        except (ray.exceptions.RayError, Fenced, KeyError) as error:
-            log.info("trial %d: nothing to cancel: %s", self._trial, error)
 
-    def _result(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "message": json.dumps(message),  # Tune would flatten a dictionary
-            "attempt": self._attempt,
-            "host": self._host_name,
-            "done": self._over,
-        }
+def _current_attempt(host: str, trial: int) -> int | None:
+    """The attempt that a host holds of a trial; None also for a host that is gone."""
+    try:
+        attempt: int | None = ray.get(ray.get_actor(host).current_attempt.remote(trial))
+    except (ValueError, ray.exceptions.RayActorError):
+        return None
+    return attempt
