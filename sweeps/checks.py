@@ -22,7 +22,10 @@ MEASURED = (
     "minutes",
 )
 """What a constraint may bound beside the task's metrics."""
-_FIXED_PARTS = ("data.validation", "data.test", "data.seed", "evaluation.")
+_FIXED_PARTS = (
+    *("data.validation", "data.test", "data.seed", "data.max_length", "evaluation."),
+    *("model.name_or_path", "model.revision", "task."),
+)
 _HORIZONS = ("training.max_samples", "training.num_train_epochs", "training.max_steps")
 _FILES = ("optuna.db", "mlflow.db", "mlartifacts", "cache")
 _BATCH = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")

@@ -6,7 +6,7 @@ Everything that is claimed on the card was measured on the exported files, on a 
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,15 @@ def export_trial(
     out: Path | None = None,
     merge: bool = False,
     test: bool = True,
+    study_url: str | None = None,
 ) -> Exported:
     """Write the adapter of trial `number` (by default the winner) to `out`.
 
     `out` defaults to `<sweep>/exports/trial-0007`. An export that is there already is completed,
-    not repeated. Raises SpecError for a trial without an adapter, or an `out` that holds something
-    else.
+    not repeated. `study_url` is for a study whose database takes credentials. Raises SpecError for
+    a trial without an adapter, or an `out` that holds something else.
     """
-    board = make_leaderboard(load_recorded(storage, name))
+    board = make_leaderboard(load_recorded(storage, name, study_url))
     folder = SweepFolder(storage, name)
     row = _choose(board, number)
     out = out or folder.exports / f"trial-{row.number:04d}"
@@ -154,7 +155,7 @@ def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[st
         "    python -m peft_jobs run trial.json data.subset=null training.max_samples=null \\",
         "        training.num_train_epochs=1 evaluation.rungs=[] --out full",
         "",
-        "Load it with `PeftModel.from_pretrained(base, path)`, `base` quantized as in `trial.json`.",
+        "Load it with `PeftModel.from_pretrained`, on the base quantized as in `trial.json`.",
         "",
     ]
     return "\n".join(lines)

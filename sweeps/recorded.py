@@ -95,11 +95,4 @@ def _load(
         rdb.get_study_id_from_name(name)
     except KeyError:
         raise SpecError(f"there is no study {name!r} in {redact(url)}") from None
-    return _Reader(spec, rdb)
-
-
-class _Reader(SweepStudy):
-    """A study that is only looked at, maybe while its driver is at work."""
-
-    def _finish_tells(self) -> None:
-        """Nothing: between a trial's result and its end, the end is still the driver's to tell."""
+    return SweepStudy(spec, rdb)

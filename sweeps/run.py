@@ -21,7 +21,7 @@ from sweeps.plots import write_plots
 from sweeps.redact import redact
 from sweeps.reports import markdown, report_artifacts, write_reports
 from sweeps.spec import SweepSpec
-from sweeps.study import SweepStudy, ensure_same_spec, open_storage
+from sweeps.study import SweepStudy, open_storage
 from sweeps.tracking import MlflowTracker, NoTracker, Tracker, View
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def launch(
         prepared = backend.prepare(spec.trial, variants(spec))
         spec = resolve(spec, prepared)
         study = SweepStudy(spec, open_storage(spec.study_url or folder.study_url))
-        ensure_same_spec(study)
+        study.take_over()
         study.optuna.set_user_attr("baseline", prepared.baseline)
         _write_sweep(spec, folder, source, prepared)
         on_prepared(spec, prepared)
@@ -84,12 +84,12 @@ def launch(
         driver = Driver(spec, study, tracker, folder, on_change)
         try:
             backend.run(driver)
-        finally:
             leaderboard = make_leaderboard(study)
             write_reports(leaderboard, folder)
             if spec.tracking.enabled:
                 write_plots(study.optuna, folder.path / "plots")
             _track_end(tracker, driver, leaderboard)
+        finally:
             undelivered = tracker.close(FLUSH_SECONDS)
     status, reason = _status(driver)
     return Outcome(leaderboard, status, reason, undelivered)

@@ -79,7 +79,7 @@ def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
 
 
 class SweepStudy:
-    """Asks, reports and tells for one sweep; creates the study or takes it up again."""
+    """One sweep's study, new or found again; a driver calls `take_over`, others only look."""
 
     def __init__(self, spec: SweepSpec, storage: optuna.storages.BaseStorage) -> None:
         self.spec = spec
@@ -92,11 +92,24 @@ class SweepStudy:
             pruner=build(spec.pruner, training.max_samples or 1, rungs),
             load_if_exists=True,
         )
-        if "key" not in self.optuna.user_attrs:
-            self.optuna.set_user_attr("key", f"{spec.name}-{uuid.uuid4().hex[:12]}")
-        self.key: str = self.optuna.user_attrs["key"]
-        """Tells this sweep from others of its name in other studies."""
         self._live: dict[int, optuna.trial.Trial] = {}
+        self._seen: dict[str, int] = {}
+        self.interrupted: list[int] = []
+        """Trials that an earlier driver left running; `ask` gives them first."""
+
+    @property
+    def key(self) -> str:
+        """Tells this sweep from others of its name in other studies."""
+        return str(self.optuna.user_attrs["key"])
+
+    def take_over(self) -> None:
+        """Become the sweep's driver: take up what an earlier one left.
+
+        SpecError if the study holds a different sweep.
+        """
+        _ensure_same_spec(self)
+        if "key" not in self.optuna.user_attrs:
+            self.optuna.set_user_attr("key", f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
         self._finish_tells()
         self._seen = {
             t.user_attrs["fingerprint"]: t.number
@@ -104,7 +117,6 @@ class SweepStudy:
             if "fingerprint" in t.user_attrs and t.user_attrs.get("kind") not in TURNED_AWAY
         }
         self.interrupted = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
-        self.exhausted = False
 
     def trials(self) -> Sequence[FrozenTrial]:
         """All trials as the study knows them, in order of number; not to be modified."""
@@ -127,7 +139,6 @@ class SweepStudy:
             point = self._ask_once()
             if point is not None:
                 return point
-        self.exhausted = True
         return None
 
     def report(self, number: int, progress: Progress) -> bool:
@@ -268,7 +279,7 @@ def _retry(call: Callable[[], _T], tries: int = 6) -> _T:
     return call()
 
 
-def ensure_same_spec(study: SweepStudy) -> None:
+def _ensure_same_spec(study: SweepStudy) -> None:
     """Record the resolved sweep in a new study; SpecError if an old one holds a different sweep.
 
     Only a larger or smaller budget (n_trials, timeout, max_failures), the resources and the

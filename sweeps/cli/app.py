@@ -178,12 +178,13 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="Write the merged model too.")] = False,
     test: Annotated[bool, typer.Option(help="Score the winner once on the test split.")] = True,
     storage: Storage = RUNS,
+    study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
     """Write the winner's adapter, scored again as written."""
     from sweeps.cli.export import export
 
-    export(storage, name, trial, path, merge, test, json)
+    export(storage, name, trial, path, merge, test, study_url, json)
 
 
 @app.command(**_example("peft-sweep ui --port 5001"))

@@ -130,7 +130,7 @@ class ReportScheduler(FIFOScheduler):
 
 
 class Watch(Callback):
-    """Replaces dead hosts while the sweep runs, and closes the books when Tune has ended."""
+    """Makes hosts on nodes that join, and ends the trials that Tune has given up."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge

@@ -1,6 +1,7 @@
-"""The driver's hosts: one per GPU, or one per node without GPUs; made, watched and replaced here.
+"""The driver's hosts: one per GPU, or one per node without GPUs.
 
-Hosts are named, non-detached actors pinned to their node: they die with the driver. They hold
+Hosts are named, non-detached actors pinned to their node: they die with the driver, and one that
+dies alone is restarted by Ray in its place, empty. They hold
 nothing in Ray's books (proxies do), so a host's device is fixed through its environment.
 """
 
@@ -20,7 +21,7 @@ from sweeps.spec import ResourcesSpec
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 1000
-_LOOK_EVERY_SECONDS = 0.5
+_LOOK_EVERY_SECONDS = 1.0
 _CALL_SECONDS = 10.0
 
 
@@ -57,29 +58,23 @@ class Fleet:
         self._engine, self._options = resources.engine, options
         self._max_concurrent = resources.max_concurrent
         self._hosts: dict[Place, Any] = {}
-        self._lives: dict[Place, Any] = {}
         self._looked = 0.0
         self.share = _share(resources, _alive_nodes())
         self.ensure()
 
     def ensure(self) -> None:
-        """Make the missing hosts: at the start, on nodes that joined, in place of dead ones."""
+        """Make the missing hosts: at the start, and on nodes that joined."""
         self._looked = time.monotonic()
         places = _places(_alive_nodes(), self.share)
         for place in [place for place in self._hosts if place not in places]:
             log.warning("the node of host %s is gone", place.name)
             del self._hosts[place]
         for place in places:
-            if place not in self._hosts or _is_dead(self._lives[place]):
-                try:
-                    self._hosts[place] = self._make(place)
-                except ValueError as error:  # Ray gives a dead actor's name free after a moment
-                    log.info("host %s is made at the next look: %s", place.name, error)
-                    continue
-                self._lives[place] = self._hosts[place].live.remote()
+            if place not in self._hosts:
+                self._hosts[place] = self._make(place)
 
     def ensure_now_and_then(self) -> None:
-        """`ensure`, at most twice a second."""
+        """`ensure`, at most once a second."""
         if time.monotonic() - self._looked > _LOOK_EVERY_SECONDS:
             self.ensure()
 
@@ -137,17 +132,12 @@ class Fleet:
             name=place.name,
             num_cpus=0,
             num_gpus=0,
+            max_restarts=-1,  # in place, under the same name, on the same device
             max_concurrency=MAX_CALLS,
             runtime_env={"env_vars": environment} if environment else None,
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
         )
         return actor.remote(self._engine, options, environment)
-
-
-def _is_dead(beat: Any) -> bool:
-    """Whether a call that never returns has failed, which it does when its actor dies."""
-    done, _ = ray.wait([beat], timeout=0)
-    return bool(done)
 
 
 def _alive_nodes() -> list[dict[str, Any]]:

@@ -59,10 +59,6 @@ class HostActor:
         own = {"pid": os.getpid(), "seconds": time.time() - self._started}
         return {**own, **self._host.status()}
 
-    async def live(self) -> None:
-        """Never returns: its caller learns of this actor's death."""
-        await asyncio.Event().wait()
-
     async def close(self) -> bool:
         return await asyncio.to_thread(self._host.close)
 

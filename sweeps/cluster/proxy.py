@@ -82,21 +82,30 @@ class TrialProxy(tune.Trainable):
         """Nothing, see `save_checkpoint`."""
 
     def _submit(self) -> None:
-        """Hand the trial to the host of this device, once it is there."""
+        """Hand the trial to the host of this device, once it is there.
+
+        A host that dies while it takes the trial may have died of it, so that counts as a death.
+        """
+        host = self._reach_host()
+        self._find_slot(self._config.pop("hosts", ()))
+        arguments = (self._config["spec_json"], self._directory(), self._checkpoint)
+        try:
+            ray.get(host.submit.remote(self._trial, self._attempt, *arguments))
+        except Fenced as fenced:  # an earlier proxy of this trial had seen a host die
+            self._attempt = fenced.current
+        self._host = host
+
+    def _reach_host(self) -> Any:
+        """The host of this device, which may still be starting."""
         deadline = time.monotonic() + HOST_WAIT_SECONDS
         while True:
             try:
                 host = ray.get_actor(self._host_name)
-                self._find_slot(self._config.pop("hosts", ()))
-                arguments = (self._config["spec_json"], self._directory(), self._checkpoint)
-                ray.get(host.submit.remote(self._trial, self._attempt, *arguments))
-                self._host = host
-                return
-            except Fenced as fenced:  # an earlier proxy of this trial had seen a host die
-                self._attempt = fenced.current
-            except (ValueError, ray.exceptions.RayActorError):
+                ray.get(host.current_attempt.remote(self._trial))
+                return host
+            except (ValueError, ray.exceptions.RayActorError) as error:
                 if time.monotonic() > deadline:
-                    raise
+                    raise RuntimeError(f"no host {self._host_name}: {error}") from error
                 time.sleep(0.1)
 
     def _find_slot(self, hosts: tuple[str, ...]) -> None:

@@ -1,0 +1,40 @@
+"""What this machine computes with, known without importing torch."""
+
+import os
+import subprocess
+
+
+def gpus(timeout_seconds: float = 2.0) -> list[str]:
+    """Names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves; empty without a driver."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    names = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return names
+    chosen = [item.strip() for item in visible.split(",") if item.strip() not in ("", "-1")]
+    if all(item.isdigit() for item in chosen):
+        return [names[int(item)] for item in chosen if int(item) < len(names)]
+    return names[: len(chosen)]  # given by UUID
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device() -> str:
+    """`2 x NVIDIA A100`, or `2 CPU cores, no GPU`."""
+    found = gpus()
+    if not found:
+        return f"{cores()} CPU core{'s' if cores() > 1 else ''}, no GPU"
+    kinds = {name: found.count(name) for name in found}
+    return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in kinds.items())

@@ -1,0 +1,32 @@
+"""`init`: a commented sweep file to start from."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from peft_jobs import SpecError
+from peft_jobs.mistakes import suggest
+from sweeps.cli.screen import say
+
+STARTERS = {
+    "causal_lm": "start-causal-lm.yaml",
+    "sequence_classification": "start-sequence-classification.yaml",
+}
+"""By task, in `sweeps/examples`."""
+
+
+def init(task: str, path: Path, force: bool) -> None:
+    """Write the starter of `task` to `path`; SpecError if a file is there and not `force`."""
+    text = starter(task)
+    if path.exists() and not force:
+        raise SpecError(f"{path} is there already; give another --out, or --force to overwrite it")
+    path.write_text(text, encoding="utf-8")
+    say(f"Wrote {path}. Next:")
+    say(f"  peft-sweep validate {path}")
+    say(f"  peft-sweep run {path}")
+
+
+def starter(task: str) -> str:
+    """The text of a sweep file for `task`; SpecError for an unknown task."""
+    if task not in STARTERS:
+        raise SpecError(f"unknown task {task!r}{suggest(task, STARTERS)}")
+    return (files("sweeps") / "examples" / STARTERS[task]).read_text(encoding="utf-8")

@@ -1,0 +1,150 @@
+"""What a running sweep is at, as a snapshot that another thread may render.
+
+The driver is not thread-safe: `Observer.see` runs in its thread and copies what is shown.
+"""
+
+import time
+from bisect import bisect, insort
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from peft_jobs import Progress, State, TrialResult
+from search_spaces import Params
+from sweeps.driver import Driver
+from sweeps.spec import SweepSpec
+
+LATEST = 5
+"""Ended trials that are shown."""
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    number: int
+    attempt: int
+    started: float
+    params: Params
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    number: int
+    seconds: float
+    """Since it was started by this process."""
+    params: Params
+    result: TrialResult
+    value: float | None
+    """The objective, as it was last measured."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of a sweep."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Trials by state."""
+    running: tuple[RunningTrial, ...] = ()
+    latest: tuple[EndedTrial, ...] = ()
+    """Newest first."""
+    best: tuple[int, float] | None = None
+    best_params: Params = field(default_factory=dict)
+    work: float = 0.0
+    """Trials' worth of training done by this process; a trial that was pruned counts in part."""
+    work_left: float | None = None
+    started: float = field(default_factory=time.time)
+
+    @property
+    def ended(self) -> int:
+        return sum(n for state, n in self.counts.items() if state != State.RUNNING)
+
+    def seconds_left(self, now: float) -> float | None:
+        """An estimate from the work done so far; None while there is too little of it."""
+        elapsed = now - self.started
+        if self.work_left is None or self.work < 0.2 or elapsed < 2:
+            return None
+        return self.work_left * elapsed / self.work
+
+
+class Observer:
+    """Takes snapshots of a driver, and notices what has happened since the last one."""
+
+    def __init__(self, spec: SweepSpec) -> None:
+        size, n_trials = spec.space.size(), spec.budget.n_trials
+        self.total = n_trials if size is None else min(size, n_trials)
+        self.interrupted: list[int] = []
+        """Trials that were running and have been stopped without an end."""
+        self._metric = spec.objective.metric
+        self._values: dict[int, float] = {}
+        self._horizon = spec.trial.training.max_samples or 1
+        self._running: dict[int, RunningTrial] = {}
+        self._params: dict[int, Params] = {}
+        self._latest: tuple[EndedTrial, ...] = ()
+        self._shares: list[float] = []
+        """Of the horizon, by trial that has ended here; sorted."""
+        self._counts: tuple[int, dict[str, int]] = (-1, {})
+
+    def see(self, driver: Driver) -> tuple[Snapshot, list[EndedTrial]]:
+        """The driver's state, and the trials that have ended since the last call."""
+        running = {
+            number: RunningTrial(
+                number, trial.attempt, trial.started, trial.point.params, trial.progress
+            )
+            for number, trial in list(driver.running.items())
+        }
+        ended = []
+        for number in self._running.keys() - running.keys():
+            if number in driver.ended:
+                ended.append(self._end(self._running[number], driver.ended[number]))
+            else:
+                self.interrupted.append(number)
+        for number, trial in running.items():
+            if trial.progress is not None and self._metric in trial.progress.metrics:
+                self._values[number] = trial.progress.metrics[self._metric]
+        self._running = running
+        self._params |= {number: trial.params for number, trial in running.items()}
+        self._latest = (*reversed(ended), *self._latest)[:LATEST]
+        if self._counts[0] != len(driver.ended):  # counting goes over all ended trials
+            self._counts = (len(driver.ended), dict(driver.counts))
+        counts = {**self._counts[1], State.RUNNING.value: len(running)}
+        work, left = self._work(len(driver.ended))
+        best = driver.best
+        snapshot = Snapshot(
+            counts=counts,
+            running=tuple(running.values()),
+            latest=self._latest,
+            best=best,
+            best_params={} if best is None else self._params_of(best[0], driver),
+            work=work,
+            work_left=left,
+            started=driver.started,
+        )
+        return snapshot, ended
+
+    def _end(self, trial: RunningTrial, result: TrialResult) -> EndedTrial:
+        complete = result.state is State.COMPLETE
+        insort(self._shares, 1.0 if complete else self._share(result.samples))
+        value = result.metrics.get(self._metric, self._values.get(trial.number))
+        return EndedTrial(trial.number, time.time() - trial.started, trial.params, result, value)
+
+    def _share(self, samples: int) -> float:
+        return min(1.0, samples / self._horizon)
+
+    def _work(self, num_ended: int) -> tuple[float, float]:
+        """Trials' worth of training done, and still to be done if trials end as they did so far."""
+        current = [
+            self._share(trial.progress.samples) if trial.progress else 0.0
+            for trial in self._running.values()
+        ]
+        waiting = max(0, self.total - num_ended - len(current))
+        left = waiting * self._expected(0.0) + sum(self._expected(at) for at in current)
+        return sum(self._shares) + sum(current), left
+
+    def _expected(self, at: float) -> float:
+        """The further share of a trial at `at`: the mean of those that came further than that."""
+        further = self._shares[bisect(self._shares, at) :]
+        return sum(further) / len(further) - at if further else 1.0 - at
+
+    def _params_of(self, number: int, driver: Driver) -> Params:
+        if number not in self._params:  # it ended under an earlier driver
+            self._params[number] = driver.study.trials()[number].user_attrs["params"]
+        return self._params[number]

@@ -1,0 +1,118 @@
+"""`leaderboard` and `list`: what the studies say, without starting anything."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import typer
+from rich.table import Table
+
+from peft_jobs import SpecError, State
+from peft_jobs.files import write_whole
+from sweeps.cli.board import DEFAULT_ROWS, print_board
+from sweeps.cli.screen import out, print_json, say
+from sweeps.leaderboard import make_leaderboard
+from sweeps.recorded import Unreadable, load_all, load_recorded
+from sweeps.reports import summary, to_csv, to_html
+from sweeps.study import SweepStudy
+
+
+def leaderboard(
+    storage: Path,
+    name: str,
+    study_url: str | None,
+    limit: int | None,
+    json: bool,
+    csv: bool,
+    html: Path | None,
+) -> None:
+    """Print the leaderboard as a table, JSON or CSV, or write it as a page."""
+    if sum((json, csv, html is not None)) > 1:
+        raise SpecError("give one of --json, --csv and --html")
+    if html is not None and html.exists():
+        raise SpecError(f"{html} is there already; name another file, or remove it")
+    board = make_leaderboard(load_recorded(storage, name, study_url))
+    cut = replace(board, rows=board.rows[:limit]) if limit else board
+    if json:
+        print_json(cut.to_json())
+    elif csv:
+        typer.echo(to_csv(cut), nl=False)
+    elif html is not None:
+        write_whole(html, to_html(cut))
+        say(f"Wrote {html}")
+    else:
+        out.print(f"Sweep {name}: {summary(board)}\n", markup=False)
+        print_board(board, out, DEFAULT_ROWS if limit is None else limit)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of `list`."""
+
+    name: str
+    trials: dict[str, int]
+    """By state; RUNNING includes trials that were interrupted."""
+    n_trials: int | None
+    metric: str | None
+    best_trial: int | None
+    best_value: float | None
+    unreadable: str | None = None
+
+
+def list_sweeps(storage: Path, study_url: str | None, json: bool) -> None:
+    """Print every sweep of the storage."""
+    if not storage.is_dir():
+        raise SpecError(f"there is no folder {storage}; give the sweeps' folder with --storage")
+    listed = [_listed(study) for study in load_all(storage, study_url)]
+    if json:
+        print_json([asdict(item) for item in listed])
+    elif not listed:
+        say(f"No sweep in {storage} yet; `peft-sweep init` writes a sweep file to start from.")
+    else:
+        out.print(_table(listed))
+
+
+def _listed(study: SweepStudy | Unreadable) -> Listed:
+    if isinstance(study, Unreadable):
+        return Listed(study.name, {}, None, None, None, None, study.reason)
+    spec = study.spec
+    try:
+        best = make_leaderboard(study).best
+    except SpecError as error:  # trials that must not be ranked together
+        return Listed(spec.name, _states(study), None, None, None, None, str(error))
+    return Listed(
+        name=spec.name,
+        trials=_states(study),
+        n_trials=spec.budget.n_trials,
+        metric=spec.objective.metric,
+        best_trial=None if best is None else best.number,
+        best_value=None if best is None else best.value,
+    )
+
+
+def _states(study: SweepStudy) -> dict[str, int]:
+    counts = Counter(trial.state.name for trial in study.launched())
+    return {str(state): counts[state] for state in State}
+
+
+def _table(listed: list[Listed]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("sweep", no_wrap=True)
+    for title in ("trials", "complete", "pruned", "failed", "unfinished"):
+        table.add_column(title, justify="right")
+    table.add_column("best")
+    for item in listed:
+        counts = item.trials
+        states = (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)
+        shown = [str(counts[state]) if counts.get(state) else "" for state in states]
+        of = f"{sum(counts.values())} of {item.n_trials}" if item.n_trials else ""
+        table.add_row(item.name, of, *shown, _best(item))
+    return table
+
+
+def _best(item: Listed) -> str:
+    if item.unreadable is not None:
+        return item.unreadable.splitlines()[0]
+    if item.best_trial is None:
+        return "none yet"
+    return f"trial {item.best_trial:04d}, {item.metric} {item.best_value:.4f}"

@@ -1,0 +1,100 @@
+"""`show`: all that is known of one trial."""
+
+import json as json_text
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from peft_jobs import SpecError, TrialResult
+from sweeps.cli.screen import out, pairs, print_json, shown, size
+from sweeps.layout import SweepFolder
+from sweeps.recorded import load_recorded
+from sweeps.study import SweepStudy
+
+
+def show(storage: Path, name: str, number: int, study_url: str | None, json: bool) -> None:
+    """Print a trial; SpecError if the sweep has none of that number."""
+    study = load_recorded(storage, name, study_url)
+    trials = study.trials()
+    if number >= len(trials):
+        last = f"its last one is {len(trials) - 1}" if trials else "it has none yet"
+        raise SpecError(f"the sweep {name!r} has no trial {number}: {last}")
+    record = describe(study, trials[number], SweepFolder(storage, name))
+    if json:
+        print_json(record)
+    else:
+        _print(name, record, study.spec.trial.training.max_samples)
+
+
+def describe(study: SweepStudy, trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
+    """The trial as plain JSON values."""
+    said = trial.user_attrs
+    result = TrialResult.model_validate(said.get("result", {"state": trial.state.name}))
+    attempt = said.get("attempt", 1)
+    files = {
+        "trial": folder.trial(trial.number) / "trial.json",
+        "result": folder.trial(trial.number) / "result.json",
+        "adapter": folder.trial(trial.number) / "adapter",
+        "metrics": folder.attempt(trial.number, attempt) / "metrics.jsonl",
+        "log": folder.attempt(trial.number, attempt) / "log.txt",
+    }
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "kind": said.get("kind"),
+        "interrupted": trial.state.name == "RUNNING" and "interrupted_at" in said,
+        "reason": said.get("reason"),
+        "attempt": attempt,
+        "params": said.get("params", {}),
+        "value": trial.value,
+        "rungs": {str(rung): value for rung, value in sorted(trial.intermediate_values.items())},
+        **result.model_dump(mode="json", exclude={"state", "kind", "adapter", "traceback"}),
+        "traceback": _traceback(files["result"]),
+        "files": {name: str(path) for name, path in files.items() if path.exists()},
+    }
+
+
+def _traceback(result: Path) -> str | None:
+    if not result.is_file():
+        return None
+    found = json_text.loads(result.read_text(encoding="utf-8")).get("traceback")
+    return None if found is None else str(found)
+
+
+def _print(name: str, record: dict[str, Any], max_samples: int | None) -> None:
+    out.print(f"Trial {record['number']:04d} of {name}: {_headline(record, max_samples)}")
+    rungs = {f"at {int(rung):,} samples": f"{v:.6g}" for rung, v in record["rungs"].items()}
+    seconds = {phase: f"{value:.1f}" for phase, value in record["seconds"].items() if value >= 0.05}
+    trained = record["trainable_parameters"]
+    sections = {
+        "parameters": {key: shown(value) for key, value in record["params"].items()},
+        "metrics": {key: f"{value:.6g}" for key, value in record["metrics"].items()},
+        "rungs": rungs,
+        "memory": {key: size(value) for key, value in record["memory"].items()},
+        "size": {} if trained is None else {"trainable parameters": f"{trained:,}"},
+        "seconds": {**seconds, "in all": f"{sum(record['seconds'].values()):.1f}"},
+        "files": record["files"],
+    }
+    for title, items in sections.items():
+        if items and not (title == "seconds" and not seconds):
+            out.print(f"\n[bold]{title}[/]")
+            out.print(pairs(items))
+    if record["traceback"]:
+        out.print("\n[bold]traceback[/]")
+        out.print(record["traceback"].rstrip(), markup=False, soft_wrap=True)
+    if record["error"]:
+        out.print(f"\n{record['error']}", style="red", markup=False, soft_wrap=True)
+    if "trial" in record["files"]:
+        out.print("\nRun it again, alone:", style="dim")
+        out.print(f"  python -m peft_jobs run {record['files']['trial']}", soft_wrap=True)
+
+
+def _headline(record: dict[str, Any], max_samples: int | None) -> str:
+    state = "interrupted" if record["interrupted"] else record["state"].lower()
+    kind = f" ({record['kind'].replace('_', ' ')})" if record["kind"] else ""
+    reason = f": {record['reason']}" if record["reason"] else ""
+    of = f" of {max_samples:,}" if max_samples else ""
+    samples = f", {record['samples']:,}{of} samples" if record["samples"] else ""
+    again = f", attempt {record['attempt']}" if record["attempt"] > 1 else ""
+    return f"{state}{kind}{reason}{samples}{again}"

@@ -1,0 +1,98 @@
+"""`validate`: what is wrong with a sweep file, or what the sweep would do."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft_jobs.engines import load
+from peft_jobs.job import Prepared
+from sweeps.cli.screen import err, out, pairs, print_json
+from sweeps.layout import SweepFolder
+from sweeps.loading import load_sweep
+from sweeps.planning import resolve, variants
+from sweeps.run import make_backend
+from sweeps.spec import SweepSpec
+
+
+def validate(path: Path, overrides: Sequence[str], fast: bool, json: bool) -> None:
+    """Print the plan; SweepFileError with every mistake, SpecError or DataError for what base and
+    data do not allow."""
+    spec = load_sweep(path, overrides)
+    plan = _from_file(spec)
+    if not fast:
+        with (
+            err.status("Loading the base and the data ..."),
+            contextlib.redirect_stdout(sys.stderr),
+        ):
+            plan |= _prepared(spec)
+    if json:
+        print_json(plan)
+        return
+    out.print(f"[bold]{path}[/] is a valid sweep file.")
+    out.print(pairs(_words(spec, plan)))
+
+
+def _from_file(spec: SweepSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "n_trials": spec.budget.n_trials,
+        "distinct_points": spec.space.size(),
+        "objective": spec.objective.metric,
+        "sampler": spec.sampler.type,
+        "pruner": spec.pruner.type,
+    }
+
+
+def _prepared(spec: SweepSpec) -> dict[str, Any]:
+    """What only base and data can tell, found on a host in this process."""
+    resources = spec.resources.model_copy(update={"backend": "inline"})
+    local = spec.model_copy(update={"resources": resources})
+    with contextlib.closing(make_backend(local, SweepFolder.of(spec))) as backend:
+        found: Prepared = backend.prepare(spec.trial, variants(spec))
+    trial = resolve(spec, found).trial
+    return {
+        "train_rows": found.train_rows,
+        "baseline": found.baseline,
+        "max_samples": trial.training.max_samples,
+        "rungs": list(trial.evaluation.rungs),
+        "targets": _targets(spec) if spec.resources.engine != "simulated" else {},
+    }
+
+
+def _targets(spec: SweepSpec) -> dict[str, list[str]]:
+    """The modules that each choice of `adapter.target_modules` adapts."""
+    resolve_on_skeleton = load("peft_jobs.targets:check_targets_without_weights")
+    found = {}
+    for trial in variants(spec):
+        chosen = trial.adapter.target_modules
+        name = chosen if isinstance(chosen, str) else " ".join(chosen)
+        if name not in found:
+            found[name] = list(resolve_on_skeleton(trial.model, trial.task, chosen))
+    return found
+
+
+def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
+    words = {
+        "base": f"{spec.trial.model.name_or_path}, {spec.trial.quantization.scheme}",
+        "trials": f"{plan['n_trials']}, chosen by {plan['sampler']}",
+    }
+    if "max_samples" in plan:
+        words["trials"] += f", of at most {plan['max_samples']:,} samples each"
+        rungs = " and ".join(f"{rung:,}" for rung in plan["rungs"])
+        words["pruned by"] = f"{plan['pruner']} at {rungs} samples" if rungs else "nothing"
+        words["data"] = f"{plan['train_rows']:,} training rows"
+        words["base alone"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["baseline"].items())
+    points = plan["distinct_points"]
+    words["points"] = "infinitely many" if points is None else f"at most {points:,}"
+    words["space"] = spec.space.describe()
+    words["targets"] = "\n".join(
+        f"{name}: {len(modules)} modules ({', '.join(_leaves(modules))})"
+        for name, modules in plan.get("targets", {}).items()
+    )
+    return {name: text for name, text in words.items() if text}
+
+
+def _leaves(names: Sequence[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names})

@@ -1,0 +1,37 @@
+"""`export`: the table of what was measured where."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from sweeps.cli.export import scores
+from sweeps.export import Exported
+
+
+def drawn(exported: Exported) -> list[list[str]]:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(scores(exported))
+    return [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_every_place_is_a_column() -> None:
+    exported = Exported(
+        path=Path("out"),
+        number=4,
+        recorded={"validation/loss": 1.25},
+        validation={"validation/loss": 1.2500001},
+        test={"test/loss": 1.5},
+        merged={"validation/loss": 1.26},
+        merged_path=Path("out/merged"),
+    )
+    assert drawn(exported) == [
+        ["metric", "recorded", "re-scored", "merged", "test"],
+        ["validation/loss", "1.25", "1.25", "1.26", "1.5"],
+    ]
+
+
+def test_what_was_not_measured_is_no_column() -> None:
+    loss = {"validation/loss": 2.0}
+    exported = Exported(Path("out"), 4, loss, loss, None, None, None)
+    assert drawn(exported)[0] == ["metric", "recorded", "re-scored"]

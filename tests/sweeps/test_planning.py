@@ -1,0 +1,105 @@
+"""Rungs by hand, and the pruner that is to meet them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+
+from peft_jobs import SpecError
+from peft_jobs.job import Prepared
+from sweeps import SweepSpec
+from sweeps.planning import geometric_rungs, resolve, variants
+from sweeps.pruners import build
+
+Sweep = Callable[..., SweepSpec]
+PREPARED = Prepared(train_rows=1000)
+
+
+@pytest.mark.parametrize(
+    ("samples", "count", "factor", "rungs"),
+    [
+        (900, 2, 3, (100, 300)),
+        (1000, 2, 3, (111, 333)),
+        (1000, 3, 4, (15, 60, 240)),
+        (1000, 0, 3, ()),
+        (8, 2, 3, (2,)),
+        (9, 2, 3, (1, 3)),
+        (2, 5, 3, ()),
+        (1, 1, 2, ()),
+        (1000, 10**9, 10, (1, 10, 100)),
+    ],
+)
+def test_rungs_are_geometric(samples: int, count: int, factor: int, rungs: tuple[int]) -> None:
+    assert geometric_rungs(samples, count, factor) == rungs
+
+
+def test_the_budget_becomes_samples_and_rungs_of_the_trial(sweep: Sweep) -> None:
+    epochs = {"max_samples": None, "num_train_epochs": 1.5}
+    steps = {"max_samples": None, "max_steps": 20}
+    for budget, samples, rungs in (
+        ({"max_samples": 900}, 900, (100, 300)),
+        (epochs, 1500, (166, 498)),
+        (steps, 160, (17, 51)),
+        ({"rungs": [10, 500]}, 900, (10, 500)),
+        ({"num_rungs": 0}, 900, ()),
+    ):
+        trial = resolve(sweep(budget=budget), PREPARED).trial
+        assert trial.training.max_samples == samples
+        assert trial.training.max_steps is None
+        assert trial.evaluation.rungs == rungs
+
+
+def test_rungs_follow_the_pruners_reduction_factor_also_under_patience(sweep: Sweep) -> None:
+    halving = {"type": "successive_halving", "reduction_factor": 2}
+    patient = {"type": "patient", "patience": 0, "wrapped_pruner": halving}
+    for pruner in (halving, patient):
+        assert resolve(sweep(pruner=pruner), PREPARED).trial.evaluation.rungs == (225, 450)
+
+
+def test_rungs_beyond_the_horizon_are_refused(sweep: Sweep) -> None:
+    budget = {"max_samples": None, "num_train_epochs": 1, "rungs": [500, 1000]}
+    with pytest.raises(SpecError, match="must lie below the 1000 samples of a trial"):
+        resolve(sweep(budget=budget), PREPARED)
+
+
+@pytest.mark.parametrize(("samples", "factor"), [(900, 3), (1000, 3), (1000, 2), (777, 4)])
+def test_successive_halving_decides_at_exactly_these_rungs(
+    sweep: Sweep, samples: int, factor: int
+) -> None:
+    pruner = {"type": "successive_halving", "reduction_factor": factor}
+    budget = {"max_samples": samples, "num_rungs": 3}
+    spec = resolve(sweep(pruner=pruner, budget=budget), PREPARED)
+    rungs = spec.trial.evaluation.rungs
+    assert len(rungs) == 3
+    study = optuna.create_study(pruner=build(spec.pruner, samples, rungs))
+    decided = set()
+    trial = study.ask()
+    records = 0
+    for step in range(1, samples):  # alone and best so far, it is promoted at each rung
+        trial.report(1 / step, step)
+        assert not trial.should_prune()
+        attributes = trial.storage.get_trial(trial._trial_id).system_attrs
+        found = sum(name.startswith("completed_rung_") for name in attributes)
+        if found > records:
+            decided.add(step)
+            records = found
+    assert decided == {rung for rung in (*rungs, rungs[-1] * factor) if rung < samples}
+    worse = study.ask()
+    worse.report(2.0, rungs[0] - 1)
+    assert not worse.should_prune()
+    worse.report(2.0, rungs[0])
+    assert worse.should_prune()
+
+
+def test_variants_are_one_trial_per_base_task_data_and_targets(sweep: Sweep) -> None:
+    chosen = variants(sweep())
+    assert {trial.adapter.target_modules for trial in chosen} == {"attention-qv", "all-linear"}
+    assert len(chosen) == 2
+    parameters: dict[str, Any] = {
+        "quantization.scheme": {"choices": ["nf4", "int8"]},
+        "adapter.target_modules": {"choices": ["attention", "all-linear"]},
+    }
+    chosen = variants(sweep(space={"parameters": parameters}))
+    assert len({(t.quantization.scheme, t.adapter.target_modules) for t in chosen}) == 4
+    assert len(chosen) == 4
