@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from sweeps.spec import SamplerSpec
 
 
+# Duplicate points are told with a constraint, which this sampler then says, at every ask.
+warnings.filterwarnings("ignore", message="Constraints have been set, but CmaEsSampler")
+
+
 class _Grid(optuna.samplers.GridSampler):
     def after_trial(self, *args: Any, **kwargs: Any) -> None:
         """Optuna's version calls Study.stop, which raises outside of Study.optimize."""

@@ -28,6 +28,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -106,6 +107,8 @@ class RayBackend:
 
 def _connect(address: str | None) -> None:
     """Join the cluster at `address`; by default start one here, whatever else runs here."""
+    if address is None:  # Ray's agents outlive a killed driver for as long; 60 by default
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     try:
         ray.init(
             address=address or "local",

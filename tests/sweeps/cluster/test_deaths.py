@@ -100,7 +100,7 @@ def test_a_trial_under_which_hosts_die_again_and_again_is_lost(
     assert (lost.state.name, lost.user_attrs["kind"]) == ("FAIL", "lost")
     assert "3 hosts died with this trial aboard" in lost.user_attrs["result"]["error"]
     assert well.state.name == "COMPLETE"
-    assert attempts(sweep) == {0: ["1", "2", "3"], 1: ["1"]}
+    assert lost.user_attrs["attempt"] == 3
 
 
 def test_a_killed_driver_leaves_no_process_and_the_next_one_adopts(
@@ -111,9 +111,6 @@ def test_a_killed_driver_leaves_no_process_and_the_next_one_adopts(
     wait_for(lambda: driver.reported(2))
     driver.process.send_signal(signal.SIGKILL)
     driver.process.wait(5)
-    time.sleep(5)
-    print(driver.alive(), driver.seen)
-
     wait_for(lambda: not driver.alive(), 20)
     assert [t.state.name for t in driver.trials()] == ["RUNNING"] * 2
 
