@@ -71,6 +71,11 @@ class Job:
             self._changed.wait_for(lambda: self.decided)
             return self.cancelled is None
 
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Block until `ready`, which is asked, under the host's lock, at every change of a job."""
+        with self._changed:
+            self._changed.wait_for(ready)
+
     def stopped(self, **seen: Any) -> TrialResult | None:
         """The result of a cancelled job with what was `seen`; None if it was only interrupted."""
         if self.cancelled not in set(Kind):

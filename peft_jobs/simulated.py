@@ -106,10 +106,20 @@ class SimulatedEngine:
                 if slot.job.ended:
                     slots.remove(slot)
             if not moved:
-                slots[0].job.await_decision()
+                self._await_change(slots, inbox)
 
     def status(self) -> dict[str, Any]:
         return {"engine": "simulated", "slots": self.num_slots, "steps": self.steps_done}
+
+    def _await_change(self, slots: list[_Slot], inbox: Inbox) -> None:
+        """Block until a slot may go on, or a job has come for a free one."""
+
+        def changed() -> bool:
+            if len(slots) < self.num_slots and (job := inbox.take(block=False)) is not None:
+                slots.append(self._start(job))
+            return any(slot.job.decided for slot in slots)
+
+        slots[0].job.wait_until(changed)
 
     def _start(self, job: Job) -> _Slot:
         training = job.spec.training

@@ -51,7 +51,7 @@ class Running:
 
 @dataclass
 class Driver:
-    """The state of a running sweep. Not thread-safe: a backend calls it from one thread."""
+    """The state of a running sweep. A backend calls it from one thread, but for `next_point`."""
 
     spec: SweepSpec
     study: SweepStudy
@@ -81,7 +81,12 @@ class Driver:
         return counts
 
     def ask(self) -> Assignment | None:
-        """The next trial to start; None when no further one is to be started."""
+        """The next trial, started; None when no further one is to be started."""
+        point = self.next_point()
+        return None if point is None else self.start(point)
+
+    def next_point(self) -> Point | None:
+        """`ask` without the start: what may take long, and may run beside reports."""
         if self.interrupted or self._out_of_budget():
             return None
         point = self.study.ask()
@@ -89,7 +94,7 @@ class Driver:
             self.stop_reason = self.stop_reason or "the space is exhausted"
             return None
         self._asked += 1
-        return self._start(point)
+        return point
 
     def report(self, number: int, progress: Progress) -> bool:
         """Take a trial's report; False if the pruner wants the trial stopped."""
@@ -132,7 +137,8 @@ class Driver:
             return self._asked >= budget.n_trials and not left_running
         return True
 
-    def _start(self, point: Point) -> Assignment:
+    def start(self, point: Point) -> Assignment:
+        """Record that a trial starts; what its host needs."""
         folder = self.folder.trial(point.number)
         directory = self.folder.attempt(point.number, point.attempt)
         directory.mkdir(parents=True, exist_ok=True)

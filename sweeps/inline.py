@@ -39,7 +39,7 @@ class InlineBackend:
         except KeyboardInterrupt:
             driver.interrupted = True
             self._host.close()
-            for number in live:
+            for number in list(driver.running):
                 driver.interrupt(number)
 
     def close(self) -> None:

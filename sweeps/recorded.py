@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from peft_jobs import SpecError
 from peft_jobs.mistakes import mistakes, suggest
+from sweeps.database import open_storage
 from sweeps.layout import SweepFolder
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
-from sweeps.study import SweepStudy, open_storage
+from sweeps.study import SweepStudy
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from peft_jobs.files import write_json, write_whole
 from peft_jobs.job import Prepared
 from peft_jobs.provenance import environment
 from sweeps.checks import flatten, varying_names
+from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.inline import InlineBackend
 from sweeps.layout import SweepFolder
@@ -21,7 +22,7 @@ from sweeps.plots import write_plots
 from sweeps.redact import redact
 from sweeps.reports import markdown, report_artifacts, write_reports
 from sweeps.spec import SweepSpec
-from sweeps.study import SweepStudy, open_storage
+from sweeps.study import SweepStudy
 from sweeps.tracking import MlflowTracker, NoTracker, Tracker, View
 
 log = logging.getLogger(__name__)

@@ -30,13 +30,17 @@ class _Entry:
     constant_seed: bool = False
     """True where the sampler derives each point from one sequence."""
     defaults: dict[str, Any] = field(default_factory=dict)
+    slow: bool = False
+    """True where a point takes seconds, so that it is drawn beside the event loop."""
 
 
 SAMPLERS: dict[str, _Entry] = {
     "tpe": _Entry(optuna.samplers.TPESampler),
     "random": _Entry(optuna.samplers.RandomSampler),
     "grid": _Entry(_Grid, constant_seed=True),
-    "gp": _Entry(optuna.samplers.GPSampler, defaults={"warn_independent_sampling": False}),
+    "gp": _Entry(
+        optuna.samplers.GPSampler, defaults={"warn_independent_sampling": False}, slow=True
+    ),
     "cmaes": _Entry(optuna.samplers.CmaEsSampler, defaults={"warn_independent_sampling": False}),
     "qmc": _Entry(
         optuna.samplers.QMCSampler,

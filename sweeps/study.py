@@ -7,13 +7,10 @@ point, decoded), `fingerprint`, `attempt`, and once it has ended `kind` and `res
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import optuna
-import sqlalchemy
-import sqlalchemy.event
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
@@ -21,8 +18,9 @@ from peft_jobs import Kind, Progress, SpecError, State, TrialResult, TrialSpec
 from peft_jobs.mistakes import mistakes
 from search_spaces import Params, SpaceError
 from sweeps.checks import flatten
+from sweeps.database import retry
+from sweeps.identity import difference, identity
 from sweeps.pruners import build
-from sweeps.redact import redact
 from sweeps.samplers import make_sampler
 from sweeps.spec import SweepSpec
 
@@ -31,7 +29,6 @@ log = logging.getLogger(__name__)
 MAX_REASKS = 200
 """Points in a row that may be turned away before the space counts as exhausted."""
 TURNED_AWAY = (Kind.REJECTED, Kind.DUPLICATE)
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -43,39 +40,6 @@ class Point:
     params: Params
     spec: TrialSpec
     checkpoint: str | None = None
-
-
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster).
-
-    SpecError if the database cannot be opened.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = _open(url)
-    except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
-        reason = redact(str(error))
-        raise SpecError(f"the study's database {redact(url)} cannot be opened: {reason}") from error
-    if storage.engine.dialect.name == "sqlite":
-
-        @sqlalchemy.event.listens_for(storage.engine, "connect")
-        def _pragmas(connection: Any, _: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA busy_timeout=30000")
-
-        storage.engine.dispose()
-    return storage
-
-
-def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
-    """Optuna's storage; two processes that create its tables at once get in each other's way."""
-    for _ in range(tries - 1):
-        try:
-            return optuna.storages.RDBStorage(url)
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError):
-            time.sleep(0.5)
-    return optuna.storages.RDBStorage(url)
 
 
 class SweepStudy:
@@ -93,6 +57,9 @@ class SweepStudy:
             load_if_exists=True,
         )
         self._live: dict[int, optuna.trial.Trial] = {}
+        self._rungs: dict[int, set[int]] = {}
+        """The rungs at which each live trial was compared."""
+        self._num_trials = 0
         self._seen: dict[str, int] = {}
         self.interrupted: list[int] = []
         """Trials that an earlier driver left running; `ask` gives them first."""
@@ -107,10 +74,19 @@ class SweepStudy:
 
         SpecError if the study holds a different sweep.
         """
-        _ensure_same_spec(self)
+        now, before = identity(self.spec), self.optuna.user_attrs.get("spec")
+        if before is None:
+            self.optuna.set_user_attr("spec", now)
+        elif before != now:
+            raise SpecError(
+                f"the sweep {self.spec.name!r} exists with another specification:\n"
+                f"{difference(before, now)}\n"
+                "Give this sweep another name, or take the changes back."
+            )
         if "key" not in self.optuna.user_attrs:
             self.optuna.set_user_attr("key", f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
         self._finish_tells()
+        self._num_trials = len(self.trials())
         self._seen = {
             t.user_attrs["fingerprint"]: t.number
             for t in self.trials()
@@ -149,43 +125,44 @@ class SweepStudy:
         """
         trial, rung = self._live[number], progress.rung
         if progress.checkpoint is not None:
-            _retry(lambda: trial.set_user_attr("checkpoint", progress.checkpoint))
-        recorded = self.trials()[number]
-        if "pruned_at" in recorded.user_attrs:
+            retry(lambda: trial.set_user_attr("checkpoint", progress.checkpoint))
+        if "pruned_at" in trial.user_attrs:
             return False
-        if rung is None or rung in recorded.intermediate_values:
+        if rung is None or rung in self._rungs[number]:
             return True
         value = progress.metrics[self.spec.objective.metric]
-        _retry(lambda: trial.report(value, rung))
-        if not _retry(trial.should_prune):
+        retry(lambda: trial.report(value, rung))
+        self._rungs[number].add(rung)
+        if not retry(trial.should_prune):
             return True
-        _retry(lambda: trial.set_user_attr("pruned_at", rung))
+        retry(lambda: trial.set_user_attr("pruned_at", rung))
         return False
 
     def set_attempt(self, number: int, attempt: int) -> None:
         """Record that a trial's host was lost and it goes on as `attempt`."""
-        _retry(lambda: self._live[number].set_user_attr("attempt", attempt))
+        retry(lambda: self._live[number].set_user_attr("attempt", attempt))
 
     def interrupt(self, number: int) -> None:
         """Note that a running trial was stopped without an end; it stays RUNNING."""
         now = time.time()
-        _retry(lambda: self._live[number].set_user_attr("interrupted_at", now))
+        retry(lambda: self._live[number].set_user_attr("interrupted_at", now))
 
     def tell(self, number: int, result: TrialResult) -> None:
         """End a trial, once, with its true state, kind and violated constraints."""
         trial = self._live.pop(number)
+        del self._rungs[number]
         record = result.model_dump(mode="json", exclude={"traceback"})
-        _retry(lambda: trial.set_user_attr("kind", result.kind))
-        _retry(lambda: trial.set_user_attr("result", record))
+        retry(lambda: trial.set_user_attr("kind", result.kind))
+        retry(lambda: trial.set_user_attr("result", record))
         self._finish(trial, result)
 
     def _finish(self, trial: optuna.trial.Trial, result: TrialResult) -> None:
         for name, violation in self._violations(result).items():
-            _retry(lambda name=name, violation=violation: trial.set_constraint(name, violation))  # type: ignore[misc]
+            retry(lambda name=name, violation=violation: trial.set_constraint(name, violation))  # type: ignore[misc]
         value = result.metrics.get(self.spec.objective.metric)
         state = TrialState[result.state]
         final = value if result.state is State.COMPLETE else None
-        _retry(lambda: self.optuna.tell(trial, final, state, skip_if_finished=True))
+        retry(lambda: self.optuna.tell(trial, final, state, skip_if_finished=True))
 
     def feasible(self, result: TrialResult) -> bool:
         """Whether a result keeps the sweep's constraints."""
@@ -220,16 +197,19 @@ class SweepStudy:
         if "fingerprint" not in frozen.user_attrs:  # that driver died while asking
             return self._settle(trial)
         self._live[number] = trial
+        self._rungs[number] = set(frozen.intermediate_values)
         attempt = int(frozen.user_attrs["attempt"]) + 1
-        _retry(lambda: trial.set_user_attr("attempt", attempt))
+        retry(lambda: trial.set_user_attr("attempt", attempt))
         params = frozen.user_attrs["params"]
         checkpoint = frozen.user_attrs.get("checkpoint")
         return Point(number, attempt, params, self.spec.trial.with_params(params), checkpoint)
 
     def _ask_once(self) -> Point | None:
         """One point of the sampler; None if it was turned away."""
-        self._seed(len(self.trials()))
-        return self._settle(_retry(self.optuna.ask))
+        self._seed(self._num_trials)
+        trial = retry(self.optuna.ask)
+        self._num_trials = trial.number + 1
+        return self._settle(trial)
 
     def _seed(self, number: int) -> None:
         """Take the sampler for the point of trial `number`."""
@@ -246,7 +226,7 @@ class SweepStudy:
             return self._turn_away(trial, Kind.REJECTED, str(error))
         except ValidationError as error:
             return self._turn_away(trial, Kind.REJECTED, "; ".join(mistakes(error, TrialSpec)))
-        _retry(lambda: trial.set_user_attr("params", params))
+        retry(lambda: trial.set_user_attr("params", params))
         if violated is not None:
             return self._turn_away(trial, Kind.REJECTED, violated)
         fingerprint = trial_spec.fingerprint()
@@ -255,58 +235,15 @@ class SweepStudy:
             return self._turn_away(trial, Kind.DUPLICATE, same)
         self._seen[fingerprint] = trial.number
         self._live[trial.number] = trial
-        _retry(lambda: trial.set_user_attr("attempt", 1))
-        _retry(lambda: trial.set_user_attr("fingerprint", fingerprint))
+        self._rungs[trial.number] = set()
+        retry(lambda: trial.set_user_attr("attempt", 1))
+        retry(lambda: trial.set_user_attr("fingerprint", fingerprint))
         return Point(trial.number, 1, params, trial_spec)
 
     def _turn_away(self, trial: optuna.trial.Trial, kind: Kind, reason: str) -> Point | None:
         log.info("trial %d is %s: %s", trial.number, kind, reason)
-        _retry(lambda: trial.set_user_attr("kind", kind))
-        _retry(lambda: trial.set_user_attr("reason", reason))
-        _retry(lambda: trial.set_constraint(str(kind), 1.0))
-        _retry(lambda: self.optuna.tell(trial, None, TrialState.PRUNED))
+        retry(lambda: trial.set_user_attr("kind", kind))
+        retry(lambda: trial.set_user_attr("reason", reason))
+        retry(lambda: trial.set_constraint(str(kind), 1.0))
+        retry(lambda: self.optuna.tell(trial, None, TrialState.PRUNED))
         return None
-
-
-def _retry(call: Callable[[], _T], tries: int = 6) -> _T:
-    """`call()`; a hiccup of the storage is waited out for seconds, it must not end a sweep."""
-    for attempt in range(tries - 1):
-        try:
-            return call()
-        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
-            log.warning("the study's storage failed, again in a moment: %s", error)
-            time.sleep(0.2 * 2**attempt)
-    return call()
-
-
-def _ensure_same_spec(study: SweepStudy) -> None:
-    """Record the resolved sweep in a new study; SpecError if an old one holds a different sweep.
-
-    Only a larger or smaller budget (n_trials, timeout, max_failures), the resources and the
-    tracking may differ.
-    """
-    now = _identity(study.spec)
-    before = study.optuna.user_attrs.get("spec")
-    if before is None:
-        study.optuna.set_user_attr("spec", now)
-    elif before != now:
-        changed = [
-            f"  {name}: was {before.get(name)!r}, is {now.get(name)!r}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
-        ]
-        raise SpecError(
-            f"the sweep {study.spec.name!r} exists with another specification:\n"
-            + "\n".join(changed)
-            + "\nGive this sweep another name, or take the changes back."
-        )
-
-
-def _identity(spec: SweepSpec) -> dict[str, Any]:
-    leaves = flatten(spec)
-    free = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
-    return {
-        name: value
-        for name, value in leaves.items()
-        if name not in free and not name.startswith(("resources.", "tracking."))
-    }

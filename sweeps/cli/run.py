@@ -14,6 +14,7 @@ from sweeps.cli.devices import device
 from sweeps.cli.errors import ExitCode
 from sweeps.cli.screen import err, out, pairs, print_json, say
 from sweeps.cli.signals import Interrupts
+from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.layout import SweepFolder
 from sweeps.loading import load_sweep
@@ -21,7 +22,6 @@ from sweeps.redact import redact
 from sweeps.reports import summary
 from sweeps.run import Outcome, launch
 from sweeps.spec import SweepSpec
-from sweeps.study import open_storage
 
 
 class Watcher(Protocol):

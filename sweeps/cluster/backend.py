@@ -107,8 +107,6 @@ class RayBackend:
 
 def _connect(address: str | None) -> None:
     """Join the cluster at `address`; by default start one here, whatever else runs here."""
-    if address is None:  # Ray's agents outlive a killed driver for as long; 60 by default
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     try:
         ray.init(
             address=address or "local",

@@ -7,6 +7,10 @@ cancelled on its host and ends through its proxy like any other, with its own re
 
 import json
 import logging
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+from threading import Thread
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -17,6 +21,8 @@ from ray.tune.search import Searcher
 from peft_jobs import Kind, Progress, TrialResult
 from sweeps.cluster.fleet import Fleet
 from sweeps.driver import Driver
+from sweeps.samplers import SAMPLERS
+from sweeps.study import Point
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +79,11 @@ class StudySearcher(Searcher):
     def __init__(self, bridge: Bridge) -> None:
         super().__init__(metric="done", mode="max")
         self._bridge = bridge
+        self._drawing: Future[Point | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, see `Bridge.__getstate__`."""
+        return {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         return True
@@ -81,12 +92,30 @@ class StudySearcher(Searcher):
         bridge = self._bridge
         if len(bridge.driver.running) >= bridge.fleet.capacity():
             return None
-        assignment = bridge.driver.ask()
-        if assignment is None:
+        if not self._drawn():
+            return None
+        assert self._drawing is not None
+        point, self._drawing = self._drawing.result(), None
+        if point is None:
             bridge.finished = not bridge.driver.interrupted
             return str(Searcher.FINISHED)
+        assignment = bridge.driver.start(point)
         bridge.numbers[trial_id] = assignment.trial
         return dict(assignment.__dict__)
+
+    def _drawn(self) -> bool:
+        """Whether the next point is there; a slow sampler draws it in a thread of its own."""
+        driver = self._bridge.driver
+        if self._drawing is None:
+            self._drawing = Future()
+            draw = partial(_resolve, self._drawing, driver.next_point)
+            if SAMPLERS[driver.spec.sampler.type].slow:
+                Thread(target=draw, name="sampler", daemon=True).start()
+            else:
+                draw()
+        if not driver.running:  # nobody else waits; Tune would sleep for a second
+            wait([self._drawing])
+        return self._drawing.done()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -101,6 +130,13 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise RuntimeError("a sweep is taken up from its study, never from Ray's state")
+
+
+def _resolve(future: "Future[Point | None]", draw: Callable[[], Point | None]) -> None:
+    try:
+        future.set_result(draw())
+    except Exception as error:  # raised again where the result is taken
+        future.set_exception(error)
 
 
 class ReportScheduler(FIFOScheduler):

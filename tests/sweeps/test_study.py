@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
-from sweeps.study import TURNED_AWAY, SweepStudy, open_storage
+from sweeps.database import open_storage
+from sweeps.study import TURNED_AWAY, SweepStudy
 
 Open = Callable[..., SweepStudy]
 FINITE = {

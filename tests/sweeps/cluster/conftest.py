@@ -17,7 +17,7 @@ import optuna
 import psutil
 import pytest
 
-from sweeps.study import open_storage
+from sweeps.database import open_storage
 
 DRIVER = """
 import json, sys
@@ -64,10 +64,6 @@ class Launched:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 self.seen.setdefault(process.pid, process)
         return [p for p in self.seen.values() if p.is_running() and p.status() != "zombie"]
-
-    def workers(self, title: str) -> list[psutil.Process]:
-        """The driver's Ray workers whose process title begins so."""
-        return titled(self.look(), title)
 
     def alive(self) -> list[str]:
         """What still runs of all that was ever seen."""
@@ -191,6 +187,14 @@ def ray_node(folder: Path, *options: str) -> Iterator[psutil.Process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         process.wait(5)
+
+
+@pytest.fixture(scope="module")
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of one node with two cores."""
+    folder, port = tmp_path_factory.mktemp("ray"), free_port()
+    with ray_node(folder, "--head", f"--port={port}", "--num-cpus=2", *_HEAD_OPTIONS) as head:
+        yield Cluster(f"127.0.0.1:{port}", head)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import optuna
 import pytest
 
 from sweeps import SweepSpec
+from sweeps.database import open_storage
 from sweeps.run import launch
-from sweeps.study import open_storage
 
 Sweep = Callable[..., SweepSpec]
 
@@ -118,6 +118,7 @@ def test_inline_equals_ray(sweep: Sweep, two_gpus: Any) -> None:
     assert states["FAIL"] == 1
 
 
+@pytest.mark.slow
 def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gpus: Any) -> None:
     resources = {
         "backend": "ray",

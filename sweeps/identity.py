@@ -1,0 +1,30 @@
+"""What makes two launches the same sweep: the resolved spec without what may change in between."""
+
+from typing import Any
+
+from sweeps.checks import flatten
+from sweeps.spec import SweepSpec
+
+_FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
+
+
+def identity(spec: SweepSpec) -> dict[str, Any]:
+    """The leaves that must stay: all but how much is run, where, and who watches.
+
+    A larger or smaller budget (n_trials, timeout, max_failures), the resources and the tracking
+    may differ.
+    """
+    return {
+        name: value
+        for name, value in flatten(spec).items()
+        if name not in _FREE and not name.startswith(("resources.", "tracking."))
+    }
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """One line per leaf that has changed."""
+    return "\n".join(
+        f"  {name}: was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    )

@@ -1,0 +1,351 @@
+"""The host protocol, with simulated trials: calls that are repeated, lost, late or outdated."""
+
+import json
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_jobs import DataError, Diverged, Fenced, OutOfMemory, SpecError, TrialSpec
+from peft_jobs.host import Message, TrialHost
+from peft_jobs.job import Inbox
+from peft_jobs.simulated import SimulatedEngine, loss_at
+
+Hosts = Callable[..., TrialHost]
+RUNGS = [80, 160, 240]
+WAIT = 20.0
+
+
+def spec(**params: Any) -> TrialSpec:
+    base = TrialSpec.model_validate(
+        {
+            "model": "demo",
+            "task": {"type": "causal_lm", "response": "{sentence}"},
+            "data": {"train": "demo"},
+        }
+    )
+    horizon = {"training.max_samples": 320, "evaluation.rungs": RUNGS}
+    return base.with_params({**horizon, **params})
+
+
+@pytest.fixture
+def host() -> Iterator[Hosts]:
+    """Engine options -> a host of two simulated slots, closed after the test."""
+    made: list[TrialHost] = []
+
+    def make(engine: Any = None, **options: Any) -> TrialHost:
+        made.append(TrialHost(engine or SimulatedEngine(**{"num_slots": 2, **options})))
+        return made[-1]
+
+    yield make
+    for one in made:
+        assert one.close(WAIT)
+
+
+def submit(host: TrialHost, folder: Path, trial: int, attempt: int = 1, **given: Any) -> None:
+    checkpoint = given.pop("checkpoint", None)
+    directory = folder / str(trial) / "attempts" / str(attempt)
+    host.submit(trial, attempt, spec(**given).to_json(), str(directory), checkpoint)
+
+
+def follow(host: TrialHost, trial: int, attempt: int = 1) -> tuple[list[Message], Message]:
+    """Acknowledge reports until the end; the reports, and the end."""
+    reports: list[Message] = []
+    seq = 0
+    while True:
+        message = host.next_report(trial, attempt, seq, WAIT)
+        assert message is not None, "nothing came"
+        if "progress" not in message:
+            return reports, message
+        reports.append(message)
+        seq = message["seq"]
+
+
+def test_a_trial_reports_at_its_rungs_and_ends_with_a_result(host: Hosts, tmp_path: Path) -> None:
+    one = host()
+    submit(one, tmp_path, 0)
+    reports, end = follow(one, 0)
+    assert [m["seq"] for m in reports] == [1, 2, 3]
+    assert [m["progress"]["rung"] for m in reports] == RUNGS
+    assert [m["progress"]["metrics"]["validation/loss"] for m in reports] == [
+        loss_at(spec(), rung) for rung in RUNGS
+    ]
+    assert (end["result"]["state"], end["result"]["step"]) == ("COMPLETE", 40)
+    json.dumps([reports, end], allow_nan=False)  # plain JSON is all that crosses the wire
+
+
+def test_submitting_again_does_nothing(host: Hosts, tmp_path: Path) -> None:
+    one = host()
+    for _ in range(3):
+        submit(one, tmp_path, 0)
+    follow(one, 0)
+    submit(one, tmp_path, 0)
+    assert one.next_report(0, 1, 3, WAIT)["result"]["step"] == 40  # type: ignore[index]
+    assert one.status()["steps"] == 40
+
+
+def test_a_newer_attempt_replaces_the_older_which_is_fenced(host: Hosts, tmp_path: Path) -> None:
+    one = host()
+    submit(one, tmp_path, 7)
+    first = one.next_report(7, 1, 0, WAIT)
+    assert first is not None
+    submit(one, tmp_path, 7, attempt=2, checkpoint=first["progress"]["checkpoint"])
+    for call in (
+        lambda: one.poll(7, 1, 0),
+        lambda: one.next_report(7, 1, 0, 1.0),
+        lambda: one.request_cancel(7, 1, "weak"),
+        lambda: one.cancel(7, 1, "weak", 1.0),
+        lambda: submit(one, tmp_path, 7, attempt=1),
+    ):
+        with pytest.raises(Fenced) as caught:
+            call()
+        assert (caught.value.trial, caught.value.attempt, caught.value.current) == (7, 1, 2)
+    assert one.current_attempt(7) == 2
+    reports, end = follow(one, 7, 2)
+    assert [m["progress"]["rung"] for m in reports] == RUNGS[1:]
+    assert end["result"]["state"] == "COMPLETE"
+    assert all("attempts/2/" in m["progress"]["checkpoint"] for m in reports)
+
+
+def test_an_orphan_writes_only_in_the_folder_of_its_attempt(host: Hosts, tmp_path: Path) -> None:
+    cut_off, other = host(), host()
+    submit(cut_off, tmp_path, 0)
+    first = cut_off.next_report(0, 1, 0, WAIT)
+    assert first is not None
+    submit(other, tmp_path, 0, attempt=2, checkpoint=first["progress"]["checkpoint"])
+    before = follow(other, 0, 2)[1]
+    written = {p: p.read_bytes() for p in (tmp_path / "0/attempts/2").rglob("*") if p.is_file()}
+    assert written
+    follow(cut_off, 0, 1)  # the orphan trains on to its end
+    after = {p: p.read_bytes() for p in (tmp_path / "0/attempts/2").rglob("*") if p.is_file()}
+    assert after == written
+    assert other.poll(0, 2, 2) == before
+
+
+def test_a_lost_answer_loses_nothing(host: Hosts, tmp_path: Path) -> None:
+    one = host()
+    submit(one, tmp_path, 0)
+    first = one.next_report(0, 1, 0, WAIT)
+    assert [one.next_report(0, 1, 0, WAIT) for _ in range(3)] == [first] * 3
+    second = one.next_report(0, 1, 1, WAIT)
+    assert second is not None
+    assert second["seq"] == 2
+    assert one.poll(0, 1, 1) == second
+    assert one.poll(0, 1, 0) == second, "what was acknowledged is gone"
+    end = follow(one, 0)[1]
+    assert one.poll(0, 1, 3) == one.poll(0, 1, 3) == end, "the end may be asked for again"
+
+
+def test_a_report_blocks_the_slot_until_it_is_acknowledged(host: Hosts, tmp_path: Path) -> None:
+    one = host(num_slots=1)
+    submit(one, tmp_path, 0)
+    assert one.next_report(0, 1, 0, WAIT) is not None
+    time.sleep(0.2)
+    assert one.status()["steps"] == 10
+    assert one.next_report(0, 1, 1, WAIT) is not None
+    assert one.status()["steps"] == 20
+
+
+def test_one_waiting_trial_does_not_block_the_other_slot(host: Hosts, tmp_path: Path) -> None:
+    one = host()
+    submit(one, tmp_path, 0)
+    assert one.next_report(0, 1, 0, WAIT) is not None
+    submit(one, tmp_path, 1)
+    assert follow(one, 1)[1]["result"]["state"] == "COMPLETE"
+
+
+def test_next_report_returns_none_after_its_timeout(host: Hosts, tmp_path: Path) -> None:
+    one = host(step_seconds=1.0)
+    submit(one, tmp_path, 0)
+    started = time.monotonic()
+    assert one.next_report(0, 1, 0, 0.2) is None
+    assert 0.15 < time.monotonic() - started < 3
+
+
+def test_jobs_queue_in_order(host: Hosts, tmp_path: Path) -> None:
+    one = host(num_slots=1)
+    for trial in (3, 1, 2):
+        submit(one, tmp_path, trial)
+    assert one.next_report(3, 1, 0, WAIT) is not None
+    assert one.status()["queued"] == [1, 2]
+    assert one.poll(1, 1, 0) is None
+    follow(one, 3)
+    assert one.next_report(1, 1, 0, WAIT) is not None
+    assert one.status()["queued"] == [2]
+
+
+def test_cancelling_a_queued_trial_ends_it_at_once(host: Hosts, tmp_path: Path) -> None:
+    one = host(num_slots=1)
+    for trial in (0, 1, 2):
+        submit(one, tmp_path, trial)
+    assert one.next_report(0, 1, 0, WAIT) is not None
+    assert one.request_cancel(1, 1, "weak")
+    assert one.poll(1, 1, 0)["result"]["kind"] == "weak"  # type: ignore[index]
+    assert one.request_cancel(2, 1, "interrupted")
+    assert one.poll(2, 1, 0) == {"interrupted": True}
+    assert one.status()["queued"] == []
+
+
+def test_cancelling_a_running_trial_frees_its_slot(host: Hosts, tmp_path: Path) -> None:
+    one = host(num_slots=1)
+    submit(one, tmp_path, 0)
+    submit(one, tmp_path, 1)
+    first = one.next_report(0, 1, 0, WAIT)
+    assert first is not None
+    assert one.cancel(0, 1, "weak", WAIT)
+    end = one.poll(0, 1, 1)
+    assert end is not None
+    assert (end["result"]["state"], end["result"]["kind"]) == ("PRUNED", "weak")
+    assert end["result"]["step"] == 10
+    assert one.next_report(1, 1, 0, WAIT) is not None
+
+
+def test_cancelling_what_has_ended_changes_nothing(host: Hosts, tmp_path: Path) -> None:
+    one = host()
+    submit(one, tmp_path, 0)
+    end = follow(one, 0)[1]
+    assert one.cancel(0, 1, "weak", WAIT)
+    assert one.request_cancel(0, 1, "interrupted")
+    assert one.poll(0, 1, 3) == end
+    with pytest.raises(KeyError, match="trial 5 was never submitted"):
+        one.cancel(5, 1, "weak")
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "kind"),
+    [
+        ("bug", "FAIL", "bug"),
+        ("data", "FAIL", "data"),
+        ("diverged", "PRUNED", "diverged"),
+        ("oom", "PRUNED", "out_of_memory"),
+    ],
+)
+def test_an_error_in_a_trial_ends_that_trial_only(
+    host: Hosts, tmp_path: Path, fault: str, state: str, kind: str
+) -> None:
+    one = host(faults={0: fault})
+    submit(one, tmp_path, 0)
+    submit(one, tmp_path, 1)
+    result = follow(one, 0)[1]["result"]
+    assert (result["state"], result["kind"]) == (state, kind)
+    assert result["error"] == f"simulated {fault}"
+    assert fault in result["traceback"]
+    assert follow(one, 1)[1]["result"]["state"] == "COMPLETE"
+
+
+class Failing(SimulatedEngine):
+    """Raises out of `serve`: the first time with its jobs aboard, `at_start` without any."""
+
+    def __init__(self, at_start: int = 0) -> None:
+        super().__init__(num_slots=2)
+        self.served, self.at_start = 0, at_start
+
+    def serve(self, inbox: Inbox) -> None:
+        self.served += 1
+        if self.served <= self.at_start:
+            raise RuntimeError("cannot start")
+        if self.served == 1:
+            inbox.take()
+            inbox.take()
+            raise RuntimeError("the device fell off the bus")
+        super().serve(inbox)
+
+
+def test_an_engine_that_raises_ends_its_trials_as_bugs_and_the_host_goes_on(
+    host: Hosts, tmp_path: Path
+) -> None:
+    one = host(Failing())
+    for trial in (0, 1, 2):
+        submit(one, tmp_path, trial)
+    for trial in (0, 1):
+        result = follow(one, trial)[1]["result"]
+        assert (result["state"], result["kind"]) == ("FAIL", "bug")
+        assert result["error"] == "the device fell off the bus"
+        assert "Traceback" in result["traceback"]
+    assert follow(one, 2)[1]["result"]["state"] == "COMPLETE"
+
+
+def test_an_engine_that_cannot_start_fails_one_trial_each_time_and_does_not_spin(
+    host: Hosts, tmp_path: Path
+) -> None:
+    engine = Failing(at_start=2)
+    one = host(engine)
+    time.sleep(0.2)
+    assert engine.served == 1, "without a trial it is not started again and again"
+    submit(one, tmp_path, 0)
+    submit(one, tmp_path, 1)
+    submit(one, tmp_path, 2)
+    assert follow(one, 0)[1]["result"]["error"] == "cannot start"
+    assert follow(one, 1)[1]["result"]["error"] == "cannot start"
+    assert follow(one, 2)[1]["result"]["state"] == "COMPLETE"
+
+
+def test_close_interrupts_everything(host: Hosts, tmp_path: Path) -> None:
+    one = host()
+    for trial in (0, 1, 2):
+        submit(one, tmp_path, trial)
+    assert one.next_report(0, 1, 0, WAIT) is not None
+    assert one.close(WAIT)
+    assert one.poll(0, 1, 1) == {"interrupted": True}
+    assert one.poll(2, 1, 0) == {"interrupted": True}
+    with pytest.raises(RuntimeError, match="closed"):
+        submit(one, tmp_path, 3)
+    assert one.close(WAIT)
+
+
+def test_a_trial_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(
+    host: Hosts, tmp_path: Path
+) -> None:
+    first, second, whole = host(), host(), host()
+    submit(first, tmp_path / "broken", 0)
+    report = first.next_report(0, 1, 0, WAIT)
+    assert report is not None
+    first.close(WAIT)
+    checkpoint = report["progress"]["checkpoint"]
+    submit(second, tmp_path / "broken", 0, attempt=2, checkpoint=checkpoint)
+    submit(whole, tmp_path / "whole", 0)
+    rest, end = follow(second, 0, 2)
+    reports, unbroken = follow(whole, 0)
+
+    def seen(messages: list[Message]) -> list[Any]:
+        return [{**m["progress"], "checkpoint": None} for m in messages]
+
+    assert seen([report, *rest]) == seen(reports)
+    assert end["result"]["metrics"] == unbroken["result"]["metrics"]
+
+
+def test_on_change_is_called_whenever_a_message_may_have_come(tmp_path: Path) -> None:
+    news = threading.Event()
+    one = TrialHost(SimulatedEngine(), on_change=news.set)
+    submit(one, tmp_path, 0)
+    seq, end = 0, None
+    while end is None:
+        assert news.wait(WAIT)
+        news.clear()
+        while (message := one.poll(0, 1, seq)) is not None:
+            if "result" in message:
+                end = message["result"]
+                break
+            seq = message["seq"]
+    assert one.close(WAIT)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Fenced(3, 1, 2),
+        SpecError("wrong"),
+        DataError("empty"),
+        Diverged("nan"),
+        OutOfMemory("large"),
+    ],
+)
+def test_errors_survive_pickling(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
