@@ -6,7 +6,6 @@ the samples seen, and a keyed noise term stands for the seed. Nothing is trained
 """
 
 import hashlib
-import json
 import math
 import os
 import random
@@ -61,7 +60,8 @@ class SimulatedEngine:
 
     `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"};
     "death" ends the whole process.
-    A checkpoint is left at every rung, from which a later attempt continues.
+    A checkpoint is left at every rung, from which a later attempt continues; that attempt reports
+    the checkpoint's rung again.
     """
 
     def __init__(
@@ -125,7 +125,10 @@ class SimulatedEngine:
         training = job.spec.training
         slot = _Slot(job, training.total_steps(self.train_rows))
         if job.checkpoint is not None:
-            slot.step = json.loads(job.checkpoint.read_text())["step"]
+            # The report of the checkpoint's own rung may have been lost with its host or driver.
+            last = Progress.model_validate_json(job.checkpoint.read_text())
+            slot.step = last.step
+            job.report(last)
         slot.rungs = [rung for rung in job.spec.evaluation.rungs if rung > slot.samples]
         return slot
 
@@ -152,8 +155,9 @@ class SimulatedEngine:
         if slot.rungs and slot.samples >= slot.rungs[0]:
             rung = slot.rungs.pop(0)
             checkpoint = job.directory / "checkpoint.json"
-            write_json(checkpoint, {"step": slot.step})
-            job.report(self._progress(slot, metrics, rung, checkpoint))
+            progress = self._progress(slot, metrics, rung, checkpoint)
+            write_json(checkpoint, progress.model_dump(mode="json"))
+            job.report(progress)
         return None
 
     def _progress(

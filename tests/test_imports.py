@@ -37,8 +37,6 @@ def test_search_spaces_need_no_torch() -> None:
     assert loaded("search_spaces") == "[]"
 
 
-def test_all_of_a_sweep_but_its_execution_needs_neither_ray_nor_mlflow_nor_torch() -> (
-    None
-):
+def test_all_of_a_sweep_but_its_execution_needs_neither_ray_nor_mlflow_nor_torch() -> None:
     light = ("export", "inline", "leaderboard", "loading", "recorded", "run", "study", "tracking")
     assert loaded("sweeps.cli", *(f"sweeps.{name}" for name in light)) == "[]"

@@ -103,7 +103,7 @@ class Fleet:
         goes on as the next attempt, and its next report is answered in the same way.
         """
         try:
-            call = ray.get_actor(host).request_cancel.remote(trial, attempt, reason)
+            call: Any = ray.get_actor(host).request_cancel.remote(trial, attempt, reason)
             ray.get(call, timeout=_CALL_SECONDS)
         except (ray.exceptions.RayError, ValueError, KeyError, Fenced) as error:
             log.warning("host %s did not cancel trial %d: %r", host, trial, error)

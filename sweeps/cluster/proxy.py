@@ -150,7 +150,8 @@ class TrialProxy(tune.Trainable):
 def _current_attempt(host: str, trial: int) -> int | None:
     """The attempt that a host holds of a trial; None also for a host that is gone."""
     try:
-        attempt: int | None = ray.get(ray.get_actor(host).current_attempt.remote(trial))
+        actor: Any = ray.get_actor(host)
+        attempt: int | None = ray.get(actor.current_attempt.remote(trial))
     except (ValueError, ray.exceptions.RayActorError):
         return None
     return attempt

@@ -150,17 +150,17 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_records_of_an_unbroken_o
     launch(unbroken)
 
     def interrupt_at(count: int) -> Callable[[Driver], None]:
-        reports: list[int] = []
+        changes: list[int] = []
 
         def on_change(driver: Driver) -> None:
-            reports.extend([0] * any(running.progress for running in driver.running.values()))
-            if len(reports) == count:
-                reports.append(-1)  # once
-                raise KeyboardInterrupt
+            if any(running.progress for running in driver.running.values()):
+                changes.append(1)
+                if len(changes) == count:
+                    raise KeyboardInterrupt
 
         return on_change
 
-    for launches, count in enumerate((1, 2, 4, 7), start=1):
+    for count in (1, 2, 4, 7):
         outcome = launch(broken, on_change=interrupt_at(count))
         assert outcome.status == "interrupted"
         left = [t for t in trials_of(broken) if t.state.name == "RUNNING"]
@@ -169,7 +169,6 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_records_of_an_unbroken_o
         for trial in left:
             folder = Path(broken.storage) / broken.name / "trials" / f"{trial.number:04d}"
             assert not (folder / "result.json").exists()
-        assert launches <= 4
     adopted = {t.number: t.user_attrs["attempt"] for t in left}
     checkpoints = {t.number: t.user_attrs.get("checkpoint") for t in left}
     assert any(checkpoints.values())
@@ -181,10 +180,8 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_records_of_an_unbroken_o
     assert records(broken) == records(unbroken)
 
 
-def test_an_interrupted_api_call_raises_keyboard_interrupt(
-    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = sweep(resources={"engine_options": {"step_seconds": 0.02}})
+def test_an_interrupted_sweep_is_taken_up_by_the_next_call(sweep: Sweep) -> None:
+    spec = sweep()
 
     def interrupt(driver: Driver) -> None:
         if driver.running and not driver.interrupted:
@@ -210,13 +207,14 @@ def test_a_second_driver_of_a_sweep_is_refused(sweep: Sweep) -> None:
     assert seen
 
 
-def test_a_thousand_trials_on_sixty_four_slots(sweep: Sweep) -> None:
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_trials_on_sixty_four_slots(sweep: Sweep, count: int) -> None:
     resources = {"engine_options": {"num_slots": 64}, "max_concurrent": 64}
-    spec = sweep(resources=resources, budget={"n_trials": 1000}, sampler="random")
+    spec = sweep(resources=resources, budget={"n_trials": count}, sampler="random")
     outcome = launch(spec)
     assert outcome.status == "complete"
     states = Counter(row.state for row in outcome.leaderboard.rows)
-    assert sum(states.values()) == 1000
+    assert sum(states.values()) == count
     assert set(states) == {State.COMPLETE, State.PRUNED}
-    assert states[State.PRUNED] > 500
+    assert states[State.PRUNED] > count / 2
     check_files_agree(spec)

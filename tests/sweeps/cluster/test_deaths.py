@@ -52,8 +52,10 @@ def check_ended(driver: Any, tree: dict[str, Any]) -> None:
         assert (result["step"], result["samples"]) == (75, 600)
 
 
-def test_a_killed_proxy_finds_its_slot_still_running(tree: Tree, drive: Any, wait_for: Any) -> None:
-    sweep = slow_tree(tree)
+def test_a_killed_proxy_finds_its_slot_still_running(
+    tree: Tree, drive: Any, wait_for: Any, one_node: Any
+) -> None:
+    sweep = slow_tree(tree, address=one_node.address)
     driver = drive(sweep)
     wait_for(lambda: driver.reported(2))
     proxy = one_node.workers(PROXY)[0]

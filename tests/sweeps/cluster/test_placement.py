@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,6 @@ def test_inline_equals_ray(sweep: Sweep, two_gpus: Any) -> None:
     assert states["FAIL"] == 1
 
 
-@pytest.mark.slow
 def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gpus: Any) -> None:
     resources = {
         "backend": "ray",
@@ -127,15 +127,13 @@ def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gp
         "cpus_per_trial": 0.5,
         "engine_options": {"num_slots": 2},
     }
-    spec = sweep(resources=resources, budget={"n_trials": 60}, sampler="random", pruner="none")
+    spec = sweep(resources=resources, budget={"n_trials": 24}, sampler="random", pruner="none")
     ends: list[float] = []
-    started = time.monotonic()
     outcome = launch(spec, on_change=lambda driver: ends.append(time.monotonic()))
     assert outcome.status == "complete"
-    assert len(outcome.leaderboard.rows) == 60
-    pauses = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
-    assert max(pauses[20:]) < 5, "Tune blocks for seconds where its searcher has nothing to give"
-    assert time.monotonic() - started < 60
+    assert [row.state for row in outcome.leaderboard.rows] == ["COMPLETE"] * 24
+    pauses = [later - earlier for earlier, later in pairwise(ends)]
+    assert max(pauses[8:]) < 5, "Tune blocks for seconds where its searcher has nothing to give"
 
 
 def test_two_nodes_are_joined_by_address(sweep: Sweep, two_nodes: str) -> None:
