@@ -16,6 +16,7 @@ from peft_jobs.mistakes import suggest
 from peft_jobs.spec import TrialSpec
 from search_spaces import ReadSpace
 from sweeps.pruners import check_pruner
+from sweeps.redact import redact
 from sweeps.samplers import check_sampler
 
 
@@ -146,6 +147,14 @@ class SweepSpec(Section):
             return value
         trial = {key: value[key] for key in TrialSpec.model_fields if key in value}
         return {**{k: v for k, v in value.items() if k not in trial}, "trial": trial}
+
+    def without_credentials(self) -> Self:
+        """The sweep as it may be recorded: no user, password or token in its URLs."""
+        tracking = self.tracking
+        if tracking.uri is not None:
+            tracking = tracking.model_copy(update={"uri": redact(tracking.uri)})
+        url = self.study_url and redact(self.study_url)
+        return self.model_copy(update={"tracking": tracking, "study_url": url})
 
     @property
     def seed(self) -> int:

@@ -70,6 +70,29 @@ def test_a_killed_proxy_finds_its_slot_still_running(
     assert max(r["provenance"]["steps_done"] for r in results) == 4 * 75, "nothing was redone"
 
 
+@pytest.mark.slow
+def test_a_proxy_that_comes_back_on_another_gpu_frees_its_old_slot(
+    tree: Tree, drive: Any, wait_for: Any, two_gpus: Any
+) -> None:
+    options = {"num_slots": 1, "step_seconds": 0.04}
+    sweep = slow_tree(
+        tree,
+        address=two_gpus.address,
+        gpus_per_trial=1,
+        max_concurrent=1,
+        engine_options=options,
+    )
+    driver = drive(sweep)
+    for number in range(3):  # with a free GPU each time, so that some come back elsewhere
+        wait_for(lambda number=number: len(driver.trials()) > number and driver.reported())
+        two_gpus.workers(PROXY)[0].kill()
+    assert "status: complete" in driver.finish()
+    check_ended(driver, sweep)
+    for trial in driver.trials():
+        given = attempts(sweep)[trial.number]
+        assert given[-1] == str(trial.user_attrs["attempt"])
+
+
 def test_a_killed_host_loses_no_trial(tree: Tree, drive: Any, wait_for: Any, one_node: Any) -> None:
     sweep = slow_tree(tree, address=one_node.address)
     driver = drive(sweep)
@@ -89,6 +112,7 @@ def test_a_killed_host_loses_no_trial(tree: Tree, drive: Any, wait_for: Any, one
     assert last["steps_done"] < 4 * 75, "the two trials aboard went on from their checkpoints"
 
 
+@pytest.mark.slow
 def test_a_trial_under_which_hosts_die_again_and_again_is_lost(
     tree: Tree, drive: Any, one_node: Any
 ) -> None:
@@ -104,6 +128,7 @@ def test_a_trial_under_which_hosts_die_again_and_again_is_lost(
     assert lost.user_attrs["attempt"] == 3
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_and_the_next_one_adopts(
     tree: Tree, drive: Any, wait_for: Any
 ) -> None:

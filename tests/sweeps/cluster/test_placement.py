@@ -136,6 +136,7 @@ def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gp
     assert max(pauses[8:]) < 5, "Tune blocks for seconds where its searcher has nothing to give"
 
 
+@pytest.mark.slow
 def test_two_nodes_are_joined_by_address(sweep: Sweep, two_nodes: str) -> None:
     resources = {
         "backend": "ray",
