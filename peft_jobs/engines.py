@@ -1,8 +1,10 @@
 """ENGINES: what can run trials on a host, by name; the heavy half is imported only when chosen."""
 
 import importlib
+import inspect
 from typing import Any, cast
 
+from peft_jobs.errors import SpecError
 from peft_jobs.job import Engine
 
 ENGINES: dict[str, str] = {
@@ -18,5 +20,10 @@ def load(reference: str) -> Any:
 
 
 def load_engine(name: str, options: dict[str, Any]) -> Engine:
-    """The engine `name`, built with its own `options`."""
-    return cast(Engine, load(ENGINES[name])(**options))
+    """The engine `name`, built with its own `options`; SpecError for options it does not take."""
+    engine = load(ENGINES[name])
+    try:
+        inspect.signature(engine).bind(**options)
+    except TypeError as error:
+        raise SpecError(f"resources.engine_options: the {name} engine {error}") from None
+    return cast(Engine, engine(**options))

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from peft_jobs import Progress, State, TrialResult
 from peft_jobs.files import write_json, write_whole
@@ -71,6 +72,8 @@ class Driver:
             if "result" in trial.user_attrs:
                 result = TrialResult.model_validate(trial.user_attrs["result"])
                 self._count(trial.number, result)
+                if not self._result_file(trial.number).exists():  # an earlier driver died here
+                    self._record_end(trial.number, int(trial.user_attrs["attempt"]), result)
         self._asked = len(self.ended)
 
     @property
@@ -115,9 +118,8 @@ class Driver:
         running = self.running.pop(number)
         result = self._claim_adapter(number, running.attempt, result)
         self.study.tell(number, result)
-        write_json(self.folder.trial(number) / "result.json", result.model_dump(mode="json"))
         self._count(number, result)
-        self._track_end(number, running, result)
+        self._record_end(number, running.attempt, result)
         self.on_change(self)
 
     def interrupt(self, number: int) -> None:
@@ -175,11 +177,16 @@ class Driver:
         if self.best is None or sign * value < sign * self.best[1]:
             self.best = (number, value)
 
-    def _track_end(self, number: int, running: Running, result: TrialResult) -> None:
-        attempt = self.folder.attempt(number, running.attempt)
+    def _result_file(self, number: int) -> Path:
+        return self.folder.trial(number) / "result.json"
+
+    def _record_end(self, number: int, attempt_number: int, result: TrialResult) -> None:
+        """Write `result.json` and tell the tracker, once the study was told."""
+        attempt = self.folder.attempt(number, attempt_number)
         folder = self.folder.trial(number)
         if result.traceback:
             write_whole(attempt / "traceback.txt", result.traceback)
+        write_json(self._result_file(number), result.model_dump(mode="json"))
         artifacts = [
             Artifact(path, to)
             for path, to in (

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from peft_jobs.engines import ENGINES
-from peft_jobs.fields import Count, NonNegative, Positive, Section
+from peft_jobs.fields import Count, NonNegative, Positive, Section, Whole
 from peft_jobs.mistakes import suggest
 from peft_jobs.spec import TrialSpec
 from search_spaces import ReadSpace
@@ -61,11 +61,11 @@ class BudgetSpec(Section):
     num_train_epochs: Positive | None = None
     max_steps: Count | None = None
     """Optimizer steps; only where no batch size is sampled."""
-    num_rungs: Annotated[int, Field(ge=0)] = 2
+    num_rungs: Whole = 2
     """Comparisons before the end, at max_samples / reduction_factor ** k."""
     rungs: tuple[Count, ...] | None = None
     """The comparisons in samples, ascending, instead of num_rungs."""
-    max_failures: Annotated[int, Field(ge=0)] = 5
+    max_failures: Whole = 5
     """Failed trials that are endured; one more ends the sweep."""
 
     @model_validator(mode="after")
@@ -112,7 +112,7 @@ class TrackingSpec(Section):
 
 
 def _tracking(value: Any) -> Any:
-    return {"enabled": False} if value in ("none", None) else value
+    return {"enabled": False} if value in ("none", None, False) else value
 
 
 class SweepSpec(Section):

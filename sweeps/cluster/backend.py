@@ -44,6 +44,8 @@ class RayBackend:
     def __init__(self, resources: ResourcesSpec, options: dict[str, Any]) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        # Tune prints a traceback for each proxy that dies and is replaced; the bridge says so too.
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
         _connect(resources.address)
         try:
             self.fleet = Fleet(resources, options)

@@ -152,6 +152,7 @@ class ReportScheduler(FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         if trial.num_failures:  # its proxy died; the next one looks for its slot
+            log.warning("trial %d: its proxy died, another one follows", trial.config["trial"])
             trial.config["hosts"] = self._bridge.fleet.names()
             self._again.append(trial)
 

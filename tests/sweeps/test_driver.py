@@ -1,0 +1,31 @@
+"""What a driver finds when an earlier one died between two of its records."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sweeps import SweepSpec
+from sweeps.run import launch
+
+
+def test_a_result_file_that_was_not_written_any_more_is_written_by_the_next_driver(
+    sweep: Callable[..., SweepSpec], tmp_path: Path
+) -> None:
+    spec = sweep(budget={"n_trials": 4}, resources={"engine_options": {"faults": {1: "bug"}}})
+    launch(spec)
+    files = sorted((tmp_path / "runs" / "simulated" / "trials").glob("*/result.json"))
+    assert len(files) == 4
+    before: list[Any] = [file.read_text() for file in files]
+    for file in files[:3]:
+        file.unlink()
+    launch(spec)
+    for file, text in zip(files, before, strict=True):
+        assert file.read_text().replace("\n", "") == _without_traceback(text).replace("\n", "")
+
+
+def _without_traceback(text: str) -> str:
+    """The study keeps one line of an error; its traceback is in the attempt's folder."""
+    lines = text.splitlines()
+    return "\n".join(
+        '  "traceback": null' if line.startswith('  "traceback"') else line for line in lines
+    )
