@@ -7,7 +7,9 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from peft_jobs.tasks import Batch, Example, Task
+from peft_jobs.base import Base
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import TASKS, Batch, Example, Task
 
 
 def evaluate(
@@ -38,6 +40,22 @@ def evaluate(
     finally:
         model.train(was_training)
     return {f"{split}/{name}": value for name, value in task.metrics(scores).items()}
+
+
+def score(
+    model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
+) -> dict[str, float]:
+    """`evaluate` of a model on `base` as the trial `spec` measures it."""
+    return evaluate(
+        model,
+        TASKS[spec.task.type],
+        rows,
+        batch_size=spec.evaluation.per_device_eval_batch_size,
+        pad_token_id=base.tokenizer.pad_token_id,
+        device=base.device,
+        bf16=spec.training.bf16,
+        split=split,
+    )
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:

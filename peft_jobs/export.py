@@ -10,18 +10,15 @@ import shutil
 from pathlib import Path
 from typing import cast
 
-from datasets import Dataset
 from peft import PeftModel
-from torch import nn
 from transformers import PreTrainedModel
 
 from peft_jobs.base import Base, this_device
-from peft_jobs.evaluation import evaluate
+from peft_jobs.evaluation import score
 from peft_jobs.phases import Phases
 from peft_jobs.quantized import is_quantized
 from peft_jobs.resident import Resident
 from peft_jobs.spec import QuantizationSpec, TrialSpec
-from peft_jobs.tasks import TASKS
 
 
 def score_adapter(
@@ -35,7 +32,7 @@ def score_adapter(
     base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
     model = PeftModel.from_pretrained(base.model, str(adapter))
     scored = [
-        {} if split is None else _metrics(model, base, spec, split, name)
+        {} if split is None else score(model, base, spec, split, name)
         for name, split in (("validation", data.validation), ("test", data.test))
     ]
     return scored[0], scored[1]
@@ -61,7 +58,7 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     )
     del merged, base  # the plain model takes the memory of this one
     again, data = resident.get(plain, Phases())
-    return _metrics(again.model, again, plain, data.validation, "validation")
+    return score(again.model, again, plain, data.validation, "validation")
 
 
 def _dequantized(base: Base) -> PreTrainedModel:
@@ -69,18 +66,3 @@ def _dequantized(base: Base) -> PreTrainedModel:
     if any(is_quantized(module) for module in model.modules()):
         return cast(PreTrainedModel, model.dequantize(dtype=model.dtype))  # type: ignore[no-untyped-call]
     return model
-
-
-def _metrics(
-    model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str
-) -> dict[str, float]:
-    return evaluate(
-        model,
-        TASKS[spec.task.type],
-        rows,
-        batch_size=spec.evaluation.per_device_eval_batch_size,
-        pad_token_id=base.tokenizer.pad_token_id,
-        device=base.device,
-        bf16=spec.training.bf16,
-        split=split,
-    )

@@ -17,15 +17,14 @@ from typing import Any
 
 import psutil
 import torch
-from datasets import Dataset, disable_progress_bars
+from datasets import disable_progress_bars
 from peft import PeftModel
-from torch import nn
 from transformers import set_seed
 
 from peft_jobs import attempt
 from peft_jobs.base import Base, this_device
 from peft_jobs.errors import OutOfMemory
-from peft_jobs.evaluation import evaluate
+from peft_jobs.evaluation import score
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.memory import is_out_of_memory, peak_memory, release
 from peft_jobs.methods import METHODS, clock_of
@@ -63,7 +62,7 @@ class SoloEngine:
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
-        baseline = {} if data.classes else self._evaluate(base.model, base, spec, data.validation)
+        baseline = {} if data.classes else score(base.model, base, spec, data.validation)
         provenance = self._provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(train_rows=len(data.train), baseline=baseline, provenance=provenance)
 
@@ -185,30 +184,11 @@ class SoloEngine:
             pad_token_id=base.tokenizer.pad_token_id,
             device=base.device,
             clock=clock_of(model),
-            evaluate=partial(self._evaluate, model, base, job.spec, data.validation),
+            evaluate=partial(score, model, base, job.spec, data.validation),
             report=report,
             job=job,
             phases=phases,
             seen=seen,
-        )
-
-    def _evaluate(
-        self,
-        model: nn.Module,
-        base: Base,
-        spec: TrialSpec,
-        rows: Dataset,
-        split: str = "validation",
-    ) -> dict[str, float]:
-        return evaluate(
-            model,
-            TASKS[spec.task.type],
-            rows,
-            batch_size=spec.evaluation.per_device_eval_batch_size,
-            pad_token_id=base.tokenizer.pad_token_id,
-            device=base.device,
-            bf16=spec.training.bf16,
-            split=split,
         )
 
     def _test_metrics(
@@ -216,7 +196,7 @@ class SoloEngine:
     ) -> dict[str, float]:
         if not self.score_test or data.test is None:
             return {}
-        return finite(self._evaluate(model, base, spec, data.test, "test"))
+        return finite(score(model, base, spec, data.test, "test"))
 
     def _use_threads(self) -> None:
         # OpenMP keeps the number by thread, and a host's calls come from several.

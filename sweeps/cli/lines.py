@@ -17,7 +17,6 @@ class Lines:
         self._samples = spec.trial.training.max_samples
         self._attempts: dict[int, int] = {}
         self._rungs: dict[int, int] = {}
-        self._best: tuple[int, float] | None = None
 
     def __enter__(self) -> "Lines":
         say("Loading the base and the data ...")
@@ -67,10 +66,8 @@ class Lines:
         say(f"trial {number:04d} at {progress.rung:,} samples: {measured}{decision}")
 
     def _end(self, trial: EndedTrial, snapshot: Snapshot) -> str:
-        best = ""
-        if snapshot.best != self._best:
-            self._best = snapshot.best
-            best = ", the best so far"
+        is_best = snapshot.best is not None and snapshot.best[0] == trial.number
+        best = ", the best so far" if is_best else ""
         done = f"{snapshot.ended} of {self._observer.total} trials"
         return f"trial {trial.number:04d} {ending(trial, self._metric)}{best} [{done}]"
 
