@@ -55,3 +55,8 @@ def _share_or_count(value: float) -> float | int:
 ShareOrCount = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share_or_count)]
 Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**32)]
 Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]
+
+
+def as_mapping(key: str) -> BeforeValidator:
+    """A section that may be written as the text of its field `key` alone."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
