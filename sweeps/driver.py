@@ -5,7 +5,7 @@ and tracking in step, in this order: study, `result.json`, MLflow.
 """
 
 import logging
-import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -163,7 +163,8 @@ class Driver:
             return result
         source = self.folder.attempt(number, attempt) / result.adapter
         target = self.folder.trial(number) / "adapter"
-        os.replace(source, target)
+        shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it told the end
+        source.rename(target)
         return result.model_copy(update={"adapter": str(target.relative_to(self.folder.path))})
 
     def _count(self, number: int, result: TrialResult) -> None:

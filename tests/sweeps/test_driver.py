@@ -4,8 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peft_jobs import State, TrialResult
 from sweeps import SweepSpec
+from sweeps.driver import Driver
+from sweeps.layout import SweepFolder
 from sweeps.run import launch
+from sweeps.study import SweepStudy
+from sweeps.tracking import NoTracker
 
 
 def test_a_result_file_that_was_not_written_any_more_is_written_by_the_next_driver(
@@ -21,6 +26,25 @@ def test_a_result_file_that_was_not_written_any_more_is_written_by_the_next_driv
     launch(spec)
     for file, text in zip(files, before, strict=True):
         assert file.read_text().replace("\n", "") == _without_traceback(text).replace("\n", "")
+
+
+def test_an_adapter_that_a_dead_driver_had_moved_is_replaced_by_the_next_attempts(
+    open_study: Callable[..., SweepStudy], tmp_path: Path
+) -> None:
+    study = open_study()
+    driver = Driver(study.spec, study, NoTracker(), SweepFolder.of(study.spec))
+    assignment = driver.ask()
+    assert assignment is not None
+    target = driver.folder.trial(assignment.trial) / "adapter"
+    for folder, text in ((target, "old"), (Path(assignment.directory) / "adapter", "new")):
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(text)
+    metrics = {"validation/loss": 1.0}
+    driver.end(
+        assignment.trial, TrialResult(state=State.COMPLETE, metrics=metrics, adapter="adapter")
+    )
+    assert (target / "adapter_config.json").read_text() == "new"
+    assert driver.ended[assignment.trial].adapter == "trials/0000/adapter"
 
 
 def _without_traceback(text: str) -> str:
