@@ -13,6 +13,7 @@ from typing import Any
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.engines import load
 from peft_jobs.files import write_json, write_whole
+from peft_jobs.spec import DEMO
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
 from sweeps.recorded import load_recorded
@@ -116,17 +117,18 @@ def _validation(metrics: Mapping[str, float]) -> dict[str, float]:
 def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any]) -> str:
     """The export's README.md: what it is, how good, how to load it, how to train it again."""
     model = spec.model
+    on_hub = model.name_or_path != DEMO and not Path(model.name_or_path).is_absolute()
     revision = f"@{model.revision}" if model.revision else ""
     columns = {
         "recorded in the sweep": record["recorded"],
-        "adapter, loaded again": record["validation"],
+        "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
         "merged model, loaded again": record["merged"],
     }
     columns = {name: metrics for name, metrics in columns.items() if metrics is not None}
     lines = [
         "---",
         "library_name: peft",
-        *([] if Path(model.name_or_path).is_absolute() else [f"base_model: {model.name_or_path}"]),
+        *([f"base_model: {model.name_or_path}"] if on_hub else []),
         "---",
         "",
         f"# Trial {row.number:04d} of the sweep {board.sweep}",
@@ -138,11 +140,10 @@ def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[st
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    lines += [
-        f"| {name} | " + " | ".join(f"{metrics[name]:.6g}" for metrics in columns.values()) + " |"
-        for name in record["recorded"]
-    ]
-    lines += [f"| {name} | {value:.6g} |" for name, value in (record["test"] or {}).items()]
+    for name in columns["adapter, loaded again"]:
+        values = (metrics.get(name) for metrics in columns.values())
+        cells = ["" if value is None else f"{value:.6g}" for value in values]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if board.baseline is not None:
         lines += ["", f"The base without an adapter: {board.metric} {board.baseline:.6g}."]
     lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
@@ -153,7 +154,7 @@ def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[st
         "",
         "    python -m peft_jobs run trial.json --out again",
         "    python -m peft_jobs run trial.json data.subset=null training.max_samples=null \\",
-        "        training.num_train_epochs=1 evaluation.rungs=[] --out full",
+        "        training.num_train_epochs=1 'evaluation.rungs=[]' --out full",
         "",
         "Load it with `PeftModel.from_pretrained`, on the base quantized as in `trial.json`.",
         "",

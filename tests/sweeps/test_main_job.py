@@ -88,6 +88,19 @@ def test_the_merged_model_scores_what_the_adapter_does(exported: Exported) -> No
     assert list(exported.merged_path.glob("*.safetensors"))
 
 
+def test_the_model_card_says_where_each_figure_was_measured(exported: Exported) -> None:
+    lines = (exported.path / "README.md").read_text().splitlines()
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines if "/loss |" in line
+    }
+    assert exported.test is not None
+    assert float(rows["validation/loss"][0]) == pytest.approx(
+        exported.recorded["validation/loss"], rel=1e-5
+    )
+    assert rows["test/loss"][0].strip() == ""
+    assert float(rows["test/loss"][1]) == pytest.approx(exported.test["test/loss"], rel=1e-5)
+
+
 def test_an_export_again_repeats_the_first_figures(storage: Path, exported: Exported) -> None:
     assert export_trial(storage, "small") == exported
 
