@@ -22,12 +22,14 @@ from sweeps.database import retry
 from sweeps.identity import difference, identity
 from sweeps.pruners import build
 from sweeps.samplers import make_sampler
-from sweeps.spec import SweepSpec
+from sweeps.spec import SamplerSpec, SweepSpec
 
 log = logging.getLogger(__name__)
 
 MAX_REASKS = 200
 """Points in a row that may be turned away before the space counts as exhausted."""
+MAX_DUPLICATES = 10
+"""Duplicates in a row after which points are drawn at random until one is new."""
 TURNED_AWAY = (Kind.REJECTED, Kind.DUPLICATE)
 
 
@@ -212,9 +214,16 @@ class SweepStudy:
         return self._settle(trial)
 
     def _seed(self, number: int) -> None:
-        """Take the sampler for the point of trial `number`."""
+        """Take the sampler for the point of trial `number`.
+
+        One that has given nothing but duplicates for a while would go on so (GP learns nothing
+        from them): a point at random leads it out.
+        """
         spec = self.spec
-        self.optuna.sampler = make_sampler(spec.sampler, spec.space, spec.seed, number)
+        last = self.trials()[max(0, number - MAX_DUPLICATES) : number]
+        stuck = [t.user_attrs.get("kind") for t in last] == [Kind.DUPLICATE] * MAX_DUPLICATES
+        chosen = SamplerSpec(type="random") if stuck else spec.sampler
+        self.optuna.sampler = make_sampler(chosen, spec.space, spec.seed, number)
 
     def _settle(self, trial: optuna.trial.Trial) -> Point | None:
         """Draw a new trial's point and record it; None if it is turned away."""
