@@ -33,7 +33,6 @@ class TrialHost:
 
     def __init__(self, engine: Engine, on_change: Callable[[], None] | None = None) -> None:
         self._engine = engine
-        self._on_change = on_change
         self._changed = _Condition(on_change)
         self._jobs: dict[int, Job] = {}
         self._queue: deque[Job] = deque()
@@ -42,7 +41,7 @@ class TrialHost:
         self._thread.start()
 
     def prepare(self, spec_json: str, variants_json: list[str]) -> Prepared:
-        """See `Engine.prepare`; must be called before the first `submit`."""
+        """See `Engine.prepare`; in the caller's thread, so never beside trials of this host."""
         variants = [TrialSpec.model_validate_json(text) for text in variants_json]
         return self._engine.prepare(TrialSpec.model_validate_json(spec_json), variants)
 
@@ -100,11 +99,6 @@ class TrialHost:
                 if not self._changed.wait(deadline - time.monotonic()):
                     return None
             return message
-
-    def wait(self, timeout_seconds: float) -> None:
-        """Return at the next change of any job, or after `timeout_seconds`."""
-        with self._changed:
-            self._changed.wait(timeout_seconds)
 
     def request_cancel(self, trial: int, attempt: int, reason: str) -> bool:
         """Ask the engine to stop the attempt at its next step; True once its slot is free."""

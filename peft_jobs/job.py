@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from peft_jobs.result import Kind, Progress, State, TrialResult
+from peft_jobs.result import Kind, Progress, TrialResult
 from peft_jobs.spec import TrialSpec
 
 
@@ -118,6 +118,3 @@ def serve_one_at_a_time(inbox: Inbox, run: Callable[[Job], TrialResult | None]) 
     """The `serve` of an engine with one slot; `run` turns a trial's own errors into results."""
     while (job := inbox.take()) is not None:
         job.end(run(job))
-
-
-__all__ = ["Engine", "Inbox", "Job", "Prepared", "State", "serve_one_at_a_time"]

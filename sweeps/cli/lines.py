@@ -14,7 +14,6 @@ class Lines:
     def __init__(self, spec: SweepSpec) -> None:
         self._metric = spec.objective.metric
         self._observer = Observer(spec)
-        self._samples = spec.trial.training.max_samples
         self._attempts: dict[int, int] = {}
         self._rungs: dict[int, int] = {}
 
@@ -30,7 +29,6 @@ class Lines:
         return self._observer.interrupted
 
     def prepared(self, spec: SweepSpec, prepared: Prepared) -> None:
-        self._samples = spec.trial.training.max_samples
         self._observer = Observer(spec)
         err.print(pairs(plan(spec, prepared)))
 
