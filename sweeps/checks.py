@@ -1,7 +1,9 @@
 """What is wrong with a sweep beyond its single fields, seen before anything is started."""
 
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from pydantic import BaseModel, ValidationError
@@ -9,8 +11,9 @@ from sqlalchemy.engine import make_url
 
 from peft_jobs import TrialSpec
 from peft_jobs.mistakes import mistakes, models_in, suggest
-from peft_jobs.spec import Source
-from search_spaces import Params, RandomSuggest, SpaceError
+from peft_jobs.spec import DEMO, Source
+from search_spaces import FunctionSpace, Params, RandomSuggest, SpaceError
+from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 
 _POINTS_CHECKED = 128
@@ -28,6 +31,16 @@ _FIXED_PARTS = (
 )
 _HORIZONS = ("training.max_samples", "training.num_train_epochs", "training.max_steps")
 _FILES = ("optuna.db", "mlflow.db", "mlartifacts", "cache")
+_MOST = {
+    "n_trials": 10**6,
+    "max_steps": 10**9,
+    "num_train_epochs": 10**6,
+    "num_rungs": 100,
+    "max_failures": 10**6,
+}
+"""Of a budget; above these a sweep would never end, and the number is a slip."""
+_MOST_RUNGS = 100
+_SERVERS = ("http", "https")
 _BATCH = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 
 
@@ -88,10 +101,24 @@ def _contradictions(spec: SweepSpec) -> list[str]:
         found.append(f"name: {spec.name!r} is a file of the storage; give another name")
     if spec.study_url is not None:
         found += _bad_url(spec.study_url)
+    if spec.tracking.enabled and spec.tracking.uri is not None:
+        found += _bad_tracking(spec.tracking.uri)
+    model = spec.trial.model
+    if model.revision is not None and (
+        model.name_or_path == DEMO or Path(model.name_or_path).is_dir()
+    ):
+        found.append(f"model.revision: {model.name_or_path} is a folder here; leave it out")
     for field in ("train", "validation", "test"):
         source = getattr(spec.trial.data, field)
         if isinstance(source, Source) and source.is_file and not Path(source.path).is_file():
             found.append(f"data.{field}: no such file: {source.path}")
+    found += [
+        f"budget.{name}: must be at most {most:,}, got {value:,}"
+        for name, most in _MOST.items()
+        if (value := getattr(budget, name) or 0) > most
+    ]
+    if budget.rungs is not None and len(budget.rungs) > _MOST_RUNGS:
+        return [*found, f"budget.rungs: must be at most {_MOST_RUNGS}, got {len(budget.rungs):,}"]
     if budget.rungs is not None and list(budget.rungs) != sorted(set(budget.rungs)):
         found.append(f"budget.rungs: must ascend without repeats, got {list(budget.rungs)}")
     if budget.rungs is not None and budget.max_samples is not None:
@@ -114,6 +141,20 @@ def _bad_url(url: str) -> list[str]:
     return []
 
 
+def _bad_tracking(uri: str) -> list[str]:
+    try:
+        parts = urlsplit(uri)
+        scheme, host, _ = parts.scheme, parts.hostname, parts.port  # a port that is none raises
+    except ValueError:
+        scheme, host = "", None
+    if (scheme in _SERVERS and host) or re.match(r"(sqlite:///|databricks://).", uri):
+        return []
+    return [
+        "tracking.uri: must be a URL such as http://host:5000 or sqlite:///runs/mlflow.db, "
+        f"got {redact(uri)!r}"
+    ]
+
+
 def _bad_points(spec: SweepSpec) -> list[str]:
     """What is wrong with the space, seen from the trial: names, and points drawn from it."""
     try:
@@ -122,22 +163,27 @@ def _bad_points(spec: SweepSpec) -> list[str]:
         points = draw_points(spec)
     except SpaceError as error:
         return [f"space: {line}" for line in str(error).splitlines()]
+    except Exception as error:
+        if not isinstance(spec.space, FunctionSpace):
+            raise
+        return [f"space: {spec.space.function} raised {type(error).__name__}: {error}"]
     if not points:
         return [f"space: none of {_POINTS_CHECKED} random points satisfies the constraints"]
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for name in sorted({name for point in points for name in point}):
         if name in _HORIZONS or name.startswith(_FIXED_PARTS):
-            found[f"space: {name} must be the same for all trials to compare them"] = None
+            found[name] = f"space: {name} must be the same for all trials to compare them"
         if name in _BATCH and spec.budget.max_steps is not None:
-            found[f"budget.max_steps: {name} is sampled, so give budget.max_samples"] = None
+            found[name] = f"budget.max_steps: {name} is sampled, so give budget.max_samples"
     for point in points:
         try:
             spec.trial.with_params(point)
         except ValidationError as error:
-            found.update(dict.fromkeys(f"space: {line}" for line in mistakes(error, TrialSpec)))
+            for line in mistakes(error, TrialSpec):  # one value of each mistake is enough
+                found.setdefault(line.rpartition(", got ")[0] or line, f"space: {line}")
         except ValueError as error:
-            found[f"space: {error}"] = None
-    return list(found)
+            found[str(error)] = f"space: {error}"
+    return list(found.values())
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> set[str]:

@@ -10,9 +10,13 @@ import sqlalchemy
 import sqlalchemy.event
 
 from peft_jobs import SpecError
+from sweeps.errors import Unavailable
 from sweeps.redact import redact
 
 log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 600.0
+"""How long a sweep waits for its database: a restart, a failover, a locked file."""
 
 _T = TypeVar("_T")
 
@@ -20,21 +24,23 @@ _T = TypeVar("_T")
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster).
 
-    SpecError if the database cannot be opened.
+    SpecError if the database cannot be opened, `Unavailable` if it does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         storage = _open(url)
     except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
+        away = isinstance(error, sqlalchemy.exc.OperationalError) and "unable" not in str(error)
+        kind = Unavailable if away else SpecError
         reason = redact(str(error))
-        raise SpecError(f"the study's database {redact(url)} cannot be opened: {reason}") from error
+        raise kind(f"the study's database {redact(url)} cannot be opened: {reason}") from error
     if storage.engine.dialect.name == "sqlite":
 
         @sqlalchemy.event.listens_for(storage.engine, "connect")
         def _pragmas(connection: Any, _: Any) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA busy_timeout=30000")
+            connection.execute("PRAGMA busy_timeout=10000")
 
         storage.engine.dispose()
     return storage
@@ -50,12 +56,23 @@ def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(url)
 
 
-def retry(call: Callable[[], _T], tries: int = 6) -> _T:
-    """`call()`; a hiccup of the storage is waited out for seconds, it must not end a sweep."""
-    for attempt in range(tries - 1):
+def retry(
+    call: Callable[[], _T],
+    on_wait: Callable[[], object] = lambda: None,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> _T:
+    """`call()`; a database that is locked or away is waited for, it must not end a sweep.
+
+    `on_wait` is called before each further try. Raises the last error after `patience_seconds`.
+    """
+    deadline, pause = time.monotonic() + patience_seconds, 0.1
+    while True:
         try:
             return call()
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
-            log.warning("the study's storage failed, again in a moment: %s", error)
-            time.sleep(0.2 * 2**attempt)
-    return call()
+            if time.monotonic() > deadline:
+                raise
+            log.warning("the study's database failed, again in a moment: %s", redact(str(error)))
+        on_wait()
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)

@@ -10,23 +10,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from peft_jobs import Progress, State, TrialResult
-from peft_jobs.files import write_json, write_whole
+from peft_jobs.files import write_json
+from sweeps.asking import Point
+from sweeps.checkpoints import Checkpoints
 from sweeps.checks import flatten
+from sweeps.ending import claim_adapter, now_ms, record_end
 from sweeps.layout import SweepFolder, run_name
 from sweeps.spec import SweepSpec
-from sweeps.study import Point, SweepStudy
-from sweeps.tracking import Artifact, RunStatus, Tracker
+from sweeps.study import SweepStudy
+from sweeps.tracking import Tracker
 
 log = logging.getLogger(__name__)
-
-_RUN_STATUS: dict[State, RunStatus] = {
-    State.COMPLETE: "FINISHED",
-    State.PRUNED: "KILLED",
-    State.FAIL: "FAILED",
-}
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,36 @@ class Driver:
     tracker: Tracker
     folder: SweepFolder
     on_change: Callable[["Driver"], None] = lambda _: None
+    on_tick: Callable[[], bool] = lambda: False
+    """Called in every round of the backend's loop; True asks the driver to stop."""
+    on_report: Callable[[], None] = lambda: None
+    """Called for every report of a trial."""
     started: float = field(default_factory=time.time)
     running: dict[int, Running] = field(default_factory=dict)
     ended: dict[int, TrialResult] = field(default_factory=dict)
     best: tuple[int, float] | None = None
     stop_reason: str | None = None
+    failed: bool = False
+    """Too many trials failed."""
     interrupted: bool = False
+    """Somebody wants the sweep stopped; a backend looks in every round of its loop."""
     _asked: int = 0
+    _alive: bool = False
+    """Some trial of the sweep has got beyond its first step."""
+    _told_interrupted: bool = False
 
     def __post_init__(self) -> None:
+        self._checkpoints = Checkpoints(self.folder)
         for trial in self.study.launched():
+            self._alive = self._alive or bool(trial.intermediate_values)
             if "result" in trial.user_attrs:
                 result = TrialResult.model_validate(trial.user_attrs["result"])
                 self._count(trial.number, result)
-                if not self._result_file(trial.number).exists():  # an earlier driver died here
-                    self._record_end(trial.number, int(trial.user_attrs["attempt"]), result)
+                recorded = self.folder.result(trial.number).exists()
+                if not (recorded and self.tracker.has_ended(trial.number)):  # a driver died here
+                    attempt = int(trial.user_attrs["attempt"])
+                    record_end(self.folder, self.tracker, trial.number, attempt, result)
+                self._checkpoints.ended(trial.number)
         self._asked = len(self.ended)
 
     @property
@@ -82,6 +93,22 @@ class Driver:
         counts = Counter(str(result.state) for result in self.ended.values())
         counts["RUNNING"] = len(self.running)
         return counts
+
+    def tick(self) -> None:
+        """To be called in every round of a backend's loop, also while nothing happens."""
+        if self.on_tick():
+            self.interrupted = True
+        if self.interrupted and not self._told_interrupted:
+            self._told_interrupted = True
+            self.on_change(self)
+
+    def has_room(self, slots: int) -> bool:
+        """Whether one more trial may start on so many slots.
+
+        The first trial of a sweep goes ahead alone until it reports: what is wrong with all
+        trials is then seen in one.
+        """
+        return len(self.running) < (slots if self._alive else 1)
 
     def ask(self) -> Assignment | None:
         """The next trial, started; None when no further one is to be started."""
@@ -99,11 +126,33 @@ class Driver:
         self._asked += 1
         return point
 
+    def start(self, point: Point) -> Assignment:
+        """Record that a trial starts; what its host needs."""
+        folder = self.folder.trial(point.number)
+        directory = self.folder.attempt(point.number, point.attempt)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "trial.json", point.spec.model_dump(mode="json"))
+        self.running[point.number] = Running(point, time.time(), point.attempt)
+        tags = {"trial.number": str(point.number), "trial.state": str(State.RUNNING)}
+        if point.retry_of is not None:
+            tags["trial.retry_of"] = str(point.retry_of)
+        name = run_name(point.number, point.params)
+        self.tracker.trial_started(point.number, name, flatten(point.spec), tags, now_ms())
+        self.on_change(self)
+        spec_json = point.spec.to_json()
+        return Assignment(point.number, point.attempt, spec_json, str(directory), point.checkpoint)
+
     def report(self, number: int, progress: Progress) -> bool:
         """Take a trial's report; False if the pruner wants the trial stopped."""
+        self._alive = True
+        self.on_report()
         self.running[number].progress = progress
         go_on = self.study.report(number, progress)
-        self.tracker.trial_progress(number, progress.metrics, progress.step, _now_ms())
+        if progress.checkpoint is not None:
+            value = progress.metrics.get(self.spec.objective.metric)
+            loss = None if value is None or progress.rung is None else self._loss(value)
+            self._checkpoints.left(number, progress.checkpoint, loss)
+        self.tracker.trial_progress(number, progress.metrics, progress.step, now_ms())
         self.on_change(self)
         return go_on
 
@@ -116,10 +165,15 @@ class Driver:
     def end(self, number: int, result: TrialResult) -> None:
         """End a trial: tell the study, then write `result.json`, then tell the tracker."""
         running = self.running.pop(number)
-        result = self._claim_adapter(number, running.attempt, result)
+        result = claim_adapter(self.folder, number, running.attempt, result)
         self.study.tell(number, result)
+        if result.state is State.FAIL and not self._alive:
+            self.failed = True
+            self.stop_reason = f"its first trial failed at once ({result.kind}), as all might"
         self._count(number, result)
-        self._record_end(number, running.attempt, result)
+        record_end(self.folder, self.tracker, number, running.attempt, result)
+        self._checkpoints.ended(number)
+        self.drop_adapters()
         self.on_change(self)
 
     def interrupt(self, number: int) -> None:
@@ -128,9 +182,28 @@ class Driver:
             self.study.interrupt(number)
             self.on_change(self)
 
+    def drop_adapters(self) -> None:
+        """Delete the adapters beyond `checkpoints.keep`, best first, once they are in MLflow."""
+        keep = self.spec.checkpoints.keep
+        saved = {n: result for n, result in self.ended.items() if result.adapter is not None}
+        if keep is None or len(saved) <= keep:
+            return
+
+        def order(number: int) -> tuple[bool, float, int]:
+            result = saved[number]
+            value = result.metrics[self.spec.objective.metric]
+            return (not self.study.feasible(result), self._loss(value), number)
+
+        for number in sorted(saved, key=order)[keep:]:
+            if not self.tracker.waits(number):
+                shutil.rmtree(self.folder.trial(number) / "adapter", ignore_errors=True)
+
     def _out_of_budget(self) -> bool:
         budget = self.spec.budget
+        if self.failed:
+            return True
         if self.counts[State.FAIL] > budget.max_failures:
+            self.failed = True
             self.stop_reason = f"more than {budget.max_failures} trials failed"
         elif budget.timeout is not None and time.time() - self.started > budget.timeout:
             self.stop_reason = f"the timeout of {budget.timeout:g} seconds is over"
@@ -139,82 +212,18 @@ class Driver:
             return self._asked >= budget.n_trials and not left_running
         return True
 
-    def start(self, point: Point) -> Assignment:
-        """Record that a trial starts; what its host needs."""
-        folder = self.folder.trial(point.number)
-        directory = self.folder.attempt(point.number, point.attempt)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "trial.json", point.spec.model_dump(mode="json"))
-        self.running[point.number] = Running(point, time.time(), point.attempt)
-        self.tracker.trial_started(
-            point.number,
-            run_name(point.number, point.params),
-            flatten(point.spec),
-            {"trial.number": str(point.number), "trial.state": State.RUNNING},
-            _now_ms(),
-        )
-        self.on_change(self)
-        spec_json = point.spec.to_json()
-        return Assignment(point.number, point.attempt, spec_json, str(directory), point.checkpoint)
-
-    def _claim_adapter(self, number: int, attempt: int, result: TrialResult) -> TrialResult:
-        """Move a saved adapter from the attempt's folder to the trial's."""
-        if result.adapter is None:
-            return result
-        source = self.folder.attempt(number, attempt) / result.adapter
-        target = self.folder.trial(number) / "adapter"
-        shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it told the end
-        source.rename(target)
-        return result.model_copy(update={"adapter": str(target.relative_to(self.folder.path))})
-
     def _count(self, number: int, result: TrialResult) -> None:
         self.ended[number] = result
+        if result.state is not State.FAIL:
+            self._alive = True
         value = result.metrics.get(self.spec.objective.metric)
         if result.state is not State.COMPLETE or value is None:
             return
         if not self.study.feasible(result):
             return
-        sign = 1 if self.spec.objective.direction == "minimize" else -1
-        if self.best is None or sign * value < sign * self.best[1]:
+        if self.best is None or self._loss(value) < self._loss(self.best[1]):
             self.best = (number, value)
 
-    def _result_file(self, number: int) -> Path:
-        return self.folder.trial(number) / "result.json"
-
-    def _record_end(self, number: int, attempt_number: int, result: TrialResult) -> None:
-        """Write `result.json` and tell the tracker, once the study was told."""
-        attempt = self.folder.attempt(number, attempt_number)
-        folder = self.folder.trial(number)
-        if result.traceback:
-            write_whole(attempt / "traceback.txt", result.traceback)
-        write_json(self._result_file(number), result.model_dump(mode="json"))
-        artifacts = [
-            Artifact(path, to)
-            for path, to in (
-                (folder / "adapter", "adapter"),
-                (folder / "trial.json", "config"),
-                (folder / "result.json", "eval"),
-                (attempt / "metrics.jsonl", "eval"),
-                (attempt / "log.txt", "logs"),
-                (attempt / "traceback.txt", "logs"),
-            )
-            if path.exists()
-        ]
-        self.tracker.trial_progress(number, result.metrics, result.step, _now_ms())
-        metrics = {
-            **{f"memory/{name}": float(value) for name, value in result.memory.items()},
-            **{f"seconds/{name}": value for name, value in result.seconds.items()},
-            "samples": float(result.samples),
-            "tokens": float(result.tokens),
-        }
-        if result.trainable_parameters is not None:
-            metrics["trainable_parameters"] = float(result.trainable_parameters)
-        tags = {"trial.state": str(result.state), "trial.kind": str(result.kind or "complete")}
-        if result.error:
-            tags["trial.error"] = result.error
-        status = _RUN_STATUS[result.state]
-        self.tracker.trial_ended(number, status, metrics, tags, artifacts, _now_ms())
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    def _loss(self, value: float) -> float:
+        """The objective, to be minimised."""
+        return value if self.spec.objective.direction == "minimize" else -value

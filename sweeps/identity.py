@@ -17,7 +17,7 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
     return {
         name: value
         for name, value in flatten(spec).items()
-        if name not in _FREE and not name.startswith(("resources.", "tracking."))
+        if name not in _FREE and not name.startswith(("checkpoints.", "resources.", "tracking."))
     }
 
 

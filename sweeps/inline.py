@@ -1,7 +1,7 @@
 """The inline backend: one trial host in this process, no Ray; a debugger works in every trial."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peft_jobs import Progress, TrialResult, TrialSpec
@@ -9,6 +9,8 @@ from peft_jobs.engines import load_engine
 from peft_jobs.host import Message, TrialHost
 from peft_jobs.job import Prepared
 from sweeps.driver import Assignment, Driver
+
+TICK_SECONDS = 0.5
 
 
 class InlineBackend:
@@ -18,35 +20,39 @@ class InlineBackend:
         self._slots = slots
         self._news = threading.Event()
         self._host = TrialHost(load_engine(engine, options), on_change=self._news.set)
+        self._live: dict[int, tuple[Assignment, int]] = {}
+        """What runs, and the last message that was taken of it."""
 
-    def prepare(self, spec: TrialSpec, variants: Sequence[TrialSpec]) -> Prepared:
+    def prepare(
+        self,
+        spec: TrialSpec,
+        variants: Sequence[TrialSpec],
+        on_tick: Callable[[], object] = lambda: None,
+    ) -> Prepared:
+        """See `Engine.prepare`; in this thread, so `on_tick` is not called."""
         return self._host.prepare(spec.to_json(), [variant.to_json() for variant in variants])
 
     def run(self, driver: Driver) -> None:
-        """Run the sweep until the driver has nothing more to start, or KeyboardInterrupt."""
-        live: dict[int, tuple[Assignment, int]] = {}
-        try:
-            while True:
-                self._fill(driver, live)
-                if not live:
-                    return
-                self._news.wait()
-                self._news.clear()
-                for number, (assignment, seq) in list(live.items()):
-                    message = self._host.poll(number, assignment.attempt, seq)
-                    if message is not None and not self._take(driver, assignment, message, live):
-                        del live[number]
-        except KeyboardInterrupt:
-            driver.interrupted = True
-            self._host.close()
-            for number in list(driver.running):
-                driver.interrupt(number)
+        """Run the sweep until the driver has nothing more to start, or is interrupted."""
+        while not driver.interrupted:
+            self._fill(driver)
+            if not self._live:
+                return
+            self._news.wait(TICK_SECONDS)
+            self._news.clear()
+            driver.tick()
+            self._take_all(driver)
+        self._host.close()
+        while self._take_all(driver):  # their last checkpoints are among the last reports
+            pass
+        for number in list(driver.running):
+            driver.interrupt(number)
 
     def close(self) -> None:
         self._host.close()
 
-    def _fill(self, driver: Driver, live: dict[int, tuple[Assignment, int]]) -> None:
-        while len(live) < self._slots and (assignment := driver.ask()) is not None:
+    def _fill(self, driver: Driver) -> None:
+        while driver.has_room(self._slots) and (assignment := driver.ask()) is not None:
             self._host.submit(
                 assignment.trial,
                 assignment.attempt,
@@ -54,26 +60,28 @@ class InlineBackend:
                 assignment.directory,
                 assignment.checkpoint,
             )
-            live[assignment.trial] = (assignment, 0)
+            self._live[assignment.trial] = (assignment, 0)
 
-    def _take(
-        self,
-        driver: Driver,
-        assignment: Assignment,
-        message: Message,
-        live: dict[int, tuple[Assignment, int]],
-    ) -> bool:
-        """Hand one message to the driver; False once the trial has ended."""
+    def _take_all(self, driver: Driver) -> bool:
+        """Take one message of every trial that has one; False if none has."""
+        taken = False
+        for number, (assignment, seq) in list(self._live.items()):
+            message = self._host.poll(number, assignment.attempt, seq)
+            if message is not None:
+                taken = True
+                self._take(driver, assignment, message)
+        return taken
+
+    def _take(self, driver: Driver, assignment: Assignment, message: Message) -> None:
         number, attempt = assignment.trial, assignment.attempt
+        if "progress" in message:
+            if not driver.report(number, Progress.model_validate(message["progress"])):
+                self._host.request_cancel(number, attempt, "weak")
+            self._live[number] = (assignment, message["seq"])
+            self._news.set()  # the next poll acknowledges this one
+            return
+        del self._live[number]
         if "result" in message:
             driver.end(number, TrialResult.model_validate(message["result"]))
-            return False
-        if "interrupted" in message:
+        else:
             driver.interrupt(number)
-            return False
-        progress = Progress.model_validate(message["progress"])
-        if not driver.report(number, progress):
-            self._host.request_cancel(number, attempt, "weak")
-        live[number] = (assignment, message["seq"])
-        self._news.set()  # the next poll acknowledges this one
-        return True

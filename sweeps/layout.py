@@ -50,6 +50,15 @@ class SweepFolder:
     def attempt(self, number: int, attempt: int) -> Path:
         return self.trial(number) / "attempts" / str(attempt)
 
+    def result(self, number: int) -> Path:
+        """There if and only if the trial has ended."""
+        return self.trial(number) / "result.json"
+
+    def checkpoints(self, number: int) -> list[Path]:
+        """All checkpoints of a trial, the newest last: by step, then by attempt."""
+        found = self.trial(number).glob("attempts/*/checkpoints/step-*")
+        return sorted(found, key=lambda path: (path.name, int(path.parts[-3])))
+
 
 def run_name(number: int, params: Params) -> str:
     """`trial-0007-r16-a32-attention`: what tells trials apart in a list, in MLflow above all."""

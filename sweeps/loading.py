@@ -13,7 +13,7 @@ from sweeps.checks import problems
 from sweeps.spec import SweepSpec
 from sweeps.sweep_file import SweepFileError, override, read_yaml
 
-_POINTS_CHECKED = 128
+_SPLITS = ("train", "validation", "test")
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -31,6 +31,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 def build_sweep(tree: Mapping[str, Any], source: str = "sweep") -> SweepSpec:
     """A SweepSpec from the mapping of a sweep file; SweepFileError with every mistake."""
+    if both := sorted(TrialSpec.model_fields.keys() & tree.keys()) if "trial" in tree else []:
+        told = f"trial: must be left out, its sections stand at the top level ({', '.join(both)})"
+        raise SweepFileError(source, [told])
     try:
         spec = SweepSpec.model_validate(tree)
     except ValidationError as error:
@@ -39,6 +42,8 @@ def build_sweep(tree: Mapping[str, Any], source: str = "sweep") -> SweepSpec:
             for line in mistakes(error, SweepSpec)
         ]
         raise SweepFileError(source, _file_words(lines)) from None
+    if found := _bad_paths(spec):
+        raise SweepFileError(source, found)
     spec = _absolute(spec)
     found = problems(spec)
     if found:
@@ -54,8 +59,29 @@ def _file_words(lines: Sequence[str]) -> list[str]:
         key, found, _ = line.partition(": unknown key ")
         if found and "." not in key:
             line = f"{key}: unknown key {key!r}{suggest(key, known)}"
-        words.append(line)
+        words.append(line.replace(" in trial.", " in ", 1) if found else line)
     return words
+
+
+def _bad_paths(spec: SweepSpec) -> list[str]:
+    """What no file system could hold, and a storage that is no folder's path."""
+    found = []
+    if "://" in spec.storage or not spec.storage:
+        found.append(
+            f"storage: must be a folder of this machine or a shared one, got {spec.storage!r}"
+        )
+    sources = {f"data.{name}": getattr(spec.trial.data, name) for name in _SPLITS}
+    paths = {name: item.path for name, item in sources.items() if isinstance(item, Source)}
+    paths |= {"storage": spec.storage, "model.name_or_path": spec.trial.model.name_or_path}
+    for name, text in paths.items():
+        try:
+            Path(text).expanduser().exists()
+        except PermissionError:
+            continue
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a null, no such user
+            reason = error.strerror if isinstance(error, OSError) else error
+            found.append(f"{name}: is no path that can be used ({reason}), got {text[:80]!r}")
+    return found
 
 
 def _absolute(spec: SweepSpec) -> SweepSpec:
@@ -64,7 +90,7 @@ def _absolute(spec: SweepSpec) -> SweepSpec:
     data = trial.data
     update: dict[str, Any] = {
         name: _absolute_source(source)
-        for name in ("train", "validation", "test")
+        for name in _SPLITS
         if isinstance(source := getattr(data, name), Source)
     }
     model = trial.model

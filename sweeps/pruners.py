@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from peft_jobs.fields import MOST
 from peft_jobs.mistakes import suggest
 from sweeps.arguments import fitting
 
@@ -44,7 +45,7 @@ def _checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if name not in PRUNERS:
         raise ValueError(f"unknown pruner {name!r}{suggest(name, PRUNERS)}")
     if name != "patient":
-        return fitting(name, PRUNERS[name], arguments)
+        return _sensible(name, fitting(name, PRUNERS[name], arguments))
     wrapped = arguments.get("wrapped_pruner")
     if not isinstance(wrapped, Mapping | str):
         raise ValueError("patient needs `wrapped_pruner`: the pruner that it makes patient")
@@ -54,6 +55,20 @@ def _checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in arguments.items() if key != "wrapped_pruner"}
     own = fitting(name, PRUNERS[name], own, ours=("wrapped_pruner",))
     return {**own, "wrapped_pruner": {"type": inner, **_checked(inner, rest)}}
+
+
+def _sensible(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, if they are what Optuna, which takes them as they come, can prune with."""
+    for key, value in arguments.items():
+        if isinstance(value, int | float) and not abs(value) <= MOST:
+            raise ValueError(f"{name}.{key} must be at most {MOST:,}, got {value}")
+    if name == "hyperband":
+        least, most = arguments.get("min_resource", 1), arguments.get("max_resource", MOST)
+        if arguments.get("reduction_factor", REDUCTION_FACTOR) < 2:
+            raise ValueError(f"hyperband.reduction_factor must be >= 2, got {arguments}")
+        if least < 1 or (most != "auto" and most < least):
+            raise ValueError(f"hyperband needs 1 <= min_resource <= max_resource, got {arguments}")
+    return arguments
 
 
 def _split(wrapped: Mapping[str, Any] | str) -> tuple[str, dict[str, Any]]:

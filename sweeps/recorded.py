@@ -1,7 +1,7 @@
 """A recorded sweep, read again from its storage: nothing is started, nothing is changed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sweeps.layout import SweepFolder
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.study import SweepStudy
+from sweeps.sweep_file import override
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,18 @@ def load_recorded(storage: Path, name: str, study_url: str | None = None) -> Swe
     Raises SpecError if there is no such sweep, or its study cannot be opened.
     """
     return _load(storage, name, study_url, {})
+
+
+def recorded_sweep(storage: Path, name: str, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The sweep `name` of `storage` as it was recorded, with `key=value` overrides.
+
+    Credentials are not recorded: give URLs that need them as overrides. Raises SpecError.
+    """
+    tree = {**read_record(storage, name)["sweep"], "storage": str(storage.absolute())}
+    tree.update(tree.pop("trial"))
+    for text in overrides:
+        override(tree, text)
+    return _validated(tree, SweepFolder(storage, name))
 
 
 def load_all(storage: Path, study_url: str | None = None) -> Iterator[SweepStudy | Unreadable]:
@@ -68,6 +81,16 @@ def read_record(storage: Path, name: str) -> dict[str, Any]:
     return record
 
 
+def _validated(tree: dict[str, Any], folder: SweepFolder) -> SweepSpec:
+    try:
+        return SweepSpec.model_validate(tree)
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in mistakes(error, SweepSpec))
+        raise SpecError(
+            f"{folder.path / 'sweep.json'} holds what this version cannot run:\n{lines}"
+        ) from None
+
+
 def _load(
     storage: Path,
     name: str,
@@ -76,13 +99,7 @@ def _load(
 ) -> SweepStudy:
     record = read_record(storage, name)
     folder = SweepFolder(storage.absolute(), name)
-    try:
-        spec = SweepSpec.model_validate({**record["sweep"], "storage": str(folder.storage)})
-    except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in mistakes(error, SweepSpec))
-        raise SpecError(
-            f"{folder.path / 'sweep.json'} was written by another version:\n{lines}"
-        ) from None
+    spec = _validated({**record["sweep"], "storage": str(folder.storage)}, folder)
     url = folder.study_url if spec.study_url is None else study_url or spec.study_url
     if "***@" in url:
         raise SpecError(

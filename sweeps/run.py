@@ -1,23 +1,25 @@
 """`run_sweep`: from a SweepSpec to a leaderboard; the order in which a sweep happens."""
 
 import contextlib
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from peft_jobs import SpecError, State, TrialSpec
+from peft_jobs import State, TrialSpec
 from peft_jobs.files import write_json, write_whole
 from peft_jobs.job import Prepared
 from peft_jobs.provenance import environment
 from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.inline import InlineBackend
+from sweeps.interrupts import interrupted_by_signals
 from sweeps.layout import SweepFolder
-from sweeps.leaderboard import Leaderboard, make_leaderboard
+from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
+from sweeps.lease import Lease
 from sweeps.parent_run import Status, end_sweep, open_tracker
 from sweeps.planning import resolve, variants
 from sweeps.plots import write_plots
+from sweeps.pulse import Pulse
 from sweeps.redact import redact
 from sweeps.reports import write_reports
 from sweeps.spec import SweepSpec
@@ -30,7 +32,12 @@ FLUSH_SECONDS = 30.0
 class Backend(Protocol):
     """What executes trials: inline or Ray."""
 
-    def prepare(self, spec: TrialSpec, variants: Sequence[TrialSpec]) -> Prepared: ...
+    def prepare(
+        self,
+        spec: TrialSpec,
+        variants: Sequence[TrialSpec],
+        on_tick: Callable[[], object] = lambda: None,
+    ) -> Prepared: ...
     def run(self, driver: Driver) -> None: ...
     def close(self) -> None: ...
 
@@ -60,31 +67,66 @@ def run_sweep(spec: SweepSpec) -> Leaderboard:
     return outcome.leaderboard
 
 
+@dataclass(frozen=True)
+class Watchers:
+    """Who is told how a launch goes; by default nobody."""
+
+    on_prepared: Callable[[SweepSpec, Prepared], None] = lambda *_: None
+    on_change: Callable[[Driver], None] = lambda _: None
+    pulse: Pulse = field(default_factory=Pulse)
+
+
 def launch(
     spec: SweepSpec,
     source: str | None = None,
-    on_change: Callable[[Driver], None] = lambda _: None,
-    on_prepared: Callable[[SweepSpec, Prepared], None] = lambda *_: None,
+    watchers: Watchers | None = None,
+    retry_failed: bool = False,
 ) -> Outcome:
-    """`run_sweep` with what a command line needs: `source` is the sweep file's text."""
-    folder = SweepFolder.of(spec)
-    with _lease(folder):
+    """`run_sweep` with what a command line needs.
+
+    `source` is the sweep file's text; `retry_failed` runs the trials that failed once more.
+    """
+    folder, watchers = SweepFolder.of(spec), watchers or Watchers()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    storage = open_storage(spec.study_url or folder.study_url)
+    with _driving(Lease(storage, spec.name), watchers.pulse) as tick:
         with contextlib.closing(make_backend(spec, folder)) as backend:
-            prepared = backend.prepare(spec.trial, variants(spec))
+            prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
-            study = SweepStudy(spec, open_storage(spec.study_url or folder.study_url))
-            study.take_over()
+            study = SweepStudy(spec, storage)
+            study.take_over({part: prepared.provenance.get(part) for part in COMPARABLE})
+            study.on_wait = watchers.pulse.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
+            if retry_failed:
+                study.retry_failed()
             _write_sweep(spec, folder, source, prepared)
-            on_prepared(spec, prepared)
+            watchers.on_prepared(spec, prepared)
             tracker = open_tracker(study, folder, prepared)
-            driver = Driver(spec, study, tracker, folder, on_change)
+            driver = Driver(
+                spec, study, tracker, folder, watchers.on_change, tick, watchers.pulse.reported
+            )
             try:
-                backend.run(driver)
+                with interrupted_by_signals(driver):
+                    backend.run(driver)
             except BaseException:
                 tracker.close(FLUSH_SECONDS)
                 raise
         return _finish(driver)
+
+
+@contextlib.contextmanager
+def _driving(lease: Lease, pulse: Pulse) -> Iterator[Callable[[], bool]]:
+    """Hold the lease; gives what to call all the time, and which says whether to stop."""
+    lease.take()
+    try:
+        yield lambda: lease.renew(pulse.beat) or not pulse.beat()
+    finally:
+        lease.release()
+
+
+def _stop_if(wanted: bool) -> None:
+    if wanted:
+        raise KeyboardInterrupt
 
 
 def _finish(driver: Driver) -> Outcome:
@@ -95,7 +137,9 @@ def _finish(driver: Driver) -> Outcome:
         write_plots(driver.study.optuna, driver.folder.path / "plots")
     status, reason = _status(driver)
     end_sweep(driver, leaderboard, status)
-    return Outcome(leaderboard, status, reason, driver.tracker.close(FLUSH_SECONDS))
+    undelivered = driver.tracker.close(FLUSH_SECONDS)
+    driver.drop_adapters()
+    return Outcome(leaderboard, status, reason, undelivered)
 
 
 def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
@@ -103,26 +147,12 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     options = dict(spec.resources.engine_options)
     if spec.resources.engine == "solo":
         options.setdefault("cache_dir", str(folder.cache))
+        options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)
     if spec.resources.backend == "inline":
         return InlineBackend(spec.resources.engine, options, spec.resources.max_concurrent or 1)
     from sweeps.cluster.backend import RayBackend
 
     return RayBackend(spec.resources, options)
-
-
-@contextlib.contextmanager
-def _lease(folder: SweepFolder) -> Iterator[None]:
-    """Hold the sweep against a second driver on this machine, until this process ends."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / ".lease").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SpecError(
-                f"the sweep {folder.name!r} is being driven by another process; wait for it, "
-                "or give this sweep another name"
-            ) from None
-        yield
 
 
 def _write_sweep(
@@ -141,7 +171,7 @@ def _write_sweep(
 def _status(driver: Driver) -> tuple[Status, str | None]:
     if driver.interrupted:
         return "interrupted", "interrupted"
-    if driver.counts[State.FAIL] > driver.spec.budget.max_failures:
+    if driver.failed or driver.counts[State.FAIL] > driver.spec.budget.max_failures:
         return "failed", driver.stop_reason
     if driver.best is None:
         return "failed", driver.stop_reason or "no trial completed"

@@ -52,6 +52,9 @@ SAMPLERS: dict[str, _Entry] = {
         },
     ),
 }
+_LEAST = {"popsize": 2, "n_ei_candidates": 1}
+_MOST = 10**6
+"""Of the arguments that Optuna takes as they come, and fails or never ends with later."""
 _OURS = ("seed", "search_space", "constraints_func", "independent_sampler", "source_trials")
 
 
@@ -61,6 +64,12 @@ def check_sampler(spec: "SamplerSpec") -> "SamplerSpec":
         raise ValueError(f"unknown sampler {spec.type!r}{suggest(spec.type, SAMPLERS)}")
     sampler = SAMPLERS[spec.type].sampler
     arguments = fitting(spec.type, sampler, spec.arguments, _OURS)
+    for name, value in arguments.items():
+        if type(value) is int and not _LEAST.get(name, 0) <= value <= _MOST:
+            least = _LEAST.get(name, 0)
+            raise ValueError(f"{spec.type}.{name} must be from {least} to {_MOST:,}, got {value}")
+        if type(value) is float and not 0 < value <= _MOST:
+            raise ValueError(f"{spec.type}.{name} must be > 0 and at most {_MOST:,}, got {value}")
     if arguments:  # values that contradict each other are seen by the sampler alone
         _build(sampler, arguments)
     return spec.model_copy(update=arguments)

@@ -104,6 +104,14 @@ class ResourcesSpec(Section):
         return self
 
 
+class CheckpointsSpec(Section):
+    every_seconds: Positive = 60.0
+    """Between the checkpoints of a running trial; there is one at every rung besides."""
+    keep: Count | None = None
+    """Adapters that stay in the storage, of the best trials; by default those of all that are
+    complete. MLflow keeps its own copies."""
+
+
 class TrackingSpec(Section):
     enabled: bool = True
     uri: str | None = None
@@ -133,6 +141,7 @@ class SweepSpec(Section):
     )
     budget: BudgetSpec
     resources: ResourcesSpec = ResourcesSpec()
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
     tracking: Annotated[TrackingSpec, BeforeValidator(_tracking)] = TrackingSpec()
     storage: str = "runs"
     """Folder of databases, artifacts and one folder per sweep; absolute once loaded."""

@@ -1,55 +1,34 @@
 """The sweep's Optuna study: the only record of what was asked, what was seen, how each trial ended.
 
-One driver at a time writes to it. Every trial carries user attributes: `params` (all names of the
-point, decoded), `fingerprint`, `attempt`, and once it has ended `kind` and `result`.
+One driver at a time writes to it (`sweeps.lease`). Every trial carries user attributes: `params`
+(all names of the point, decoded), `fingerprint`, `attempt`, where it has one `checkpoint`, and once
+it has ended `kind` and `result`. A failed trial that is run again has a successor, `retry_of`.
 """
 
-import logging
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
-from pydantic import ValidationError
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from peft_jobs import Kind, Progress, SpecError, State, TrialResult, TrialSpec
-from peft_jobs.mistakes import mistakes
-from search_spaces import Params, SpaceError
-from sweeps.checks import flatten
+from peft_jobs import Kind, Progress, SpecError, State, TrialResult, faults
+from sweeps.asking import TURNED_AWAY, Asker, Point
 from sweeps.database import retry
+from sweeps.deciding import rung_records, weak
 from sweeps.identity import difference, identity
 from sweeps.pruners import build
-from sweeps.samplers import make_sampler
-from sweeps.spec import SamplerSpec, SweepSpec
+from sweeps.spec import SweepSpec
 
-log = logging.getLogger(__name__)
-
-MAX_REASKS = 200
-"""Points in a row that may be turned away before the space counts as exhausted."""
-MAX_DUPLICATES = 10
-"""Duplicates in a row after which points are drawn at random until one is new."""
-TURNED_AWAY = (Kind.REJECTED, Kind.DUPLICATE)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A trial to be run: its number in the study and its spec."""
-
-    number: int
-    attempt: int
-    params: Params
-    spec: TrialSpec
-    checkpoint: str | None = None
+_T = TypeVar("_T")
 
 
 class SweepStudy:
     """One sweep's study, new or found again; a driver calls `take_over`, others only look."""
 
-    def __init__(self, spec: SweepSpec, storage: optuna.storages.BaseStorage) -> None:
-        self.spec = spec
-        self._base = flatten(spec.trial)
+    def __init__(self, spec: SweepSpec, storage: optuna.storages.RDBStorage) -> None:
+        self.spec, self.storage = spec, storage
         training, rungs = spec.trial.training, spec.trial.evaluation.rungs
         self.optuna = optuna.create_study(
             study_name=spec.name,
@@ -58,11 +37,10 @@ class SweepStudy:
             pruner=build(spec.pruner, training.max_samples or 1, rungs),
             load_if_exists=True,
         )
-        self._live: dict[int, optuna.trial.Trial] = {}
-        self._rungs: dict[int, set[int]] = {}
-        """The rungs at which each live trial was compared."""
-        self._num_trials = 0
-        self._seen: dict[str, int] = {}
+        self._live: dict[int, Trial] = {}
+        self._asker: Asker | None = None
+        self.on_wait: Callable[[], object] = lambda: None
+        """Called while the database is locked or away and a write waits for it."""
         self.interrupted: list[int] = []
         """Trials that an earlier driver left running; `ask` gives them first."""
 
@@ -71,12 +49,14 @@ class SweepStudy:
         """Tells this sweep from others of its name in other studies."""
         return str(self.optuna.user_attrs["key"])
 
-    def take_over(self) -> None:
+    def take_over(self, seen: Mapping[str, Any] | None = None) -> None:
         """Become the sweep's driver: take up what an earlier one left.
 
-        SpecError if the study holds a different sweep.
+        `seen` are fingerprints of what the trials see (model, data, template). SpecError if the
+        study holds a sweep with another specification, or one that saw something else.
         """
-        now, before = identity(self.spec), self.optuna.user_attrs.get("spec")
+        now = identity(self.spec) | {f"the {name}": value for name, value in (seen or {}).items()}
+        before = self.optuna.user_attrs.get("spec")
         if before is None:
             self.optuna.set_user_attr("spec", now)
         elif before != now:
@@ -88,12 +68,7 @@ class SweepStudy:
         if "key" not in self.optuna.user_attrs:
             self.optuna.set_user_attr("key", f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
         self._finish_tells()
-        self._num_trials = len(self.trials())
-        self._seen = {
-            t.user_attrs["fingerprint"]: t.number
-            for t in self.trials()
-            if "fingerprint" in t.user_attrs and t.user_attrs.get("kind") not in TURNED_AWAY
-        }
+        self._asker = Asker(self.spec, self.optuna, self._write)
         self.interrupted = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
 
     def trials(self) -> Sequence[FrozenTrial]:
@@ -101,74 +76,97 @@ class SweepStudy:
         return self.optuna.get_trials(deepcopy=False)
 
     def launched(self) -> list[FrozenTrial]:
-        """The trials that were not turned away before launch."""
-        return [t for t in self.trials() if t.user_attrs.get("kind") not in TURNED_AWAY]
+        """The trials that count: not turned away before launch, not run again by a successor."""
+        trials = [t for t in self.trials() if t.state != TrialState.WAITING]
+        again = {t.user_attrs.get("retry_of") for t in trials}
+        return [
+            t
+            for t in trials
+            if t.user_attrs.get("kind") not in TURNED_AWAY and t.number not in again
+        ]
+
+    def retry_failed(self) -> list[int]:
+        """Queue every failed trial to be run once more, under a new number; their numbers."""
+        waiting = {t.user_attrs.get("retry_of") for t in self.trials()}
+        failed = [t for t in self.launched() if t.state == TrialState.FAIL]
+        for trial in failed:
+            if trial.number not in waiting:
+                attrs = {"retry_of": trial.number}
+                self._write(lambda t=trial, a=attrs: self.optuna.enqueue_trial(t.params, a))  # type: ignore[misc]
+        return [trial.number for trial in failed]
 
     def ask(self) -> Point | None:
         """The next trial to run: first those left running, then new ones; None when exhausted."""
+        assert self._asker is not None, "take_over comes first"
         while self.interrupted:
-            point = self._adopt(self.interrupted.pop(0))
-            if point is not None:
-                return point
-        size = self.spec.space.size()
-        for _ in range(MAX_REASKS):
-            if size is not None and len(self._seen) >= size:
+            found = self._asker.again(self.interrupted.pop(0))
+            if found is not None:
                 break
-            point = self._ask_once()
-            if point is not None:
-                return point
-        return None
+        else:
+            found = self._asker.new()
+        if found is None:
+            return None
+        trial, point = found
+        self._live[point.number] = trial
+        return point
 
     def report(self, number: int, progress: Progress) -> bool:
         """Record what a trial measured; True if it may go on.
 
         Only rungs are compared. One that was recorded before, by an earlier attempt, keeps its
-        first value; and a decision to prune stands, should the trial's host die before it ends.
+        first value; and a decision stands, should the trial's host die before it is carried out.
         """
         trial, rung = self._live[number], progress.rung
         if progress.checkpoint is not None:
-            retry(lambda: trial.set_user_attr("checkpoint", progress.checkpoint))
-        if "pruned_at" in trial.user_attrs:
+            self._set(trial, "checkpoint", progress.checkpoint)
+        known = trial.user_attrs
+        if "pruned_at" in known:
             return False
-        if rung is None or rung in self._rungs[number]:
+        decided = known.get("decided", {"rungs": [], "records": []})
+        if rung is None or rung in decided["rungs"]:
             return True
         value = progress.metrics[self.spec.objective.metric]
-        retry(lambda: trial.report(value, rung))
-        self._rungs[number].add(rung)
-        if not retry(trial.should_prune):
-            return True
-        retry(lambda: trial.set_user_attr("pruned_at", rung))
-        return False
+        if rung not in self.trials()[number].intermediate_values:
+            self._write(lambda: trial.report(value, rung))
+        faults.passing("report.reported")
+        if self._write(lambda: weak(self.optuna, trial, decided["records"])):
+            self._set(trial, "pruned_at", rung)
+            faults.passing("report.decided")
+            return False
+        records = rung_records(self.optuna._storage.get_trial(trial._trial_id))
+        self._set(trial, "decided", {"rungs": [*decided["rungs"], rung], "records": records})
+        faults.passing("report.decided")
+        return True
 
     def set_attempt(self, number: int, attempt: int) -> None:
         """Record that a trial's host was lost and it goes on as `attempt`."""
-        retry(lambda: self._live[number].set_user_attr("attempt", attempt))
+        self._set(self._live[number], "attempt", attempt)
 
     def interrupt(self, number: int) -> None:
         """Note that a running trial was stopped without an end; it stays RUNNING."""
-        now = time.time()
-        retry(lambda: self._live[number].set_user_attr("interrupted_at", now))
+        self._set(self._live.pop(number), "interrupted_at", time.time())
 
     def tell(self, number: int, result: TrialResult) -> None:
         """End a trial, once, with its true state, kind and violated constraints."""
         trial = self._live.pop(number)
-        del self._rungs[number]
         record = result.model_dump(mode="json", exclude={"traceback"})
-        retry(lambda: trial.set_user_attr("kind", result.kind))
-        retry(lambda: trial.set_user_attr("result", record))
+        self._set(trial, "kind", result.kind)
+        self._set(trial, "result", record)
+        faults.passing("tell.result")
         self._finish(trial, result)
-
-    def _finish(self, trial: optuna.trial.Trial, result: TrialResult) -> None:
-        for name, violation in self._violations(result).items():
-            retry(lambda name=name, violation=violation: trial.set_constraint(name, violation))  # type: ignore[misc]
-        value = result.metrics.get(self.spec.objective.metric)
-        state = TrialState[result.state]
-        final = value if result.state is State.COMPLETE else None
-        retry(lambda: self.optuna.tell(trial, final, state, skip_if_finished=True))
+        faults.passing("tell.told")
 
     def feasible(self, result: TrialResult) -> bool:
         """Whether a result keeps the sweep's constraints."""
         return all(value <= 0 for value in self._violations(result).values())
+
+    def _finish(self, trial: Trial, result: TrialResult) -> None:
+        for name, violation in self._violations(result).items():
+            self._write(lambda n=name, v=violation: trial.set_constraint(n, v))  # type: ignore[misc]
+        value = result.metrics.get(self.spec.objective.metric)
+        state = TrialState[result.state]
+        final = value if result.state is State.COMPLETE else None
+        self._write(lambda: self.optuna.tell(trial, final, state, skip_if_finished=True))
 
     def _violations(self, result: TrialResult) -> dict[str, float]:
         """Constraint values, positive where violated; Optuna's samplers read them."""
@@ -188,71 +186,11 @@ class SweepStudy:
         """End the trials whose result an earlier driver recorded and then died."""
         for frozen in self.trials():
             if frozen.state == TrialState.RUNNING and "result" in frozen.user_attrs:
-                trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
+                trial = Trial(self.optuna, frozen._trial_id)
                 self._finish(trial, TrialResult.model_validate(frozen.user_attrs["result"]))
 
-    def _adopt(self, number: int) -> Point | None:
-        """A trial that an earlier driver left running, as its next attempt."""
-        frozen = self.trials()[number]
-        self._seed(number)
-        trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
-        if "fingerprint" not in frozen.user_attrs:  # that driver died while asking
-            return self._settle(trial)
-        self._live[number] = trial
-        self._rungs[number] = set(frozen.intermediate_values)
-        attempt = int(frozen.user_attrs["attempt"]) + 1
-        retry(lambda: trial.set_user_attr("attempt", attempt))
-        params = frozen.user_attrs["params"]
-        checkpoint = frozen.user_attrs.get("checkpoint")
-        return Point(number, attempt, params, self.spec.trial.with_params(params), checkpoint)
+    def _set(self, trial: Trial, name: str, value: Any) -> None:
+        self._write(lambda: trial.set_user_attr(name, value))
 
-    def _ask_once(self) -> Point | None:
-        """One point of the sampler; None if it was turned away."""
-        self._seed(self._num_trials)
-        trial = retry(self.optuna.ask)
-        self._num_trials = trial.number + 1
-        return self._settle(trial)
-
-    def _seed(self, number: int) -> None:
-        """Take the sampler for the point of trial `number`.
-
-        One that has given nothing but duplicates for a while would go on so (GP learns nothing
-        from them): a point at random leads it out.
-        """
-        spec = self.spec
-        last = self.trials()[max(0, number - MAX_DUPLICATES) : number]
-        stuck = [t.user_attrs.get("kind") for t in last] == [Kind.DUPLICATE] * MAX_DUPLICATES
-        chosen = SamplerSpec(type="random") if stuck else spec.sampler
-        self.optuna.sampler = make_sampler(chosen, spec.space, spec.seed, number)
-
-    def _settle(self, trial: optuna.trial.Trial) -> Point | None:
-        """Draw a new trial's point and record it; None if it is turned away."""
-        try:
-            params = self.spec.space.draw(trial, self._base)
-            violated = self.spec.space.violated(params, self._base)
-            trial_spec = self.spec.trial.with_params(params)
-        except SpaceError as error:
-            return self._turn_away(trial, Kind.REJECTED, str(error))
-        except ValidationError as error:
-            return self._turn_away(trial, Kind.REJECTED, "; ".join(mistakes(error, TrialSpec)))
-        retry(lambda: trial.set_user_attr("params", params))
-        if violated is not None:
-            return self._turn_away(trial, Kind.REJECTED, violated)
-        fingerprint = trial_spec.fingerprint()
-        if fingerprint in self._seen:
-            same = f"the same as trial {self._seen[fingerprint]}"
-            return self._turn_away(trial, Kind.DUPLICATE, same)
-        self._seen[fingerprint] = trial.number
-        self._live[trial.number] = trial
-        self._rungs[trial.number] = set()
-        retry(lambda: trial.set_user_attr("attempt", 1))
-        retry(lambda: trial.set_user_attr("fingerprint", fingerprint))
-        return Point(trial.number, 1, params, trial_spec)
-
-    def _turn_away(self, trial: optuna.trial.Trial, kind: Kind, reason: str) -> Point | None:
-        log.info("trial %d is %s: %s", trial.number, kind, reason)
-        retry(lambda: trial.set_user_attr("kind", kind))
-        retry(lambda: trial.set_user_attr("reason", reason))
-        retry(lambda: trial.set_constraint(str(kind), 1.0))
-        retry(lambda: self.optuna.tell(trial, None, TrialState.PRUNED))
-        return None
+    def _write(self, call: Callable[[], _T]) -> _T:
+        return retry(call, self.on_wait)

@@ -40,6 +40,20 @@ StudyUrl = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="ADDR", help="Ray cluster to join: `auto` or HOST:PORT."),
+]
+Inline = Annotated[
+    bool, typer.Option("--inline", help="Without Ray, in this process; debuggers work.")
+]
+Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live display.")]
+Supervise = Annotated[
+    bool,
+    typer.Option(
+        "--supervise/--no-supervise", help="Start the sweep's driver again when it dies or hangs."
+    ),
+]
 RUNS = Path("runs")
 
 
@@ -105,23 +119,87 @@ def validate(
 def run(
     path: SweepFile,
     overrides: Overrides = None,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDR", help="Ray cluster to join: `auto` or HOST:PORT."),
-    ] = None,
-    inline: Annotated[
-        bool, typer.Option("--inline", help="Without Ray, in this process; debuggers work.")
-    ] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Plain lines instead of the live display.")
-    ] = False,
+    address: Address = None,
+    inline: Inline = False,
+    plain: Plain = False,
+    supervise: Supervise = True,
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
     """Run a sweep, or take it up again where it was left."""
-    from sweeps.cli.run import run
+    from sweeps.cli.run import Options, run
 
-    raise typer.Exit(run(path, overrides or [], address, inline, study_url, plain, json))
+    options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
+    raise typer.Exit(run(path, options))
+
+
+@app.command(**_example("peft-sweep resume demo", "peft-sweep resume demo budget.n_trials=64"))
+def resume(
+    name: Name,
+    overrides: Overrides = None,
+    storage: Storage = RUNS,
+    address: Address = None,
+    inline: Inline = False,
+    plain: Plain = False,
+    supervise: Supervise = True,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Take up a sweep where it was left, without its file."""
+    from sweeps.cli.run import Options, resume
+
+    options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
+    raise typer.Exit(resume(storage, name, options))
+
+
+@app.command(**_example("peft-sweep retry demo --failed"))
+def retry(
+    name: Name,
+    overrides: Overrides = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Run every failed trial again, under a new number.")
+    ] = False,
+    storage: Storage = RUNS,
+    address: Address = None,
+    inline: Inline = False,
+    plain: Plain = False,
+    supervise: Supervise = True,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Run the trials of a sweep that failed again."""
+    from sweeps.cli.run import Options, resume
+
+    if not failed:
+        raise typer.BadParameter("say which trials: --failed")
+    options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
+    raise typer.Exit(resume(storage, name, options, retry_failed=True))
+
+
+@app.command(**_example("peft-sweep status demo"))
+def status(
+    name: Name, storage: Storage = RUNS, study_url: StudyUrl = None, json: Json = False
+) -> None:
+    """Say what a sweep is at, and who drives it."""
+    from sweeps.cli.status import status
+
+    status(storage, name, study_url, json)
+
+
+@app.command(**_example("peft-sweep watch demo"))
+def watch(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
+    """Watch a sweep that another terminal or machine drives."""
+    from sweeps.cli.status import watch
+
+    watch(storage, name, study_url)
+
+
+@app.command(**_example("peft-sweep stop demo"))
+def stop(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
+    """Stop a sweep in good order; `resume` takes it up again."""
+    from sweeps.cli.status import stop
+
+    raise typer.Exit(stop(storage, name, study_url))
 
 
 @app.command(**_example("peft-sweep leaderboard demo", "peft-sweep leaderboard demo --csv > a.csv"))

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from sweeps.cli.screen import err
+from sweeps.errors import LeaseLost, Unavailable
 
 
 class ExitCode(IntEnum):
@@ -14,6 +15,8 @@ class ExitCode(IntEnum):
     FAILED = 1
     """The sweep failed, or `doctor` found a problem."""
     BAD_INPUT = 2
+    UNAVAILABLE = 69
+    """No cluster or database where they should be; EX_UNAVAILABLE of sysexits.h."""
     INTERRUPTED = 130
 
 
@@ -31,7 +34,9 @@ class Commands(TyperGroup):
             if text is None:
                 raise
             err.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(ExitCode.BAD_INPUT) from error
+            unavailable = isinstance(error, Unavailable)
+            code = ExitCode.UNAVAILABLE if unavailable else ExitCode.BAD_INPUT
+            raise typer.Exit(code) from error
 
 
 def bad_input(error: Exception) -> str | None:
@@ -48,7 +53,7 @@ def bad_input(error: Exception) -> str | None:
     if isinstance(error, ValidationError):
         places = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
         return "\n".join(f"{place}: {text}" if place else text for place, text in places)
-    if isinstance(error, SpecError | DataError | SpaceError | Fenced):
+    if isinstance(error, SpecError | DataError | SpaceError | Fenced | LeaseLost):
         return redact(str(error))
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         if error.filename is None or error.strerror is None:

@@ -1,27 +1,64 @@
-"""`run`: launch a sweep, show how it goes, and say what came of it and what to do next."""
+"""`run`, `resume` and `retry`: launch a sweep, show how it goes, say what came of it.
+
+On Ray the command supervises: the sweep's driver is this same command, in a child process that is
+started again when it dies. An inline sweep runs in this process, so that a debugger works.
+"""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
-from peft_jobs import State
 from peft_jobs.job import Prepared
-from sweeps.cli.board import print_board
 from sweeps.cli.devices import device
 from sweeps.cli.errors import ExitCode
-from sweeps.cli.screen import err, out, pairs, print_json, say
-from sweeps.cli.signals import Interrupts
+from sweeps.cli.outcome import record, tell, tell_status
+from sweeps.cli.screen import err, pairs, print_json, say
+from sweeps.cli.supervisor import supervise
 from sweeps.database import open_storage
 from sweeps.driver import Driver
+from sweeps.interrupts import termination_as_interrupt
 from sweeps.layout import SweepFolder
 from sweeps.loading import load_sweep
+from sweeps.pulse import Pulse
+from sweeps.recorded import recorded_sweep
 from sweeps.redact import redact
-from sweeps.reports import summary
-from sweeps.run import Outcome, launch
+from sweeps.run import Outcome, Watchers, launch
 from sweeps.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all three commands take."""
+
+    overrides: Sequence[str] = ()
+    address: str | None = None
+    inline: bool = False
+    study_url: str | None = None
+    plain: bool = False
+    json: bool = False
+    supervised: bool = True
+
+    def words(self) -> Iterator[str]:
+        """As words of the driver's command line; the study's URL goes by the environment."""
+        yield from self.overrides
+        if self.address is not None:
+            yield from ("--address", self.address)
+        yield from (f"--{name}" for name in ("plain", "json") if getattr(self, name))
+        yield "--no-supervise"
+
+    def as_overrides(self) -> Iterator[str]:
+        """All that changes the sweep, as `key=value`."""
+        yield from self.overrides
+        if self.address is not None:
+            yield f"resources.address='{self.address}'"
+        if self.inline:
+            yield "resources.backend=inline"
+        if self.study_url is not None:
+            yield f"study_url='{self.study_url}'"
 
 
 class Watcher(Protocol):
@@ -36,41 +73,62 @@ class Watcher(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def run(
-    path: Path,
-    overrides: Sequence[str],
-    address: str | None,
-    inline: bool,
-    study_url: str | None,
-    plain: bool,
-    json: bool,
-) -> ExitCode:
+def run(path: Path, options: Options) -> int:
     """Run the sweep of the file at `path`; SweepFileError with every mistake of it."""
-    spec = load_sweep(path, [*overrides, *options(address, inline, study_url)])
+    spec = load_sweep(path, [*options.as_overrides()])
+    command = ["run", str(path), *options.words()]
+    if _supervises(spec, options):
+        return _supervise(options, command, command)
+    return _drive(spec, options, f"peft-sweep run {path}", source=path.read_text(encoding="utf-8"))
+
+
+def resume(storage: Path, name: str, options: Options, retry_failed: bool = False) -> int:
+    """Take up a recorded sweep, with its file or without."""
+    spec = recorded_sweep(storage, name, [*options.as_overrides()])
+    rest = [name, *options.words(), "--storage", str(storage)]
+    command = ["retry", *rest, "--failed"] if retry_failed else ["resume", *rest]
+    if _supervises(spec, options):
+        return _supervise(options, command, ["resume", *rest])
+    again = f"peft-sweep resume {name} --storage {storage}"
+    return _drive(spec, options, again, retry_failed=retry_failed)
+
+
+def _supervises(spec: SweepSpec, options: Options) -> bool:
+    return options.supervised and spec.resources.backend == "ray"
+
+
+def _supervise(options: Options, command: Sequence[str], again: Sequence[str]) -> int:
+    if options.study_url is not None:
+        os.environ["PEFT_SWEEPS_STUDY_URL"] = options.study_url
+    program = [sys.executable, "-m", "sweeps.cli"]
+    return supervise([*program, *command], [*program, *again])
+
+
+def _drive(
+    spec: SweepSpec,
+    options: Options,
+    again: str,
+    source: str | None = None,
+    retry_failed: bool = False,
+) -> ExitCode:
+    """Drive the sweep in this process; `again` is the command that takes it up again."""
+    pulse = Pulse.of_environment()
     if spec.study_url is not None:
         open_storage(spec.study_url)  # a mistake in it is told before anything is loaded
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
-    outcome, interrupted = _launch(spec, path.read_text(encoding="utf-8"), _watcher(spec, plain))
+    watcher = _watcher(spec, options.plain)
+    outcome = _launch(spec, source, watcher, pulse, retry_failed)
+    pulse.ended()
     if outcome is None:
         say("Interrupted.", style="yellow")
-        say(f"`peft-sweep run {path}` takes the sweep up where the study stands.")
+        say(f"`{again}` takes the sweep up where the study stands.")
         return ExitCode.INTERRUPTED
-    if json:
-        print_json(_record(spec, outcome, interrupted))
+    if options.json:
+        print_json(record(spec, outcome, watcher.interrupted))
     else:
-        _tell(spec, outcome)
-    return _tell_status(spec, path, outcome, interrupted)
-
-
-def options(address: str | None, inline: bool, study_url: str | None) -> Iterator[str]:
-    """Command line options as overrides of the sweep file."""
-    if address is not None:
-        yield f"resources.address='{address}'"
-    if inline:
-        yield "resources.backend=inline"
-    if study_url is not None:
-        yield f"study_url='{study_url}'"
+        tell(spec, outcome)
+    return tell_status(spec, again, outcome, watcher.interrupted)
 
 
 def uses(spec: SweepSpec) -> dict[str, str]:
@@ -109,89 +167,22 @@ def _watcher(spec: SweepSpec, plain: bool) -> Watcher:
     return LiveProgress(spec)
 
 
-def _launch(spec: SweepSpec, source: str, watcher: Watcher) -> tuple[Outcome | None, list[int]]:
-    """The outcome, and the trials that were left unfinished.
-
-    The outcome is None if the interruption came before the first trial, or a second time.
-    """
-
-    def prepared(resolved: SweepSpec, found: Prepared) -> None:
-        interrupts.take_back()
-        watcher.prepared(resolved, found)
+def _launch(
+    spec: SweepSpec, source: str | None, watcher: Watcher, pulse: Pulse, retry_failed: bool
+) -> Outcome | None:
+    """The outcome; None if the interruption came before the first trial, or a second time."""
+    told = False
 
     def changed(driver: Driver) -> None:
-        interrupts.take_back()
+        nonlocal told
+        if driver.interrupted and not told:
+            told = True
+            watcher.stopping()
         watcher.changed(driver)
 
-    with (
-        watcher,
-        Interrupts(watcher.stopping) as interrupts,
-        contextlib.redirect_stdout(sys.stderr),
-    ):
+    watchers = Watchers(on_prepared=watcher.prepared, on_change=changed, pulse=pulse)
+    with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
-            outcome = launch(spec, source, on_change=changed, on_prepared=prepared)
+            return launch(spec, source, watchers, retry_failed)
         except KeyboardInterrupt:
-            return None, watcher.interrupted
-    return outcome, watcher.interrupted
-
-
-def _record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dict[str, Any]:
-    folder, best = SweepFolder.of(spec), outcome.leaderboard.best
-    return {
-        "sweep": spec.name,
-        "folder": str(folder.path),
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "interrupted": sorted(interrupted),
-        "undelivered": outcome.undelivered,
-        "adapter": str(folder.path / best.adapter) if best and best.adapter else None,
-        "leaderboard": outcome.leaderboard.to_json(),
-    }
-
-
-def _tell(spec: SweepSpec, outcome: Outcome) -> None:
-    """The leaderboard, where the winner lies, what to do next."""
-    board, folder = outcome.leaderboard, SweepFolder.of(spec)
-    out.print(f"\nSweep {spec.name}: {summary(board)}\n", markup=False)
-    if board.rows:
-        print_board(board, out)
-        out.print()
-    if board.best is None or outcome.status != "complete":
-        return
-    if board.best.adapter is not None:
-        out.print(f"The winner's adapter is in [bold]{folder.path / board.best.adapter}[/]\n")
-    where = "" if folder.storage == Path("runs").absolute() else f" --storage {folder.storage}"
-    steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
-    if spec.tracking.enabled and spec.tracking.uri is None:
-        steps = {f"peft-sweep ui{where}": "browse the trials in MLflow"} | steps
-    width = max(map(len, steps))
-    out.print("Next:")
-    for command, what in steps.items():
-        out.print(f"  {command:{width}}  [dim]{what}[/]", soft_wrap=True)
-
-
-def _tell_status(
-    spec: SweepSpec, path: Path, outcome: Outcome, interrupted: Sequence[int]
-) -> ExitCode:
-    """Whatever is not as hoped, in a line each, and the exit code."""
-    if outcome.undelivered:
-        say(
-            f"{outcome.undelivered} records could not be delivered to the tracking server; they "
-            "are kept, and `peft-sweep run` again delivers them.",
-            style="yellow",
-        )
-    if outcome.status == "interrupted":
-        names = ", ".join(f"{number:04d}" for number in sorted(interrupted)) or "none"
-        say(f"Interrupted; trials left unfinished: {names}.", style="yellow")
-        say(f"`peft-sweep run {path}` takes the sweep up again, with the same options.")
-        return ExitCode.INTERRUPTED
-    if outcome.status == "failed":
-        say(f"The sweep failed: {outcome.reason}.", style="red")
-        for row in [row for row in outcome.leaderboard.rows if row.state == State.FAIL][:3]:
-            first = (row.error or "").partition("\n")[0]
-            say(f"  trial {row.number:04d} ({row.kind}): {first}")
-            say(f"    peft-sweep show {spec.name} {row.number} --storage {spec.storage}")
-        return ExitCode.FAILED
-    if outcome.reason is not None:
-        say(f"It ended early: {outcome.reason}.")
-    return ExitCode.DONE
+            return None

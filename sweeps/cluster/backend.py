@@ -1,13 +1,9 @@
 """Run a sweep on a Ray cluster: this machine alone, or the one at `resources.address`."""
 
-import contextlib
 import logging
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -15,16 +11,23 @@ from ray import tune
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.job import Prepared
-from sweeps.cluster.bridge import Bridge, Interruption, ReportScheduler, StudySearcher, Watch
+from sweeps.cluster.bridge import (
+    PROXY_RETRIES,
+    Bridge,
+    Interruption,
+    ReportScheduler,
+    StudySearcher,
+    Watch,
+)
 from sweeps.cluster.fleet import Fleet
 from sweeps.cluster.proxy import TrialProxy
 from sweeps.driver import Driver
+from sweeps.errors import Unavailable
+from sweeps.interrupts import keeping_signals
 from sweeps.spec import ResourcesSpec
 
 log = logging.getLogger(__name__)
 
-PROXY_RETRIES = 3
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -59,18 +62,26 @@ class RayBackend:
             ray.shutdown()
             raise
 
-    def prepare(self, spec: TrialSpec, variants: Sequence[TrialSpec]) -> Prepared:
-        host = self.fleet.any()
+    def prepare(
+        self,
+        spec: TrialSpec,
+        variants: Sequence[TrialSpec],
+        on_tick: Callable[[], object] = lambda: None,
+    ) -> Prepared:
+        """See `Engine.prepare`; `on_tick` is called about once a second meanwhile."""
         texts = [variant.to_json() for variant in variants]
+        call = self.fleet.any().prepare.remote(spec.to_json(), texts)
         try:
-            return Prepared.model_validate(ray.get(host.prepare.remote(spec.to_json(), texts)))
+            while not ray.wait([call], timeout=1.0)[0]:
+                on_tick()
+            return Prepared.model_validate(ray.get(call))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayActorError as error:
             raise SpecError(f"the host died while it loaded base and data: {error}") from error
 
     def run(self, driver: Driver) -> None:
-        """Run the sweep until the driver has nothing more to start, or SIGINT or SIGTERM."""
+        """Run the sweep until the driver has nothing more to start, or is interrupted."""
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
         share = self.fleet.share
@@ -94,13 +105,12 @@ class RayBackend:
             ),
         )
         try:
-            with _interrupted_by_signals(driver):
-                tuner.fit()
+            tuner.fit()
         finally:
-            driver.interrupted = bool(driver.running) or not bridge.finished
-            for number in list(driver.running):
-                driver.interrupt(number)
             shutil.rmtree(scratch, ignore_errors=True)
+        driver.interrupted = bool(driver.running) or not bridge.finished
+        for number in list(driver.running):
+            driver.interrupt(number)
 
     def close(self) -> None:
         self.fleet.close()
@@ -110,36 +120,14 @@ class RayBackend:
 def _connect(address: str | None) -> None:
     """Join the cluster at `address`; by default start one here, whatever else runs here."""
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with keeping_signals():  # Ray 2.60 takes SIGTERM over (`ray._private.node`)
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = "can be started" if address is None else f"at {address!r}"
         hint = "" if address is None else " (a cluster with a token needs RAY_AUTH_MODE=token here)"
-        raise SpecError(f"no Ray cluster {where}: {error}{hint}") from error
-
-
-@contextlib.contextmanager
-def _interrupted_by_signals(driver: Driver) -> Iterator[None]:
-    """The first SIGINT or SIGTERM interrupts the driver, the next one raises KeyboardInterrupt.
-
-    Tune's own handler would end its loop as well, but tells nobody that it did.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if driver.interrupted:
-            raise KeyboardInterrupt
-        driver.interrupted = True
-
-    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        raise Unavailable(f"no Ray cluster {where}: {error}{hint}") from error

@@ -7,6 +7,7 @@ cancelled on its host and ends through its proxy like any other, with its own re
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
@@ -19,12 +20,18 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from peft_jobs import Kind, Progress, TrialResult
+from sweeps.asking import Point
 from sweeps.cluster.fleet import Fleet
 from sweeps.driver import Driver
 from sweeps.samplers import SAMPLERS
-from sweeps.study import Point
 
 log = logging.getLogger(__name__)
+
+LAST_WORD_SECONDS = 20.0
+PROXY_RETRIES = 3
+"""Proxies of a trial that may die in a row, without a new step of the trial in between."""
+_KEPT = ("attempt", "checkpoint", "deaths", "furthest")
+"""What a trial's next proxy must know from its last one."""
 
 
 class Bridge:
@@ -69,6 +76,8 @@ class Bridge:
             if number in self.places:  # its slot must not wait for a proxy any longer
                 attempt, host = self.places[number]
                 self.fleet.cancel(number, attempt, "interrupted", host)
+            if self.driver.interrupted:
+                return self.driver.interrupt(number)
             kind = Kind.LOST
             self.driver.end(number, TrialResult(state=kind.state, kind=kind, error=reason))
 
@@ -90,7 +99,7 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         bridge = self._bridge
-        if len(bridge.driver.running) >= bridge.fleet.capacity():
+        if not bridge.driver.has_room(bridge.fleet.capacity()):
             return None
         if not self._drawn():
             return None
@@ -145,23 +154,31 @@ class ReportScheduler(FIFOScheduler):
     def __init__(self, bridge: Bridge) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._bridge = bridge
+        self._known: set[str] = set()
         self._again: list[Trial] = []
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        if trial.num_failures:  # its proxy died; the next one looks for its slot
-            log.warning("trial %d: its proxy died, another one follows", trial.config["trial"])
-            trial.config["hosts"] = self._bridge.fleet.names()
-            self._again.append(trial)
+        if trial.trial_id not in self._known:
+            self._known.add(trial.trial_id)
+            return
+        bridge, number = self._bridge, trial.config["trial"]
+        log.warning("trial %d: its proxy died, another one follows", number)
+        if number in bridge.places and not bridge.fleet.lives(bridge.places[number][1]):
+            trial.max_failures += 1  # it died with its node, which is no fault of the trial
+        trial.config["hosts"] = bridge.fleet.names()  # the next proxy looks for its slot
+        self._again.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         self._again = [trial for trial in self._again if trial.status == Trial.PENDING]
         return self._again[0] if self._again else super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        trial.config.update({name: result[name] for name in ("attempt", "checkpoint")})
+        if result["furthest"] > trial.config.get("furthest", -1):
+            trial.max_failures = trial.num_failures + PROXY_RETRIES
+        trial.config.update({name: result[name] for name in _KEPT})
         self._bridge.take(trial.trial_id, result)
         return str(TrialScheduler.CONTINUE)
 
@@ -174,6 +191,7 @@ class Watch(Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._bridge.fleet.ensure_now_and_then()
+        self._bridge.driver.tick()
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -182,15 +200,24 @@ class Watch(Callback):
 
 
 class Interruption(Stopper):
-    """Ends Tune's loop after its current step once the driver is interrupted."""
+    """Ends Tune's loop once the driver is interrupted and the trials have said their last word.
+
+    That is a checkpoint, from which the next launch goes on; hosts that do not answer are not
+    waited for longer than LAST_WORD_SECONDS.
+    """
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        self._deadline: float | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self._bridge.driver.interrupted:
-            self._bridge.fleet.interrupt()  # proxies that wait for a report return at once
-        return self._bridge.driver.interrupted
+        driver = self._bridge.driver
+        if not driver.interrupted:
+            return False
+        if self._deadline is None:
+            self._deadline = time.monotonic() + LAST_WORD_SECONDS
+            self._bridge.fleet.interrupt()
+        return not driver.running or time.monotonic() > self._deadline

@@ -5,8 +5,8 @@ dies alone is restarted by Ray in its place, empty. They hold
 nothing in Ray's books (proxies do), so a host's device is fixed through its environment.
 """
 
+import contextlib
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,39 +16,27 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from peft_jobs import Fenced
 from sweeps.cluster.host_actor import HostActor
+from sweeps.cluster.nodes import Place, alive_nodes, draining_nodes, places_of, share_of
 from sweeps.spec import ResourcesSpec
 
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 1000
+MAX_STARTS = 3
+"""Starts in a row that a host may fail before the sweep is ended."""
 _LOOK_EVERY_SECONDS = 1.0
 _CALL_SECONDS = 10.0
+_CHECKPOINT_EVERY_SECONDS = 10.0
+_SETTLED_SECONDS = 60.0
 
 
-def host_name(node_id: str, gpu: str | None) -> str:
-    """The name under which a proxy finds the host of its device."""
-    return f"peft-sweeps-host-{node_id}-{'cpu' if gpu is None else gpu}"
+@dataclass
+class _Host:
+    """A host's actor, and how often in a row it could not be started."""
 
-
-@dataclass(frozen=True)
-class Place:
-    """A device that one host serves; `cores` are its share of the node's."""
-
-    node_id: str
-    gpu: str | None
-    cores: int
-
-    @property
-    def name(self) -> str:
-        return host_name(self.node_id, self.gpu)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one trial holds in Ray's books."""
-
-    cpus: float
-    gpus: float
+    actor: Any
+    made: float
+    failures: int = 0
 
 
 class Fleet:
@@ -57,21 +45,34 @@ class Fleet:
     def __init__(self, resources: ResourcesSpec, options: dict[str, Any]) -> None:
         self._engine, self._options = resources.engine, options
         self._max_concurrent = resources.max_concurrent
-        self._hosts: dict[Place, Any] = {}
+        self._hosts: dict[Place, _Host] = {}
+        self._draining: dict[str, float] = {}
+        """Nodes about to go, and when their hosts were last asked for checkpoints."""
         self._looked = 0.0
-        self.share = _share(resources, _alive_nodes())
+        self.share = share_of(resources, alive_nodes())
         self.ensure()
 
     def ensure(self) -> None:
-        """Make the missing hosts: at the start, and on nodes that joined."""
+        """Make the missing hosts: at the start, on nodes that joined, where one is dead for good.
+
+        On a node that is about to go none is made, and those there are asked for checkpoints.
+        RuntimeError if a host cannot be started, or this process's own node is dead.
+        """
         self._looked = time.monotonic()
-        places = _places(_alive_nodes(), self.share)
-        for place in [place for place in self._hosts if place not in places]:
+        nodes, draining = alive_nodes(), draining_nodes()
+        alive = {node["NodeID"] for node in nodes}
+        for place in [place for place in self._hosts if place.node_id not in alive]:
             log.warning("the node of host %s is gone", place.name)
             del self._hosts[place]
-        for place in places:
+        for place in places_of(nodes, self.share):
+            if place.node_id in draining:
+                continue
             if place not in self._hosts:
-                self._hosts[place] = self._make(place)
+                self._hosts[place] = _Host(self._make(place), time.monotonic())
+            elif not _exists(place.name):
+                self._replace(place)
+        self._draining = {node: self._draining.get(node, 0.0) for node in draining & alive}
+        self._save_what_drains()
 
     def ensure_now_and_then(self) -> None:
         """`ensure`, at most once a second."""
@@ -81,7 +82,9 @@ class Fleet:
     def capacity(self) -> int:
         """Trials that the cluster holds at a time."""
         slots = 0
-        for node in _alive_nodes():
+        for node in alive_nodes():
+            if node["NodeID"] in self._draining:
+                continue
             have = node["Resources"]
             by_cpu = int(have.get("CPU", 0) / self.share.cpus) if self.share.cpus else 10**6
             by_gpu = int(have.get("GPU", 0) / self.share.gpus) if self.share.gpus else 10**6
@@ -94,7 +97,11 @@ class Fleet:
 
     def any(self) -> Any:
         """Some host, for work that any of them can do."""
-        return next(iter(self._hosts.values()))
+        return next(iter(self._hosts.values())).actor
+
+    def lives(self, host: str) -> bool:
+        """Whether the node of a host is alive."""
+        return any(node["NodeID"] in host for node in alive_nodes())
 
     def cancel(self, trial: int, attempt: int, reason: str, host: str) -> None:
         """Tell a host to stop an attempt.
@@ -110,18 +117,43 @@ class Fleet:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Each host's status by name."""
-        return {place.name: ray.get(host.status.remote()) for place, host in self._hosts.items()}
+        calls = {place.name: host.actor.status.remote() for place, host in self._hosts.items()}
+        return {name: ray.get(call) for name, call in calls.items()}
 
     def interrupt(self) -> None:
         """Ask all hosts to interrupt their trials at the next step; does not wait."""
         for host in self._hosts.values():
-            host.close.remote()
+            host.actor.close.remote()
 
     def close(self) -> None:
         """Stop all hosts: their trials are interrupted."""
         for host in self._hosts.values():
-            ray.kill(host)
+            ray.kill(host.actor)
         self._hosts.clear()
+
+    def _replace(self, place: Place) -> None:
+        """Make a host anew that Ray has given up: its constructor failed."""
+        host = self._hosts[place]
+        settled = time.monotonic() - host.made > _SETTLED_SECONDS
+        failures = 1 if settled else host.failures + 1
+        error = _last_words(host.actor)
+        if failures >= MAX_STARTS:
+            raise RuntimeError(f"the host {place.name} cannot be started: {error}")
+        log.warning("the host %s could not be started, trying again: %s", place.name, error)
+        self._hosts[place] = _Host(self._make(place), time.monotonic(), failures)
+
+    def _save_what_drains(self) -> None:
+        """Ask hosts on nodes that are about to go for checkpoints; does not wait."""
+        now = time.monotonic()
+        for node, asked in self._draining.items():
+            if now - asked < _CHECKPOINT_EVERY_SECONDS:
+                continue
+            if not asked:
+                log.warning("node %s is about to go; its trials will go on elsewhere", node)
+            self._draining[node] = now
+            for place, host in self._hosts.items():
+                if place.node_id == node:
+                    host.actor.checkpoint_all.remote()
 
     def _make(self, place: Place) -> Any:
         environment = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}
@@ -140,42 +172,17 @@ class Fleet:
         return actor.remote(self._engine, options, environment)
 
 
-def _alive_nodes() -> list[dict[str, Any]]:
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
+def _exists(name: str) -> bool:
+    """Whether an actor of that name lives or is being restarted."""
+    with contextlib.suppress(ValueError):
+        ray.get_actor(name)
+        return True
+    return False
 
 
-def _share(resources: ResourcesSpec, nodes: list[dict[str, Any]]) -> Share:
-    """Cores and GPUs per trial; `auto` gives a trial a whole GPU, or a whole node without any."""
-    with_gpus = [node["Resources"] for node in nodes if node["Resources"].get("GPU")]
-    gpus = resources.gpus_per_trial
-    if gpus == "auto":
-        gpus = 1.0 if with_gpus else 0.0
-    cpus = resources.cpus_per_trial
-    if cpus == "auto":
-        if gpus:
-            per_gpu = [have.get("CPU", 1) / have["GPU"] for have in with_gpus]
-            cpus = max(0.1, min(per_gpu, default=1.0) * gpus)
-        else:
-            cores = [node["Resources"].get("CPU", 0) for node in nodes]
-            cpus = min((count for count in cores if count), default=1.0)
-    return Share(float(cpus), float(gpus))
-
-
-def _places(nodes: list[dict[str, Any]], share: Share) -> list[Place]:
-    """Where hosts belong: every GPU if trials hold GPUs, otherwise every node with enough cores."""
-    places = []
-    here = ray.get_runtime_context().get_node_id()
-    for node in nodes:
-        have = node["Resources"]
-        cores = int(have.get("CPU", 0))
-        if not share.gpus:
-            if cores >= share.cpus:
-                places.append(Place(node["NodeID"], None, max(1, cores)))
-            continue
-        ids = [str(index) for index in range(int(have.get("GPU", 0)))]
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if node["NodeID"] == here and visible and len(visible.split(",")) == len(ids):
-            ids = visible.split(",")  # this node's raylet numbers its GPUs as this process does
-        places += [Place(node["NodeID"], gpu, max(1, cores // len(ids))) for gpu in ids]
-    return places
+def _last_words(actor: Any) -> str:
+    try:
+        ray.get(actor.status.remote(), timeout=_CALL_SECONDS)
+    except ray.exceptions.RayError as error:
+        return str(error)
+    return "it ended"

@@ -4,14 +4,18 @@ Async, so that hundreds of waiting proxies block nobody; training runs in the ho
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from typing import Any
 
+from peft_jobs import Fenced
 from peft_jobs.engines import load_engine
 from peft_jobs.host import Message, TrialHost
 
 LONG_POLL_SECONDS = 10.0
+CLAIM_SECONDS = 5.0
+"""How long a place is kept free for a trial that must run alone and was last heard of."""
 
 
 class HostActor:
@@ -24,6 +28,8 @@ class HostActor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
         self._started = time.time()
+        self._claim: tuple[int, float] | None = None
+        """The trial that runs or waits to run alone here, and until when it is waited for."""
         self._host = TrialHost(load_engine(engine, options), on_change=self._on_change)
 
     async def prepare(self, spec_json: str, variants_json: list[str]) -> dict[str, Any]:
@@ -31,9 +37,19 @@ class HostActor:
         return prepared.model_dump(mode="json")
 
     async def submit(
-        self, trial: int, attempt: int, spec_json: str, directory: str, checkpoint: str | None
-    ) -> None:
+        self,
+        trial: int,
+        attempt: int,
+        spec_json: str,
+        directory: str,
+        checkpoint: str | None,
+        alone: bool = False,
+    ) -> bool:
+        """Queue an attempt; False if it has to ask again, because it or another must run alone."""
+        if not self._may_enter(trial, alone):
+            return False
         self._host.submit(trial, attempt, spec_json, directory, checkpoint)
+        return True
 
     async def next_report(self, trial: int, attempt: int, after_seq: int) -> Message | None:
         """The next message, or None after LONG_POLL_SECONDS without one."""
@@ -51,6 +67,17 @@ class HostActor:
     async def request_cancel(self, trial: int, attempt: int, reason: str) -> bool:
         return self._host.request_cancel(trial, attempt, reason)
 
+    async def checkpoint(self, trial: int, attempt: int) -> None:
+        self._host.checkpoint(trial, attempt)
+
+    async def checkpoint_all(self) -> None:
+        """Ask for a checkpoint of every trial that runs here: this node is about to go."""
+        for trial in self._host.status()["running"]:
+            attempt = self._host.current_attempt(trial)
+            if attempt is not None:
+                with contextlib.suppress(Fenced):
+                    self._host.checkpoint(trial, attempt)
+
     async def current_attempt(self, trial: int) -> int | None:
         return self._host.current_attempt(trial)
 
@@ -61,6 +88,18 @@ class HostActor:
 
     async def close(self) -> bool:
         return await asyncio.to_thread(self._host.close)
+
+    def _may_enter(self, trial: int, alone: bool) -> bool:
+        status = self._host.status()
+        live = {*status["running"], *status["queued"]}
+        if trial in live:
+            return True
+        if self._claim is not None and self._claim[0] != trial:
+            claimant, until = self._claim
+            if claimant in live or time.monotonic() < until:
+                return False
+        self._claim = (trial, time.monotonic() + CLAIM_SECONDS) if alone else None
+        return not (alone and live)
 
     def _event(self) -> asyncio.Event:
         if self._news is None:

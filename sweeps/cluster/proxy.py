@@ -9,19 +9,22 @@ stop no trial: hosts belong to the driver.
 import json
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import ray
 from ray import tune
 
 from peft_jobs import Fenced, Kind, TrialResult
-from sweeps.cluster.fleet import host_name
+from sweeps.cluster.nodes import host_name
 
 log = logging.getLogger(__name__)
 
 HOST_WAIT_SECONDS = 300.0
 """How long a proxy waits for a host that is starting or being replaced."""
 MAX_HOST_DEATHS = 3
+"""Deaths of hosts with a trial aboard, and no new step of it in between, that make it suspect."""
+ASK_AGAIN_SECONDS = 0.5
 
 
 class TrialProxy(tune.Trainable):
@@ -36,7 +39,8 @@ class TrialProxy(tune.Trainable):
         self._attempt: int = config["attempt"]
         self._checkpoint: str | None = config["checkpoint"]
         self._seq = 0
-        self._deaths = 0
+        self._deaths: int = config.get("deaths", 0)
+        self._furthest: int = config.get("furthest", -1)
         self._host: Any = None
         gpus = ray.get_gpu_ids()
         node = ray.get_runtime_context().get_node_id()
@@ -66,11 +70,15 @@ class TrialProxy(tune.Trainable):
                 continue
             if "progress" in message:
                 self._seq = message["seq"]
+                if message["progress"]["step"] > self._furthest:
+                    self._furthest, self._deaths = message["progress"]["step"], 0
                 self._checkpoint = message["progress"]["checkpoint"] or self._checkpoint
             return {
                 "message": json.dumps(message),  # Tune would flatten a dictionary
                 "attempt": self._attempt,
                 "checkpoint": self._checkpoint,
+                "deaths": self._deaths,
+                "furthest": self._furthest,
                 "host": self._host_name,
                 "done": "progress" not in message,
             }
@@ -89,8 +97,10 @@ class TrialProxy(tune.Trainable):
         host = self._reach_host()
         self._find_slot(self._config.pop("hosts", ()))
         arguments = (self._config["spec_json"], self._directory(), self._checkpoint)
+        submit = partial(host.submit.remote, self._trial, self._attempt, *arguments)
         try:
-            ray.get(host.submit.remote(self._trial, self._attempt, *arguments))
+            while not ray.get(submit(alone=self._is_suspect)):
+                time.sleep(ASK_AGAIN_SECONDS)
         except Fenced as fenced:  # an earlier proxy of this trial had seen a host die
             self._attempt = fenced.current
         self._host = host
@@ -133,11 +143,20 @@ class TrialProxy(tune.Trainable):
         parent, _, _ = self._config["directory"].rpartition("/")
         return f"{parent}/{self._attempt}"
 
+    @property
+    def _is_suspect(self) -> bool:
+        """Whether hosts may have died of this trial; it then runs alone, to be known for sure."""
+        return self._deaths >= MAX_HOST_DEATHS
+
     def _host_died(self, error: Exception) -> dict[str, Any] | None:
-        """Go on elsewhere as the next attempt; the trial's end if hosts die under it each time."""
+        """Go on as the next attempt; the trial's end if it was alone on a host that died."""
+        was_alone = self._is_suspect
         self._deaths += 1
-        if self._deaths >= MAX_HOST_DEATHS:
-            text = f"{self._deaths} hosts died with this trial aboard; the last: {error}"
+        if was_alone:
+            text = (
+                f"{self._deaths} hosts died with this trial aboard, the last one of them with "
+                f"nothing else: {error}"
+            )
             result = TrialResult(state=Kind.LOST.state, kind=Kind.LOST, error=text)
             return {"result": result.model_dump(mode="json")}
         self._attempt += 1

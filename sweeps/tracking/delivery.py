@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from peft_jobs import faults
 from sweeps.redact import redact
 from sweeps.tracking.batch import Batch, KnownRun, gather, known
 from sweeps.tracking.destination import Destination
@@ -82,6 +83,7 @@ class Delivery:
             log.error("MLflow refused %r of %s, set aside: %s", ops[0].kind, run.name, reason)
             self._outbox.dead_letter([ops[0].id], reason)
         else:
+            faults.passing("outbox.delivered")
             self._outbox.delete([op.id for op in ops])
 
     def _run(self, key: str, ops: Sequence[Op] = ()) -> KnownRun:

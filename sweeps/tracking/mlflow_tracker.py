@@ -7,12 +7,12 @@ deliver when the driver ends, the next driver of the sweep or `deliver_pending` 
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sweeps.tracking.destination import Destination
 from sweeps.tracking.drain import Drain
-from sweeps.tracking.outbox import RECORDS, SWEEP, UPLOADS, Outbox
+from sweeps.tracking.outbox import SWEEP, UPLOADS, NewOp, Outbox
 from sweeps.tracking.tracker import Artifact, RunStatus
 from sweeps.tracking.values import fit_params, fit_tags, split_metrics
 from sweeps.tracking.view import View, view_tag
@@ -75,7 +75,7 @@ class MlflowTracker:
     ) -> None:
         finite, not_finite = split_metrics(metrics, step)
         body = {"metrics": finite, "tags": not_finite, "step": step, "time_ms": time_ms}
-        self._put(str(number), "progress", body)
+        self._put(NewOp(str(number), "progress", body))
 
     def trial_ended(
         self,
@@ -96,6 +96,12 @@ class MlflowTracker:
         artifacts: Sequence[Artifact],
     ) -> None:
         self._end(SWEEP, status, metrics, tags, artifacts, _now_ms())
+
+    def has_ended(self, number: int) -> bool:
+        return self._outbox.has_ended(str(number))
+
+    def waits(self, number: int) -> bool:
+        return self._outbox.pending(str(number)) > 0 if self._left is None else self._left > 0
 
     def close(self, timeout_seconds: float) -> int:
         if self._left is None:
@@ -119,8 +125,8 @@ class MlflowTracker:
             "experiment_tags": self._view_tag(time_ms) if key == SWEEP else {},
             "time_ms": time_ms,
         }
-        self._put(key, "start", body)
-        self._upload(key, artifacts, fit.artifacts | fit_tag.artifacts)
+        uploads = _uploads(key, artifacts, fit.artifacts | fit_tag.artifacts)
+        self._put(NewOp(key, "start", body), *uploads)
 
     def _view_tag(self, time_ms: int) -> dict[str, str]:
         return view_tag(self._sweep, self._view, time_ms) if self._view else {}
@@ -137,21 +143,13 @@ class MlflowTracker:
         finite, not_finite = split_metrics(metrics, step=None)
         fit = fit_tags({**tags, **not_finite})
         body = {"status": status, "metrics": finite, "tags": fit.values, "time_ms": time_ms}
-        self._put(key, "end", body)
-        self._upload(key, artifacts, fit.artifacts)
+        self._put(NewOp(key, "end", body), *_uploads(key, artifacts, fit.artifacts))
 
-    def _upload(self, key: str, artifacts: Sequence[Artifact], texts: Mapping[str, str]) -> None:
-        for file, text in texts.items():
-            self._put(key, "text", {"file": file, "text": text}, UPLOADS)
-        for artifact in artifacts:
-            body = {"path": str(artifact.path.absolute()), "artifact_path": artifact.artifact_path}
-            self._put(key, "artifact", body, UPLOADS)
-
-    def _put(self, key: str, kind: str, body: Mapping[str, object], lane: int = RECORDS) -> None:
+    def _put(self, *ops: NewOp) -> None:
         try:
-            self._outbox.put(key, kind, body, lane)
-        except sqlite3.Error as error:  # a full disk, say: the study still has the truth
-            log.error("could not queue %r of %s for MLflow: %s", kind, key, error)
+            self._outbox.put(*ops)
+        except (sqlite3.Error, OSError) as error:  # a full disk, say: the study still has the truth
+            log.error("could not queue %r of %s for MLflow: %s", ops[0].kind, ops[0].key, error)
         self._drain.wake()
 
 
@@ -170,6 +168,14 @@ def deliver_pending(
     """
     tracker = MlflowTracker(outbox_path, tracking_uri, experiment, sweep, artifact_root, sweep_key)
     return tracker.close(timeout_seconds)
+
+
+def _uploads(key: str, artifacts: Sequence[Artifact], texts: Mapping[str, str]) -> Iterator[NewOp]:
+    for file, text in texts.items():
+        yield NewOp(key, "text", {"file": file, "text": text}, UPLOADS)
+    for artifact in artifacts:
+        body = {"path": str(artifact.path.absolute()), "artifact_path": artifact.artifact_path}
+        yield NewOp(key, "artifact", body, UPLOADS)
 
 
 def _now_ms() -> int:

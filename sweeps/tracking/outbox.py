@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft_jobs import faults
+
 SWEEP = "sweep"
 """The key of the sweep's own operations; a trial's are under its number."""
 RECORDS, UPLOADS = 0, 1
@@ -29,8 +31,19 @@ CREATE TABLE IF NOT EXISTS dead_letter (
     key TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL, ts REAL NOT NULL,
     reason TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS ended (key TEXT PRIMARY KEY);
 """
 _INSERT = "INSERT INTO op (lane, key, kind, body, ts) VALUES (?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True)
+class NewOp:
+    """What is put: `kind` with its `body`, JSON, on the run that `key` names."""
+
+    key: str
+    kind: str
+    body: Mapping[str, object]
+    lane: int = RECORDS
 
 
 @dataclass(frozen=True)
@@ -59,11 +72,22 @@ class Outbox:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
 
-    def put(self, key: str, kind: str, body: Mapping[str, object], lane: int = RECORDS) -> None:
-        """Append one operation; `body` must be JSON. Records overtake uploads."""
-        row = (lane, key, kind, json.dumps(body), time.time())
+    def put(self, *ops: NewOp) -> None:
+        """Append operations, all or none of them. Records overtake uploads."""
+        now = time.time()
+        with self._lock, self._db:  # commits, or rolls back on an error
+            self._db.execute("BEGIN")
+            for op in ops:
+                self._db.execute(_INSERT, (op.lane, op.key, op.kind, json.dumps(op.body), now))
+                if op.kind == "end":
+                    self._db.execute("INSERT OR IGNORE INTO ended VALUES (?)", (op.key,))
+            faults.passing("outbox.put")
+
+    def has_ended(self, key: str) -> bool:
+        """Whether the end of `key` was ever put."""
         with self._lock:
-            self._db.execute(_INSERT, row)
+            found = self._db.execute("SELECT 1 FROM ended WHERE key = ?", (key,)).fetchone()
+        return found is not None
 
     def peek(self, limit: int) -> list[Op]:
         """The first `limit` operations, by lane and then by age; they stay in the queue."""
@@ -74,7 +98,7 @@ class Outbox:
 
     def delete(self, ids: Sequence[int]) -> None:
         """Forget operations that were delivered."""
-        with self._lock, self._db:  # commits, or rolls back on an error
+        with self._lock, self._db:
             self._db.execute("BEGIN")
             self._db.executemany("DELETE FROM op WHERE id = ?", [(i,) for i in ids])
 
@@ -89,10 +113,11 @@ class Outbox:
                 )
                 self._db.execute("DELETE FROM op WHERE id = ?", (i,))
 
-    def pending(self) -> int:
-        """How many operations wait; dead letters are not counted."""
+    def pending(self, key: str | None = None) -> int:
+        """How many operations wait, of `key` or of all; dead letters are not counted."""
+        query = "SELECT COUNT(*) FROM op WHERE ?1 IS NULL OR key = ?1"
         with self._lock:
-            return int(self._db.execute("SELECT COUNT(*) FROM op").fetchone()[0])
+            return int(self._db.execute(query, (key,)).fetchone()[0])
 
     def dead_letters(self) -> list[tuple[str, str, str]]:
         """(key, kind, reason) of each operation set aside, oldest first."""

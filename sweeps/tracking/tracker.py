@@ -77,6 +77,14 @@ class Tracker(Protocol):
         """End the parent run. Children that did not end stay RUNNING, for the next driver."""
         ...
 
+    def has_ended(self, number: int) -> bool:
+        """Whether `trial_ended` was called for trial `number`, by this driver or an earlier one."""
+        ...
+
+    def waits(self, number: int) -> bool:
+        """Whether something of trial `number` was not delivered yet."""
+        ...
+
     def close(self, timeout_seconds: float) -> int:
         """Deliver for at most this long; the number of operations that still wait."""
         ...
@@ -89,6 +97,12 @@ class NoTracker:
         pass
 
     sweep_started = trial_started = trial_progress = trial_ended = sweep_ended = _nothing
+
+    def has_ended(self, number: int) -> bool:
+        return True
+
+    def waits(self, number: int) -> bool:
+        return False
 
     def close(self, timeout_seconds: float) -> int:
         return 0

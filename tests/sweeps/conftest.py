@@ -10,9 +10,10 @@ from peft_jobs import Progress, State, TrialResult
 from peft_jobs.job import Prepared
 from peft_jobs.simulated import final_loss, loss_at
 from sweeps import SweepSpec, build_sweep
+from sweeps.asking import Point
 from sweeps.database import open_storage
 from sweeps.planning import resolve
-from sweeps.study import Point, SweepStudy
+from sweeps.study import SweepStudy
 
 PREPARED = Prepared(train_rows=1000, baseline={"validation/loss": 4.0})
 

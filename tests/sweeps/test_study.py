@@ -212,7 +212,8 @@ def test_a_trial_whose_driver_died_while_asking_gets_the_point_it_would_have_had
 
     study = open_study(name="broken", sampler=sampler, space=space)
     asked = ask_and_run(study, run, 11)
-    study._seed(11)
+    assert study._asker is not None
+    study._asker._take_sampler(11)
     study.optuna.ask()  # and the driver dies here, before any parameter is drawn
     asked += ask_and_run(open_study(name="broken", sampler=sampler, space=space), run, 1)
     assert asked == unbroken

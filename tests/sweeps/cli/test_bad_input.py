@@ -89,7 +89,7 @@ def test_secrets_are_not_repeated(cli: Cli) -> None:
 
 def test_a_mistake_found_on_a_ray_host_is_one_line_too(cli: Cli) -> None:
     nothing = "space.parameters.adapter.target_modules=nothing"
-    result = cli("run", "waves.yaml", "resources.backend=ray", nothing)
+    result = cli("run", "waves.yaml", "resources.backend=ray", nothing, "--no-supervise")
     assert result.exit_code == 2
     assert "'nothing' matches no module" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.output

@@ -66,12 +66,12 @@ def test_a_larger_budget_goes_on_from_the_first(cli: Cli) -> None:
 
 
 def test_a_sweep_that_failed_exits_with_1_and_names_the_trials(cli: Cli) -> None:
-    bugs = "resources.engine_options={faults: {0: bug, 1: data}}"
+    bugs = "resources.engine_options={faults: {1: bug, 2: data}}"
     result = cli("run", "waves.yaml", bugs, "budget.max_failures=1")
     assert result.exit_code == 1
     assert "The sweep failed: more than 1 trials failed." in result.stderr
-    assert "trial 0000 (bug): simulated bug" in result.stderr
-    assert "trial 0001 failed (data)" in result.stderr
+    assert "trial 0001 (bug): simulated bug" in result.stderr
+    assert "trial 0002 failed (data)" in result.stderr
 
 
 def test_a_sweep_without_a_complete_trial_failed(cli: Cli) -> None:

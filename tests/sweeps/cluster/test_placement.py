@@ -15,7 +15,7 @@ import pytest
 
 from sweeps import SweepSpec
 from sweeps.database import open_storage
-from sweeps.run import launch
+from sweeps.run import Watchers, launch
 
 Sweep = Callable[..., SweepSpec]
 
@@ -129,7 +129,7 @@ def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gp
     }
     spec = sweep(resources=resources, budget={"n_trials": 24}, sampler="random", pruner="none")
     ends: list[float] = []
-    outcome = launch(spec, on_change=lambda driver: ends.append(time.monotonic()))
+    outcome = launch(spec, watchers=Watchers(on_change=lambda _: ends.append(time.monotonic())))
     assert outcome.status == "complete"
     assert [row.state for row in outcome.leaderboard.rows] == ["COMPLETE"] * 24
     pauses = [later - earlier for earlier, later in pairwise(ends)]

@@ -1,0 +1,83 @@
+"""What came of a launch: the leaderboard, the winner, what to do next, what went wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft_jobs import State
+from sweeps.cli.board import print_board
+from sweeps.cli.errors import ExitCode
+from sweeps.cli.screen import out, say
+from sweeps.layout import SweepFolder
+from sweeps.reports import summary
+from sweeps.run import Outcome
+from sweeps.spec import SweepSpec
+
+
+def record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dict[str, Any]:
+    """The outcome as plain JSON values."""
+    folder, best = SweepFolder.of(spec), outcome.leaderboard.best
+    return {
+        "sweep": spec.name,
+        "folder": str(folder.path),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "interrupted": sorted(interrupted),
+        "undelivered": outcome.undelivered,
+        "adapter": str(folder.path / best.adapter) if best and best.adapter else None,
+        "leaderboard": outcome.leaderboard.to_json(),
+    }
+
+
+def tell(spec: SweepSpec, outcome: Outcome) -> None:
+    """The leaderboard, where the winner lies, what to do next."""
+    board, folder = outcome.leaderboard, SweepFolder.of(spec)
+    out.print(f"\nSweep {spec.name}: {summary(board)}\n", markup=False)
+    if board.rows:
+        print_board(board, out)
+        out.print()
+    if board.best is None or outcome.status != "complete":
+        return
+    if board.best.adapter is not None:
+        out.print(f"The winner's adapter is in [bold]{folder.path / board.best.adapter}[/]\n")
+    where = "" if folder.storage == Path("runs").absolute() else f" --storage {folder.storage}"
+    steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
+    if spec.tracking.enabled and spec.tracking.uri is None:
+        steps = {f"peft-sweep ui{where}": "browse the trials in MLflow"} | steps
+    width = max(map(len, steps))
+    out.print("Next:")
+    for command, what in steps.items():
+        out.print(f"  {command:{width}}  [dim]{what}[/]", soft_wrap=True)
+
+
+def tell_status(
+    spec: SweepSpec, again: str, outcome: Outcome, interrupted: Sequence[int]
+) -> ExitCode:
+    """Whatever is not as hoped, in a line each, and the exit code."""
+    if outcome.undelivered:
+        say(
+            f"{outcome.undelivered} records could not be delivered to the tracking server; they "
+            f"are kept, and `{again}` delivers them.",
+            style="yellow",
+        )
+    if outcome.status == "interrupted":
+        names = ", ".join(f"{number:04d}" for number in sorted(interrupted)) or "none"
+        say(f"Interrupted; trials left unfinished: {names}.", style="yellow")
+        say(f"`{again}` takes the sweep up again, with the same options.")
+        return ExitCode.INTERRUPTED
+    failed = [row for row in outcome.leaderboard.rows if row.state == State.FAIL]
+    if outcome.status == "failed":
+        say(f"The sweep failed: {outcome.reason}.", style="red")
+        for row in failed[:3]:
+            first = (row.error or "").partition("\n")[0]
+            say(f"  trial {row.number:04d} ({row.kind}): {first}")
+            say(f"    peft-sweep show {spec.name} {row.number} --storage {spec.storage}")
+    elif outcome.reason is not None:
+        say(f"It ended early: {outcome.reason}.")
+    if failed:
+        count = f"{len(failed)} trial{'s' if len(failed) > 1 else ''}"
+        say(
+            f"{count} failed; `peft-sweep retry {spec.name} --failed --storage {spec.storage}` "
+            "runs them again."
+        )
+    return ExitCode.FAILED if outcome.status == "failed" else ExitCode.DONE

@@ -1,0 +1,227 @@
+"""`status`, `watch` and `stop`: a sweep seen, and asked to stop, from outside its driver.
+
+All they know comes from the study's database and the sweep's folder, so they work from any machine
+that reaches both, while the driver runs and after it has died.
+"""
+
+import json as json_text
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from pydantic import ValidationError
+from rich.live import Live
+
+from peft_jobs import Progress, SpecError, State, TrialResult
+from sweeps.cli.errors import ExitCode
+from sweeps.cli.lines import ending
+from sweeps.cli.live import Shown, render
+from sweeps.cli.progress import LATEST, EndedTrial, RunningTrial, Snapshot
+from sweeps.cli.screen import clock, err, out, pairs, print_json, say
+from sweeps.layout import SweepFolder
+from sweeps.leaderboard import make_leaderboard
+from sweeps.lease import Holder, read_lease, request_stop
+from sweeps.recorded import load_recorded
+from sweeps.study import SweepStudy
+
+STOP_SECONDS = 60.0
+"""How long `stop` waits for the driver."""
+WATCH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a sweep is at."""
+
+    study: SweepStudy
+    holder: Holder | None
+    snapshot: Snapshot
+    interrupted: tuple[int, ...]
+    """Trials that a driver has left, to be taken up by the next one."""
+
+    @property
+    def is_driven(self) -> bool:
+        return self.holder is not None and not self.holder.is_gone
+
+
+def status(storage: Path, name: str, study_url: str | None, json: bool) -> None:
+    """Print who drives the sweep, its trials by state, and what is running."""
+    standing = _look(load_recorded(storage, name, study_url), storage)
+    if json:
+        print_json(_record(standing))
+        return
+    out.print(pairs({"driver": _driver(standing), "interrupted": _numbers(standing.interrupted)}))
+    _print(standing)
+    if not standing.is_driven and not _is_done(standing):
+        out.print(f"\n`peft-sweep resume {name} --storage {storage}` takes it up again.")
+
+
+def watch(storage: Path, name: str, study_url: str | None) -> None:
+    """Show the sweep until nobody drives it any more; Ctrl-C ends the watching only."""
+    study = load_recorded(storage, name, study_url)
+    standing = _look(study, storage)
+    if not standing.is_driven:
+        raise SpecError(f"nobody drives the sweep {name!r}; `peft-sweep status {name}` shows it")
+    if err.is_terminal:
+        with Live(console=err, auto_refresh=False, transient=True) as live:
+            while standing.is_driven:
+                live.update(_drawn(standing), refresh=True)
+                time.sleep(WATCH_SECONDS)
+                standing = _look(study, storage)
+    else:
+        told: set[int] = {trial.number for trial in standing.snapshot.latest}
+        while standing.is_driven:
+            for trial in reversed(standing.snapshot.latest):
+                if trial.number not in told:
+                    told.add(trial.number)
+                    metric = study.spec.objective.metric
+                    say(f"trial {trial.number:04d} {ending(trial, metric)}")
+            time.sleep(WATCH_SECONDS)
+            standing = _look(study, storage)
+    _print(standing)
+
+
+def stop(storage: Path, name: str, study_url: str | None) -> ExitCode:
+    """Ask the driver to stop, and wait until it has."""
+    study = load_recorded(storage, name, study_url)
+    holder = read_lease(study.storage.engine, name)
+    if holder is None or holder.is_gone:
+        raise SpecError(f"nobody drives the sweep {name!r}")
+    request_stop(study.storage.engine, holder)
+    say(f"Stopping {holder}: the running trials leave a checkpoint at their next step.")
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        now = read_lease(study.storage.engine, name)
+        if now is None or now.owner != holder.owner:
+            left = _look(study, storage).interrupted
+            say(f"Stopped; trials left unfinished: {_numbers(left)}.")
+            return ExitCode.DONE
+        if now.is_gone:
+            raise SpecError(f"{holder} is gone without an answer; `peft-sweep status {name}`")
+        time.sleep(0.2)
+    say(f"{holder} has not stopped in {STOP_SECONDS:g} s; `kill` it there.", style="red")
+    return ExitCode.FAILED
+
+
+def _look(study: SweepStudy, storage: Path) -> Standing:
+    spec, folder = study.spec, SweepFolder(storage, study.spec.name)
+    holder = read_lease(study.storage.engine, spec.name)
+    driven = holder is not None and not holder.is_gone
+    launched = study.launched()
+    left = [t for t in launched if t.state.name == State.RUNNING]
+    running = [
+        t for t in left if driven and holder and t.user_attrs.get("started_at", 0) >= holder.since
+    ]
+    counts = {str(state): 0 for state in State}
+    for trial in launched:
+        counts[trial.state.name] += 1
+    counts[State.RUNNING] = len(running)
+    ended = [t for t in launched if t.state.is_finished() and "result" in t.user_attrs]
+    ended.sort(key=lambda t: str(t.datetime_complete), reverse=True)
+    best = make_leaderboard(study).best
+    snapshot = Snapshot(
+        counts=counts,
+        running=tuple(_running(t, folder) for t in running),
+        latest=tuple(_ended(t) for t in ended[:LATEST]),
+        best=None if best is None or best.value is None else (best.number, best.value),
+        best_params={} if best is None else best.params,
+        started=holder.since if holder is not None else time.time(),
+    )
+    numbers = {t.number for t in running}
+    return Standing(
+        study, holder, snapshot, tuple(t.number for t in left if t.number not in numbers)
+    )
+
+
+def _running(trial: FrozenTrial, folder: SweepFolder) -> RunningTrial:
+    known = trial.user_attrs
+    started = float(known["started_at"])
+    attempt = int(known.get("attempt", 1))
+    progress = _progress(folder.attempt(trial.number, attempt) / "metrics.jsonl")
+    return RunningTrial(trial.number, attempt, started, known.get("params", {}), progress)
+
+
+def _progress(metrics: Path) -> Progress | None:
+    """The last report in a trial's file, which its host may be writing just now."""
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            return Progress.model_validate_json(line)
+        except ValidationError:
+            continue
+    return None
+
+
+def _ended(trial: FrozenTrial) -> EndedTrial:
+    result = TrialResult.model_validate(trial.user_attrs["result"])
+    values = trial.intermediate_values
+    value = trial.value if trial.value is not None else values[max(values)] if values else None
+    seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    return EndedTrial(trial.number, seconds, trial.user_attrs["params"], result, value)
+
+
+def _driver(standing: Standing) -> str:
+    holder = standing.holder
+    if holder is None:
+        return "nobody"
+    if holder.is_gone:
+        return f"nobody; {holder} has died"
+    now = time.time()
+    stopping = ", stopping" if holder.stop else ""
+    heard = f"{max(0.0, now - holder.renewed):.0f} s ago"
+    return f"{holder}, since {clock(now - holder.since)}, last heard of {heard}{stopping}"
+
+
+def _is_done(standing: Standing) -> bool:
+    ended = standing.snapshot.ended
+    return ended >= standing.study.spec.budget.n_trials and not standing.interrupted
+
+
+def _drawn(standing: Standing) -> Any:
+    spec = standing.study.spec
+    size, n_trials = spec.space.size(), spec.budget.n_trials
+    total = n_trials if size is None else min(size, n_trials)
+    shown = Shown(spec, total, time.time(), max(3, err.height - 16), err.width)
+    return render(standing.snapshot, shown)
+
+
+def _print(standing: Standing) -> None:
+    out.print(_drawn(standing), width=min(out.width, 100))
+
+
+def _numbers(numbers: tuple[int, ...]) -> str:
+    return ", ".join(f"{number:04d}" for number in numbers) or "none"
+
+
+def _record(standing: Standing) -> dict[str, Any]:
+    """The standing as plain JSON values."""
+    holder, snapshot = standing.holder, standing.snapshot
+    return {
+        "sweep": standing.study.spec.name,
+        "driven": standing.is_driven,
+        "driver": None if holder is None else asdict(holder),
+        "trials": dict(snapshot.counts),
+        "n_trials": standing.study.spec.budget.n_trials,
+        "running": [
+            {
+                "number": trial.number,
+                "attempt": trial.attempt,
+                "progress": None
+                if trial.progress is None
+                else json_text.loads(trial.progress.model_dump_json()),
+            }
+            for trial in snapshot.running
+        ],
+        "interrupted": list(standing.interrupted),
+        "best": None
+        if snapshot.best is None
+        else {
+            "number": snapshot.best[0],
+            "value": snapshot.best[1],
+        },
+    }
