@@ -77,22 +77,21 @@ class SweepStudy:
 
     def launched(self) -> list[FrozenTrial]:
         """The trials that count: not turned away before launch, not run again by a successor."""
-        trials = [t for t in self.trials() if t.state != TrialState.WAITING]
-        again = {t.user_attrs.get("retry_of") for t in trials}
+        trials = self.trials()
+        idle = {t.user_attrs.get("retry_of") for t in trials}
+        idle |= {t.number for t in trials if t.state == TrialState.WAITING}
         return [
             t
             for t in trials
-            if t.user_attrs.get("kind") not in TURNED_AWAY and t.number not in again
+            if t.user_attrs.get("kind") not in TURNED_AWAY and t.number not in idle
         ]
 
     def retry_failed(self) -> list[int]:
         """Queue every failed trial to be run once more, under a new number; their numbers."""
-        waiting = {t.user_attrs.get("retry_of") for t in self.trials()}
         failed = [t for t in self.launched() if t.state == TrialState.FAIL]
         for trial in failed:
-            if trial.number not in waiting:
-                attrs = {"retry_of": trial.number}
-                self._write(lambda t=trial, a=attrs: self.optuna.enqueue_trial(t.params, a))  # type: ignore[misc]
+            attrs = {"retry_of": trial.number}
+            self._write(lambda t=trial, a=attrs: self.optuna.enqueue_trial(t.params, a))  # type: ignore[misc]
         return [trial.number for trial in failed]
 
     def ask(self) -> Point | None:

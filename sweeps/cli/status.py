@@ -38,6 +38,8 @@ class Standing:
     study: SweepStudy
     holder: Holder | None
     snapshot: Snapshot
+    ended: tuple[EndedTrial, ...]
+    """Newest first."""
     interrupted: tuple[int, ...]
     """Trials that a driver has left, to be taken up by the next one."""
 
@@ -71,15 +73,15 @@ def watch(storage: Path, name: str, study_url: str | None) -> None:
                 time.sleep(WATCH_SECONDS)
                 standing = _look(study, storage)
     else:
-        told: set[int] = {trial.number for trial in standing.snapshot.latest}
+        told = {trial.number for trial in standing.ended}
         while standing.is_driven:
-            for trial in reversed(standing.snapshot.latest):
+            time.sleep(WATCH_SECONDS)
+            standing = _look(study, storage)
+            for trial in reversed(standing.ended):
                 if trial.number not in told:
                     told.add(trial.number)
                     metric = study.spec.objective.metric
                     say(f"trial {trial.number:04d} {ending(trial, metric)}")
-            time.sleep(WATCH_SECONDS)
-            standing = _look(study, storage)
     _print(standing)
 
 
@@ -118,21 +120,21 @@ def _look(study: SweepStudy, storage: Path) -> Standing:
     for trial in launched:
         counts[trial.state.name] += 1
     counts[State.RUNNING] = len(running)
-    ended = [t for t in launched if t.state.is_finished() and "result" in t.user_attrs]
-    ended.sort(key=lambda t: str(t.datetime_complete), reverse=True)
+    finished = [t for t in launched if t.state.is_finished() and "result" in t.user_attrs]
+    finished.sort(key=lambda t: str(t.datetime_complete), reverse=True)
+    ended = tuple(map(_ended, finished))
     best = make_leaderboard(study).best
     snapshot = Snapshot(
         counts=counts,
         running=tuple(_running(t, folder) for t in running),
-        latest=tuple(_ended(t) for t in ended[:LATEST]),
+        latest=ended[:LATEST],
         best=None if best is None or best.value is None else (best.number, best.value),
         best_params={} if best is None else best.params,
         started=holder.since if holder is not None else time.time(),
     )
     numbers = {t.number for t in running}
-    return Standing(
-        study, holder, snapshot, tuple(t.number for t in left if t.number not in numbers)
-    )
+    others = tuple(t.number for t in left if t.number not in numbers)
+    return Standing(study, holder, snapshot, ended, others)
 
 
 def _running(trial: FrozenTrial, folder: SweepFolder) -> RunningTrial:

@@ -76,10 +76,11 @@ class Bridge:
             if number in self.places:  # its slot must not wait for a proxy any longer
                 attempt, host = self.places[number]
                 self.fleet.cancel(number, attempt, "interrupted", host)
-            if self.driver.interrupted:
-                return self.driver.interrupt(number)
             kind = Kind.LOST
-            self.driver.end(number, TrialResult(state=kind.state, kind=kind, error=reason))
+            if self.driver.interrupted:
+                self.driver.interrupt(number)
+            else:
+                self.driver.end(number, TrialResult(state=kind.state, kind=kind, error=reason))
 
 
 class StudySearcher(Searcher):

@@ -84,7 +84,8 @@ def _add_metrics(batch: Batch, run: KnownRun, body: dict[str, Any]) -> None:
             step = body["step"]
             is_known = name in held and step <= held[name][0]
         else:
-            step = last_step if name in held else 0
+            # Step 0 is where a final value is put that has no steps: this may be its repetition.
+            step = last_step if name in held and held[name][0] > 0 else 0
             is_known = held.get(name) == (step, value)
         if not is_known:
             batch.metrics.append(Metric(name, value, body["time_ms"], step))

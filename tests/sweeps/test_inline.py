@@ -9,20 +9,25 @@ from typing import Any
 import optuna
 import pytest
 
-from peft_jobs import State
+from peft_jobs import SpecError, State
 from sweeps import SweepSpec, run_sweep
+from sweeps.asking import TURNED_AWAY
 from sweeps.database import open_storage
 from sweeps.driver import Driver
+from sweeps.recorded import load_recorded
 from sweeps.run import Watchers, launch
-from sweeps.asking import TURNED_AWAY
+from sweeps.study import SweepStudy
 
 Sweep = Callable[..., SweepSpec]
 FAULTS = {"1": "bug", "3": "oom", "4": "diverged", "6": "data"}
 
 
 def trials_of(spec: SweepSpec) -> list[optuna.trial.FrozenTrial]:
-    storage = open_storage(f"sqlite:///{spec.storage}/optuna.db")
-    return optuna.load_study(study_name=spec.name, storage=storage).get_trials()
+    return optuna.load_study(study_name=spec.name, storage=storage_of(spec)).get_trials()
+
+
+def storage_of(spec: SweepSpec) -> optuna.storages.RDBStorage:
+    return open_storage(f"sqlite:///{spec.storage}/optuna.db")
 
 
 def records(spec: SweepSpec) -> list[Any]:
@@ -191,8 +196,6 @@ def test_an_interrupted_sweep_is_taken_up_by_the_next_call(sweep: Sweep) -> None
 
 
 def test_a_second_driver_of_a_sweep_is_refused(sweep: Sweep) -> None:
-    from peft_jobs import SpecError
-
     spec = sweep()
     seen = []
 
@@ -217,3 +220,37 @@ def test_many_trials_on_sixty_four_slots(sweep: Sweep, count: int) -> None:
     assert set(states) == {State.COMPLETE, State.PRUNED}
     assert states[State.PRUNED] > count / 2
     check_files_agree(spec)
+
+
+def test_a_sweep_whose_first_trial_fails_at_once_stops_before_others_follow(sweep: Sweep) -> None:
+    faults = dict.fromkeys(range(100), "bug")
+    resources = {"engine_options": {"faults": faults, "num_slots": 8}, "max_concurrent": 8}
+    spec = sweep(resources=resources, budget={"n_trials": 50})
+    outcome = launch(spec)
+    assert outcome.status == "failed"
+    assert outcome.reason == "its first trial failed at once (bug), as all might"
+    assert [t.state.name for t in trials_of(spec)] == ["FAIL"]
+    assert len(launch(spec).leaderboard.rows) == 2, "each further launch tries one"
+
+
+def test_the_first_trial_goes_ahead_and_the_others_follow_its_first_report(sweep: Sweep) -> None:
+    resources = {"engine_options": {"num_slots": 3}, "max_concurrent": 3}
+    seen: list[tuple[int, bool]] = []
+
+    def on_change(driver: Driver) -> None:
+        reported = any(running.progress for running in driver.running.values())
+        seen.append((len(driver.running), reported or bool(driver.ended)))
+
+    launch(sweep(resources=resources), watchers=Watchers(on_change=on_change))
+    assert max(count for count, alive in seen if not alive) == 1
+    assert max(count for count, _ in seen) == 3
+
+
+def test_other_data_under_the_same_name_are_refused(sweep: Sweep) -> None:
+    spec = sweep()
+    launch(spec)
+    study = SweepStudy(load_recorded(Path(spec.storage), spec.name).spec, storage_of(spec))
+    same = dict.fromkeys(("model", "data", "template"), "simulated")
+    study.take_over(same)
+    with pytest.raises(SpecError, match="the data: was 'simulated', is 'others'"):
+        study.take_over({**same, "data": "others"})

@@ -204,6 +204,21 @@ def test_a_resumed_trial_goes_on_in_its_run(tmp_path, database, look) -> None:
     assert child.data.tags["changed.host"] == "b"
 
 
+def test_an_end_that_is_told_again_adds_nothing(tmp_path, database, look) -> None:
+    for launch in range(3):  # a driver dies after it told an end; the next one tells it again
+        tracker = MlflowTracker(tmp_path / "outbox.db", database, "told-again", "sweep")
+        tracker.sweep_started({}, {}, [])
+        if launch == 0:
+            tracker.trial_started(0, "trial-0000", {}, {}, T0)
+        tracker.trial_progress(0, {"validation/loss": 2.5}, 9, T0)
+        assert tracker.has_ended(0) == (launch > 0)
+        tracker.trial_ended(0, "KILLED", {"samples": 72.0}, {}, [], T0 + launch)
+        assert tracker.close(60) == 0
+    store = look(database, "told-again")
+    assert store.points(store.children[0], "validation/loss") == [(9, 2.5)]
+    assert store.points(store.children[0], "samples") == [(0, 72.0)]
+
+
 def test_long_and_odd_values(tmp_path, database, look) -> None:
     tracker = MlflowTracker(tmp_path / "outbox.db", database, "odd", "s")
     params = {"data.prompt_template": "x" * 7000} | {f"p{i}": i for i in range(250)}

@@ -1,7 +1,7 @@
 import threading
 from pathlib import Path
 
-from sweeps.tracking.outbox import UPLOADS, Outbox
+from sweeps.tracking.outbox import UPLOADS, NewOp, Outbox
 
 
 def bodies(outbox: Outbox) -> list[object]:
@@ -11,7 +11,7 @@ def bodies(outbox: Outbox) -> list[object]:
 def test_operations_come_back_in_order_until_they_are_deleted(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "new" / "outbox.db")
     for n in range(5):
-        outbox.put("1", "progress", {"n": n})
+        outbox.put(NewOp("1", "progress", {"n": n}))
     first = outbox.peek(2)
     assert [op.body["n"] for op in first] == [0, 1]
     assert bodies(outbox) == [0, 1, 2, 3, 4]
@@ -22,21 +22,21 @@ def test_operations_come_back_in_order_until_they_are_deleted(tmp_path: Path) ->
 
 def test_records_overtake_uploads(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
-    outbox.put("1", "artifact", {"n": 0}, UPLOADS)
-    outbox.put("1", "progress", {"n": 1})
+    outbox.put(NewOp("1", "artifact", {"n": 0}, UPLOADS))
+    outbox.put(NewOp("1", "progress", {"n": 1}))
     assert bodies(outbox) == [1, 0]
 
 
 def test_a_reopened_outbox_has_what_was_left(tmp_path: Path) -> None:
-    Outbox(tmp_path / "outbox.db").put("1", "progress", {"n": 7, "text": "ä"})
+    Outbox(tmp_path / "outbox.db").put(NewOp("1", "progress", {"n": 7, "text": "ä"}))
     (op,) = Outbox(tmp_path / "outbox.db").peek(10)
     assert (op.key, op.kind, op.body) == ("1", "progress", {"n": 7, "text": "ä"})
 
 
 def test_dead_letters_leave_the_queue_and_keep_their_reason(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
-    outbox.put("1", "start", {"n": 0})
-    outbox.put("1", "progress", {"n": 1})
+    outbox.put(NewOp("1", "start", {"n": 0}))
+    outbox.put(NewOp("1", "progress", {"n": 1}))
     outbox.dead_letter([outbox.peek(1)[0].id], "no such experiment")
     assert bodies(outbox) == [1]
     assert outbox.dead_letters() == [("1", "start", "no such experiment")]
@@ -47,7 +47,7 @@ def test_threads_put_while_another_deletes(tmp_path: Path) -> None:
 
     def put(thread: int) -> None:
         for n in range(200):
-            outbox.put(str(thread), "progress", {"n": n})
+            outbox.put(NewOp(str(thread), "progress", {"n": n}))
 
     threads = [threading.Thread(target=put, args=(thread,)) for thread in range(4)]
     for thread in threads:

@@ -1,0 +1,175 @@
+"""The supervisor and real children: what is started again, what is not, what is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+SUPERVISE = """
+import sys
+from sweeps.cli import supervisor
+supervisor.UNAVAILABLE_PATIENCE_SECONDS = 4.0
+child = [sys.executable, "-c", sys.argv[1]]
+sys.exit(supervisor.supervise(child, [*child, "again"], float(sys.argv[2])))
+"""
+CHILD = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from sweeps.pulse import Pulse
+pulse = Pulse.of_environment()
+starts = Path("starts")
+with starts.open("a") as file:
+    file.write(" ".join(["start", *sys.argv[1:]]) + "\\n")
+count = len(starts.read_text().splitlines())
+pulse.beat()
+"""
+
+Supervised = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Supervised:
+    """A child's code -> its supervisor, started."""
+
+    def begin(code: str, silence: float = 20.0) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-c", SUPERVISE, CHILD + code, str(silence)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
+
+    return begin
+
+
+def starts(tmp_path: Path) -> list[str]:
+    path = tmp_path / "starts"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_a_driver_that_says_how_it_ended_is_not_started_again(
+    supervised: Supervised, tmp_path: Path, code: int
+) -> None:
+    process = supervised(f"sys.exit({code})")
+    assert process.wait(20) == code
+    assert starts(tmp_path) == ["start"]
+
+
+def test_a_sweep_that_failed_by_its_own_verdict_is_not_started_again(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    process = supervised("pulse.ended(); sys.exit(1)")
+    assert process.wait(20) == 1
+    assert starts(tmp_path) == ["start"]
+
+
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(1)"])
+def test_a_driver_that_dies_is_started_again_with_the_command_for_that(
+    supervised: Supervised, tmp_path: Path, death: str
+) -> None:
+    process = supervised(f"pulse.reported()\nif count < 3: {death}")
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert starts(tmp_path) == ["start", "start again", "start again"]
+    assert said.count("starting it again in 1 s") == 2
+
+
+def test_a_driver_that_hangs_is_killed_and_started_again(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    process = supervised("if count == 1: time.sleep(600)", silence=2.0)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert starts(tmp_path) == ["start", "start again"]
+    assert "has said nothing for 2 s" in said
+
+
+def test_one_that_dies_again_and_again_before_any_trial_reports_is_given_up(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    process = supervised("if count > 1: sys.exit(1)\nsys.exit(1)")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(starts(tmp_path)) == 5
+    assert "died 5 times before any trial reported" in said
+
+
+def test_a_cluster_that_never_was_there_is_a_mistake_one_that_went_away_is_waited_for(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    never = supervised("sys.exit(69)")
+    assert never.wait(20) == 2
+    assert starts(tmp_path) == ["start"]
+    (tmp_path / "starts").unlink()
+    away = supervised("if count == 1: sys.exit(1)\nif count < 4: sys.exit(69)")
+    assert away.wait(30) == 0
+    assert len(starts(tmp_path)) == 4
+    (tmp_path / "starts").unlink()
+    gone = supervised("if count == 1: sys.exit(1)\nsys.exit(69)")
+    assert gone.wait(30) == 69
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_reach_the_driver_once_and_end_the_supervision(
+    supervised: Supervised, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = supervised(
+        """
+def note(number, frame):
+    print("got", signal.Signals(number).name, flush=True)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, note)
+print("ready", flush=True)
+time.sleep(1.5)
+sys.exit(130)
+"""
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, number)  # as a terminal does
+    rest, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert rest.splitlines() == [f"got {number.name}"]
+
+
+def test_what_a_dead_driver_leaves_is_ended(supervised: Supervised, tmp_path: Path) -> None:
+    process = supervised(
+        """
+if count == 1:
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    Path("left").write_text(str(left.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    assert process.wait(30) == 0
+    pid = int((tmp_path / "left").read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+def test_a_driver_learns_that_its_supervisor_is_gone(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    process = supervised(
+        """
+while pulse.beat():
+    time.sleep(0.1)
+Path("noticed").touch()
+"""
+    )
+    deadline = time.monotonic() + 20
+    while not starts(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    while not (tmp_path / "noticed").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

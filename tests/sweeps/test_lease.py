@@ -1,0 +1,131 @@
+"""One driver per sweep: who is refused, who succeeds whom, and who learns that it has lost."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from peft_jobs import SpecError
+from sweeps import lease as leases
+from sweeps.database import open_storage
+from sweeps.errors import LeaseLost
+from sweeps.lease import Lease, read_lease, request_stop
+
+HOLD = """
+import sys, time
+from sweeps.database import open_storage
+from sweeps.lease import Lease
+Lease(open_storage(sys.argv[1]), "waves").take()
+print("taken", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'optuna.db'}"
+
+
+@pytest.fixture
+def storage(url: str) -> optuna.storages.RDBStorage:
+    return open_storage(url)
+
+
+def edit(storage: optuna.storages.RDBStorage, **values: object) -> None:
+    """Change the row behind everybody's back."""
+    sets = ", ".join(f"{name} = :{name}" for name in values)
+    with storage.engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE peft_sweeps_lease SET {sets}"), values)
+
+
+def test_a_second_driver_is_told_who_the_first_one_is(
+    storage: optuna.storages.RDBStorage, url: str
+) -> None:
+    Lease(storage, "waves").take()
+    with pytest.raises(SpecError, match=f"is being driven by process {os.getpid()} on "):
+        Lease(open_storage(url), "waves").take()
+    Lease(storage, "other").take()
+
+
+def test_a_released_lease_is_free_at_once(storage: optuna.storages.RDBStorage) -> None:
+    first = Lease(storage, "waves")
+    first.take()
+    first.release()
+    assert read_lease(storage.engine, "waves") is None
+    Lease(storage, "waves").take()
+
+
+def test_a_killed_driver_of_this_machine_is_succeeded_at_once(
+    storage: optuna.storages.RDBStorage, url: str
+) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, url], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "taken\n"
+    with pytest.raises(SpecError, match=f"process {holder.pid} on "):
+        Lease(storage, "waves").take()
+    holder.kill()
+    holder.wait()
+    started = time.monotonic()
+    Lease(storage, "waves").take()
+    assert time.monotonic() - started < 5
+
+
+def test_a_process_that_got_the_dead_drivers_number_is_not_the_driver(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    Lease(storage, "waves").take()
+    edit(storage, process_started=psutil.Process().create_time() - 100)
+    holder = read_lease(storage.engine, "waves")
+    assert holder is not None
+    assert holder.is_gone
+
+
+def test_a_silent_driver_of_another_machine_keeps_the_sweep_until_its_lease_runs_out(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    first = Lease(storage, "waves")
+    first.take()
+    edit(storage, host="elsewhere/boot/pid")
+    with pytest.raises(SpecError, match="on elsewhere;"):
+        Lease(storage, "waves").take()
+
+    edit(storage, renewed=time.time() - leases.TTL_SECONDS + 2)  # silent for long: is waited for
+    started = time.monotonic()
+    Lease(storage, "waves").take()
+    assert 1 < time.monotonic() - started < 10
+
+    first._looked = 0.0
+    with pytest.raises(LeaseLost, match="another driver has taken over the sweep 'waves'"):
+        first.renew()
+    first.release()
+    assert read_lease(storage.engine, "waves") is not None, "it is the other's"
+
+
+def test_the_wish_to_stop_reaches_the_driver_that_has_the_lease(
+    storage: optuna.storages.RDBStorage, url: str
+) -> None:
+    driver = Lease(storage, "waves")
+    driver.take()
+    driver._looked = 0.0
+    assert driver.renew() is False
+    elsewhere = open_storage(url)
+    holder = read_lease(elsewhere.engine, "waves")
+    assert holder is not None
+    request_stop(elsewhere.engine, holder)
+    driver._looked = 0.0
+    assert driver.renew() is True
+    driver.release()
+    following = Lease(storage, "waves")
+    following.take()
+    following._looked = 0.0
+    assert following.renew() is False
+
+
+def test_a_database_without_leases_has_no_driver(storage: optuna.storages.RDBStorage) -> None:
+    assert read_lease(storage.engine, "waves") is None
