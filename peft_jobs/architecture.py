@@ -33,6 +33,8 @@ def location(model: ModelSpec) -> str:
     path = Path(model.name_or_path).expanduser()
     if path.is_dir():
         return str(path)
+    if path.is_file():
+        raise SpecError(f"model.name_or_path: {path} is a file; give the folder that holds a model")
     if path.is_absolute() or model.name_or_path.startswith((".", "~")):
         raise SpecError(f"model.name_or_path: there is no folder {path}")
     return model.name_or_path
@@ -42,7 +44,17 @@ def unreadable(model: ModelSpec, error: Exception) -> SpecError:
     """The SpecError that tells why a base could not be read, and what to do."""
     name = model.name_or_path
     where = Path(location(model))
-    reason = str(error).strip().partition("\n")[0]
+    first, _, rest = str(error).strip().partition("\n")
+    reason = f"{first} {rest.strip().partition(chr(10))[0]}" if first.endswith(":") else first
+    if "custom code" in reason:
+        return SpecError(
+            f"model.name_or_path: {name} needs Python code of its own (auto_map in its "
+            "configuration), which is never run; give a model that transformers knows"
+        )
+    if "backend tokenizer" in reason:
+        reason = "it holds no tokenizer; write one there with its save_pretrained"
+    if "ignore_mismatched_sizes" in reason:
+        reason = "its weights have other shapes than its config.json says"
     if where.is_dir():
         if any(where.glob("*.bin")) and not any(where.glob("*.safetensors")):
             return SpecError(

@@ -6,12 +6,14 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peft import PeftModel
 
 from peft_jobs.result import Progress
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
@@ -38,13 +40,17 @@ def logged(directory: Path) -> Iterator[None]:
     finally:
         ours.setLevel(level)
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk refuses the last lines
+            handler.close()
 
 
 def append(directory: Path, progress: Progress) -> None:
-    """Add one report to `metrics.jsonl`."""
-    with (directory / METRICS).open("a", encoding="utf-8") as file:
-        file.write(progress.model_dump_json() + "\n")
+    """Add one report to `metrics.jsonl`, a copy for readers; a full disk does not end a trial."""
+    try:
+        with (directory / METRICS).open("a", encoding="utf-8") as file:
+            file.write(progress.model_dump_json() + "\n")
+    except OSError as error:
+        log.warning("%s lacks the report of step %d: %s", METRICS, progress.step, error)
 
 
 def save_adapter(model: PeftModel, directory: Path) -> str:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -36,6 +38,10 @@ from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec, TaskSpec
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
+_UNREADABLE = (
+    *(OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError),  # a config.json of odd values
+)
 CANONICAL_SEED = 0
 """Of a fresh head on the base itself; each trial trains a copy with weights of its own seed."""
 
@@ -87,11 +93,14 @@ def load_base(
     Raises SpecError for a base that cannot be had, or not in this quantization.
     """
     device = this_device()
-    config = read_config(model, task, num_labels, labels)
+    with _readable(model):
+        config = read_config(model, task, num_labels, labels)
+        outline = skeleton(model, task)
     tokenizer = _tokenizer(model)
     config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False
-    skip = [*head_modules(skeleton(model, task)), *quantization.llm_int8_skip_modules]
+    _check_skipped(outline, quantization)
+    skip = [*head_modules(outline), *quantization.llm_int8_skip_modules]
     started = time.perf_counter()
     with quantization_seconds(device) as quantize:
         loaded = _load(model, task, config, quantization, device, skip)
@@ -125,24 +134,21 @@ def _load(
 ) -> PreTrainedModel:
     dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
     causal = isinstance(task, CausalLMSpec)
-    try:
-        # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
-        with _no_progress_bar(), _forked_generators(device):
-            loaded, info = auto_class(task).from_pretrained(
-                location(model),
-                config=config,
-                revision=model.revision,
-                dtype=dtype,
-                attn_implementation=model.attn_implementation,
-                quantization_config=bnb_config(quantization, skip, device),
-                device_map={"": str(device)},
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=not causal,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, ImportError) as error:
-        raise unreadable(model, error) from error
+    # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
+    with _readable(model), _no_progress_bar(), _forked_generators(device):
+        loaded, info = auto_class(task).from_pretrained(
+            location(model),
+            config=config,
+            revision=model.revision,
+            dtype=dtype,
+            attn_implementation=model.attn_implementation,
+            quantization_config=bnb_config(quantization, skip, device),
+            device_map={"": str(device)},
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=not causal,
+            output_loading_info=True,
+        )
     missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     fresh = topmost_modules(loaded, missing)
     lost = [name for name in missing if not name.startswith(tuple(f"{part}." for part in fresh))]
@@ -158,12 +164,10 @@ def _load(
 
 
 def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
-    try:
+    with _readable(model):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             location(model), revision=model.revision, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        raise unreadable(model, error) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise SpecError(
@@ -172,6 +176,28 @@ def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+@contextlib.contextmanager
+def _readable(model: ModelSpec) -> Iterator[None]:
+    """Turn what transformers raises over broken or foreign files into a clear SpecError."""
+    try:
+        yield
+    except (SpecError, torch.OutOfMemoryError):
+        raise
+    except _UNREADABLE as error:
+        raise unreadable(model, error) from error
+
+
+def _check_skipped(outline: PreTrainedModel, quantization: QuantizationSpec) -> None:
+    names = [name for name, _ in outline.named_modules()]
+    for skipped in quantization.llm_int8_skip_modules:
+        if not any(skipped in name for name in names):
+            children = ", ".join(sorted({name.rpartition(".")[2] for name in names if name}))
+            raise SpecError(
+                f"quantization.llm_int8_skip_modules: {skipped!r} matches no module; "
+                f"modules: {children}"
+            )
 
 
 def this_device() -> torch.device:

@@ -1,67 +1,28 @@
-"""Which rows a trial trains on and is measured on: sources read, checked, held out, subset.
+"""Which rows a trial trains on and is measured on: checked, held out, subset.
 
 Rows are ordered for the hold-out and the subsets by a hash of (seed, row), not by a generator: the
 order depends on no library version, and a smaller subset of one seed lies inside a larger one.
-Local files are known by their content, so a moved or touched file is the same data.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets import ClassLabel, Value
 
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.files import canonical_json
 from peft_jobs.mistakes import suggest
-from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, DataSpec, Source, TaskSpec
+from peft_jobs.sources import Rows, read
+from peft_jobs.spec import DataSpec, Source, TaskSpec
 from peft_jobs.tasks import Task
 
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+STRUCTURED = ("task.messages",)
+"""Fields whose column holds lists."""
 NUM_ROWS_NAMED = 5
 """A message names at most this many rows of one mistake."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """All rows of one source, as they were read."""
-
-    dataset: Dataset
-    origin: str
-    """What messages call the source: its path, or Hub id and split."""
-    fingerprint: str
-    """Of the content."""
-
-
-def read(source: Source, split: str, cache_dir: Path) -> Rows:
-    """The rows of `source`, memory-mapped; `split` is the one to take where it names none.
-
-    Raises SpecError if there is no such source, DataError if it cannot be read or has no rows.
-    """
-    path = _local_path(source, split)
-    if path is None:
-        return _from_hub(source, source.split or split)
-    if not path.is_file():
-        raise SpecError(f"data.{split}: no such file: {path}")
-    digest = file_digest(path)
-    builder = BUILDERS[path.suffix]
-    options: dict[str, Any] = {"cache_dir": str(cache_dir / "sources" / digest[:16])}
-    if builder == "csv":  # pandas would read the words NA, None and null as missing values
-        options |= {"keep_default_na": False, "na_values": [""]}
-    if builder == "json":  # columns that look like an agent's trace would be rewritten
-        options["parse_agent_traces"] = False
-    try:
-        dataset = load_dataset(builder, data_files=str(path), split="train", **options)
-    except (DatasetGenerationError, ValueError, StopIteration, OSError) as error:
-        if path.stat().st_size == 0 or "corresponds to no data" in str(error):
-            raise DataError(f"{path} holds no rows") from error
-        cause = error.__cause__ or error
-        raise DataError(f"{path} cannot be read as {builder}: {cause}") from error
-    return _not_empty(Rows(dataset, str(path), digest))
 
 
 @dataclass(frozen=True)
@@ -147,7 +108,8 @@ def check(rows: Rows, task: Task[Any], task_spec: TaskSpec) -> None:
 
 
 def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise DataError if a field of the spec (key) uses a column that the rows do not have."""
+    """Raise DataError if a field of the spec (key) uses a column that the rows do not have, or
+    one whose values are no text."""
     known = rows.dataset.column_names
     missing = [
         f"{field} uses column {name!r}, which {rows.origin} does not have{suggest(name, known)}"
@@ -155,8 +117,16 @@ def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
         for name in names
         if name not in known
     ]
-    if missing:
-        raise DataError("\n".join(missing))
+    found = missing or [
+        f"{field} uses column {name!r} of {rows.origin}, which must hold text, numbers or true and "
+        "false, and holds lists, mappings or values of several kinds"
+        for field, names in columns.items()
+        for name in names
+        if field not in STRUCTURED
+        and not isinstance(rows.dataset.features[name], Value | ClassLabel)
+    ]
+    if found:
+        raise DataError("\n".join(found))
 
 
 def class_names(
@@ -177,49 +147,6 @@ def class_names(
         if label not in seen:
             seen[label] = number
     return _checked_classes(rows.origin, column, seen)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's content, in hex; read again only when its size or time has changed."""
-    status = path.stat()
-    return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _local_path(source: Source, split: str) -> Path | None:
-    if source.path == DEMO:
-        from peft_jobs.demo import DATA
-
-        name = source.split or split
-        if name not in DATA:
-            raise SpecError(f"data: the demo has no split {name!r}{suggest(name, DATA)}")
-        return DATA[name]
-    if source.is_file:
-        return Path(source.path).expanduser()
-    if Path(source.path).is_file():
-        raise SpecError(f"{source.path} must end in one of {', '.join(LOCAL_SUFFIXES)}")
-    return None
-
-
-def _from_hub(source: Source, split: str) -> Rows:
-    origin = f"{source.path} ({split})"
-    try:
-        dataset = load_dataset(source.path, source.name, split=split, revision=source.revision)
-    except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
-        raise SpecError(f"data: {origin} cannot be loaded: {error}") from error
-    identity = [source.path, source.name, source.revision, split, dataset._fingerprint]
-    return _not_empty(Rows(dataset, origin, _sha256(canonical_json(identity))))
-
-
-def _not_empty(rows: Rows) -> Rows:
-    if len(rows.dataset) == 0:
-        raise DataError(f"{rows.origin} holds no rows")
-    return rows
 
 
 def _seeded_order(rows: Iterable[int], what: str, seed: int) -> list[int]:

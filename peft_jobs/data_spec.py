@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from peft_jobs.fields import Count, Section, Seed, Share, ShareOrCount, Template, as_mapping
+from peft_jobs.fields import Section, Seed, Share, ShareOrCount, Template, Tokens, as_mapping
 
 DEMO = "demo"
 """As a model or data path: the base and data that the package carries (`peft_jobs.demo`)."""
@@ -86,7 +86,7 @@ class DataSpec(Section):
     """Source, or the share of the training rows that is held out (before any subset)."""
     test: AnySource | None = None
     """Read once, for the winner, by `export`."""
-    max_length: Count = 512
+    max_length: Tokens = 512
     """Tokens; longer examples are cut on the right."""
     subset: ShareOrCount | None = None
     """Share or number of training rows; smaller subsets of one seed lie inside larger ones."""

@@ -2,7 +2,10 @@
 
 import importlib
 import inspect
+import typing
 from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from peft_jobs.errors import SpecError
 from peft_jobs.job import Engine
@@ -26,4 +29,13 @@ def load_engine(name: str, options: dict[str, Any]) -> Engine:
         inspect.signature(engine).bind(**options)
     except TypeError as error:
         raise SpecError(f"resources.engine_options: the {name} engine {error}") from None
+    kinds = typing.get_type_hints(engine.__init__)
+    for key, value in options.items():
+        try:
+            TypeAdapter(kinds[key]).validate_python(value)
+        except ValidationError as error:
+            told = error.errors()[0]["msg"].removeprefix("Input should be ")
+            raise SpecError(
+                f"resources.engine_options.{key}: must be {told}, got {value!r}"
+            ) from None
     return cast(Engine, engine(**options))

@@ -1,6 +1,7 @@
 """Metrics of a model on a split: fixed order, no dropout, nothing kept of a batch but its sums."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from datasets import Dataset
 from torch import nn
 
 from peft_jobs.base import Base
+from peft_jobs.custom_metrics import custom_metrics
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS, Batch, Example, Task
 
@@ -29,24 +31,19 @@ def evaluate(
     not fit fails at once. `bf16` is the autocast that the trial trains under. The model is left in
     the mode it came in; no random numbers are drawn.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), autocast(device, bf16):
-            scores = [
-                task.score(model, to_device(task.collate(examples, pad_token_id), device))
-                for examples in _batches(dataset, batch_size)
-            ]
-    finally:
-        model.train(was_training)
+    with measuring(model, device, bf16):
+        scores = [
+            task.score(model, to_device(task.collate(examples, pad_token_id), device))
+            for examples in _batches(dataset, batch_size)
+        ]
     return {f"{split}/{name}": value for name, value in task.metrics(scores).items()}
 
 
 def score(
     model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
 ) -> dict[str, float]:
-    """`evaluate` of a model on `base` as the trial `spec` measures it."""
-    return evaluate(
+    """`evaluate` of a model on `base` as the trial `spec` measures it, with its own metrics."""
+    metrics = evaluate(
         model,
         TASKS[spec.task.type],
         rows,
@@ -56,6 +53,25 @@ def score(
         bf16=spec.training.bf16,
         split=split,
     )
+    with measuring(model, base.device, spec.training.bf16):
+        own = custom_metrics(spec.evaluation.metrics, model, base.tokenizer, rows)
+    for name, value in own.items():
+        if f"{split}/{name}" in metrics:
+            raise ValueError(f"evaluation.metrics: {name!r} is the name of a metric of the task")
+        metrics[f"{split}/{name}"] = value
+    return metrics
+
+
+@contextmanager
+def measuring(model: nn.Module, device: torch.device, bf16: bool) -> Iterator[None]:
+    """Eval mode, no gradients, the trial's precision; the model is left in the mode it came in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(device, bf16):
+            yield
+    finally:
+        model.train(was_training)
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
@@ -73,9 +89,10 @@ def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     starts = range(0, len(order), batch_size)
     for start in starts:
-        yield _examples(dataset[order[start : start + batch_size]])
+        yield examples_of(dataset[order[start : start + batch_size]])
 
 
-def _examples(columns: dict[str, list[Any]]) -> list[Example]:
+def examples_of(columns: dict[str, list[Any]]) -> list[Example]:
+    """Rows of a data set, read as columns, as examples."""
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -1,4 +1,4 @@
-"""Field types shared by the spec's sections: strict where YAML is lax."""
+"""Field types shared by the spec's sections: strict where YAML is lax, and bounded."""
 
 from typing import Annotated, Any
 
@@ -34,11 +34,28 @@ def _names(value: Any) -> Any:
     return value
 
 
+def _function(value: str) -> str:
+    module, colon, name = value.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ValueError(f"must be written module:function, got {value!r}")
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
+Functions = Annotated[
+    tuple[Annotated[str, AfterValidator(_function)], ...], BeforeValidator(_names)
+]
+"""Python functions as `module:function`, importable where the trial runs."""
+MOST = 10**12
+"""What a number may be at most: more is a slip, and databases end at 2**63."""
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MOST)]
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=MOST)]
+Width = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=2**16)]
+"""A rank or a batch; no layer is wider, and no larger batch fits a device."""
+Tokens = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**7)]
+NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=MOST)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=MOST)]
 Rate = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
 Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
 """A part of a whole, written with a decimal point."""

@@ -53,10 +53,11 @@ class TrialHost:
         directory: str,
         checkpoint: str | None = None,
     ) -> None:
-        """Queue an attempt. The same again does nothing; a newer one replaces the older."""
+        """Queue an attempt. The same again does nothing; a newer one replaces the older.
+
+        A host that is closed interrupts it at once.
+        """
         with self._changed:
-            if self._closed:
-                raise RuntimeError("this host is closed")
             current = self._jobs.get(trial)
             if current is not None:
                 if attempt < current.attempt:
@@ -68,6 +69,9 @@ class TrialHost:
             start = Path(checkpoint) if checkpoint else None
             job = Job(trial, attempt, spec, Path(directory), start, self._changed)
             self._jobs[trial] = job
+            if self._closed:
+                job.end(None)
+                return
             self._queue.append(job)
             self._changed.notify_all()
 
@@ -113,6 +117,14 @@ class TrialHost:
             job = self._job(trial, attempt)
             self._cancel(job, reason)
             return self._changed.wait_for(lambda: job.ended, timeout_seconds)
+
+    def checkpoint(self, trial: int, attempt: int) -> None:
+        """Ask the engine for a checkpoint at the attempt's next step; a report will name it.
+
+        Nothing comes of it if the engine keeps none, or the attempt ends with that step.
+        """
+        with self._changed:
+            self._job(trial, attempt).checkpoint_requested = True
 
     def current_attempt(self, trial: int) -> int | None:
         """The attempt of a trial that this host was given last; None for an unknown trial."""

@@ -45,7 +45,10 @@ class Job:
         self.checkpoint = checkpoint
         """Where an earlier attempt left off, or None to start at the first step."""
         self.cancelled: str | None = None
-        """Why the engine must stop at its next step: a Kind's value, or `interrupted`."""
+        """Why the engine must stop at its next step: a Kind's value, or `interrupted`, and then it
+        leaves a checkpoint."""
+        self.checkpoint_requested = False
+        """Someone asks for a checkpoint at the next step; the engine takes the request back."""
         self.result: TrialResult | None = None
         self.interrupted = False
         """Stopped without an end: the trial goes on in a later attempt."""

@@ -8,7 +8,7 @@ others on a resident base, or beside others in a pack.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +56,27 @@ class Clock:
 def dropped(x: torch.Tensor, p: float, seed: int, micro_step: int, module: str) -> torch.Tensor:
     """`x` with each element zeroed with probability `p`, the others scaled by 1 / (1 - p).
 
-    The mask is drawn on the device of `x`, in float32, at the shape of `x`; CPU and GPU draw
-    different masks.
+    The mask is drawn at the shape of `x`, see `dropout_factors`.
     """
-    source = generator(x.device, "dropout", seed, micro_step, module)
-    keep = torch.rand(x.shape, generator=source, device=x.device) >= p
-    return x * (keep.to(x.dtype) / (1 - p))
+    return x * dropout_factors(x.shape, x.device, x.dtype, p, seed, micro_step, module)
+
+
+def dropout_factors(
+    shape: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    p: float,
+    seed: int,
+    micro_step: int,
+    module: str,
+) -> torch.Tensor:
+    """0 with probability `p`, otherwise 1 / (1 - p), by element.
+
+    Drawn on `device` in float32; CPU and GPU draw different ones.
+    """
+    source = generator(device, "dropout", seed, micro_step, module)
+    keep = torch.rand(tuple(shape), generator=source, device=device) >= p
+    return keep.to(dtype) / (1 - p)
 
 
 class KeyedDropout(nn.Module):

@@ -17,6 +17,7 @@ import torch
 
 _ALLOCATIONS = (
     "DefaultCPUAllocator: can't allocate memory",
+    "std::bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
 )

@@ -8,6 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+_WORDS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    "int_parsing_size": "must be a whole number of fewer digits",
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "tuple_type": "must be a list",
+}
+"""What must hold, by pydantic's name of the mistake; the others say it well enough themselves."""
+
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'? known: ...` for a misspelled `name`."""
@@ -19,34 +30,49 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line per mistake: dotted path, what must hold, what came."""
-    return [_line(dict(item), model) for item in error.errors(include_url=False)]
+    found: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False):
+        path, text, got = _parts(dict(item), model)
+        texts = found.setdefault(f"{path}\n{got}", [])
+        if texts and got and text.startswith("must be "):  # another member of a union
+            texts[0] += f" or {text.removeprefix('must be ')}"
+        else:
+            texts.append(text)
+    return [
+        f"{key.partition(chr(10))[0]}: {text}{key.partition(chr(10))[2]}"
+        for key, texts in found.items()
+        for text in texts
+    ]
 
 
-def _line(item: dict[str, Any], model: type[BaseModel]) -> str:
+def _parts(item: dict[str, Any], model: type[BaseModel]) -> tuple[str, str, str]:
+    """Dotted path, what must hold, and `, got ...` where that is not said by then."""
     path, owner = _walk(item["loc"], model)
     dotted = ".".join(path) or "file"
-    if item["type"] == "extra_forbidden":
+    kind = item["type"]
+    if kind == "extra_forbidden":
         parent = ".".join(path[:-1]) or "the file"
         known = owner.model_fields if owner is not None else ()
-        return f"{dotted}: unknown key {path[-1]!r} in {parent}{suggest(path[-1], known)}"
-    if item["type"] == "missing":
-        return f"{dotted}: is required, and missing"
-    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return dotted, f"unknown key {path[-1]!r} in {parent}{suggest(path[-1], known)}", ""
+    if kind == "missing":
+        return dotted, "is required, and missing", ""
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = item["ctx"]["discriminator"].strip("'")
         expected = item["ctx"].get("expected_tags", "")
         given = item["ctx"].get("tag", "nothing")
-        return f"{dotted}.{tag}: must be one of {expected}, got {given}".replace(
-            "one of ,", "given,"
-        )
-    if item["type"] in ("model_type", "dict_type"):
-        return f"{dotted}: must be a mapping of keys to values, got {_short(item['input'])}"
+        text = f"must be one of {expected}, got {given}".replace("one of ,", "given,")
+        return f"{dotted}.{tag}", text, ""
+    got = f", got {_short(item['input'])}"
+    if kind in ("model_type", "dict_type"):
+        return dotted, "must be a mapping of keys to values", got
     message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message.removeprefix("Input should be ")
-    if item["type"] == "value_error":
-        return f"{dotted}: {message}"
+    if kind == "value_error":
+        return dotted, message, ""
+    message = _WORDS.get(kind, message.removeprefix("Input should be "))
+    message = message.removeprefix("String should ").removeprefix("have ")
     if not message.startswith(("must", "give")):
-        message = f"must be {message}"
-    return f"{dotted}: {message}, got {_short(item['input'])}"
+        message = f"must {message}" if message.startswith("match") else f"must be {message}"
+    return dotted, message, got
 
 
 def _short(value: Any) -> str:
@@ -68,7 +94,7 @@ def _walk(
             path.append(str(part))
             owner = found[0]
             owners = list(models_in(owner.model_fields[str(part)].annotation))
-        elif last and path and _is_tag(str(part)):
+        elif last and path and (_is_tag(str(part)) or _is_member(str(part), owners)):
             pass
         elif isinstance(part, int) or last or not owners:
             path.append(str(part))
@@ -81,6 +107,11 @@ def _walk(
 def _is_tag(part: str) -> bool:
     """Whether a part of a location only says which member of a union was tried."""
     return part in ("str", "int", "float", "bool", "share", "source") or "[" in part
+
+
+def _is_member(part: str, owners: Sequence[type[BaseModel]]) -> bool:
+    """Whether a part of a location is the tag of one of several models."""
+    return len(owners) > 1 and any(part in _tags(owner) for owner in owners)
 
 
 def _tags(model: type[BaseModel]) -> set[str]:

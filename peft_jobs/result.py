@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from peft_jobs.errors import DataError, Diverged, OutOfMemory
+from peft_jobs.memory_settings import LadderRung
 
 
 class State(StrEnum):
@@ -95,7 +96,10 @@ class TrialResult(BaseModel):
     """By phase: load, quantize, tokenize, train, evaluate. 0 for what was resident."""
     memory: dict[str, int] = {}
     """Peaks of this trial in bytes: peak_allocated_bytes and peak_reserved_bytes on a GPU, and
-    peak_rss_bytes (resident set of the host process while the trial ran)."""
+    peak_rss_bytes (resident set of the host process while the trial ran). After memory ran out,
+    those of the last settings that were tried."""
+    memory_ladder: list[LadderRung] = []
+    """Each time that memory ran out in training or evaluation, and the trial went on with less."""
     trainable_parameters: int | None = None
     adapter: str | None = None
     """Folder of the saved adapter, relative to the attempt's folder."""

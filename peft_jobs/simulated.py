@@ -6,19 +6,21 @@ the samples seen, and a keyed noise term stands for the seed. Nothing is trained
 """
 
 import hashlib
+import logging
 import math
 import os
 import random
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from peft_jobs.checkpoint import CheckpointState, newest_whole, write
 from peft_jobs.errors import DataError, Diverged, OutOfMemory, SpecError
-from peft_jobs.files import write_json
 from peft_jobs.job import Inbox, Job, Prepared
 from peft_jobs.result import Progress, State, TrialResult
 from peft_jobs.spec import TrialSpec
+
+log = logging.getLogger(__name__)
 
 BASELINE_LOSS = 4.0
 _PROVENANCE = dict.fromkeys(("model", "data", "template"), "simulated")
@@ -48,6 +50,9 @@ class _Slot:
     job: Job
     total_steps: int
     step: int = 0
+    resumed_from: int = 0
+    saved_at: int = 0
+    """Step of the last checkpoint; at the first one there is nothing to save."""
     rungs: list[int] = field(default_factory=list)
 
     @property
@@ -60,8 +65,8 @@ class SimulatedEngine:
 
     `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"};
     "death" ends the whole process.
-    A checkpoint is left at every rung, from which a later attempt continues; that attempt reports
-    the checkpoint's rung again.
+    A checkpoint is left at every rung, when asked, and when interrupted; a later attempt goes on
+    from it, and reports the checkpoint's rung again.
     """
 
     def __init__(
@@ -124,18 +129,24 @@ class SimulatedEngine:
     def _start(self, job: Job) -> _Slot:
         training = job.spec.training
         slot = _Slot(job, training.total_steps(self.train_rows))
-        if job.checkpoint is not None:
-            # The report of the checkpoint's own rung may have been lost with its host or driver.
-            last = Progress.model_validate_json(job.checkpoint.read_text())
-            slot.step = last.step
-            job.report(last)
-        slot.rungs = [rung for rung in job.spec.evaluation.rungs if rung > slot.samples]
+        slot.rungs = list(job.spec.evaluation.rungs)
+        if job.checkpoint is None:
+            return slot
+        attempts, spec = job.directory.parent, job.spec.fingerprint()
+        if (found := newest_whole(job.checkpoint, attempts, spec)) is not None:
+            slot.step = slot.saved_at = slot.resumed_from = found.state.step
+            slot.rungs = list(found.state.rungs)
+            # Their first time may have been lost with the host or the driver.
+            for progress in found.state.reports:
+                job.report(progress.model_copy(update={"checkpoint": str(found.path)}))
         return slot
 
     def _advance(self, slot: _Slot) -> None:
         job = slot.job
         seen: dict[str, Any] = {"step": slot.step, "samples": slot.samples}
         if job.cancelled is not None:
+            if job.cancelled == "interrupted" and slot.step > slot.saved_at:
+                self._save(slot, ())
             return job.end(job.stopped(**seen))
         try:
             if slot.step < slot.total_steps:
@@ -153,23 +164,40 @@ class SimulatedEngine:
         if slot.step >= slot.total_steps:
             return job.end(self._complete(slot, metrics))
         if slot.rungs and slot.samples >= slot.rungs[0]:
-            rung = slot.rungs.pop(0)
-            checkpoint = job.directory / "checkpoint.json"
-            progress = self._progress(slot, metrics, rung, checkpoint)
-            write_json(checkpoint, progress.model_dump(mode="json"))
-            job.report(progress)
+            self._save(slot, (self._progress(slot, metrics, slot.rungs.pop(0)),))
+        elif job.checkpoint_requested:
+            self._save(slot, ())
         return None
 
-    def _progress(
-        self, slot: _Slot, metrics: dict[str, float], rung: int, checkpoint: Path
-    ) -> Progress:
+    def _save(self, slot: _Slot, reports: tuple[Progress, ...]) -> None:
+        """Leave a checkpoint, if the disk lets us, and make the reports, or one that names it."""
+        job = slot.job
+        job.checkpoint_requested = False
+        state = CheckpointState(
+            spec=job.spec.fingerprint(),
+            step=slot.step,
+            samples=slot.samples,
+            tokens=slot.samples,
+            rungs=tuple(slot.rungs),
+            reports=reports,
+        )
+        path = None
+        try:
+            path = write(job.directory, state)
+            slot.saved_at = slot.step
+        except OSError as error:
+            log.warning("no checkpoint at step %d: %s", slot.step, error)
+        for progress in reports or ((self._progress(slot, {}, None),) if path else ()):
+            named = {"checkpoint": None if path is None else str(path)}
+            job.report(progress.model_copy(update=named))
+
+    def _progress(self, slot: _Slot, metrics: dict[str, float], rung: int | None) -> Progress:
         return Progress(
             step=slot.step,
             samples=slot.samples,
             tokens=slot.samples,
             metrics=metrics,
             rung=rung,
-            checkpoint=str(checkpoint),
         )
 
     def _complete(self, slot: _Slot, metrics: dict[str, float]) -> TrialResult:
@@ -183,7 +211,11 @@ class SimulatedEngine:
             seconds={"train": slot.step * self.step_seconds},
             memory={"peak_rss_bytes": 10**8 + 10**6 * spec.adapter.r},
             trainable_parameters=1000 * spec.adapter.r,
-            provenance={**_PROVENANCE, **self._process()},
+            provenance={
+                **_PROVENANCE,
+                **self._process(),
+                "resumed_from": slot.resumed_from,
+            },
         )
 
     def _process(self) -> dict[str, Any]:

@@ -2,42 +2,37 @@
 
 torch stays imported, base and tokenised data stay loaded between trials. After each trial a hash of
 the base is compared with that of the loaded one: a trial that changed it is logged as an error, and
-the base is loaded anew. `_run` is the table of contents of a trial.
+the base is loaded anew. `peft_jobs.run` is the table of contents of a trial.
 """
 
 from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from datasets import disable_progress_bars
-from peft import PeftModel
-from transformers import set_seed
 
 from peft_jobs import attempt
 from peft_jobs.base import Base, this_device
+from peft_jobs.custom_metrics import load_metric
 from peft_jobs.errors import OutOfMemory
 from peft_jobs.evaluation import score
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.memory import is_out_of_memory, peak_memory, release
-from peft_jobs.methods import METHODS, clock_of
+from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.phases import Phases
 from peft_jobs.provenance import environment
-from peft_jobs.reporting import Loop, Seen
 from peft_jobs.resident import Resident, key_of
-from peft_jobs.result import Progress, State, TrialResult, finite
+from peft_jobs.result import State, TrialResult
+from peft_jobs.run import Run
+from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.targets import check_targets_without_weights, resolve_targets
-from peft_jobs.tasks import TASKS
 from peft_jobs.tokenized import TokenizedData
-from peft_jobs.training import train
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +41,17 @@ class SoloEngine:
     """See `peft_jobs.job.Engine`."""
 
     def __init__(
-        self, cache_dir: str, threads: int | None = None, score_test: bool = False
+        self,
+        cache_dir: str,
+        threads: int | None = None,
+        score_test: bool = False,
+        checkpoint_seconds: float | None = None,
     ) -> None:
         """`cache_dir` keeps tokenised data, for other processes too; `threads` are torch's, None
-        leaves them as they are; `score_test` adds the test split's metrics to each result."""
+        leaves them as they are; `score_test` adds the test split's metrics to each result;
+        `checkpoint_seconds` lie between checkpoints, beside those at rungs, None leaves none."""
         self.threads, self.score_test = threads, score_test
+        self.checkpoint_seconds = checkpoint_seconds
         self.device = this_device()
         self._resident = Resident(Path(cache_dir), self.device, with_test=score_test)
         disable_progress_bars()
@@ -69,13 +70,16 @@ class SoloEngine:
     def check(
         self, spec: TrialSpec, variants: Sequence[TrialSpec] = (), phases: Phases | None = None
     ) -> tuple[Base, TokenizedData]:
-        """Base and data of `spec`, resident from now on; target modules of it and of `variants`.
+        """Base and data of `spec`, resident from now on; target modules and metrics of it and of
+        `variants`.
 
         Variants with another base are checked without its weights. Raises SpecError, DataError.
         """
         self._use_threads()
         base, data = self._resident.get(spec, phases or Phases())
         for variant in [spec, *variants]:
+            for reference in variant.evaluation.metrics:
+                load_metric(reference)
             targets = variant.adapter.target_modules
             if key_of(variant, data.classes) == base.key:
                 resolve_targets(base.model, targets)
@@ -129,74 +133,18 @@ class SoloEngine:
 
     def _run(self, job: Job, phases: Phases, seen: Seen, found: dict[str, Any]) -> None:
         """Fill in `seen` and `found` as far as the trial comes."""
-        spec = job.spec
-        base, data = self._resident.get(spec, phases)
-        found["provenance"] = self._provenance(spec, base, data)
-        with self._measured(found), self._attached(base, spec, phases) as model:
-            found["trainable_parameters"] = model.get_nb_trainable_parameters()[0]
-            train(model, self._loop(job, base, data, model, phases, seen))
-            if job.cancelled is not None:
-                return
-            with phases.phase("evaluate"):
-                seen.metrics |= self._test_metrics(model, base, spec, data)
-            with phases.phase("save"):
-                found["adapter"] = attempt.save_adapter(model, job.directory)
-
-    @contextmanager
-    def _measured(self, found: dict[str, Any]) -> Iterator[None]:
-        """Put the block's memory peaks into `found`, also when it raises."""
-        with peak_memory(self.device) as peaks:
-            try:
-                yield
-            finally:
-                found["memory"] = peaks()
-
-    @contextmanager
-    def _attached(self, base: Base, spec: TrialSpec, phases: Phases) -> Iterator[PeftModel]:
-        """A fresh adapter on the base for as long as the block lasts."""
-        method = METHODS[spec.adapter.method]
-        set_seed(spec.seed)
-        with phases.phase("attach"):
-            model = method.attach(base, spec)
-        try:
-            yield model
-        finally:
-            with phases.phase("attach"):
-                method.detach(model)
-
-    def _loop(
-        self,
-        job: Job,
-        base: Base,
-        data: TokenizedData,
-        model: PeftModel,
-        phases: Phases,
-        seen: Seen,
-    ) -> Loop:
-        def report(progress: Progress) -> None:
-            attempt.append(job.directory, progress)
-            job.report(progress)
-
-        return Loop(
-            spec=job.spec,
-            task=TASKS[job.spec.task.type],
-            train_dataset=data.train,
-            pad_token_id=base.tokenizer.pad_token_id,
-            device=base.device,
-            clock=clock_of(model),
-            evaluate=partial(score, model, base, job.spec, data.validation),
-            report=report,
-            job=job,
-            phases=phases,
-            seen=seen,
-        )
-
-    def _test_metrics(
-        self, model: PeftModel, base: Base, spec: TrialSpec, data: TokenizedData
-    ) -> dict[str, float]:
-        if not self.score_test or data.test is None:
-            return {}
-        return finite(score(model, base, spec, data.test, "test"))
+        base, data = self._resident.get(job.spec, phases)
+        found["provenance"] = self._provenance(job.spec, base, data)
+        Run(
+            job,
+            base,
+            data,
+            phases,
+            seen,
+            found,
+            checkpoint_seconds=self.checkpoint_seconds,
+            score_test=self.score_test,
+        ).to_end()
 
     def _use_threads(self) -> None:
         # OpenMP keeps the number by thread, and a host's calls come from several.

@@ -21,12 +21,14 @@ from peft_jobs.data_spec import (
 )
 from peft_jobs.fields import (
     Count,
+    Functions,
     Names,
     NonNegative,
     Positive,
     Rate,
     Section,
     Seed,
+    Width,
     as_mapping,
 )
 from peft_jobs.files import canonical_json
@@ -82,7 +84,7 @@ class QuantizationSpec(Section):
 
 class LoraSpec(Section):
     method: Literal["lora"] = "lora"
-    r: Count = 8
+    r: Width = 8
     lora_alpha: Positive = 16
     lora_dropout: Rate = 0.0
     target_modules: str | Names = "all-linear"
@@ -106,8 +108,8 @@ AdapterSpec = LoraSpec
 
 class TrainingSpec(Section):
     learning_rate: Positive = 2e-4
-    per_device_train_batch_size: Count = 8
-    gradient_accumulation_steps: Count = 1
+    per_device_train_batch_size: Width = 8
+    gradient_accumulation_steps: Width = 1
     lr_scheduler_type: Literal[
         "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
     ] = "linear"
@@ -119,6 +121,9 @@ class TrainingSpec(Section):
     adam_epsilon: Positive = 1e-8
     max_grad_norm: NonNegative = 1.0
     """0 does not clip."""
+    max_loss: Positive | None = 100.0
+    """A loss of a training step or of the validation above it ends the trial as diverged, as one
+    that is not finite always does; None sets no limit."""
     gradient_checkpointing: bool = False
     bf16: bool = False
     """Train under bfloat16 autocast."""
@@ -152,9 +157,13 @@ class TrainingSpec(Section):
 
 
 class EvaluationSpec(Section):
-    per_device_eval_batch_size: Count = 16
+    per_device_eval_batch_size: Width = 16
     rungs: tuple[Count, ...] = ()
     """Samples after which the trial is evaluated and compared, ascending; the end is always one."""
+    metrics: Functions = ()
+    """Metrics of your own, each `module:function`: called at every evaluation as
+    `function(model, tokenizer, rows)` with the tokenised rows, in eval mode, without gradients,
+    under the trial's autocast; gives {name: number}, recorded as `validation/<name>`."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

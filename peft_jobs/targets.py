@@ -71,6 +71,10 @@ def resolve_targets(
     name that matches nothing, also when the others match.
     """
     names = linear_modules(model, exclude)
+    if not names:
+        raise SpecError(
+            f"adapter.target_modules: {type(model).__name__} has no linear module beside its head"
+        )
     if target_modules == ALL_LINEAR:
         return names
     if isinstance(target_modules, str) and target_modules in SETS:

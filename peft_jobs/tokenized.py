@@ -28,6 +28,8 @@ from peft_jobs.tasks import TASKS, Encoder
 
 log = logging.getLogger(__name__)
 
+MIN_EXAMPLES = 2
+"""One row alone is memorised, or decides alone which trial is the best."""
 FORMAT = 1
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
@@ -72,6 +74,11 @@ def load_data(
         if not entry.is_dir():
             _store(entry, partial(_tokenise, spec, tokenizer, selection, classes))
         found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
+        if len(found[split]) < MIN_EXAMPLES and split != "test":
+            raise DataError(
+                f"data.{split} must have at least {MIN_EXAMPLES} examples, got "
+                f"{len(found[split])} of {selection.rows.origin}"
+            )
     return TokenizedData(
         found["train"],
         found["validation"],

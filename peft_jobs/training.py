@@ -26,13 +26,16 @@ from peft_jobs.tasks import Batch
 def train(model: nn.Module, loop: Loop) -> None:
     """Train `model` in place to the spec's horizon; stops at a step's end once it is cancelled.
 
-    Reports go out every `logging_steps` and at every rung; at a rung it waits for the decision.
-    At the end `loop.seen` holds the final evaluation's metrics. Raises Diverged at the first loss
-    that is not finite.
+    Reports go out after the first step, every `logging_steps` and at every rung; at a rung it waits
+    for the decision. A run that has a `loop.start` goes on from there as if it had not stopped. At
+    the end `loop.seen` holds the final evaluation's metrics. Raises Diverged at the first loss that
+    is not finite, or too large.
     """
     with loop.phases.phase("train"):
         trainer = TrialTrainer(model, loop)
-        trainer.train()
+        trainer.reporter.resume()
+        if loop.job.cancelled is None and len(trainer.batches) > 0:
+            trainer.train()
         if loop.job.cancelled is None and loop.seen.evaluated_at != loop.seen.step:
             measure(loop)
 
@@ -40,15 +43,19 @@ def train(model: nn.Module, loop: Loop) -> None:
 class SampleOrder(Sampler[int]):
     """Row numbers for a whole trial: the epochs' orders, one after the other."""
 
-    def __init__(self, seed: int, num_rows: int, num_samples: int) -> None:
+    def __init__(self, seed: int, num_rows: int, num_samples: int, first: int = 0) -> None:
+        """`first` of the `num_samples` are left out: they were seen."""
         self.seed, self.num_rows, self.num_samples = seed, num_rows, num_samples
+        self.first = min(first, num_samples)
 
     def __iter__(self) -> Iterator[int]:
-        epochs = (epoch_order(self.seed, epoch, self.num_rows).tolist() for epoch in count())
-        return islice((row for order in epochs for row in order), self.num_samples)
+        epoch, skipped = divmod(self.first, self.num_rows)
+        epochs = (epoch_order(self.seed, epoch, self.num_rows).tolist() for epoch in count(epoch))
+        rows = (row for order in epochs for row in order)
+        return islice(rows, skipped, skipped + len(self))
 
     def __len__(self) -> int:
-        return self.num_samples
+        return self.num_samples - self.first
 
 
 class TrialTrainer(Trainer):
@@ -62,7 +69,10 @@ class TrialTrainer(Trainer):
         training = loop.spec.training
         num_steps = training.total_steps(len(loop.train_dataset))
         order = SampleOrder(
-            loop.spec.seed, len(loop.train_dataset), num_steps * training.samples_per_step
+            loop.spec.seed,
+            len(loop.train_dataset),
+            num_steps * training.samples_per_step,
+            first=loop.seen.samples,
         )
         self.batches = DataLoader(
             loop.train_dataset,
@@ -70,11 +80,12 @@ class TrialTrainer(Trainer):
             sampler=order,
             collate_fn=partial(loop.task.collate, pad_token_id=loop.pad_token_id),
         )
+        self.reporter = Reporter(loop, self.take_step)
         super().__init__(
             model,
             _arguments(loop, num_steps),
             train_dataset=loop.train_dataset,
-            callbacks=[Reporter(loop, self.take_step)],
+            callbacks=[self.reporter],
         )
         self.remove_callback(PrinterCallback)
 
@@ -106,7 +117,7 @@ class TrialTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         with autocast(self.loop.device, self.loop.spec.training.bf16):
-            loss: Tensor = self.loop.task.loss(model, inputs) / num_items_in_batch
+            loss: Tensor = self.loop.task.losses(model, inputs).sum() / num_items_in_batch
         return loss
 
     def floating_point_ops(self, inputs: Any) -> int:

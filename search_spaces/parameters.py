@@ -25,6 +25,11 @@ from search_spaces.expressions import Lookup, parse
 from search_spaces.suggest import Suggest, num_on_grid, on_grid
 from search_spaces.values import Frozen, Scalar, Value, canonical, encode, freeze, number, thaw
 
+MOST_VALUES = 10**12
+"""Steps between low and high: Optuna divides in decimals of 28 digits."""
+LARGEST_WHOLE = 2**53
+"""Above it floats skip whole numbers, and Optuna keeps every number as a float."""
+
 Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(number)]
 Literally = Annotated[Frozen, PlainValidator(freeze), PlainSerializer(lambda value: value)]
@@ -87,6 +92,8 @@ class Int(_Parameter):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if max(abs(self.low), abs(self.high), abs(self.step)) > LARGEST_WHOLE:
+            raise ValueError(f"whole numbers must be at most 2**53, got high={self.high}")
         _check_range(self.low, self.high, self.step, self.log, "low must be >= 1 with log")
         if self.log and self.step != 1:
             raise ValueError(f"step must be left out with log, got step={self.step}")
@@ -233,6 +240,8 @@ def _check_range(low: float, high: float, step: float | None, log: bool, positiv
         return
     if step <= 0:
         raise ValueError(f"step must be > 0, got step={step}")
+    if num_on_grid(low, high, step) > MOST_VALUES:
+        raise ValueError(f"step must give at most {MOST_VALUES:,} values, {got}, step={step}")
     last = on_grid(low, step, num_on_grid(low, high, step) - 1)
     if last != high:
         raise ValueError(f"step must divide high - low, {got}, step={step}; use high={last:.15g}")

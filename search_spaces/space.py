@@ -23,6 +23,8 @@ from search_spaces.values import NAME, Frozen, Params, Scalar, canonical, check_
 
 Base = Mapping[str, object]
 NO_BASE: Base = {}
+MOST_PARAMETERS = 200
+"""Twice the names that a trial has."""
 _MOST_POINTS_TRIED = 4096
 
 
@@ -56,6 +58,8 @@ class SearchSpace(Declared):
             return raw
         if not raw:
             raise ValueError("a space must have at least one parameter, got none")
+        if len(raw) > MOST_PARAMETERS:
+            raise ValueError(f"a space has at most {MOST_PARAMETERS} parameters, got {len(raw)}")
         return {
             name: {"expression": value} if _reads_any(value, raw) else value
             for name, value in raw.items()

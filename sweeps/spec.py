@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from peft_jobs.engines import ENGINES
-from peft_jobs.fields import Count, NonNegative, Positive, Section, Whole
+from peft_jobs.fields import Count, NonNegative, Number, Positive, Section, Whole
 from peft_jobs.mistakes import suggest
 from peft_jobs.spec import TrialSpec
 from search_spaces import ReadSpace
@@ -130,7 +130,7 @@ class SweepSpec(Section):
     trial: TrialSpec
     space: ReadSpace
     objective: ObjectiveSpec = ObjectiveSpec()
-    constraints: dict[str, float] = Field(default_factory=dict)
+    constraints: dict[str, Number] = Field(default_factory=dict)
     """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 20e9`; a trial above one is
     infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_shorthand), AfterValidator(check_sampler)] = (

@@ -71,8 +71,11 @@ class Task(Protocol[SpecT]):
     def count(self, batch: Batch) -> int:
         """Supervised tokens of a batch (classification: rows); no wait for the device."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Summed cross entropy of the supervised tokens: float32 scalar with a gradient."""
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Summed cross entropy of each row's supervised tokens, [B], with a gradient.
+
+        float32, or float64 of a model in float64.
+        """
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         """What an evaluation needs of a batch; keeps no tensor."""
@@ -90,3 +93,8 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def mask(rows: Sequence[Sequence[int]]) -> Tensor:
     """Attention mask [B, S] of rows that `pad` padded: 1 on tokens, 0 on padding."""
     return pad([[1] * len(row) for row in rows], 0)
+
+
+def upcast(logits: Tensor) -> Tensor:
+    """In float32, where log-probabilities are to be had; float64 stays what it is."""
+    return logits if logits.dtype == torch.float64 else logits.float()

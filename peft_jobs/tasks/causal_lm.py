@@ -8,6 +8,7 @@ Conversations are in `peft_jobs.tasks.chat`.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from datasets import Features, List, Value
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.tasks import chat
-from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad
+from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
 from peft_jobs.templates import columns, render
 
 MAX_EXPONENT = 700.0
@@ -103,8 +104,10 @@ class CausalLM:
     def count(self, batch: Batch) -> int:
         return batch["targets"].numel()
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(_logits(model, batch), batch["targets"], reduction="sum")
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        losses_N = cross_entropy(_logits(model, batch), batch["targets"], reduction="none")
+        num_rows, length = batch["input_ids"].shape
+        return losses_N.new_zeros(num_rows).index_add(0, batch["predict_at"] // length, losses_N)
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         losses_N = cross_entropy(_logits(model, batch), batch["targets"], reduction="none")
@@ -142,9 +145,24 @@ def tokens_with_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[lis
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """float32 logits [N, V] that predict the targets; the model's [B, S, V] is not upcast."""
-    outputs = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    )
-    logits: Tensor = outputs.logits
-    return logits.flatten(0, 1).index_select(0, batch["predict_at"]).float()
+    """Logits [N, V] that predict the targets; the head is applied to their positions alone.
+
+    In float32, or float64 of a model in float64.
+    """
+    predict_at = batch["predict_at"]
+
+    def supervised_only(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, 1).index_select(0, predict_at).unsqueeze(0), *inputs[1:])
+
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    hook = head.register_forward_pre_hook(supervised_only)
+    try:
+        logits: Tensor = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits
+    finally:
+        hook.remove()
+    logits = logits.flatten(0, 1)
+    if len(logits) != len(predict_at):  # a model that multiplies by the head's weight itself
+        logits = logits.index_select(0, predict_at)
+    return upcast(logits)

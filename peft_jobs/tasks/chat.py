@@ -19,6 +19,8 @@ from peft_jobs.tasks._base import IGNORED, Encoder, Example, Row
 from peft_jobs.templates import render
 
 Message = dict[str, Any]
+# What a template may run into: its own errors, and Python's in its expressions.
+_OF_TEMPLATES = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -54,7 +56,9 @@ def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: 
             tokens, supervised, num_bytes = (_marked if marked else _between)(
                 tokenizer, messages, max_length
             )
-        except TemplateError as error:
+        except DataError:
+            raise
+        except _OF_TEMPLATES as error:
             raise DataError(f"the chat template refuses the conversation: {error}") from error
         labels = [
             token if counts else IGNORED for token, counts in zip(tokens, supervised, strict=True)

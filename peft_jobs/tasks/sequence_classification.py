@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.errors import DataError
 from peft_jobs.spec import SequenceClassificationSpec
-from peft_jobs.tasks._base import Batch, Encoder, Example, Row, Score, mask, pad
+from peft_jobs.tasks._base import Batch, Encoder, Example, Row, Score, mask, pad, upcast
 from peft_jobs.templates import columns, render
 
 
@@ -82,8 +82,8 @@ class SequenceClassification:
     def count(self, batch: Batch) -> int:
         return len(batch["labels"])
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(_logits(model, batch), batch["labels"], reduction="sum")
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(_logits(model, batch), batch["labels"], reduction="none")
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         logits_BC, labels_B = _logits(model, batch), batch["labels"]
@@ -110,7 +110,7 @@ def _typed(tokenizer: PreTrainedTokenizerBase, spec: SequenceClassificationSpec)
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """float32 logits [B, C]."""
+    """Logits [B, C], in float32 at least."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits: Tensor = model(**inputs).logits
-    return logits.float()
+    return upcast(logits)

@@ -3,11 +3,13 @@
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.job import Prepared
@@ -28,10 +30,12 @@ from sweeps.spec import ResourcesSpec
 
 log = logging.getLogger(__name__)
 
+_KNOCK_SECONDS = 5.0
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "30",  # a dead head ends the driver after so long
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -39,6 +43,11 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "64",
 }
+_SECRETS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"),
+)
+"""A trial's proxy needs none of them; its host has its node's environment."""
 
 
 class RayBackend:
@@ -47,6 +56,8 @@ class RayBackend:
     def __init__(self, resources: ResourcesSpec, options: dict[str, Any]) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        # Tune 2.60 hands these to its actors on their command lines, and into Ray's logs.
+        class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRETS)
         # Tune prints a traceback for each proxy that dies and is replaced; the bridge says so too.
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
         _connect(resources.address)
@@ -120,6 +131,9 @@ class RayBackend:
 def _connect(address: str | None) -> None:
     """Join the cluster at `address`; by default start one here, whatever else runs here."""
     try:
+        if address is not None and ":" in address:  # Ray itself would try for a minute
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
         with keeping_signals():  # Ray 2.60 takes SIGTERM over (`ray._private.node`)
             ray.init(
                 address=address or "local",
@@ -127,7 +141,7 @@ def _connect(address: str | None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = "can be started" if address is None else f"at {address!r}"
         hint = "" if address is None else " (a cluster with a token needs RAY_AUTH_MODE=token here)"
         raise Unavailable(f"no Ray cluster {where}: {error}{hint}") from error

@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from peft_jobs import Fenced
+from peft_jobs import Fenced, faults
 from peft_jobs.engines import load_engine
 from peft_jobs.host import Message, TrialHost
 
@@ -30,6 +30,7 @@ class HostActor:
         self._started = time.time()
         self._claim: tuple[int, float] | None = None
         """The trial that runs or waits to run alone here, and until when it is waited for."""
+        faults.passing("host.starting")
         self._host = TrialHost(load_engine(engine, options), on_change=self._on_change)
 
     async def prepare(self, spec_json: str, variants_json: list[str]) -> dict[str, Any]:

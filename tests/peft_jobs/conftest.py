@@ -1,8 +1,11 @@
 """Tiny random bases, saved as a user's would be, and the real ones where they are at hand."""
 
 import functools
+import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +176,79 @@ def take_steps() -> Callable[..., list[float]]:
         return losses
 
     return take
+
+
+@pytest.fixture(scope="session")
+def rows_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 rows: an answer that follows from the question, and a class that follows from both."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    words = ("the", "a", "red", "green", "cat", "dog", "bird", "sees", "likes")
+    rows = [
+        {
+            "q": f"{words[i % 9]} {words[i // 9 % 9]}",
+            "a": " ".join(words[(i + j) % 9] for j in range(1 + i % 4)),
+            "class": ("odd", "even")[i % 2],
+        }
+        for i in range(80)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+class Listening:
+    """Runs jobs on an engine in this thread; keeps what they report, and decides at once."""
+
+    def __init__(self, engine: Any, trial_folder: Path) -> None:
+        self.engine, self.folder = engine, trial_folder
+        self.reports: list[Any] = []
+        self.job: Any = None
+        self.on_report: Callable[[Any], None] = lambda progress: None
+
+    def run(self, spec: Any, attempt: int = 1, checkpoint: Path | str | None = None) -> Any:
+        """The result of an attempt; `reports` are those of this attempt alone."""
+        from peft_jobs.job import Job
+
+        listening = self
+
+        class Decided(Job):
+            def report(self, progress: Any) -> None:
+                listening.reports.append(progress)
+                listening.on_report(progress)
+
+        directory = self.folder / "attempts" / str(attempt)
+        start = None if checkpoint is None else Path(checkpoint)
+        self.reports = []
+        self.job = Decided(0, attempt, spec, directory, start, threading.Condition())
+        return self.engine.run(self.job)
+
+    def checkpoints(self, attempt: int = 1) -> list[Path]:
+        """The checkpoints that an attempt has left, oldest first."""
+        return sorted((self.folder / "attempts" / str(attempt) / "checkpoints").glob("step-*"))
+
+
+@pytest.fixture(scope="session")
+def listen() -> Callable[..., Listening]:
+    """(engine, folder of a trial) -> Listening."""
+    return Listening
+
+
+@pytest.fixture(scope="session")
+def watch_forward() -> Callable[..., Any]:
+    """(base, look) -> a context in which `look(training, rows)` is called before each forward."""
+
+    @contextmanager
+    def watch(base: Any, look: Callable[[bool, int], None]) -> Iterator[None]:
+        active = True
+
+        def hook(module: Any, _inputs: Any, arguments: dict[str, Any]) -> None:
+            if active:
+                look(module.training, len(arguments["input_ids"]))
+
+        # Detaching an adapter puts copies of the hooks back: `remove` would not find this one.
+        base.model.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:
+            active = False
+
+    return watch

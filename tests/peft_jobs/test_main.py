@@ -135,7 +135,8 @@ def test_a_failed_trial_is_recorded_and_gives_exit_code_1(
     trial_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "o"
-    code, _, error = run([trial_path, "training.learning_rate=1e30", "--out", out], capsys)
+    huge = ["training.learning_rate=1e12", "adapter.lora_alpha=1e12"]
+    code, _, error = run([trial_path, *huge, "--out", out], capsys)
     assert code == 1
     assert "error: diverged: train/loss is" in error
     assert json.loads((out / "result.json").read_text())["kind"] == "diverged"

@@ -18,24 +18,8 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tokenized import load_data
 
+DIVERGING = {"training.learning_rate": 1e12, "adapter.lora_alpha": 1e12}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-WORDS = ("the", "a", "red", "green", "cat", "dog", "bird", "sees", "likes")
-
-
-@pytest.fixture(scope="module")
-def rows_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """80 rows: an answer that follows from the question, and a class that follows from both."""
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    rows = [
-        {
-            "q": f"{WORDS[i % 9]} {WORDS[i // 9 % 9]}",
-            "a": " ".join(WORDS[(i + j) % 9] for j in range(1 + i % 4)),
-            "class": ("odd", "even")[i % 2],
-        }
-        for i in range(80)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +103,7 @@ def test_a_trial_leaves_its_records_and_an_adapter_that_gives_its_loss(
     assert named <= result.provenance.keys()
     assert result.provenance["threads"] == 1
     lines = (driver.directory / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["rung"] for line in lines] == [16, None, None, None]
+    assert [json.loads(line)["rung"] for line in lines] == [None, 16, None, None, None]
 
     assert result.adapter == "adapter"
     base = load_base(spec.model, spec.quantization, spec.task)
@@ -143,7 +127,7 @@ def test_a_trial_after_others_is_the_same_trial(
     first = finished(driver.run(spec))
     other = trial(tiny_llama_path, rows_path, {"adapter.r": 16, "training.learning_rate": 0.1})
     assert finished(driver.run(other)).metrics != first.metrics
-    assert driver.run(spec.with_params({"training.learning_rate": 1e30})) is not None
+    assert driver.run(spec.with_params(DIVERGING)) is not None
     again = finished(driver.run(spec))
     alone = Driver(SoloEngine(str(tmp_path / "cache"), threads=1), tmp_path / "alone")
     fresh = finished(alone.run(spec))
@@ -205,7 +189,7 @@ def test_divergence_and_mistakes_end_one_trial_alone(
 ) -> None:
     spec = trial(tiny_llama_path, rows_path)
     before = finished(driver.run(spec))
-    diverged = driver.run(spec.with_params({"training.learning_rate": 1e30}))
+    diverged = driver.run(spec.with_params(DIVERGING))
     assert diverged is not None
     assert (diverged.state, diverged.kind) == (State.PRUNED, Kind.DIVERGED)
     assert diverged.step > 0
@@ -223,17 +207,6 @@ def test_divergence_and_mistakes_end_one_trial_alone(
     assert no_data is not None
     assert (no_data.state, no_data.kind) == (State.FAIL, Kind.DATA)
     assert finished(driver.run(spec)).metrics == before.metrics
-
-
-def test_a_trial_that_does_not_fit_ends_as_out_of_memory(
-    driver: Driver, tiny_llama_path: Path, rows_path: Path
-) -> None:
-    spec = trial(tiny_llama_path, rows_path)
-    fits = finished(driver.run(spec))
-    result = driver.run(spec.with_params({"adapter.r": 2**36}))  # 16 TiB for the first matrix
-    assert result is not None
-    assert (result.state, result.kind) == (State.PRUNED, Kind.OUT_OF_MEMORY), result.traceback
-    assert finished(driver.run(spec)).metrics == fits.metrics
 
 
 def test_a_changed_base_is_noticed_and_loaded_anew(

@@ -118,7 +118,7 @@ def test_prompt_tokens_do_not_contribute_to_loss(tokenizer: Any, model: Any) -> 
             tokens += 1
     batch = task.collate(examples, pad_token_id=0)
     assert task.count(batch) == tokens
-    assert task.loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+    assert task.losses(model, batch).sum().item() == pytest.approx(expected, rel=1e-5)
     score = task.score(model, batch)
     assert (score.loss_sum, score.count) == (pytest.approx(expected, rel=1e-5), tokens)
     assert score.num_bytes == sum(len(row["answer"]) for row in ROWS)
@@ -128,7 +128,7 @@ def test_our_loss_is_the_loss_of_transformers(tokenizer: Any, model: Any) -> Non
     task = TASKS["causal_lm"]
     batch = task.collate([encode(tokenizer, row) for row in ROWS], pad_token_id=0)
     theirs = model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"]).loss
-    ours = task.loss(model, batch) / task.count(batch)
+    ours = task.losses(model, batch).sum() / task.count(batch)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
@@ -272,7 +272,9 @@ def test_classification_loss_is_that_of_transformers(tiny_bert_path: Path) -> No
     examples = [encoder(row | {"n": i % 3}) for i, row in enumerate(ROWS)]
     batch = task.collate([e for e in examples if e is not None], pad_token_id=5)
     theirs = model(**batch).loss
-    assert (task.loss(model, batch) / task.count(batch)).item() == pytest.approx(theirs.item())
+    assert (task.losses(model, batch).sum() / task.count(batch)).item() == pytest.approx(
+        theirs.item()
+    )
     score = task.score(model, batch)
     assert score.actual == (0, 1, 2, 0, 1)
     assert score.loss_sum / score.count == pytest.approx(theirs.item())

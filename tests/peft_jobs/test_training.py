@@ -13,11 +13,14 @@ from peft_jobs.base import load_base
 from peft_jobs.errors import Diverged
 from peft_jobs.job import Job
 from peft_jobs.keyed import epoch_order
+from peft_jobs.ladder import Ladder
 from peft_jobs.methods import METHODS
 from peft_jobs.methods._base import clock_of
 from peft_jobs.phases import Phases
-from peft_jobs.reporting import Loop, Seen
+from peft_jobs.reporting import Loop
 from peft_jobs.result import Progress
+from peft_jobs.saving import Saver
+from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.training import SampleOrder, train
@@ -112,6 +115,8 @@ class Run:
             job=self.job,
             phases=Phases(),
             seen=self.seen,
+            saver=Saver(self.job, None),
+            ladder=Ladder(self.spec, self.base.device),
         )
 
     @property
@@ -266,9 +271,10 @@ def test_reports_come_every_logging_steps_and_at_the_end(
 ) -> None:
     every = Run(base, rows, trial(tmp_path, max_steps=7), tmp_path)()
     some = Run(base, rows, trial(tmp_path, max_steps=7, logging_steps=3), tmp_path)()
-    assert [progress.step for progress in some.told] == [3, 6, 7]
-    assert some.losses[0] == pytest.approx(sum(every.losses[:3]) / 3)
-    assert some.losses[2] == every.losses[6]
+    assert [progress.step for progress in some.told] == [1, 3, 6, 7]
+    assert some.losses[0] == every.losses[0]
+    assert some.losses[1] == pytest.approx(sum(every.losses[:3]) / 3)
+    assert some.losses[3] == every.losses[6]
 
 
 def test_rungs_are_evaluated_at_the_first_step_that_reaches_them(
@@ -300,11 +306,29 @@ def test_a_cancelled_trial_stops_without_another_step_or_evaluation(
 def test_a_loss_that_is_no_number_ends_the_trial_at_once(
     base: Any, rows: Any, tmp_path: Path
 ) -> None:
-    run = Run(base, rows, trial(tmp_path, learning_rate=1e30, max_steps=50), tmp_path)
+    huge = {"adapter.lora_alpha": 1e12, "training.learning_rate": 1e12}
+    spec = trial(tmp_path, huge, max_steps=50, max_loss=None)
+    run = Run(base, rows, spec, tmp_path)
     with pytest.raises(Diverged, match=r"train/loss is (nan|inf) at step [23]"):
         run()
     assert run.seen.step <= 3
     assert json.dumps(run.losses, allow_nan=False)
+
+
+def test_a_loss_above_the_limit_ends_the_trial_at_once(
+    base: Any, rows: Any, tmp_path: Path
+) -> None:
+    free = Run(base, rows, trial(tmp_path, max_loss=None), tmp_path)()
+    limit = (max(free.losses) + min(free.losses)) / 2
+    step = 1 + next(i for i, loss in enumerate(free.losses) if loss > limit)
+    stopped = Run(base, rows, trial(tmp_path, max_loss=limit), tmp_path)
+    with pytest.raises(Diverged, match=rf"at step {step}, above training\.max_loss = "):
+        stopped()
+    assert stopped.losses == free.losses[: step - 1]
+    # Here the validation loss is 10 - step.
+    spec = trial(tmp_path, {"evaluation.rungs": [8]}, max_loss=7.5)
+    with pytest.raises(Diverged, match=r"validation/loss is 8 at step 2, above"):
+        Run(base, rows, spec, tmp_path)()
 
 
 def test_nothing_is_printed(

@@ -30,7 +30,7 @@ def test_quantization_schemes_are_bitsandbytes_own() -> None:
 
 
 def test_training_fields_are_transformers_own() -> None:
-    ours = {"max_samples"}
+    ours = {"max_loss", "max_samples"}
     assert set(TrainingSpec.model_fields) - ours <= names(TrainingArguments)
     assert ours.isdisjoint(names(TrainingArguments))
     assert "per_device_eval_batch_size" in names(TrainingArguments)

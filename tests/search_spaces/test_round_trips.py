@@ -7,7 +7,7 @@ import math
 import optuna
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search_spaces import RandomSuggest, Suggest, load_space
@@ -125,3 +125,29 @@ def test_optunas_trial_has_the_signatures_of_suggest(method):
     assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
         (p.name, p.kind, p.default) for p in optunas.parameters.values()
     ]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('studies') / 'optuna.db'}"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(raw=spaces(), seed=st.integers(0, 2**31))
+def test_a_point_comes_back_from_a_real_database_and_can_be_enqueued(database, raw, seed):
+    space = load_space(raw)
+    sampler = optuna.samplers.RandomSampler(seed=seed)
+    study = optuna.create_study(storage=optuna.storages.RDBStorage(database), sampler=sampler)
+    first = study.ask()
+    params = space.draw(first)
+    found = optuna.load_study(
+        study_name=study.study_name, storage=optuna.storages.RDBStorage(database), sampler=sampler
+    )
+    stored = found.trials[0].params
+    assert json.dumps(space.draw(optuna.trial.FixedTrial(stored))) == json.dumps(params)
+    again = optuna.trial.Trial(found, found.trials[0]._trial_id)
+    assert json.dumps(space.draw(again)) == json.dumps(params)
+    found.enqueue_trial(stored)
+    second = found.ask()
+    assert json.dumps(space.draw(second)) == json.dumps(params)
+    assert second.number == 1

@@ -46,8 +46,8 @@ SECRETS = {
     name: canary(name)
     for name in (
         *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY"),
-        *("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
-        "RAY_AUTH_TOKEN",
+        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN"),
+        *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
     )
 }
 IN_TRACKING, IN_STUDY, IN_USER = canary("tracking"), canary("study"), canary("user")
@@ -69,7 +69,6 @@ class World:
 
     folder: Path
     ray: Path
-    server: Server
     command_lines: set[str] = field(default_factory=set)
     printed: list[bytes] = field(default_factory=list)
 
@@ -79,6 +78,7 @@ class World:
         return {
             **os.environ,
             **SECRETS,
+            "RAY_AUTH_MODE": "token",
             "MLFLOW_TRACKING_USERNAME": IN_USER,
             "PEFT_SWEEPS_STUDY_URL": study,
             "HOME": str(self.folder / "home"),
@@ -137,41 +137,47 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    for name in ("server", "work", "home"):
+    for name in ("work", "home"):
         (tmp_path / name).mkdir()
     ray = Path(tempfile.mkdtemp(prefix="rs"))  # short: sockets lie in it
-    server = Server(tmp_path / "server", free_port())
-    server.start()
-    sweep = yaml.safe_load(SWEEP)
-    authority = f"{IN_USER}:{IN_TRACKING}@127.0.0.1:{server.port}"
-    sweep["tracking"] = {"uri": f"http://{authority}"}
-    (tmp_path / "work" / "waves.yaml").write_text(yaml.safe_dump(sweep))
+    yield World(tmp_path, ray)
+    shutil.rmtree(ray, ignore_errors=True)
+
+
+@pytest.fixture
+def tracked(world: World) -> Iterator[World]:
+    """With a sweep file that names a server, and the password for it."""
+    (world.folder / "server").mkdir()
+    server = Server(world.folder / "server", free_port())
     try:
-        yield World(tmp_path, ray, server)
+        server.start()
+        authority = f"{IN_USER}:{IN_TRACKING}@127.0.0.1:{server.port}"
+        sweep = {**yaml.safe_load(SWEEP), "tracking": {"uri": f"http://{authority}"}}
+        (world.folder / "work" / "waves.yaml").write_text(yaml.safe_dump(sweep))
+        yield world
     finally:
         server.stop()
-        shutil.rmtree(ray, ignore_errors=True)
 
 
-def test_a_sweep_on_ray_leaks_no_secret(world: World) -> None:
-    assert world.run("run", "waves.yaml", SIMULATED) == 0, world.printed
-    assert world.run("show", "waves", "1") == 0
-    assert world.run("leaderboard", "waves", "--html", "board.html") == 0
-    trials = world.folder / "work" / "runs" / "waves" / "trials"
+def test_a_sweep_on_ray_leaks_no_secret(tracked: World) -> None:
+    assert tracked.run("run", "waves.yaml", SIMULATED) == 0, tracked.printed
+    assert tracked.run("show", "waves", "1") == 0
+    assert tracked.run("leaderboard", "waves", "--html", "board.html") == 0
+    trials = tracked.folder / "work" / "runs" / "waves" / "trials"
     assert list(trials.rglob("traceback.txt"))
-    assert (world.folder / "study.db").stat().st_size > 10_000
-    assert list((world.folder / "server").rglob("trial.json"))
-    assert list(world.ray.rglob("*.log")), "Ray's session folder lies elsewhere"
-    assert any("raylet" in line for line in world.command_lines)
-    assert world.leaks() == []
+    assert (tracked.folder / "study.db").stat().st_size > 10_000
+    assert list((tracked.folder / "server").rglob("trial.json"))
+    assert list(tracked.ray.rglob("*.log")), "Ray's session folder lies elsewhere"
+    assert any("raylet" in line for line in tracked.command_lines)
+    assert tracked.leaks() == []
 
 
 @pytest.mark.slow
-def test_a_trained_and_exported_trial_leaks_no_secret(world: World) -> None:
-    assert world.run("run", "waves.yaml", "--inline", "budget.n_trials=1") == 0, world.printed
-    assert world.run("export", "waves") == 0, world.printed
-    assert list(world.folder.rglob("exports/*/README.md"))
-    assert world.leaks() == []
+def test_a_trained_and_exported_trial_leaks_no_secret(tracked: World) -> None:
+    assert tracked.run("run", "waves.yaml", "--inline", "budget.n_trials=1") == 0, tracked.printed
+    assert tracked.run("export", "waves") == 0, tracked.printed
+    assert list(tracked.folder.rglob("exports/*/README.md"))
+    assert tracked.leaks() == []
 
 
 def test_the_search_finds_what_is_planted(world: World) -> None:

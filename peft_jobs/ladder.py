@@ -1,0 +1,68 @@
+"""The ladder: what an attempt does when its memory runs out, one rung after the other.
+
+Each failure is recorded and the settings go one step down (`memory_settings.below`). An evaluation
+is made again in place; training is begun again, by the engine, from the latest checkpoint.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from peft_jobs.errors import OutOfMemory
+from peft_jobs.memory import is_out_of_memory, release
+from peft_jobs.memory_settings import LadderRung, Phase, below, settings_of, with_settings
+from peft_jobs.seen import Seen
+from peft_jobs.spec import TrialSpec
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Ladder:
+    """Where on the ladder an attempt stands."""
+
+    def __init__(
+        self, spec: TrialSpec, device: torch.device, rungs: Sequence[LadderRung] = ()
+    ) -> None:
+        """`rungs` are those that the trial has left behind in earlier attempts."""
+        self.device = device
+        self.rungs = list(rungs)
+        self.peaks: Callable[[], dict[str, int]] = dict
+        """Memory peaks with the present settings."""
+        self.spec = spec
+        """The trial with the present settings."""
+        if self.rungs:
+            self._step_down(self.rungs[-1])
+
+    def tried(self, phase: Phase, seen: Seen, run: Callable[[TrialSpec], T]) -> T | None:
+        """What `run` gives with the present settings; None if memory ran out and there are others
+        to try now. Raises OutOfMemory if there are none."""
+        try:
+            return run(self.spec)
+        except Exception as error:
+            if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+                raise
+            text = next(iter(str(error).splitlines()), "") or type(error).__name__
+        # Only here is the error gone, and with it the frames that hold the tensors.
+        rung = LadderRung(
+            phase=phase,
+            step=seen.step,
+            tried=settings_of(self.spec),
+            peak=self.peaks(),
+            error=text,
+        )
+        self.rungs.append(rung)
+        release(self.device)
+        self._step_down(rung)
+        log.warning("out of memory (%s): %s; going on with %s", phase, text, settings_of(self.spec))
+        return None
+
+    def _step_down(self, rung: LadderRung) -> None:
+        settings = below(rung.tried, rung.phase)
+        if settings is None:
+            raise OutOfMemory(
+                f"out of memory with nothing left to save ({rung.phase}): {rung.error}"
+            )
+        self.spec = with_settings(self.spec, settings)

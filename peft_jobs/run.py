@@ -1,0 +1,158 @@
+"""Run: one attempt of a trial on a resident base, from where it starts to its saved adapter.
+
+`_fits` is the table of contents of a trial. Should memory run out in training, it is gone through
+again with smaller settings, from the attempt's latest checkpoint.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import set_seed
+
+from peft_jobs import attempt
+from peft_jobs.base import Base
+from peft_jobs.evaluation import score
+from peft_jobs.job import Job
+from peft_jobs.ladder import Ladder
+from peft_jobs.memory import peak_memory
+from peft_jobs.methods import METHODS, clock_of
+from peft_jobs.phases import Phases
+from peft_jobs.reporting import Loop
+from peft_jobs.result import Progress, finite
+from peft_jobs.resume import Start, find_start, restored
+from peft_jobs.saving import Saver
+from peft_jobs.seen import Seen
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import TASKS
+from peft_jobs.tokenized import TokenizedData
+from peft_jobs.training import train
+
+
+class Run:
+    """One attempt; `seen` and `found` are filled in as far as it comes."""
+
+    def __init__(
+        self,
+        job: Job,
+        base: Base,
+        data: TokenizedData,
+        phases: Phases,
+        seen: Seen,
+        found: dict[str, Any],
+        *,
+        checkpoint_seconds: float | None,
+        score_test: bool,
+    ) -> None:
+        """`found` takes fields of the attempt's result; it holds its provenance already."""
+        self.job, self.base, self.data = job, base, data
+        self.phases, self.seen, self.found = phases, seen, found
+        self.score_test = score_test
+        self.saver = Saver(job, checkpoint_seconds)
+        self.start = find_start(job, job.checkpoint)
+        rungs = () if self.start is None else self.start.state.ladder
+        self.ladder = Ladder(job.spec, base.device, rungs)
+
+    def to_end(self) -> None:
+        """Train, evaluate and save; returns early if the job is cancelled.
+
+        Raises whatever goes wrong; OutOfMemory when no smaller settings are left.
+        """
+        start = self.start
+        self.found["memory_ladder"] = self.ladder.rungs
+        self.found["provenance"]["resumed_from"] = 0 if start is None else start.state.step
+        while not self._fits(start):
+            start = find_start(self.job, self.saver.latest or self.job.checkpoint)
+
+    def _fits(self, start: Start | None) -> bool:
+        """All of a trial, from `start`; False if memory ran out in training."""
+        with self._measured(), self._attached(self.ladder.spec) as model:
+            loop = self._loop(model, self._restored(model, start))
+            self.found["trainable_parameters"] = model.get_nb_trainable_parameters()[0]
+            if self.ladder.tried("train", self.seen, partial(_train, model, loop)) is None:
+                return False
+            if self.job.cancelled is None:
+                with self.phases.phase("evaluate"):
+                    self.seen.metrics |= self._test_metrics(model)
+                with self.phases.phase("save"):
+                    self.found["adapter"] = attempt.save_adapter(model, self.job.directory)
+        return True
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Put the block's memory peaks into `found`, also when it raises."""
+        with peak_memory(self.base.device) as self.ladder.peaks:
+            try:
+                yield
+            finally:
+                self.found["memory"] = self.ladder.peaks()
+
+    @contextmanager
+    def _attached(self, spec: TrialSpec) -> Iterator[PeftModel]:
+        """A fresh adapter on the base for as long as the block lasts."""
+        method = METHODS[spec.adapter.method]
+        set_seed(spec.seed)
+        with self.phases.phase("attach"):
+            model = method.attach(self.base, spec)
+        try:
+            yield model
+        finally:
+            with self.phases.phase("attach"):
+                method.detach(model)
+
+    def _restored(self, model: PeftModel, start: Start | None) -> Start | None:
+        """`start`, with model, clock and counts where it was left."""
+        with self.phases.phase("attach"):
+            start = restored(model, start)
+        self.seen.go_back(None if start is None else start.state)
+        if start is None:
+            self.found["provenance"]["resumed_from"] = 0
+        training = self.ladder.spec.training
+        clock_of(model).micro_step = self.seen.step * training.gradient_accumulation_steps
+        return start
+
+    def _loop(self, model: PeftModel, start: Start | None) -> Loop:
+        def report(progress: Progress) -> None:
+            attempt.append(self.job.directory, progress)
+            self.job.report(progress)
+
+        return Loop(
+            spec=self.ladder.spec,
+            task=TASKS[self.job.spec.task.type],
+            train_dataset=self.data.train,
+            pad_token_id=self.base.tokenizer.pad_token_id,
+            device=self.base.device,
+            clock=clock_of(model),
+            evaluate=partial(self._scored, model, self.data.validation),
+            report=report,
+            job=self.job,
+            phases=self.phases,
+            seen=self.seen,
+            saver=self.saver,
+            ladder=self.ladder,
+            start=start,
+        )
+
+    def _scored(
+        self, model: PeftModel, rows: Dataset, split: str = "validation"
+    ) -> dict[str, float]:
+        """Metrics on a split, in as small batches as memory asks for."""
+        while True:
+            metrics = self.ladder.tried(
+                "evaluate", self.seen, lambda spec: score(model, self.base, spec, rows, split)
+            )
+            if metrics is not None:
+                return metrics
+
+    def _test_metrics(self, model: PeftModel) -> dict[str, float]:
+        if not self.score_test or self.data.test is None:
+            return {}
+        return finite(self._scored(model, self.data.test, "test"))
+
+
+def _train(model: PeftModel, loop: Loop, _spec: TrialSpec) -> bool:
+    train(model, loop)
+    return True

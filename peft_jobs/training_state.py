@@ -1,0 +1,78 @@
+"""The tensors of a training run: trainable parameters and the optimizer's state, by name.
+
+Nothing of the frozen base is among them, nothing is quantized, and no pickle is read or written.
+"""
+
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from peft_jobs.checkpoint import Damaged
+
+Tensors = dict[str, Tensor]
+"""`model/<parameter>` and `optimizer/<parameter>/<name of the state>`."""
+
+
+def snapshot(model: nn.Module, optimizer: Any) -> bytes:
+    """The tensors, on the CPU, as the content of a safetensors file."""
+    tensors = {f"model/{name}": value for name, value in _trainable(model).items()}
+    for name, parameter in _trainable(model).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = value
+    content: bytes = safetensors.torch.save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    )
+    return content
+
+
+def parse(content: bytes) -> Tensors:
+    """The tensors of a `snapshot`; none of an empty one."""
+    return safetensors.torch.load(content) if content else {}
+
+
+def restore_model(model: nn.Module, tensors: Tensors) -> None:
+    """Give the trainable parameters the values of a snapshot, in place.
+
+    Raises Damaged, and changes nothing, if the model has other ones.
+    """
+    own = _trainable(model)
+    saved = {
+        name.removeprefix("model/"): value
+        for name, value in tensors.items()
+        if name.startswith("model/")
+    }
+    for name in sorted(own.keys() | saved.keys()):
+        if name not in own or name not in saved or own[name].shape != saved[name].shape:
+            raise Damaged(f"the trial trains other parameters now: {name}")
+    with torch.no_grad():
+        for name, value in saved.items():
+            own[name].copy_(value)
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: Any, scheduler: Any, tensors: Tensors, schedule: dict[str, Any]
+) -> None:
+    """Give a fresh optimizer and its schedule the state of a snapshot, in place."""
+    scheduler.load_state_dict(dict(schedule))
+    saved: dict[str, Tensors] = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "optimizer":
+            parameter, _, key = rest.rpartition("/")
+            saved.setdefault(parameter, {})[key] = value
+    names = {parameter: name for name, parameter in _trainable(model).items()}
+    state, groups = {}, optimizer.state_dict()["param_groups"]
+    for group, own, rate in zip(
+        groups, optimizer.param_groups, scheduler.get_last_lr(), strict=True
+    ):
+        group["lr"] = rate
+        for index, parameter in zip(group["params"], own["params"], strict=True):
+            if names[parameter] in saved:
+                state[index] = saved[names[parameter]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,88 @@
+"""An MLflow server in a process of its own, and a port that leads to it or to nobody."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.tracking.ui import ui_command
+from tests.ray_nodes import free_port
+
+
+@dataclass
+class Server:
+    """An MLflow server in a process group of its own."""
+
+    storage: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command, environment = ui_command(self.storage, port=self.port)
+        with (self.storage / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=1):
+                    return
+            except OSError:
+                assert self.process.poll() is None, (self.storage / "server.log").read_text()
+                time.sleep(0.1)
+        raise TimeoutError((self.storage / "server.log").read_text())
+
+    def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
+        if self.process:
+            os.killpg(self.process.pid, with_signal)
+            self.process.wait(20)
+            self.process = None
+
+
+class Gate:
+    """A port at which nobody listens until `open` forwards it to a server."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = free_port()
+        self._target = ("127.0.0.1", target_port)
+        self._listener: socket.socket | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        if self._listener:
+            self._listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:  # closed
+                return
+            upstream = socket.create_connection(self._target)
+            for source, sink in ((client, upstream), (upstream, client)):
+                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
