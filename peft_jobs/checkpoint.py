@@ -56,6 +56,8 @@ class CheckpointState(BaseModel):
     learning_rate: float = 0.0
     """Of the last step."""
     scheduler: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    """Of the trial so far, by phase."""
     reports: tuple[Progress, ...] = ()
     """Made at this step. They are made again by the attempt that goes on from here: the first
     time they may have been lost with the host or the driver."""

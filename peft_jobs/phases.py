@@ -1,7 +1,7 @@
 """Seconds of a trial by phase; nested phases are not counted twice."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -11,6 +11,11 @@ class Phases:
     def __init__(self, *names: str) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(names, 0.0)
         self._inside: list[float] = []
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count what was spent before, in an earlier attempt."""
+        for name, spent in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

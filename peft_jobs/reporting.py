@@ -208,6 +208,7 @@ class Reporter(TrainerCallback):
             losses=tuple(self.losses),
             learning_rate=self.learning_rate,
             scheduler=schedule,
+            seconds=dict(self.loop.phases.seconds),
             reports=reports,
             ladder=tuple(self.loop.ladder.rungs),
         )

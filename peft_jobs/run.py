@@ -64,6 +64,8 @@ class Run:
         start = self.start
         self.found["memory_ladder"] = self.ladder.rungs
         self.found["provenance"]["resumed_from"] = 0 if start is None else start.state.step
+        if start is not None:
+            self.phases.add(start.state.seconds)
         while not self._fits(start):
             start = find_start(self.job, self.saver.latest or self.job.checkpoint)
 

@@ -20,10 +20,11 @@ from datasets import disable_progress_bars
 from peft_jobs import attempt
 from peft_jobs.base import Base, this_device
 from peft_jobs.custom_metrics import load_metric
-from peft_jobs.errors import OutOfMemory
+from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.memory import is_out_of_memory, release
+from peft_jobs.methods import check_whole_modules
 from peft_jobs.phases import Phases
 from peft_jobs.provenance import environment
 from peft_jobs.resident import Resident, key_of
@@ -50,6 +51,8 @@ class SoloEngine:
         """`cache_dir` keeps tokenised data, for other processes too; `threads` are torch's, None
         leaves them as they are; `score_test` adds the test split's metrics to each result;
         `checkpoint_seconds` lie between checkpoints, beside those at rungs, None leaves none."""
+        if threads is not None and threads < 1:
+            raise SpecError(f"engine option threads must be >= 1, got {threads}")
         self.threads, self.score_test = threads, score_test
         self.checkpoint_seconds = checkpoint_seconds
         self.device = this_device()
@@ -83,6 +86,7 @@ class SoloEngine:
             targets = variant.adapter.target_modules
             if key_of(variant, data.classes) == base.key:
                 resolve_targets(base.model, targets)
+                check_whole_modules(base.model, set(variant.adapter.modules_to_save))
             else:
                 check_targets_without_weights(variant.model, variant.task, targets)
         return base, data

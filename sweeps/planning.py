@@ -19,6 +19,7 @@ def variants(spec: SweepSpec) -> list[TrialSpec]:
             trial.data,
             trial.adapter.method,
             trial.adapter.target_modules,
+            trial.adapter.modules_to_save,
         )
         chosen.setdefault(tuple(map(repr, parts)), trial)
     return list(chosen.values())
@@ -26,6 +27,12 @@ def variants(spec: SweepSpec) -> list[TrialSpec]:
 
 def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
     """The sweep with its horizon in samples and its rungs written into the trial."""
+    metric, measured = spec.objective.metric, prepared.baseline
+    if measured and metric not in measured:
+        raise SpecError(
+            f"objective.metric: {metric!r} is not among what an evaluation of the base gave: "
+            f"{', '.join(measured)}"
+        )
     samples = max_samples(spec, prepared.train_rows)
     rungs = spec.budget.rungs
     if rungs is None:

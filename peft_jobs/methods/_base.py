@@ -55,7 +55,7 @@ class Method:
         whole = set(spec.adapter.modules_to_save) | set(fresh)
         if not isinstance(spec.task, CausalLMSpec):
             whole |= set(head_modules(model))
-        _check_whole_modules(model, whole)
+        check_whole_modules(model, whole)
         setattr(config, "modules_to_save", sorted(whole) or None)  # noqa: B010  # not in the base class
         clock = Clock() if clock is None else clock
         snapshot = Snapshot.of(model)
@@ -93,7 +93,7 @@ def clock_of(model: PeftModel) -> Clock:
     return clock
 
 
-def _check_whole_modules(model: PreTrainedModel, names: set[str]) -> None:
+def check_whole_modules(model: PreTrainedModel, names: set[str]) -> None:
     """PEFT matches `modules_to_save` by the end of their names; each must name something real."""
     for name in sorted(names):
         found = [module for full, module in model.named_modules() if full.endswith(name)]
