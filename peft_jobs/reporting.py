@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
 
 from peft_jobs.checkpoint import CheckpointState
 from peft_jobs.errors import Diverged
@@ -27,7 +26,6 @@ from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import Task
-from peft_jobs.training_state import restore_optimizer, snapshot
 
 
 @dataclass(frozen=True)
@@ -75,81 +73,88 @@ def check_loss(loop: Loop, name: str, loss: float) -> None:
         raise Diverged(f"{name} is {loss:g} at step {step}, above training.max_loss = {limit:g}")
 
 
-Reports = tuple[Progress, ...]
+@dataclass(frozen=True)
+class StepEnd:
+    """An optimizer step that was just made, as a trainer knows it."""
+
+    loss: float
+    learning_rate: float
+    """Of this step."""
+    schedule: dict[str, Any]
+    """State of the learning rate's schedule."""
+    tensors: Callable[[], bytes]
+    """A `training_state.snapshot`."""
+    is_last: bool
 
 
-class Reporter(TrainerCallback):
-    """Reports after steps, evaluates and waits at rungs, stops a cancelled trial."""
+class Reporter:
+    """What happens between two steps of a trial, whoever trains it.
 
-    def __init__(self, loop: Loop, take_step: Callable[[], float]) -> None:
-        """`take_step` gives the loss of the optimizer step just made."""
-        self.loop, self.take_step = loop, take_step
+    `step_ended` measures, leaves a checkpoint and reports; while `waits`, the trial must not go on
+    before its job is `decided`; `settle` then ends the pause.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.waits = False
+        """The pruner has not answered yet."""
         self.rungs = list(loop.spec.evaluation.rungs)
         self.losses: list[float] = []
         self.learning_rate = 0.0
+        self._unsaved: tuple[StepEnd, tuple[Progress, ...]] | None = None
+        """The step, with its reports, that an interruption would have to save."""
         if loop.start is not None:
             state = loop.start.state
             self.rungs, self.losses = list(state.rungs), list(state.losses)
             self.learning_rate = state.learning_rate
 
     def resume(self) -> None:
-        """Before a run that goes on from a checkpoint: make the reports of its step, and wait.
+        """Before a run that goes on from a checkpoint: make the reports of its step.
 
         They may have been lost with the host or the driver, or an interruption may have come
-        between the step and them.
+        between the step and them. `settle` follows, as after a step.
         """
         start, seen = self.loop.start, self.loop.seen
         if start is None:
             return
-        if not start.state.reports:
-            self._visit(lambda reports: start.path, last=False)
-        elif start.state.step > seen.reported_at:
-            self._report(start.state.reports, start.path)
+        if start.state.reports:
+            if start.state.step > seen.reported_at:
+                self._report(start.state.reports, start.path)
+        elif self.loop.job.cancelled is None:
+            reports = self._measured(last=False)
+            self._report(reports or self._of_checkpoint(start.path), start.path)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        start = self.loop.start
-        if start is not None:
-            state.global_step = start.state.step
-            parts = (kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
-            restore_optimizer(*parts, start.tensors, start.state.scheduler)
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.learning_rate = float(kwargs["optimizer"].param_groups[0]["lr"])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def step_ended(self, end: StepEnd) -> None:
+        """Count a step, and do what is due after it. Raises Diverged."""
         loop, seen = self.loop, self.loop.seen
-        loss = self.take_step()
+        self.learning_rate = end.learning_rate
         seen.step += 1
         seen.samples += loop.spec.training.samples_per_step
-        check_loss(loop, "train/loss", loss)
-        self.losses.append(loss)
-
-        def save(reports: Reports) -> Path | None:
-            with loop.phases.phase("checkpoint"):
-                return loop.saver.save(
-                    self._state(kwargs["lr_scheduler"].state_dict(), reports),
-                    lambda: snapshot(kwargs["model"], kwargs["optimizer"]),
-                )
-
-        self._visit(save, last=seen.step == state.max_steps)
-        if loop.job.cancelled is not None:
-            control.should_training_stop = True
-
-    def _visit(self, save: Callable[[Reports], Path | None], last: bool) -> None:
-        """All that happens between two steps; `save` leaves a checkpoint that holds reports."""
-        loop, path = self.loop, None
-        reports: Reports = ()
+        check_loss(loop, "train/loss", end.loss)
+        self.losses.append(end.loss)
+        reports: tuple[Progress, ...] = ()
+        path = None
         if loop.job.cancelled is None:
-            reports = self._measured(last)
+            reports = self._measured(end.is_last)
             at_rung = any(progress.rung is not None for progress in reports)
-            if not last and (at_rung or loop.saver.due()):
-                path = save(reports)
+            if not end.is_last and (at_rung or loop.saver.due()):
+                path = self._save(end, reports)
             self._report(reports or self._of_checkpoint(path), path)
-        if loop.job.cancelled == "interrupted" and path is None and not last:
-            path = save(reports)
-            self._report(self._of_checkpoint(path), path)
+        self._unsaved = None if end.is_last or path is not None else (end, reports)
 
-    def _measured(self, last: bool) -> Reports:
+    def settle(self) -> None:
+        """End the pause: an interruption that has come by now gets its checkpoint."""
+        self.waits = False
+        if self.loop.job.cancelled == "interrupted" and self._unsaved is not None:
+            path = self._save(*self._unsaved)
+            self._report(self._of_checkpoint(path), path)
+        self._unsaved = None
+
+    def _save(self, end: StepEnd, reports: tuple[Progress, ...]) -> Path | None:
+        with self.loop.phases.phase("checkpoint"):
+            return self.loop.saver.save(self._state(end.schedule, reports), end.tensors)
+
+    def _measured(self, last: bool) -> tuple[Progress, ...]:
         """What there is to report of this step; evaluates if it reaches a rung.
 
         Nothing if it was reported before: then memory ran out later, and the steps are repeated.
@@ -174,19 +179,16 @@ class Reporter(TrainerCallback):
         rungs: list[int | None] = [*reached] or [None]
         return tuple(self._progress(metrics, rung) for rung in rungs)
 
-    def _of_checkpoint(self, path: Path | None) -> Reports:
+    def _of_checkpoint(self, path: Path | None) -> tuple[Progress, ...]:
         """A report for a checkpoint that goes with no other."""
         return () if path is None else (self._progress({}, None),)
 
-    def _report(self, reports: Reports, path: Path | None) -> None:
-        """Make the reports, and wait for the decision if they are of a rung."""
+    def _report(self, reports: tuple[Progress, ...], path: Path | None) -> None:
         loop, checkpoint = self.loop, None if path is None else str(path)
         for progress in reports:
             loop.report(progress.model_copy(update={"checkpoint": checkpoint}))
             loop.seen.reported_at = max(loop.seen.reported_at, progress.step)
-        if any(progress.rung is not None for progress in reports):
-            with loop.phases.phase("wait"):
-                loop.job.await_decision()
+        self.waits = self.waits or any(progress.rung is not None for progress in reports)
 
     def _progress(self, metrics: dict[str, float], rung: int | None) -> Progress:
         seen = self.loop.seen
@@ -198,7 +200,9 @@ class Reporter(TrainerCallback):
             rung=rung,
         )
 
-    def _state(self, schedule: dict[str, Any], reports: Reports) -> CheckpointState:
+    def _state(
+        self, schedule: dict[str, Any], reports: tuple[Progress, ...]
+    ) -> CheckpointState:
         seen = self.loop.seen
         return CheckpointState(
             spec=self.loop.job.spec.fingerprint(),

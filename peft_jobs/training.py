@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from peft_jobs.evaluation import autocast
 from peft_jobs.keyed import epoch_order
-from peft_jobs.reporting import Loop, Reporter, measure
+from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
 from peft_jobs.tasks import Batch
+from peft_jobs.training_state import restore_optimizer, snapshot
 
 
 def train(model: nn.Module, loop: Loop) -> None:
@@ -34,10 +35,19 @@ def train(model: nn.Module, loop: Loop) -> None:
     with loop.phases.phase("train"):
         trainer = TrialTrainer(model, loop)
         trainer.reporter.resume()
+        pause(trainer.reporter)
         if loop.job.cancelled is None and len(trainer.batches) > 0:
             trainer.train()
         if loop.job.cancelled is None and loop.seen.evaluated_at != loop.seen.step:
             measure(loop)
+
+
+def pause(reporter: Reporter) -> None:
+    """Wait for the pruner's answer if the trial is at a rung."""
+    if reporter.waits:
+        with reporter.loop.phases.phase("wait"):
+            reporter.loop.job.await_decision()
+    reporter.settle()
 
 
 class SampleOrder(Sampler[int]):
@@ -80,12 +90,12 @@ class TrialTrainer(Trainer):
             sampler=order,
             collate_fn=partial(loop.task.collate, pad_token_id=loop.pad_token_id),
         )
-        self.reporter = Reporter(loop, self.take_step)
+        self.reporter = Reporter(loop)
         super().__init__(
             model,
             _arguments(loop, num_steps),
             train_dataset=loop.train_dataset,
-            callbacks=[self.reporter],
+            callbacks=[_AfterSteps(self)],
         )
         self.remove_callback(PrinterCallback)
 
@@ -122,6 +132,38 @@ class TrialTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # the Trainer's own walks over all parameters at every micro-step
+
+
+class _AfterSteps(TrainerCallback):
+    """Restores a run that goes on, tells the reporter of every step, stops a cancelled trial."""
+
+    def __init__(self, trainer: TrialTrainer) -> None:
+        self.trainer = trainer
+        self.learning_rate = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        start = self.trainer.loop.start
+        if start is not None:
+            state.global_step = start.state.step
+            parts = (kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
+            restore_optimizer(*parts, start.tensors, start.state.scheduler)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.learning_rate = float(kwargs["optimizer"].param_groups[0]["lr"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loop, reporter = self.trainer.loop, self.trainer.reporter
+        end = StepEnd(
+            loss=self.trainer.take_step(),
+            learning_rate=self.learning_rate,
+            schedule=kwargs["lr_scheduler"].state_dict(),
+            tensors=lambda: snapshot(kwargs["model"], kwargs["optimizer"]),
+            is_last=loop.seen.step + 1 == state.max_steps,
+        )
+        reporter.step_ended(end)
+        pause(reporter)
+        if loop.job.cancelled is not None:
+            control.should_training_stop = True
 
 
 def _arguments(loop: Loop, num_steps: int) -> TrainingArguments:

@@ -5,7 +5,6 @@ dies alone is restarted by Ray in its place, empty. They hold
 nothing in Ray's books (proxies do), so a host's device is fixed through its environment.
 """
 
-import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -16,7 +15,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from peft_jobs import Fenced
 from sweeps.cluster.host_actor import HostActor
-from sweeps.cluster.nodes import Place, alive_nodes, draining_nodes, places_of, share_of
+from sweeps.cluster.nodes import (
+    Place,
+    alive_nodes,
+    dead_actors,
+    draining_nodes,
+    places_of,
+    share_of,
+)
 from sweeps.spec import ResourcesSpec
 
 log = logging.getLogger(__name__)
@@ -59,7 +65,7 @@ class Fleet:
         RuntimeError if a host cannot be started, or this process's own node is dead.
         """
         self._looked = time.monotonic()
-        nodes, draining = alive_nodes(), draining_nodes()
+        nodes, draining, dead = alive_nodes(), draining_nodes(), dead_actors()
         alive = {node["NodeID"] for node in nodes}
         for place in [place for place in self._hosts if place.node_id not in alive]:
             log.warning("the node of host %s is gone", place.name)
@@ -69,7 +75,7 @@ class Fleet:
                 continue
             if place not in self._hosts:
                 self._hosts[place] = _Host(self._make(place), time.monotonic())
-            elif not _exists(place.name):
+            elif self._hosts[place].actor._actor_id.hex() in dead:
                 self._replace(place)
         self._draining = {node: self._draining.get(node, 0.0) for node in draining & alive}
         self._save_what_drains()
@@ -140,6 +146,7 @@ class Fleet:
         if failures >= MAX_STARTS:
             raise RuntimeError(f"the host {place.name} cannot be started: {error}")
         log.warning("the host %s could not be started, trying again: %s", place.name, error)
+        ray.kill(host.actor)  # the name of a dead actor stays taken until then (Ray 2.60)
         self._hosts[place] = _Host(self._make(place), time.monotonic(), failures)
 
     def _save_what_drains(self) -> None:
@@ -170,14 +177,6 @@ class Fleet:
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
         )
         return actor.remote(self._engine, options, environment)
-
-
-def _exists(name: str) -> bool:
-    """Whether an actor of that name lives or is being restarted."""
-    with contextlib.suppress(ValueError):
-        ray.get_actor(name)
-        return True
-    return False
 
 
 def _last_words(actor: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.state import state
+from ray._private.state import actors, state
 
 from sweeps.spec import ResourcesSpec
 
@@ -50,6 +50,12 @@ def alive_nodes() -> list[dict[str, Any]]:
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are about to be taken away (`ray drain-node`, a spot instance)."""
     return set(state.get_draining_nodes())
+
+
+def dead_actors() -> set[str]:
+    """Ids of this driver's actors that Ray has given up."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    return set(actors(job_id=job, actor_state_name="DEAD"))
 
 
 def share_of(resources: ResourcesSpec, nodes: list[dict[str, Any]]) -> Share:
