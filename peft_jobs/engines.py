@@ -12,6 +12,7 @@ from peft_jobs.job import Engine
 
 ENGINES: dict[str, str] = {
     "solo": "peft_jobs.solo:SoloEngine",
+    "packed": "peft_jobs.packed.engine:PackedEngine",
     "simulated": "peft_jobs.simulated:SimulatedEngine",
 }
 

@@ -53,6 +53,19 @@ def reset_head(model: nn.Module, seed: int) -> None:
                 _reset(base, module, key("head", seed, f"{name}.{part}".rstrip(".")))
 
 
+def initial_head(model: PreTrainedModel, name: str, seed: int) -> nn.Module:
+    """A trial's own copy of the head `name` of a base: the checkpoint's weights in float32.
+
+    What the checkpoint lacks is drawn as `reset_head` draws it.
+    """
+    head = copy.deepcopy(model.get_submodule(name)).float()
+    if name in fresh_modules(model):
+        for part, module in head.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                _reset(model, module, key("head", seed, f"{name}.{part}".rstrip(".")))
+    return head
+
+
 def _reset(base: PreTrainedModel, module: nn.Module, seed: int) -> None:
     drawn = copy.deepcopy(module).to("cpu", torch.float32)
     with torch.random.fork_rng(devices=[]):

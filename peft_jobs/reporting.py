@@ -200,9 +200,7 @@ class Reporter:
             rung=rung,
         )
 
-    def _state(
-        self, schedule: dict[str, Any], reports: tuple[Progress, ...]
-    ) -> CheckpointState:
+    def _state(self, schedule: dict[str, Any], reports: tuple[Progress, ...]) -> CheckpointState:
         seen = self.loop.seen
         return CheckpointState(
             spec=self.loop.job.spec.fingerprint(),

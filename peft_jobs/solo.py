@@ -67,7 +67,7 @@ class SoloEngine:
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
         baseline = {} if data.classes else score(base.model, base, spec, data.validation)
-        provenance = self._provenance(spec, base, data) | {"seconds": phases.seconds}
+        provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(train_rows=len(data.train), baseline=baseline, provenance=provenance)
 
     def check(
@@ -138,7 +138,7 @@ class SoloEngine:
     def _run(self, job: Job, phases: Phases, seen: Seen, found: dict[str, Any]) -> None:
         """Fill in `seen` and `found` as far as the trial comes."""
         base, data = self._resident.get(job.spec, phases)
-        found["provenance"] = self._provenance(job.spec, base, data)
+        found["provenance"] = self.provenance(job.spec, base, data)
         Run(
             job,
             base,
@@ -155,7 +155,17 @@ class SoloEngine:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
-    def _provenance(self, spec: TrialSpec, base: Base, data: TokenizedData) -> dict[str, Any]:
+    def resident(self, spec: TrialSpec, phases: Phases) -> tuple[Base, TokenizedData]:
+        """Base and data of `spec`, loaded if they are not. Raises SpecError, DataError."""
+        self._use_threads()
+        return self._resident.get(spec, phases)
+
+    def verify(self) -> None:
+        """Let go of a base that trials have changed, and say so in the log."""
+        self._resident.verify()
+
+    def provenance(self, spec: TrialSpec, base: Base, data: TokenizedData) -> dict[str, Any]:
+        """What a trial's result says of where it comes from."""
         return {
             **environment(),
             "spec": spec.fingerprint(),

@@ -68,7 +68,7 @@ class Method:
             self.initialise(peft_model, spec, clock)
             key_base_dropout(peft_model, spec.seed, clock)
             if spec.training.gradient_checkpointing:
-                _checkpoint_activations(model)
+                checkpoint_activations(model)
         except BaseException:
             snapshot.restore()
             raise
@@ -146,7 +146,8 @@ def _to_dtype(dtype: torch.dtype) -> Callable[[nn.Module, Any, Any], Any]:
     return cast
 
 
-def _checkpoint_activations(model: PreTrainedModel) -> None:
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Switch gradient checkpointing on; SpecError if the model has none."""
     try:
         # Also makes the embeddings' output require gradients, without which a frozen base has none.
         model.activation_checkpointing_enable({"use_reentrant": False})

@@ -1,0 +1,94 @@
+"""Where a trial's parameters lie in its row of the pack's flat state.
+
+Every slot has one row with room for every module that any slot adapts, at the pack's rank: a slot
+of lower rank leaves the rest of its room at zero, where it stays (no gradient, no decay of zero).
+Decayed parameters come first, so that a row is two slices for the optimizer.
+
+Dimensions: R the pack's rank, I and O a module's inputs and outputs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+Part = Literal["lora_A", "lora_B", "weight", "bias"]
+RANKS = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor of one module in a row."""
+
+    module: str
+    part: Part
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def size(self) -> int:
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All places of a row, in order."""
+
+    rank: int
+    places: tuple[Place, ...]
+    decayed: int
+    """Length of the first slice, to which weight decay applies."""
+
+    @property
+    def size(self) -> int:
+        return self.places[-1].stop if self.places else 0
+
+
+def make_layout(
+    rank: int, adapted: Iterable[str], whole: Iterable[str], model: nn.Module
+) -> Layout:
+    """The layout for LoRA on the modules `adapted` and full copies of the linear modules `whole`.
+
+    `rank` is the highest of the slots; it is rounded up to one of RANKS, so that most changes of
+    tenants change no shape.
+    """
+    rounded = next((room for room in RANKS if room >= rank), rank)
+    decayed: list[tuple[str, Part, Sequence[int]]] = []
+    biases: list[tuple[str, Part, Sequence[int]]] = []
+    for name in sorted(adapted):
+        inputs, outputs = features(model.get_submodule(name))
+        decayed += [(name, "lora_A", (rounded, inputs)), (name, "lora_B", (outputs, rounded))]
+    for name in sorted(whole):
+        for part, parameter in model.get_submodule(name).named_parameters():
+            if part == "bias":
+                biases.append((name, "bias", parameter.shape))
+            else:
+                decayed.append((name, "weight", parameter.shape))
+    places: list[Place] = []
+    for module, part, shape in [*decayed, *biases]:
+        start = places[-1].stop if places else 0
+        places.append(Place(module, part, tuple(shape), start))
+    length = sum(place.size for place in places[: len(decayed)])
+    return Layout(rounded, tuple(places), length)
+
+
+def by_module(layout: Layout) -> Mapping[str, dict[Part, Place]]:
+    """The places of each module by part."""
+    found: dict[str, dict[Part, Place]] = {}
+    for place in layout.places:
+        found.setdefault(place.module, {})[place.part] = place
+    return found
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear module, quantized or not."""
+    linear: Any = module
+    return int(linear.in_features), int(linear.out_features)

@@ -1,0 +1,86 @@
+"""Which trials can share a step, and why others cannot: rows must be independent of each other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from peft_jobs.architecture import head_modules
+from peft_jobs.base import Base
+from peft_jobs.heads import fresh_modules, initial_head
+from peft_jobs.keyed import has_dropout, initial_lora_A
+from peft_jobs.packed.layout import features
+from peft_jobs.packed.pack import Named
+from peft_jobs.quantized import QUANTIZED
+from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
+from peft_jobs.targets import resolve_targets
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trial trains: LoRA on some modules, other modules whole."""
+
+    adapted: tuple[str, ...]
+    whole: tuple[str, ...]
+
+
+def unpackable(spec: TrialSpec, base: Base) -> str | None:
+    """Why the trial cannot be packed on this base; None if it can."""
+    adapter, model = spec.adapter, base.model
+    if not isinstance(adapter, LoraSpec):
+        return f"method {adapter.method} has no packed form"
+    if adapter.bias != "none" or adapter.modules_to_save:
+        return "biases or modules of the base are trained too"
+    if has_dropout(model):
+        return "the base itself drops activations, by a generator that all rows share"
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return "the base normalises over the batch"
+    if _experts(model):
+        return "the base routes tokens to experts, and rows compete for them"
+    quantization = spec.quantization
+    if quantization.scheme == "int8" and quantization.llm_int8_threshold != 0:
+        return "int8 with an outlier threshold takes outliers over all rows; set it to 0 to pack"
+    parts = parts_of(spec, model)
+    for name in parts.adapted:
+        if not isinstance(model.get_submodule(name), nn.Linear):
+            return f"{name} is no linear layer"
+    for name in parts.whole:
+        if type(model.get_submodule(name)) is not nn.Linear:
+            return f"the head {name} is no single linear layer"
+    return None
+
+
+def parts_of(spec: TrialSpec, model: PreTrainedModel) -> Parts:
+    """The modules that the trial trains, in the order of the model."""
+    fresh = fresh_modules(model)
+    targets = resolve_targets(model, spec.adapter.target_modules, exclude=fresh)
+    heads = () if isinstance(spec.task, CausalLMSpec) else (*fresh, *head_modules(model))
+    return Parts(tuple(targets), tuple(dict.fromkeys(heads)))
+
+
+def initial_values(spec: TrialSpec, parts: Parts, model: PreTrainedModel) -> Named:
+    """What the trial starts with: keyed A, zero B, and its own copies of the heads."""
+    values: Named = {}
+    for name in parts.adapted:
+        inputs, outputs = features(model.get_submodule(name))
+        values[name, "lora_A"] = initial_lora_A(spec.seed, name, spec.adapter.r, inputs)
+        values[name, "lora_B"] = torch.zeros(outputs, spec.adapter.r)
+    for name in parts.whole:
+        for part, parameter in initial_head(model, name, spec.seed).named_parameters():
+            values[name, "bias" if part == "bias" else "weight"] = parameter.detach()
+    return values
+
+
+def dtype_of(base: Base) -> torch.dtype:
+    """Of the trained parameters: float32, whatever the base is in (float64 in float64)."""
+    weights = {p.dtype for m in base.model.modules() for p in m.parameters(recurse=False)
+               if not isinstance(m, QUANTIZED)}  # fmt: skip
+    return torch.float64 if torch.float64 in weights else torch.float32
+
+
+def _experts(model: PreTrainedModel) -> bool:
+    config: Any = model.config
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return any((getattr(config, name, 0) or 0) > 1 for name in names)

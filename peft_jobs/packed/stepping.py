@@ -1,0 +1,85 @@
+"""One packed step: a batch with the rows of several slots, one backward, and the losses apart.
+
+Dimensions: K slots at work, b rows of each, S the padded length, B = K * b.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peft_jobs.evaluation import autocast, to_device
+from peft_jobs.keyed import dropout_factors
+from peft_jobs.packed.feed import Chunk
+from peft_jobs.packed.pack import Mask, Pack
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import Task
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one slot brings to a step."""
+
+    slot: int
+    spec: TrialSpec
+    chunk: Chunk
+
+
+def packed_step(
+    pack: Pack,
+    model: nn.Module,
+    task: Task[Any],
+    works: Sequence[Work],
+    *,
+    pad_token_id: int,
+    device: torch.device,
+    bf16: bool,
+) -> Tensor:
+    """Add the gradients of all `works` to their slots' rows; [K] losses, without gradient.
+
+    A loss is the chunk's part of the mean over the supervised tokens of the slot's effective batch.
+    The sum over slots is what is differentiated, so no slot's loss touches another's gradient. Each
+    brings the same number of rows.
+    """
+    examples = [example for work in works for example in work.chunk.examples]
+    batch = to_device(task.collate(examples, pad_token_id), device)
+    length = batch["input_ids"].shape[1]
+    mask = None
+    if any(work.spec.adapter.lora_dropout for work in works):
+        mask = Mask(SlotMasks(works, length, device))
+    with pack.stepping([work.slot for work in works], mask):
+        with autocast(device, bf16):
+            losses_B = task.losses(model, batch)
+        losses_K = losses_B.view(len(works), -1).sum(dim=1)
+        losses_K = losses_K * losses_K.new_tensor([work.chunk.weight for work in works])
+        torch.autograd.backward(losses_K.sum())
+    return losses_K.detach()
+
+
+class SlotMasks:
+    """Dropout factors of all slots, each drawn at its own micro-batch's shape and then cut."""
+
+    def __init__(self, works: Sequence[Work], length: int, device: torch.device) -> None:
+        self._works, self._length, self._device = works, length, device
+
+    def __call__(self, module: str, width: int, dtype: torch.dtype) -> Tensor:
+        """[K, b * S, I]; 1 where a slot drops nothing, 0 on what only the pack pads."""
+        rows = len(self._works[0].chunk.examples)
+        factors_KbSI = torch.ones(
+            (len(self._works), rows, self._length, width), dtype=dtype, device=self._device
+        )
+        for factors_bSI, work in zip(factors_KbSI, self._works, strict=True):
+            p, chunk = work.spec.adapter.lora_dropout, work.chunk
+            if p == 0:
+                continue
+            own = chunk.micro_batch
+            shape = (len(own.examples), own.longest, width)
+            drawn = dropout_factors(
+                shape, self._device, dtype, p, work.spec.seed, chunk.micro_step, module
+            )
+            factors_bSI.zero_()
+            inside = min(own.longest, self._length)  # these rows may be its shorter ones
+            factors_bSI[:, :inside] = drawn[chunk.start : chunk.stop, :inside]
+        return factors_KbSI.flatten(1, 2)
