@@ -20,6 +20,11 @@ class SweepFolder:
         return cls(Path(spec.storage), spec.name)
 
     @property
+    def option(self) -> str:
+        """What a command needs to find this storage from here; empty for `runs`."""
+        return "" if self.storage == Path("runs").absolute() else f" --storage {self.storage}"
+
+    @property
     def path(self) -> Path:
         return self.storage / self.name
 

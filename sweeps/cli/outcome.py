@@ -1,7 +1,6 @@
 """What came of a launch: the leaderboard, the winner, what to do next, what went wrong."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from peft_jobs import State
@@ -40,7 +39,7 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
         return
     if board.best.adapter is not None:
         out.print(f"The winner's adapter is in [bold]{folder.path / board.best.adapter}[/]\n")
-    where = "" if folder.storage == Path("runs").absolute() else f" --storage {folder.storage}"
+    where = folder.option
     steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
     if spec.tracking.enabled and spec.tracking.uri is None:
         steps = {f"peft-sweep ui{where}": "browse the trials in MLflow"} | steps
@@ -63,7 +62,7 @@ def tell_status(
     if outcome.status == "interrupted":
         names = ", ".join(f"{number:04d}" for number in sorted(interrupted)) or "none"
         say(f"Interrupted; trials left unfinished: {names}.", style="yellow")
-        say(f"`{again}` takes the sweep up again, with the same options.")
+        say(f"`{again}` takes the sweep up again.")
         return ExitCode.INTERRUPTED
     failed = [row for row in outcome.leaderboard.rows if row.state == State.FAIL]
     if outcome.status == "failed":
@@ -77,7 +76,7 @@ def tell_status(
     if failed:
         count = f"{len(failed)} trial{'s' if len(failed) > 1 else ''}"
         say(
-            f"{count} failed; `peft-sweep retry {spec.name} --failed --storage {spec.storage}` "
+            f"{count} failed; `peft-sweep retry {spec.name} --failed{SweepFolder.of(spec).option}` "
             "runs them again."
         )
     return ExitCode.FAILED if outcome.status == "failed" else ExitCode.DONE

@@ -79,7 +79,7 @@ def run(path: Path, options: Options) -> int:
     command = ["run", str(path), *options.words()]
     if _supervises(spec, options):
         return _supervise(options, command, command)
-    return _drive(spec, options, f"peft-sweep run {path}", source=path.read_text(encoding="utf-8"))
+    return _drive(spec, options, path)
 
 
 def resume(storage: Path, name: str, options: Options, retry_failed: bool = False) -> int:
@@ -89,8 +89,7 @@ def resume(storage: Path, name: str, options: Options, retry_failed: bool = Fals
     command = ["retry", *rest, "--failed"] if retry_failed else ["resume", *rest]
     if _supervises(spec, options):
         return _supervise(options, command, ["resume", *rest])
-    again = f"peft-sweep resume {name} --storage {storage}"
-    return _drive(spec, options, again, retry_failed=retry_failed)
+    return _drive(spec, options, retry_failed=retry_failed)
 
 
 def _supervises(spec: SweepSpec, options: Options) -> bool:
@@ -105,21 +104,19 @@ def _supervise(options: Options, command: Sequence[str], again: Sequence[str]) -
 
 
 def _drive(
-    spec: SweepSpec,
-    options: Options,
-    again: str,
-    source: str | None = None,
-    retry_failed: bool = False,
+    spec: SweepSpec, options: Options, path: Path | None = None, retry_failed: bool = False
 ) -> ExitCode:
-    """Drive the sweep in this process; `again` is the command that takes it up again."""
+    """Drive the sweep, of the file at `path` or recorded, in this process."""
     pulse = Pulse.of_environment()
     if spec.study_url is not None:
         open_storage(spec.study_url)  # a mistake in it is told before anything is loaded
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
     watcher = _watcher(spec, options.plain)
+    source = None if path is None else path.read_text(encoding="utf-8")
     outcome = _launch(spec, source, watcher, pulse, retry_failed)
     pulse.ended()
+    again = _again(spec, path)
     if outcome is None:
         say("Interrupted.", style="yellow")
         say(f"`{again}` takes the sweep up where the study stands.")
@@ -129,6 +126,14 @@ def _drive(
     else:
         tell(spec, outcome)
     return tell_status(spec, again, outcome, watcher.interrupted)
+
+
+def _again(spec: SweepSpec, path: Path | None) -> str:
+    """The command that takes the sweep up again."""
+    folder = SweepFolder.of(spec)
+    if path is not None and not (folder.path / "sweep.json").exists():
+        return f"peft-sweep run {path}"
+    return f"peft-sweep resume {spec.name}{folder.option}"
 
 
 def uses(spec: SweepSpec) -> dict[str, str]:

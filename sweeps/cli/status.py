@@ -57,7 +57,8 @@ def status(storage: Path, name: str, study_url: str | None, json: bool) -> None:
     out.print(pairs({"driver": _driver(standing), "interrupted": _numbers(standing.interrupted)}))
     _print(standing)
     if not standing.is_driven and not _is_done(standing):
-        out.print(f"\n`peft-sweep resume {name} --storage {storage}` takes it up again.")
+        where = SweepFolder(storage.absolute(), name).option
+        out.print(f"\n`peft-sweep resume {name}{where}` takes it up again.")
 
 
 def watch(storage: Path, name: str, study_url: str | None) -> None:

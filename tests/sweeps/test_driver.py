@@ -53,3 +53,40 @@ def _without_traceback(text: str) -> str:
     return "\n".join(
         '  "traceback": null' if line.startswith('  "traceback"') else line for line in lines
     )
+
+
+class Slow(NoTracker):
+    """A tracker that has not delivered the trials in `undelivered`."""
+
+    def __init__(self) -> None:
+        self.undelivered: set[int] = set()
+
+    def waits(self, number: int) -> bool:
+        return number in self.undelivered
+
+
+def test_only_the_best_adapters_stay_and_none_goes_before_it_is_delivered(
+    open_study: Callable[..., SweepStudy],
+) -> None:
+    study = open_study(checkpoints={"keep": 2}, pruner="none")
+    tracker = Slow()
+    driver = Driver(study.spec, study, tracker, SweepFolder.of(study.spec))
+    losses = [3.0, 1.0, 2.0, 0.5]
+    tracker.undelivered = {2}
+    for loss in losses:
+        assignment = driver.ask()
+        assert assignment is not None
+        (Path(assignment.directory) / "adapter").mkdir()
+        metrics = {"validation/loss": loss}
+        driver.end(
+            assignment.trial, TrialResult(state=State.COMPLETE, metrics=metrics, adapter="adapter")
+        )
+
+    def kept() -> list[int]:
+        trials = driver.folder.path / "trials"
+        return [int(path.parent.name) for path in sorted(trials.glob("*/adapter"))]
+
+    assert kept() == [1, 2, 3]
+    tracker.undelivered.clear()
+    driver.drop_adapters()
+    assert kept() == [1, 3]
