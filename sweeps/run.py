@@ -145,14 +145,19 @@ def _finish(driver: Driver) -> Outcome:
 def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     """The backend that the sweep names; Ray is imported only if it is that one."""
     options = dict(spec.resources.engine_options)
-    if spec.resources.engine == "solo":
+    resources = spec.resources
+    if resources.engine in ("solo", "packed"):
         options.setdefault("cache_dir", str(folder.cache))
         options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)
-    if spec.resources.backend == "inline":
-        return InlineBackend(spec.resources.engine, options, spec.resources.max_concurrent or 1)
+    if resources.engine == "packed":
+        options.setdefault("num_slots", resources.slots)
+    if resources.backend == "inline":
+        return InlineBackend(
+            resources.engine, options, resources.max_concurrent or resources.slots
+        )
     from sweeps.cluster.backend import RayBackend
 
-    return RayBackend(spec.resources, options)
+    return RayBackend(resources, options)
 
 
 def _write_sweep(

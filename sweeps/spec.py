@@ -85,12 +85,22 @@ class ResourcesSpec(Section):
     """Ray cluster to join: `auto` or HOST:PORT; by default a cluster of this machine alone."""
     engine: str = "solo"
     engine_options: dict[str, Any] = Field(default_factory=dict)
+    slots_per_gpu: Count | Literal["auto"] = "auto"
+    """Trials at a time on a GPU, or on a node without any: what the packed engine may train in one
+    step. `auto`: 8 for it, 1 for the others."""
     gpus_per_trial: NonNegative | Literal["auto"] = "auto"
-    """`auto`: 1 where the cluster has GPUs, otherwise 0."""
+    """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0."""
     cpus_per_trial: Positive | Literal["auto"] = "auto"
-    """`auto`: a node's cores divided by its GPUs, or all cores of the smallest node without any."""
+    """`auto`: a slot's share of a GPU's cores, or of all cores of the smallest node without any."""
     max_concurrent: Count | None = None
     """Trials at a time; by default as many as the resources hold."""
+
+    @property
+    def slots(self) -> int:
+        """Trials at a time on one host."""
+        if self.slots_per_gpu == "auto":
+            return 8 if self.engine == "packed" else 1
+        return self.slots_per_gpu
 
     @model_validator(mode="after")
     def _known_engine(self) -> Self:

@@ -165,7 +165,7 @@ class Fleet:
     def _make(self, place: Place) -> Any:
         environment = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}
         options = dict(self._options)
-        if self._engine == "solo":
+        if self._engine in ("solo", "packed"):
             options.setdefault("threads", place.cores)
         actor = ray.remote(HostActor).options(
             name=place.name,

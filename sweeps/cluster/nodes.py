@@ -1,5 +1,6 @@
 """The cluster's nodes: which live, which are about to go, and which devices of theirs serve."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -59,11 +60,11 @@ def dead_actors() -> set[str]:
 
 
 def share_of(resources: ResourcesSpec, nodes: list[dict[str, Any]]) -> Share:
-    """Cores and GPUs per trial; `auto` gives a trial a whole GPU, or a whole node without any."""
+    """Cores and GPUs per trial; `auto` shares a GPU, or a node without any, between its slots."""
     with_gpus = [node["Resources"] for node in nodes if node["Resources"].get("GPU")]
     gpus = resources.gpus_per_trial
     if gpus == "auto":
-        gpus = 1.0 if with_gpus else 0.0
+        gpus = 1.0 / resources.slots if with_gpus else 0.0
     cpus = resources.cpus_per_trial
     if cpus == "auto":
         if gpus:
@@ -71,8 +72,13 @@ def share_of(resources: ResourcesSpec, nodes: list[dict[str, Any]]) -> Share:
             cpus = max(0.1, min(per_gpu, default=1.0) * gpus)
         else:
             cores = [node["Resources"].get("CPU", 0) for node in nodes]
-            cpus = min((count for count in cores if count), default=1.0)
-    return Share(float(cpus), float(gpus))
+            cpus = min((count for count in cores if count), default=1.0) / resources.slots
+    return Share(_floor(float(cpus)), _floor(float(gpus)))
+
+
+def _floor(amount: float) -> float:
+    """Ray keeps books in ten-thousandths; slots must not be lost to rounding up."""
+    return math.floor(amount * 10_000) / 10_000
 
 
 def places_of(nodes: list[dict[str, Any]], share: Share) -> list[Place]:

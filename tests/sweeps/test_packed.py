@@ -1,0 +1,43 @@
+"""A sweep whose trials share steps has the records of one whose trials are trained alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps import SweepSpec
+from sweeps.recorded import load_recorded
+from sweeps.run import launch
+
+Sweep = Callable[..., SweepSpec]
+SMALL = {"n_trials": 5, "max_samples": 48}
+TRAINING = {"per_device_train_batch_size": 4, "warmup_steps": 0.1}
+
+
+def trials(spec: SweepSpec) -> list[tuple[dict[str, Any], float, dict[int, float]]]:
+    found = load_recorded(Path(spec.storage), spec.name).launched()
+    assert all(t.state.name == "COMPLETE" for t in found)
+    return [(t.user_attrs["params"], t.value or 0.0, t.intermediate_values) for t in found]
+
+
+def test_packed_and_alone_are_the_same_sweep(sweep: Sweep) -> None:
+    common: dict[str, Any] = {
+        "data": {"validation_subset": 32},
+        "budget": SMALL,
+        "training": TRAINING,
+        "sampler": "random",
+        "pruner": "none",
+    }
+    alone = sweep(name="alone", resources={"engine": "solo"}, **common)
+    packed = sweep(name="packed", resources={"engine": "packed", "slots_per_gpu": 3}, **common)
+    assert launch(alone).status == launch(packed).status == "complete"
+    for one, other in zip(trials(alone), trials(packed), strict=True):
+        assert one[0] == other[0]
+        assert one[1] == pytest.approx(other[1], abs=1e-5)
+        assert one[2] == pytest.approx(other[2], abs=1e-5)
+    results = [
+        t.user_attrs["result"] for t in load_recorded(Path(packed.storage), "packed").trials()
+    ]
+    assert {result["provenance"]["engine"] for result in results} == {"packed"}
+    assert not list(Path(packed.storage).rglob("checkpoints"))
