@@ -143,12 +143,15 @@ class Reporter:
         self._unsaved = None if end.is_last or path is not None else (end, reports)
 
     def settle(self) -> None:
-        """End the pause: an interruption that has come by now gets its checkpoint."""
+        """End the pause: an interruption that has come by now gets its checkpoint.
+
+        May be called again, until the next step has begun.
+        """
         self.waits = False
         if self.loop.job.cancelled == "interrupted" and self._unsaved is not None:
             path = self._save(*self._unsaved)
             self._report(self._of_checkpoint(path), path)
-        self._unsaved = None
+            self._unsaved = None
 
     def _save(self, end: StepEnd, reports: tuple[Progress, ...]) -> Path | None:
         with self.loop.phases.phase("checkpoint"):

@@ -106,12 +106,14 @@ class SoloEngine:
             "rss_bytes": psutil.Process().memory_info().rss,
         }
 
-    def run(self, job: Job) -> TrialResult | None:
+    def run(self, job: Job, seen: Seen | None = None) -> TrialResult | None:
         """Run one attempt to its end; None if it was interrupted.
 
         Whatever goes wrong in it ends this attempt alone, as a result with a kind and a traceback.
+        `seen` is how far the attempt has come elsewhere: what it has reported is not told again.
         """
-        phases, seen = Phases("load", "quantize", "tokenize", "train", "evaluate"), Seen()
+        phases = Phases("load", "quantize", "tokenize", "train", "evaluate")
+        seen = Seen() if seen is None else seen
         found: dict[str, Any] = {}
         failed: TrialResult | None = None
         self._use_threads()
@@ -159,6 +161,11 @@ class SoloEngine:
         """Base and data of `spec`, loaded if they are not. Raises SpecError, DataError."""
         self._use_threads()
         return self._resident.get(spec, phases)
+
+    @property
+    def base(self) -> Base | None:
+        """The resident base."""
+        return self._resident.base
 
     def verify(self) -> None:
         """Let go of a base that trials have changed, and say so in the log."""

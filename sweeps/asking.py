@@ -18,6 +18,7 @@ from peft_jobs import Kind, TrialSpec, faults
 from peft_jobs.mistakes import mistakes
 from search_spaces import Params, SpaceError
 from sweeps.checks import flatten
+from sweeps.drawing import Drawn, draw, write
 from sweeps.samplers import make_sampler
 from sweeps.spec import SamplerSpec, SweepSpec
 
@@ -132,7 +133,7 @@ class Asker:
     def _settle(self, trial: Trial) -> Point | None:
         """Draw a new trial's point and record it; None if it is turned away."""
         try:
-            params = self._write(lambda: self._spec.space.draw(trial, self._base))
+            params = self._draw(trial)
             violated = self._spec.space.violated(params, self._base)
             trial_spec = self._spec.trial.with_params(params)
         except SpaceError as error:
@@ -153,6 +154,22 @@ class Asker:
         self._write(lambda: trial.set_user_attr("fingerprint", fingerprint))
         faults.passing("ask.recorded")
         return Point(trial.number, 1, params, trial_spec, retry_of=retry_of)
+
+    def _draw(self, trial: Trial) -> Params:
+        """Draw and write the parameters of a trial; each try starts from the same state."""
+        tries = 0
+
+        def once() -> tuple[Params, Drawn]:
+            nonlocal tries
+            tries, source = tries + 1, trial
+            if tries > 1:
+                self._take_sampler(trial.number)
+                source = Trial(self._study, trial._trial_id)
+            return draw(source, lambda t: self._spec.space.draw(t, self._base))
+
+        params, drawn = self._write(once)
+        self._write(lambda: write(self._study, trial, drawn))
+        return params
 
     def _turn_away(self, trial: Trial, kind: Kind, reason: str) -> Point | None:
         log.info("trial %d is %s: %s", trial.number, kind, reason)

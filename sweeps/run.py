@@ -152,9 +152,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     if resources.engine == "packed":
         options.setdefault("num_slots", resources.slots)
     if resources.backend == "inline":
-        return InlineBackend(
-            resources.engine, options, resources.max_concurrent or resources.slots
-        )
+        return InlineBackend(resources.engine, options, resources.max_concurrent or resources.slots)
     from sweeps.cluster.backend import RayBackend
 
     return RayBackend(resources, options)

@@ -1,7 +1,9 @@
 """Where a sweep is mirrored to: server or database, experiment, and the sweep's identity there."""
 
+import contextlib
 import os
 import sqlite3
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +84,24 @@ def prepare(destination: Destination) -> None:
         os.environ.setdefault(name, value)
     if destination.sqlite_file:
         destination.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
+        if not destination.sqlite_file.exists():
+            _lay_out(destination.sqlite_file)
         database = sqlite3.connect(destination.sqlite_file, timeout=20)
         database.execute("PRAGMA journal_mode=WAL")
         database.close()
+
+
+def _lay_out(file: Path) -> None:
+    """Create MLflow's tables, all or none: MLflow 3.17 cannot use, nor mend, what a process that
+    died in the middle of it has left.
+    """
+    import sqlalchemy
+    from mlflow.store.db.utils import _initialize_tables
+
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
+        aside = Path(folder) / file.name
+        engine = sqlalchemy.create_engine(f"{_SQLITE}{aside}")
+        _initialize_tables(engine)
+        engine.dispose()
+        with contextlib.suppress(FileExistsError):  # somebody else was faster
+            os.link(aside, file)

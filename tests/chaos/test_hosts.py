@@ -1,0 +1,155 @@
+"""A trial's proxy or its host dies."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.chaos.breaking import Broken
+from tests.chaos.records import TrialRecord
+from tests.ray_nodes import HOST, PROXY, Node, ray_node, titled, wait_for
+
+Sweep = Callable[..., Broken]
+
+
+def attempts(sweep: Broken) -> dict[int, list[str]]:
+    """The attempts of each trial, as its folders show them."""
+    return {
+        int(folder.name): sorted(path.name for path in (folder / "attempts").iterdir())
+        for folder in sorted((sweep.folder / "trials").iterdir())
+    }
+
+
+def provenance(sweep: Broken) -> list[dict[str, Any]]:
+    results = sorted((sweep.folder / "trials").glob("*/result.json"))
+    return [json.loads(path.read_text())["provenance"] for path in results]
+
+
+def test_a_killed_proxy_and_then_a_killed_host_lose_no_trial(
+    two_at_a_time: Sweep, one_node: Node
+) -> None:
+    sweep = two_at_a_time()
+    driver = sweep.launch()
+    wait_for(lambda: driver.reported(2))
+    for fault, title in (("proxy", PROXY), ("host", HOST)):
+        one_node.workers(title)[0].kill()
+        sweep.died(f"{fault}, kill -9")
+        sweep.goes_on(driver)
+    sweep.finish(driver)
+    sweep.check_whole()
+
+
+@pytest.mark.slow
+def test_a_killed_proxy_finds_its_slot_still_running(two_at_a_time: Sweep, one_node: Node) -> None:
+    sweep = two_at_a_time()
+    driver = sweep.launch()
+    wait_for(lambda: driver.reported(2))
+    one_node.workers(PROXY)[0].kill()
+    sweep.died("proxy, kill -9")
+    sweep.goes_on(driver)
+    sweep.finish(driver)
+    sweep.check_whole()
+    assert set(map(tuple, attempts(sweep).values())) == {("1",)}
+    assert max(p["steps_done"] for p in provenance(sweep)) == 4 * 75, "nothing was redone"
+
+
+@pytest.mark.slow
+def test_a_killed_host_loses_no_trial(two_at_a_time: Sweep, one_node: Node) -> None:
+    sweep = two_at_a_time()
+    driver = sweep.launch()
+    wait_for(lambda: driver.reported(2))
+    (host,) = one_node.workers(HOST)
+    aboard = [t.number for t in driver.trials() if t.state.name == "RUNNING"]
+    host.kill()
+    sweep.died("host, kill -9")
+    sweep.goes_on(driver)
+    sweep.finish(driver)
+    sweep.check_whole()
+    again = {number for number, tried in attempts(sweep).items() if tried == ["1", "2"]}
+    assert again
+    assert again <= set(aboard)
+    assert all(tried == ["1"] for n, tried in attempts(sweep).items() if n not in again)
+    assert max(p["steps_done"] for p in provenance(sweep)) <= 4 * 75 - len(again) * 9
+    assert host.pid not in {provenance(sweep)[number]["pid"] for number in again}
+
+
+@pytest.mark.slow
+def test_the_host_of_a_single_trial_is_killed_twice(
+    one_at_a_time: Sweep, one_node: Node, unbroken: dict[int, TrialRecord]
+) -> None:
+    sweep = one_at_a_time()
+    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.03
+    driver = sweep.launch()
+    for _ in range(2):
+        wait_for(driver.reported)
+        one_node.workers(HOST)[0].kill()
+        sweep.died("host, kill -9")
+        sweep.goes_on(driver)
+    sweep.finish(driver)
+    sweep.check_same(unbroken)
+
+
+@pytest.mark.slow
+def test_a_proxy_that_comes_back_on_another_gpu_frees_its_old_slot(
+    two_at_a_time: Sweep, tmp_path: Any
+) -> None:
+    (tmp_path / "gpus").mkdir()
+    with ray_node(tmp_path / "gpus", "--num-cpus=2", "--num-gpus=2") as gpus:
+        resources = {
+            "gpus_per_trial": 1,
+            "max_concurrent": 1,
+            "engine_options": {"num_slots": 1, "step_seconds": 0.04},
+        }
+        sweep = two_at_a_time(address=gpus.address, resources=resources)
+        driver = sweep.launch()
+        for number in range(4):  # with a free GPU each time, so that some come back elsewhere
+            wait_for(lambda n=number: len(driver.trials()) > n and driver.reported())
+            gpus.workers(PROXY)[0].kill()
+            sweep.died("proxy, kill -9")
+            sweep.goes_on(driver)
+        sweep.finish(driver)
+        sweep.check_whole()
+
+
+@pytest.mark.slow
+def test_a_trial_under_which_hosts_die_runs_alone_and_only_then_is_lost(
+    two_at_a_time: Sweep,
+) -> None:
+    options = {"num_slots": 2, "step_seconds": 0.04, "faults": {"1": "death"}}
+    sweep = two_at_a_time(resources={"engine_options": options})
+    driver = sweep.launch()
+    output = sweep.finish(driver)
+    found = sweep.read()
+    assert [found[n].state for n in range(4)] == ["COMPLETE", "FAIL", *["COMPLETE"] * 2], output
+    lost = found[1].attributes
+    assert lost["kind"] == "lost"
+    assert "4 hosts died with this trial aboard" in lost["result"]["error"]
+    assert driver.trials()[1].user_attrs["attempt"] == 4
+    sweep.check_whole()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_host_that_cannot_be_started_again_is_made_anew_or_ends_the_driver(
+    one_at_a_time: Sweep, unbroken: dict[int, TrialRecord], failures: int
+) -> None:
+    sweep = one_at_a_time(address=None)
+    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.05
+    sweep.next_marker.touch()  # lets the first host start
+    driver = sweep.launch("host.starting", action="full_disk", flush_seconds=1)
+    wait_for(driver.reported)
+    sweep.died(f"host, kill -9, and it fails {failures} times to start")
+    for number in range(failures):
+        sweep.marker.unlink()
+        if number == 0:
+            titled(driver.look(), HOST)[0].kill()
+        wait_for(sweep.marker.exists)
+    if failures < 3:
+        sweep.goes_on(driver)
+        sweep.finish(driver)
+    else:
+        assert "cannot be started" in driver.finish(30)
+        assert driver.process.returncode == 1
+        sweep.complete()
+    sweep.check_same(unbroken)

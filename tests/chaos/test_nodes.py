@@ -1,0 +1,172 @@
+"""Machines die: a second node, its raylet, the head, a node that was announced to be taken away."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.breaking import Broken, in_parallel, sweep_tree
+from tests.ray_nodes import Launched, Node, ray_node, wait_for
+
+pytestmark = pytest.mark.slow
+Drive = Callable[..., Launched]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Node]:
+    """A node with one core."""
+    with _node(tmp_path / "head") as node:
+        yield node
+
+
+@pytest.fixture
+def other(tmp_path: Path, head: Node) -> Iterator[Node]:
+    """Another node of the same cluster."""
+    with _node(tmp_path / "other", head.address) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def _node(folder: Path, address: str | None = None) -> Iterator[Node]:
+    folder.mkdir()
+    with ray_node(folder, "--num-cpus=1", address=address) as node:
+        yield node
+
+
+@pytest.fixture
+def sweep(drive: Drive, tmp_path: Path, head: Node, other: Node) -> Broken:
+    """A sweep with a trial on each of the two nodes."""
+    options = {"num_slots": 1, "step_seconds": 0.06}
+    return Broken(
+        in_parallel(tmp_path / "runs", head.address, resources={"engine_options": options}),
+        drive,
+        nodes=(head,),
+    )
+
+
+@pytest.mark.parametrize("what", ["all processes", "raylet"])
+def test_the_trials_of_a_dead_node_go_on_elsewhere(sweep: Broken, other: Node, what: str) -> None:
+    driver = sweep.launch()
+    wait_for(lambda: driver.reported(2))
+    (number,) = _trials_on(other, driver)
+    died = time.monotonic()
+    if what == "raylet":
+        other.part("raylet").kill()
+    else:
+        other.kill()
+    wait_for(lambda: driver.trials()[number].user_attrs["attempt"] == 2, 120)
+    sweep.note(f"second node, kill -9 of {what}", time.monotonic() - died)
+    sweep.finish(driver)
+    sweep.check_whole()
+    assert [t.user_attrs["attempt"] for t in driver.trials() if t.number != number] == [1] * 3
+
+
+def test_five_nodes_die_in_turn_under_the_same_trial_and_none_counts(
+    drive: Drive, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with ray_node(tmp_path / "empty", "--num-cpus=0") as head:
+        options = {"num_slots": 1, "step_seconds": 0.1}
+        sweep = Broken(sweep_tree(tmp_path / "runs", head.address), drive)
+        sweep.tree["budget"]["n_trials"] = 2
+        sweep.tree["resources"]["engine_options"] = options
+        driver = None
+        for number in range(5):
+            with _node(tmp_path / f"other-{number}", head.address) as other:
+                driver = driver or sweep.launch()
+                sweep.goes_on(driver)
+                wait_for(lambda node=other, d=driver: _trials_on(node, d) == [0])
+                other.kill()
+                sweep.died("the only node with cores, kill -9, five times in turn")
+        with _node(tmp_path / "last", head.address):
+            sweep.goes_on(driver)
+            sweep.finish(driver)
+        sweep.check_whole()
+        assert driver.trials()[0].user_attrs["attempt"] == 6
+
+
+def test_a_preempted_node_is_no_failure_and_its_trial_goes_on_from_a_fresh_checkpoint(
+    sweep: Broken, other: Node
+) -> None:
+    driver = sweep.launch()
+    wait_for(lambda: driver.reported(2))
+    (number,) = _trials_on(other, driver)
+    before = driver.trials()[number].user_attrs["checkpoint"]
+    _drain(other, seconds=60)
+    wait_for(lambda: driver.trials()[number].user_attrs["checkpoint"] != before, 20)
+    saved = driver.trials()[number].user_attrs["checkpoint"]
+    assert Path(saved).name not in ("step-00000009", "step-00000025"), "it is no rung's"
+    died = time.monotonic()
+    other.kill()
+    wait_for(lambda: driver.trials()[number].user_attrs["attempt"] == 2, 60)
+    sweep.note("node preempted, then kill -9", time.monotonic() - died)
+    sweep.finish(driver)
+    sweep.check_whole()
+    assert driver.trials()[number].user_attrs["result"]["provenance"]["resumed_from"] >= int(
+        Path(saved).name.removeprefix("step-")
+    )
+
+
+def test_a_driver_whose_own_node_is_dead_ends_and_the_next_one_goes_on(
+    sweep: Broken, head: Node, tmp_path: Path
+) -> None:
+    driver = sweep.launch(flush_seconds=2)
+    wait_for(lambda: driver.reported(2))
+    head.process.suspend()  # `ray start --block` would take the rest of the node with it
+    died = time.monotonic()
+    head.part("raylet").kill()
+    driver.finish(60)
+    assert driver.process.returncode == 1
+    assert time.monotonic() - died < 30
+    head.process.resume()
+    _next_cluster(sweep, tmp_path, "head, kill -9 of its raylet", died)
+
+
+def test_a_driver_whose_head_is_dead_ends_and_the_next_one_goes_on(
+    sweep: Broken, head: Node, tmp_path: Path
+) -> None:
+    driver = sweep.launch(flush_seconds=2)
+    wait_for(lambda: driver.reported(2))
+    died = time.monotonic()
+    head.kill()
+    driver.finish(120)
+    assert driver.process.returncode != 0
+    _next_cluster(sweep, tmp_path, "head, kill -9 of all processes", died)
+
+
+def _next_cluster(sweep: Broken, folder: Path, fault: str, died: float) -> None:
+    with _node(folder / "next") as node:
+        sweep.tree["resources"]["address"] = node.address
+        sweep.died(fault, died)
+        sweep.complete()
+        sweep.check_whole()
+
+
+def _trials_on(node: Node, driver: Launched) -> list[int]:
+    """Trials that run on a node and have been heard of from there."""
+    log = driver.output.read_text()
+    found = []
+    for trial in driver.trials():
+        attempt = trial.user_attrs.get("attempt")
+        place = f"trial {trial.number}: attempt {attempt} is on peft-sweeps-host-{node.id}"
+        if trial.state.name == "RUNNING" and place in log:
+            found.append(trial.number)
+    return found
+
+
+def _drain(node: Node, seconds: int) -> None:
+    """Announce that a node will be taken away, as a cloud's autoscaler does."""
+    command = [
+        str(Path(sys.executable).parent / "ray"),
+        "drain-node",
+        f"--address={node.address}",
+        f"--node-id={node.id}",
+        "--reason=DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message=spot instance",
+        f"--deadline-remaining-seconds={seconds}",
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
