@@ -47,7 +47,7 @@ _QUICK = {
 """A dead node is seen in 2 to 3 seconds, instead of 15."""
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = 120.0) -> Any:
     """The first true value of `condition()`; TimeoutError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

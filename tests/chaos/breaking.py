@@ -127,7 +127,7 @@ class Broken:
 
     def die(self, point: str, nth: int = 1) -> None:
         """Run a driver until the fault at `point` kills it."""
-        driver = self.launch(point, nth)
+        driver = self.launch(point, nth, flush_seconds=180)
         self.goes_on(driver)
         output = driver.finish()
         assert self.marker.exists(), f"nothing passed {point} {nth} times:\n{output}"

@@ -14,7 +14,7 @@ import pytest
 from sweeps.tracking import MlflowTracker, deliver_pending
 from tests.chaos.breaking import Broken
 from tests.chaos.records import TrialRecord
-from tests.mlflow_server import Server
+from tests.mlflow_server import Gate, Server
 from tests.ray_nodes import free_port, wait_for
 
 Sweep = Callable[..., Broken]
@@ -63,11 +63,15 @@ def deliver(sweep: Broken, server: Server) -> None:
 
 
 def test_what_a_dead_server_missed_is_delivered_by_the_next_launch(
-    tracked: Broken, server: Server, unbroken: dict[int, TrialRecord]
+    one_at_a_time: Sweep, server: Server, unbroken: dict[int, TrialRecord]
 ) -> None:
-    driver = slowly(tracked).launch(flush_seconds=1)  # down from the start
     server.start()
-    wait_for(lambda: driver.reported() or driver.process.poll() is not None)
+    gate = Gate(server.port)
+    tracked = slowly(one_at_a_time(tracking={"uri": gate.url}))
+    tracked.mlflow = server.storage / "mlflow.db"
+    driver = tracked.launch(flush_seconds=1)  # down from the start
+    wait_for(driver.reported)
+    gate.open()
     wait_for(lambda: tracked.read()[0].runs)
     server.stop(signal.SIGKILL)  # and at the end
     tracked.finish(driver)
