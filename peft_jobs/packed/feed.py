@@ -45,6 +45,11 @@ class Chunk:
     def examples(self) -> list[Example]:
         return self.micro_batch.examples[self.start : self.stop]
 
+    @property
+    def num_tokens(self) -> int:
+        """Padding apart."""
+        return sum(len(example["input_ids"]) for example in self.examples)
+
 
 class Feed:
     """Chunks of one trial, from its sample `first` on."""
@@ -71,8 +76,13 @@ class Feed:
         self.tokens = 0
         """Supervised tokens of the present optimizer step."""
 
+    @property
+    def rows_left(self) -> int:
+        """Of the present micro-batch, or of the next one where that is through."""
+        return self.rows_per_micro_batch - self._start
+
     def take(self, rows: int) -> Chunk:
-        """The next `rows` rows, which must divide the rows of a micro-batch."""
+        """The next `rows` rows; no more than `rows_left`."""
         if not self._waiting:
             self._begin_step()
         if self._start == 0:
@@ -92,10 +102,9 @@ class Feed:
         )
 
     def begin_again(self) -> None:
-        """Go back to the beginning of the optimizer step, whose gradients were lost."""
-        if self._waiting:
-            self._micro_step = self._first_micro_step
-            self._waiting, self._start = list(self._step), 0
+        """Go back to the beginning of the optimizer step of the last chunk."""
+        self._micro_step = self._first_micro_step
+        self._waiting, self._start = list(self._step), 0
 
     def _begin_step(self) -> None:
         self.tokens = 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from peft_jobs.packed.layout import Layout, Part, Place, by_module
+from peft_jobs.packed.products import Rows, low_rank_update, whole_linear
 from peft_jobs.quantized import QUANTIZED
 
 Named = dict[tuple[str, Part], Tensor]
@@ -51,42 +52,27 @@ class Pack:
         self.model, self.layout = model, layout
         self.values_KP = torch.zeros(num_slots, layout.size, dtype=dtype, device=device)
         self.gradients_KP = torch.zeros_like(self.values_KP)
+        self.moments_KP = (torch.zeros_like(self.values_KP), torch.zeros_like(self.values_KP))
+        """AdamW's first and second."""
         self.scales_K = torch.zeros(num_slots, dtype=dtype, device=device)
         """alpha / r of each slot, or alpha / sqrt(r)."""
-        self.rows: Tensor | None = None
-        """The slots that take part in this step, int64; None for all."""
+        self.rows: Rows = slice(0, num_slots)
+        """The slots that take part in this step."""
         self.alone: int | None = None
         """The one slot to which all rows of the batch belong, in an evaluation."""
         self.mask: Mask | None = None
-        self._parts: dict[str, dict[Part, nn.Parameter]] = {}
+        self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
+        """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
         self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
         for name, places in by_module(layout).items():
-            self._parts[name] = {part: self._leaf(place) for part, place in places.items()}
             kind = PackedAdapter if "lora_A" in places else PackedWhole
-            self._replace(name, kind(self._base_layer(name), name, self))
+            self._replace(name, kind(model.get_submodule(name), name, self, places))
 
-    def parts(self, module: str) -> dict[Part, Tensor]:
-        """The module's tensors of the slots at work: [K, *shape]."""
-        parts: dict[Part, Tensor] = dict(self._parts[module])
-        if self.rows is not None:
-            parts = {part: tensor.index_select(0, self.rows) for part, tensor in parts.items()}
-        return parts
-
-    def part_alone(self, module: str, part: Part, slot: int) -> Tensor:
-        """One slot's tensor: [*shape]."""
-        return self._parts[module][part][slot]
-
-    def scales(self) -> Tensor:
-        """Of the slots at work, [K, 1, 1]."""
-        scales_K = self.scales_K if self.rows is None else self.scales_K[self.rows]
-        return scales_K.view(-1, 1, 1)
-
-    def row(self, slot: int, values: Tensor) -> Named:
-        """A row of `values` [K, P] as tensors, which are views, by module and part."""
-        return {
-            (place.module, place.part): values[slot, place.start : place.stop].view(place.shape)
-            for place in self.layout.places
-        }
+    def views(self, place: Place) -> tuple[Tensor, Tensor]:
+        """Values and gradients of all slots at one place: [K, *shape] each."""
+        shape = (len(self.values_KP), *place.shape)
+        cut = slice(place.start, place.stop)
+        return self.values_KP[:, cut].view(shape), self.gradients_KP[:, cut].view(shape)
 
     @contextmanager
     def evaluating(self, slot: int) -> Iterator[None]:
@@ -100,28 +86,22 @@ class Pack:
     @contextmanager
     def stepping(self, slots: Sequence[int], mask: Mask | None) -> Iterator[None]:
         """Within the block the model takes a batch of `slots`' rows, one slot after the other."""
-        if list(slots) != list(range(len(self.values_KP))):
+        first, last = slots[0], slots[-1]
+        if list(slots) == list(range(first, last + 1)):
+            self.rows = slice(first, last + 1)
+        else:
             self.rows = torch.tensor(slots, device=self.values_KP.device)
         self.mask = mask
         try:
             yield
         finally:
-            self.rows, self.mask = None, None
+            self.rows, self.mask = slice(0, len(self.values_KP)), None
 
     def remove(self) -> None:
         """Put the base's own layers back."""
         for parent, name, layer in self._replaced:
             setattr(parent, name, layer)
         self._replaced.clear()
-
-    def _leaf(self, place: Place) -> nn.Parameter:
-        shape = (len(self.values_KP), *place.shape)
-        leaf = nn.Parameter(self.values_KP[:, place.start : place.stop].view(shape))
-        leaf.grad = self.gradients_KP[:, place.start : place.stop].view(shape)
-        return leaf
-
-    def _base_layer(self, name: str) -> nn.Module:
-        return self.model.get_submodule(name)
 
     def _replace(self, name: str, layer: nn.Module) -> None:
         parent_name, _, child = name.rpartition(".")
@@ -133,62 +113,62 @@ class Pack:
 class PackedAdapter(nn.Module):
     """A frozen linear layer with the LoRA updates of all slots."""
 
-    def __init__(self, base_layer: nn.Module, name: str, pack: Pack) -> None:
+    def __init__(
+        self, base_layer: nn.Module, name: str, pack: Pack, places: dict[Part, Place]
+    ) -> None:
         super().__init__()
         self.base_layer, self.name, self.pack = base_layer, name, pack
+        self.down, self.up = pack.views(places["lora_A"]), pack.views(places["lora_B"])
+        self.is_quantized = isinstance(base_layer, QUANTIZED)
         self.train(base_layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, S, I] -> [rows, S, O]; the casts are those of PEFT's own LoRA layers."""
         result: Tensor = self.base_layer(x)
         pack = self.pack
-        if not torch.is_autocast_enabled(x.device.type) or not isinstance(
-            self.base_layer, QUANTIZED
-        ):
+        mixed = torch.is_autocast_enabled(x.device.type)
+        if not mixed or not self.is_quantized:
             x = x.to(pack.values_KP.dtype)
-        update = self._alone(x, pack.alone) if pack.alone is not None else self._packed(x)
-        if isinstance(self.base_layer, QUANTIZED):
-            update = update.to(result.dtype)
-        return (result + update.view_as(result)).to(result.dtype)
-
-    def _alone(self, x: Tensor, slot: int) -> Tensor:
-        down = self.pack.part_alone(self.name, "lora_A", slot)
-        up = self.pack.part_alone(self.name, "lora_B", slot)
-        return linear(linear(x, down), up) * self.pack.scales_K[slot]
-
-    def _packed(self, x: Tensor) -> Tensor:
-        pack, parts = self.pack, self.pack.parts(self.name)
-        down_KRI, up_KOR = parts["lora_A"], parts["lora_B"]
-        x_KTI = x.reshape(len(down_KRI), -1, x.shape[-1])
+        if pack.alone is not None:
+            update = linear(linear(x, self.down[0][pack.alone]), self.up[0][pack.alone])
+            update = update * pack.scales_K[pack.alone]
+            if self.is_quantized:
+                update = update.to(result.dtype)
+            return (result + update).to(result.dtype)
+        rows, scales_K = pack.rows, pack.scales_K[pack.rows]
+        x_KTI = x.reshape(len(scales_K), -1, x.shape[-1])
         if pack.mask is not None:
             x_KTI = x_KTI * pack.mask.of(self.name, x_KTI)
-        low_KTR = torch.bmm(x_KTI, down_KRI.transpose(1, 2))
-        return torch.bmm(low_KTR, up_KOR.transpose(1, 2)) * pack.scales()
+        if mixed:
+            x_KTI = x_KTI.to(torch.get_autocast_dtype(x.device.type))
+        result_KTO = result.reshape(len(scales_K), -1, result.shape[-1])
+        sum_dtype = result.dtype if self.is_quantized else x_KTI.dtype
+        return low_rank_update(
+            result_KTO, x_KTI, self.down, self.up, scales_K, rows, pack.anchor, sum_dtype
+        ).view_as(result)
 
 
 class PackedWhole(nn.Module):
     """A linear layer that every slot trains whole: K layers in one product."""
 
-    def __init__(self, base_layer: nn.Module, name: str, pack: Pack) -> None:
+    def __init__(
+        self, base_layer: nn.Module, name: str, pack: Pack, places: dict[Part, Place]
+    ) -> None:
         super().__init__()
         self.base_layer, self.name, self.pack = base_layer, name, pack
+        self.weight = pack.views(places["weight"])
+        self.bias = pack.views(places["bias"]) if "bias" in places else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, ..., I] -> [rows, ..., O]; in float32 inside, as the base sees it outside."""
         pack, expected = self.pack, x.dtype
         x = x.to(pack.values_KP.dtype)
         if pack.alone is not None:
-            weight = pack.part_alone(self.name, "weight", pack.alone)
-            bias = self._bias_alone(pack.alone)
-            return linear(x, weight, bias).to(expected)
-        parts = pack.parts(self.name)
-        weight_KOI = parts["weight"]
-        x_KTI = x.reshape(len(weight_KOI), -1, x.shape[-1])
-        result_KTO = torch.bmm(x_KTI, weight_KOI.transpose(1, 2))
-        if "bias" in parts:
-            result_KTO = result_KTO + parts["bias"].unsqueeze(1)
+            bias = None if self.bias is None else self.bias[0][pack.alone]
+            return linear(x, self.weight[0][pack.alone], bias).to(expected)
+        num_slots = len(pack.scales_K[pack.rows])
+        x_KTI = x.reshape(num_slots, -1, x.shape[-1])
+        if torch.is_autocast_enabled(x.device.type):
+            x_KTI = x_KTI.to(torch.get_autocast_dtype(x.device.type))
+        result_KTO = whole_linear(x_KTI, self.weight, self.bias, pack.rows, pack.anchor)
         return result_KTO.view(*x.shape[:-1], -1).to(expected)
-
-    def _bias_alone(self, slot: int) -> Tensor | None:
-        has_bias = getattr(self.base_layer, "bias", None) is not None
-        return self.pack.part_alone(self.name, "bias", slot) if has_bias else None

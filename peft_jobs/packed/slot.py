@@ -13,20 +13,22 @@ from typing import Any
 
 from peft_jobs import attempt
 from peft_jobs.base import Base
+from peft_jobs.errors import OutOfMemory
 from peft_jobs.evaluation import score
 from peft_jobs.job import Job
 from peft_jobs.keyed import Clock
 from peft_jobs.ladder import Ladder
+from peft_jobs.memory import is_out_of_memory
 from peft_jobs.methods import METHODS
 from peft_jobs.packed.export import save_adapter
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import Parts, initial_values
-from peft_jobs.packed.tenant import Captured, Tenant, from_snapshot, to_snapshot
+from peft_jobs.packed.tenant import Captured, Schedule, Tenant, from_snapshot, to_snapshot
 from peft_jobs.phases import Phases
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
 from peft_jobs.result import Progress, State, TrialResult, finite
-from peft_jobs.resume import find_start
+from peft_jobs.resume import Start, find_start
 from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.tasks import TASKS
@@ -50,25 +52,30 @@ class Slot:
         checkpoint_seconds: float | None,
         score_test: bool,
     ) -> None:
-        self.job, self.spec, self.base, self.data, self.parts = job, job.spec, base, data, parts
-        job.directory.mkdir(parents=True, exist_ok=True)
+        self.job, self.base, self.data, self.parts = job, base, data, parts
         self.phases, self.seen, self.score_test = phases, Seen(), score_test
-        self.num_steps = self.spec.training.total_steps(len(data.train))
+        job.directory.mkdir(parents=True, exist_ok=True)
+        start = find_start(job, job.checkpoint)
+        self.captured: Captured | None = Captured(initial_values(job.spec, parts, base.model))
+        start = self._restored(start)
+        ladder = Ladder(job.spec, base.device, () if start is None else start.state.ladder)
+        self.spec = ladder.spec
         self.tenant: Tenant | None = None
         self.loss = 0.0
         """Of the optimizer step, as far as it has come."""
         self.peaks: dict[str, int] = {}
-        start = find_start(job, job.checkpoint)
-        self.captured = Captured(initial_values(self.spec, parts, base.model))
-        if start is not None:
-            places, state = self.captured.values, start.state
-            self.captured = from_snapshot(start.tensors, places, state.step, state.scheduler)
-            phases.add(state.seconds)
+        self.has_begun = False
+        self.has_stepped = False
+        """In the present pack."""
         self.seen.go_back(None if start is None else start.state)
-        self.found: dict[str, Any] = {"provenance": provenance}
-        provenance["resumed_from"] = self.seen.step
-        self.found["trainable_parameters"] = sum(v.numel() for v in self.captured.values.values())
+        self.found: dict[str, Any] = {
+            "provenance": provenance | {"resumed_from": self.seen.step},
+            "trainable_parameters": sum(v.numel() for v in self.captured.values.values()),
+            "memory_ladder": ladder.rungs,
+        }
         training = self.spec.training
+        self.num_steps = training.total_steps(len(data.train))
+        self.schedule = Schedule(training, self.num_steps)
         order = SampleOrder(
             self.spec.seed,
             len(data.train),
@@ -91,10 +98,23 @@ class Slot:
                 phases=phases,
                 seen=self.seen,
                 saver=Saver(job, checkpoint_seconds),
-                ladder=Ladder(self.spec, base.device),
+                ladder=ladder,
                 start=start,
             )
         )
+
+    def _restored(self, start: Start | None) -> Start | None:
+        """`start`, with its values captured; None, with a warning, if it has other ones."""
+        assert self.captured is not None
+        if start is None:
+            return None
+        held = from_snapshot(start.tensors, self.captured.values, start.state.step)
+        if held is None:
+            log.warning("checkpoint %s cannot be used: it trains other parameters", start.path)
+            return None
+        self.captured = held
+        self.phases.add(start.state.seconds)
+        return start
 
     @property
     def rank(self) -> int:
@@ -107,7 +127,9 @@ class Slot:
 
     def move_in(self, pack: Pack, number: int) -> None:
         """Take the row `number` of a pack."""
-        self.tenant = Tenant(pack, number, self.spec, self.num_steps, self.captured)
+        assert self.captured is not None
+        self.tenant = Tenant(pack, number, self.spec, self.schedule, self.captured)
+        self.captured, self.has_stepped = None, False
 
     def move_out(self) -> None:
         """Keep what is in the row, which is about to go."""
@@ -115,23 +137,32 @@ class Slot:
             self.captured, self.tenant = self.tenant.capture(), None
 
     def begin(self) -> None:
-        """Report again what an earlier attempt may have reported in vain."""
+        """Report again what an earlier attempt may have reported in vain; once."""
+        self.has_begun = True
         self.reporter.resume()
         if not self.reporter.waits:
             self.reporter.settle()
 
-    def stepped(self, loss: float) -> None:
-        """The optimizer step's gradients are complete; raises Diverged."""
+    def stepped(self, loss: float, ends_step: bool) -> None:
+        """A chunk's gradients are there, and with it perhaps the optimizer step's; raises Diverged.
+
+        `loss` is the chunk's part of the step's.
+        """
         assert self.tenant is not None
-        tenant, rate = self.tenant, self.tenant.learning_rate
-        tenant.step()
+        self.has_stepped = True
+        self.loss += loss
+        if not ends_step:
+            return
+        loss, self.loss = self.loss, 0.0
+        rate = self.tenant.learning_rate
+        self.tenant.step()
         self.seen.tokens += self.feed.tokens
         self.reporter.step_ended(
             StepEnd(
                 loss=loss,
                 learning_rate=rate,
-                schedule=tenant.scheduler.state_dict(),
-                tensors=lambda: to_snapshot(tenant.capture()),
+                schedule=self.schedule.state(self.tenant.steps),
+                tensors=self._snapshot,
                 is_last=self.seen.step + 1 >= self.num_steps,
             )
         )
@@ -145,19 +176,25 @@ class Slot:
         if self.tenant is not None:
             self.tenant.clear_gradients()
 
-    def saw_peak(self, peaks: dict[str, int], num_slots: int, resident_bytes: int) -> None:
-        """Remember a pack's memory peak: as it was, and this trial's share of what it added."""
+    def saw_peaks(self, peaks: dict[str, int], resident: dict[str, int], num_slots: int) -> None:
+        """Remember a pack's memory peaks: as they were, and this trial's share of what it added."""
         for name, value in peaks.items():
-            share = resident_bytes + max(0, value - resident_bytes) // num_slots
+            share = resident[name] + max(0, value - resident[name]) // num_slots
             pack = name.replace("peak_", "pack_peak_")
             self.peaks[pack] = max(value, self.peaks.get(pack, 0))
             self.peaks[name] = max(share, self.peaks.get(name, 0))
 
-    def result(self) -> TrialResult | None:
-        """The end of a trial that is over: evaluated and saved, or stopped; None if interrupted."""
-        with attempt.logged(self.job.directory):
-            if self.job.cancelled is None:
+    def complete(self) -> None:
+        """Evaluate and save a trial that has made all its steps; not one that was stopped."""
+        if self.job.cancelled is None:
+            with attempt.logged(self.job.directory):
                 self._complete()
+
+    def result(self) -> TrialResult | None:
+        """The end of a trial that is over; None if it was interrupted: it left a checkpoint."""
+        with attempt.logged(self.job.directory):
+            if self.job.cancelled is not None:
+                self.reporter.settle()
             self.found |= self._seen()
             if self.job.cancelled is not None:
                 return self.job.stopped(**self.found)
@@ -168,6 +205,8 @@ class Slot:
         with attempt.logged(self.job.directory):
             log.error("the trial failed", exc_info=error)
         text = "".join(traceback.format_exception(error))
+        if is_out_of_memory(error):
+            error = OutOfMemory(str(error))
         return TrialResult.from_error(error, text, **(self.found | self._seen()))
 
     def attempted(self, act: Callable[[], None]) -> TrialResult | None:
@@ -195,13 +234,25 @@ class Slot:
             values = self.tenant.values()
             self.found["adapter"] = save_adapter(values, config, self.base, self.job.directory)
 
+    def _snapshot(self) -> bytes:
+        held = self.captured if self.tenant is None else self.tenant.capture()
+        assert held is not None
+        return to_snapshot(held)
+
     def _evaluate(self) -> dict[str, float]:
         return self._score(self.data.validation, "validation")
 
     def _score(self, rows: Any, split: str) -> dict[str, float]:
+        """Metrics on a split, in as small batches as memory asks for."""
         assert self.tenant is not None
+        base, ladder = self.base, self.reporter.loop.ladder
         with self.tenant.pack.evaluating(self.tenant.slot):
-            return score(self.base.model, self.base, self.spec, rows, split)
+            while True:
+                metrics = ladder.tried(
+                    "evaluate", self.seen, lambda spec: score(base.model, base, spec, rows, split)
+                )
+                if metrics is not None:
+                    return metrics
 
     def _report(self, progress: Progress) -> None:
         attempt.append(self.job.directory, progress)

@@ -1,8 +1,9 @@
 """One trial in one slot: its parameters, its optimizer and its schedule.
 
-Optimizer, clipping and schedule are torch's and transformers' own, on the slot's row: two slices,
-of which one is decayed. So a slot steps when it is due and is untouched when it is not. `capture`
-and `restore` move a trial between packs of other shapes, and to and from checkpoints.
+Clipping and AdamW are torch's own formulas, on the slot's row: two slices, of which one is decayed.
+So a slot steps when it is due and is untouched when it is not. The state of all slots is allocated
+with the pack: a step asks for no memory. `capture` and a new Tenant move a trial between packs of
+other shapes, and to and from checkpoints.
 """
 
 import math
@@ -12,13 +13,14 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.adamw import adamw
 from transformers import get_scheduler
 
 from peft_jobs.keyed import ADAPTER
 from peft_jobs.packed.layout import Part
 from peft_jobs.packed.pack import Named, Pack
-from peft_jobs.spec import TrialSpec
+from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.training_state import Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -34,58 +36,98 @@ class Captured:
     moments: Mapping[str, Named] = field(default_factory=dict)
     """By name of the optimizer's state; none before the first step."""
     steps: int = 0
-    schedule: Mapping[str, Any] | None = None
+
+
+class Schedule:
+    """The learning rate of each step, by transformers' own schedules."""
+
+    def __init__(self, training: TrainingSpec, num_steps: int) -> None:
+        """`num_steps` is the horizon. Groups and state are those of the Trainer's scheduler."""
+        leaves = [torch.nn.Parameter(torch.empty(0)) for _ in range(2)]
+        optimizer = torch.optim.SGD([{"params": [leaf]} for leaf in leaves], training.learning_rate)
+        warmup = training.warmup_steps
+        self._scheduler: Any = get_scheduler(
+            training.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(num_steps * warmup),
+            num_training_steps=num_steps,
+        )
+
+    def rate(self, step: int) -> float:
+        """Of the step that follows `step` steps."""
+        scheduler = self._scheduler
+        return float(scheduler.base_lrs[0] * scheduler.lr_lambdas[0](step))
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The scheduler's state after `step` steps."""
+        scheduler = self._scheduler
+        scheduler.last_epoch, scheduler._step_count = step, step + 1
+        scheduler._last_lr = [self.rate(step) for _ in scheduler.base_lrs]
+        state: dict[str, Any] = scheduler.state_dict()
+        return state
 
 
 class Tenant:
     """The parameters of one trial while it has a slot of a pack."""
 
     def __init__(
-        self, pack: Pack, slot: int, spec: TrialSpec, num_steps: int, captured: Captured
+        self, pack: Pack, slot: int, spec: TrialSpec, schedule: Schedule, captured: Captured
     ) -> None:
-        """`num_steps` is the horizon of the schedule."""
-        self.pack, self.slot, self.spec = pack, slot, spec
+        self.pack, self.slot, self.spec, self.schedule = pack, slot, spec, schedule
         self._own = captured.values.keys()
-        training, decayed = spec.training, pack.layout.decayed
+        self.steps = captured.steps
+        device, decayed, size = pack.values_KP.device, pack.layout.decayed, pack.layout.size
         self._cuts = [
-            cut
-            for cut in (slice(0, decayed), slice(decayed, pack.layout.size))
-            if cut.stop > cut.start
+            (slice(start, stop), decay, torch.tensor(float(captured.steps), device=device))
+            for start, stop, decay in (
+                (0, decayed, spec.training.weight_decay),
+                (decayed, size, 0.0),
+            )
+            if stop > start
         ]
-        self._leaves = [_leaf(pack, slot, cut) for cut in self._cuts]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [leaf], "weight_decay": training.weight_decay if index == 0 else 0.0}
-                for index, leaf in enumerate(self._leaves)
-            ],
-            lr=training.learning_rate,
-            betas=(training.adam_beta1, training.adam_beta2),
-            eps=training.adam_epsilon,
-            fused=True,
-        )
-        warmup = training.warmup_steps
-        self.scheduler = get_scheduler(
-            training.lr_scheduler_type,
-            self.optimizer,
-            num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(num_steps * warmup),
-            num_training_steps=num_steps,
-        )
         adapter = spec.adapter
         scale = adapter.lora_alpha / (math.sqrt(adapter.r) if adapter.use_rslora else adapter.r)
         pack.scales_K[slot] = scale
-        self._restore(captured)
+        moments = [captured.moments.get(name, {}) for name in MOMENTS]
+        for rows, named in zip(
+            (pack.values_KP, pack.gradients_KP, *pack.moments_KP),
+            (captured.values, captured.gradients, *moments),
+            strict=True,
+        ):
+            self._fill(rows[slot], named)
 
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return self.schedule.rate(self.steps)
 
+    @torch.no_grad()
     def step(self) -> None:
         """Clip, step, go on in the schedule, and clear the gradients of this slot."""
-        if self.spec.training.max_grad_norm > 0:
-            nn.utils.clip_grad_norm_(self._leaves, self.spec.training.max_grad_norm)
-        self.optimizer.step()
-        self.scheduler.step()
+        training, pack, slot = self.spec.training, self.pack, self.slot
+        gradients = pack.gradients_KP[slot]
+        if training.max_grad_norm > 0:  # as torch.nn.utils.clip_grad_norm_
+            norm = torch.linalg.vector_norm(gradients)
+            gradients.mul_((training.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+        rate = self.learning_rate
+        for cut, decay, count in self._cuts:
+            adamw(
+                [pack.values_KP[slot, cut]],
+                [gradients[cut]],
+                [pack.moments_KP[0][slot, cut]],
+                [pack.moments_KP[1][slot, cut]],
+                [],
+                [count],
+                fused=True,
+                amsgrad=False,
+                beta1=training.adam_beta1,
+                beta2=training.adam_beta2,
+                lr=rate,
+                weight_decay=decay,
+                eps=training.adam_epsilon,
+                maximize=False,
+            )
+        self.steps += 1
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
@@ -98,47 +140,23 @@ class Tenant:
 
     def capture(self) -> Captured:
         """All of the trial, to be given to another slot."""
-        moments = {}
-        for name in MOMENTS:
-            parts = [self.optimizer.state[leaf].get(name) for leaf in self._leaves]
-            if all(part is not None for part in parts):
-                moments[name] = self._trimmed(torch.cat(parts))
-        return Captured(
-            values=self.values(),
-            gradients=self._trimmed(self.pack.gradients_KP[self.slot]),
-            moments=moments,
-            steps=int(self.optimizer.state[self._leaves[0]].get("step", 0)),
-            schedule=self.scheduler.state_dict(),
-        )
+        pack, moments = self.pack, {}
+        if self.steps:
+            moments = {
+                name: self._trimmed(rows[self.slot])
+                for name, rows in zip(MOMENTS, pack.moments_KP, strict=True)
+            }
+        gradients = self._trimmed(pack.gradients_KP[self.slot])
+        return Captured(self.values(), gradients, moments, self.steps)
 
-    def _restore(self, captured: Captured) -> None:
-        for rows, named in (
-            (self.pack.values_KP, captured.values),
-            (self.pack.gradients_KP, captured.gradients),
-        ):
-            rows[self.slot].copy_(self._row_of(named))
-        if captured.schedule is not None:
-            self.scheduler.load_state_dict(dict(captured.schedule))
-            rates = self.scheduler.get_last_lr()
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-        if captured.moments:
-            moments = {name: self._row_of(named) for name, named in captured.moments.items()}
-            for leaf, cut in zip(self._leaves, self._cuts, strict=True):
-                self.optimizer.state[leaf] = {
-                    "step": torch.tensor(float(captured.steps), device=leaf.device),
-                    **{name: row[cut].clone() for name, row in moments.items()},
-                }
-
-    def _row_of(self, named: Named) -> Tensor:
-        """A row that holds these tensors, and zeros beside them."""
-        row = torch.zeros_like(self.pack.values_KP[self.slot])
+    def _fill(self, row: Tensor, named: Named) -> None:
+        """Make a row hold these tensors, and zeros beside them."""
+        row.zero_()
         for place in self.pack.layout.places:
             value = named.get((place.module, place.part))
             if value is not None:
                 view = row[place.start : place.stop].view(place.shape)
                 view[tuple(slice(0, length) for length in value.shape)].copy_(value)
-        return row
 
     def _trimmed(self, row: Tensor) -> Named:
         """The tensors of a row without the room that is not the trial's."""
@@ -179,23 +197,22 @@ def to_snapshot(captured: Captured) -> bytes:
 
 
 def from_snapshot(
-    tensors: Tensors, places: Mapping[tuple[str, Part], Any], steps: int, schedule: Any
-) -> Captured:
-    """A trial's snapshot, of either engine; `places` are the parameters that it has.
+    tensors: Tensors, places: Mapping[tuple[str, Part], Tensor], steps: int
+) -> Captured | None:
+    """A trial's snapshot, of either engine; `places` are the parameters that it has now.
 
-    Raises KeyError if it lacks one of them.
+    None if it holds other ones.
     """
-    names = {place: peft_name(*place) for place in places}
-    values = {place: tensors[f"model/{name}"] for place, name in names.items()}
-    moments = {
-        key: {place: tensors[f"optimizer/{name}/{key}"] for place, name in names.items()}
-        for key in MOMENTS
-        if any(f"optimizer/{name}/{key}" in tensors for name in names.values())
-    }
-    return Captured(values, {}, moments, steps, schedule)
-
-
-def _leaf(pack: Pack, slot: int, cut: slice) -> nn.Parameter:
-    leaf = nn.Parameter(pack.values_KP[slot, cut])
-    leaf.grad = pack.gradients_KP[slot, cut]
-    return leaf
+    names = {peft_name(*place): place for place in places}
+    shapes = {f"model/{name}": places[place].shape for name, place in names.items()}
+    held = {name: value.shape for name, value in tensors.items() if name.startswith("model/")}
+    if shapes != held:
+        return None
+    values = {place: tensors[f"model/{name}"] for name, place in names.items()}
+    moments: dict[str, Named] = {}
+    if steps:
+        moments = {
+            key: {place: tensors[f"optimizer/{name}/{key}"] for name, place in names.items()}
+            for key in MOMENTS
+        }
+    return Captured(values, {}, moments, steps)

@@ -1,5 +1,6 @@
 """Run a sweep on a Ray cluster: this machine alone, or the one at `resources.address`."""
 
+import gc
 import logging
 import os
 import shutil
@@ -125,6 +126,9 @@ class RayBackend:
 
     def close(self) -> None:
         self.fleet.close()
+        # An actor's handle that is collected after the shutdown, or in another thread during it,
+        # makes Ray 2.60 end this process (`core_worker_process.cc`); Tune leaves some in cycles.
+        gc.collect()
         ray.shutdown()
 
 

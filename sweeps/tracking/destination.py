@@ -101,7 +101,7 @@ def _lay_out(file: Path) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
         aside = Path(folder) / file.name
         engine = sqlalchemy.create_engine(f"{_SQLITE}{aside}")
-        _initialize_tables(engine)
+        _initialize_tables(engine)  # type: ignore[no-untyped-call]
         engine.dispose()
         with contextlib.suppress(FileExistsError):  # somebody else was faster
             os.link(aside, file)

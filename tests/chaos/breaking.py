@@ -130,8 +130,9 @@ class Broken:
         driver = self.launch(point, nth, flush_seconds=180)
         self.goes_on(driver)
         output = driver.finish()
-        assert self.marker.exists(), f"nothing passed {point} {nth} times:\n{output}"
-        assert driver.process.returncode == -9, output
+        told = f"{point}, {nth} times; exit code {driver.process.returncode}:\n{output}"
+        assert self.marker.exists(), f"nothing passed {told}"
+        assert driver.process.returncode == -9, told
         self.died(f"driver, kill -9 at {point}")
 
     def died(self, fault: str, at: float | None = None) -> None:

@@ -1,0 +1,119 @@
+"""The arms of the trial-step tables: how trials are put on a resident base.
+
+The engines are the product's. Looped adapters (B4) live here alone, to show what batching is worth.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from peft_jobs.packed.calibration import Calibration
+from peft_jobs.packed.composition import Composition
+from peft_jobs.packed.engine import PackedEngine
+from peft_jobs.packed.layout import Place, by_module
+from peft_jobs.packed.pack import PackedAdapter
+from peft_jobs.packed.slot import Slot
+from peft_jobs.quantized import QUANTIZED
+from peft_jobs.solo import SoloEngine
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train; `engine` has the base it uses."""
+
+    name: str
+    make: Callable[[SoloEngine, int], Any]
+    engine: SoloEngine
+
+    @property
+    def is_solo(self) -> bool:
+        return self.make is solo
+
+
+def solo(engine: SoloEngine, num_slots: int) -> SoloEngine:
+    """Arms B1 and B2: the trials one at a time."""
+    return engine
+
+
+def auto(engine: SoloEngine, num_slots: int) -> PackedEngine:
+    """Arm B5-auto, on the base of `engine`: how many share a step is the engine's choice."""
+    made = PackedEngine(str(engine._resident.cache_dir), num_slots=num_slots)
+    made.solo = engine
+    return made
+
+
+def packed(engine: SoloEngine, num_slots: int) -> PackedEngine:
+    """Arm B5, on the base of `engine`."""
+    made = auto(engine, num_slots)
+    made.rounds.calibration = cast(Calibration, Always())
+    return made
+
+
+def looped(engine: SoloEngine, num_slots: int) -> PackedEngine:
+    """Arm B4, on the base of `engine`."""
+    made = packed(engine, num_slots)
+    made.composition = made.rounds.composition = LoopedComposition()
+    return made
+
+
+class Always:
+    """In place of the engine's calibration: all slots in every step, whatever they cost."""
+
+    def width(self, work: Hashable, num_slots: int) -> int:
+        return num_slots
+
+    def limit(self, work: Hashable) -> None:
+        return None
+
+    def saw(self, *measured: Any) -> None:
+        """Nothing is learned from it."""
+
+
+class LoopedAdapter(PackedAdapter):
+    """The pack's layer with one pair of products for each slot, as systems without batching do."""
+
+    def take_rows(self) -> None:
+        """Find each slot's own tensors in the pack's rows."""
+        places = by_module(self.pack.layout)[self.name]
+        self.slots = [
+            (self._leaf(slot, places["lora_A"]), self._leaf(slot, places["lora_B"]), scale)
+            for slot, scale in enumerate(self.pack.scales_K.tolist())
+        ]
+
+    def _leaf(self, slot: int, place: Place) -> nn.Parameter:
+        cut = slice(place.start, place.stop)
+        leaf = nn.Parameter(self.pack.values_KP[slot, cut].view(place.shape))
+        leaf.grad = self.pack.gradients_KP[slot, cut].view(place.shape)
+        return leaf
+
+    def forward(self, x: Tensor) -> Tensor:
+        pack = self.pack
+        if pack.alone is not None:
+            return super().forward(x)
+        result: Tensor = self.base_layer(x)
+        quantized = isinstance(self.base_layer, QUANTIZED)
+        if not torch.is_autocast_enabled(x.device.type) or not quantized:
+            x = x.to(pack.values_KP.dtype)
+        at_work = self.slots[pack.rows] if isinstance(pack.rows, slice) else self.slots
+        x_KTI = x.reshape(len(at_work), -1, x.shape[-1])
+        updates = [
+            linear(linear(x_TI, down_RI), up_OR) * scale
+            for x_TI, (down_RI, up_OR, scale) in zip(x_KTI, at_work, strict=True)
+        ]
+        update = torch.stack(updates).view_as(result)
+        return (result + update.to(result.dtype)).to(result.dtype)
+
+
+class LoopedComposition(Composition):
+    """A pack with looped adapters, for trials without dropout."""
+
+    def compose(self, slots: Sequence[Slot]) -> None:
+        super().compose(slots)
+        for module in self.slots[0].base.model.modules() if self.slots else ():
+            if type(module) is PackedAdapter:
+                module.__class__ = LoopedAdapter
+                cast(LoopedAdapter, module).take_rows()

@@ -1,0 +1,116 @@
+"""The pack that is on the base now, and the slots in it.
+
+It is made when slots have come or gone, and taken off before anything else uses the base.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from peft_jobs.base import Base
+from peft_jobs.memory import peak_memory
+from peft_jobs.methods._base import checkpoint_activations
+from peft_jobs.methods._snapshot import Snapshot
+from peft_jobs.packed.calibration import Room
+from peft_jobs.packed.layout import make_layout
+from peft_jobs.packed.pack import Pack
+from peft_jobs.packed.packable import dtype_of
+from peft_jobs.packed.slot import Slot
+
+SPARE = 0.95
+"""Of a GPU's memory is planned with; its allocator loses some to fragments."""
+UNLIMITED = 1 << 30
+
+
+class Composition:
+    """Slots on a base; without a pack between `dissolve` or `keep` and the next `compose`."""
+
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self._pack: Pack | None = None
+        self._snapshot: Snapshot | None = None
+        self._measuring = ExitStack()
+        self._peaks: Callable[[], dict[str, int]] = dict
+        self._resident: dict[str, int] = {}
+        self._rooms: dict[str, Room] = {}
+        """By base."""
+
+    @property
+    def pack(self) -> Pack:
+        assert self._pack is not None, "compose comes first"
+        return self._pack
+
+    def holds(self, slots: Sequence[Slot]) -> bool:
+        """Whether these slots, and no others, are in a pack now."""
+        return list(slots) == self.slots and (self._pack is not None or not slots)
+
+    def compose(self, slots: Sequence[Slot]) -> None:
+        """Put a pack of these slots on their base. What memory is too small for is taken off."""
+        self.keep(slots)
+        if not self.slots:
+            return
+        base = self.slots[0].base
+        try:
+            self._watch(base)
+            self._put_on(base)
+        except BaseException:
+            self.dissolve()
+            raise
+
+    def keep(self, slots: Sequence[Slot]) -> None:
+        """Take the pack off and let go of the other slots."""
+        self.dissolve()
+        self.slots = list(slots)
+
+    def dissolve(self) -> None:
+        """The base as it was; the slots keep what they have."""
+        self.measure()
+        for slot in self.slots:
+            slot.move_out()
+        self._measuring.close()
+        self._peaks = dict
+        if self._snapshot is not None:
+            self._snapshot.restore()
+        self._pack = self._snapshot = None
+
+    def measure(self) -> None:
+        """Let the slots know the memory peaks of this composition so far."""
+        peaks = self._peaks()
+        for slot in self.slots if peaks else ():
+            slot.saw_peaks(peaks, self._resident, len(self.slots))
+        allocated = peaks.get("peak_allocated_bytes")
+        if allocated is not None and all(slot.has_stepped for slot in self.slots):
+            self._room(self.slots[0].base).saw(allocated, len(self.slots))
+
+    def room(self, base: Base) -> int:
+        """The number of slots that fit the base's device, as far as is known."""
+        if base.device.type != "cuda":
+            return UNLIMITED
+        if self._pack is not None:
+            self.measure()
+        free, _ = torch.cuda.mem_get_info(base.device)
+        free += torch.cuda.memory_reserved(base.device)
+        return self._room(base).slots(int(free * SPARE))
+
+    def _room(self, base: Base) -> Room:
+        if base.key not in self._rooms:
+            self._rooms[base.key] = Room(torch.cuda.memory_allocated(base.device))
+        return self._rooms[base.key]
+
+    def _watch(self, base: Base) -> None:
+        self._peaks = self._measuring.enter_context(peak_memory(base.device))
+        self._resident = self._peaks()
+
+    def _put_on(self, base: Base) -> None:
+        slots = self.slots
+        adapted = {name for slot in slots for name in slot.parts.adapted}
+        whole = {name for slot in slots for name in slot.parts.whole}
+        layout = make_layout(max(slot.rank for slot in slots), adapted, whole, base.model)
+        self._snapshot = Snapshot.of(base.model)
+        self._pack = Pack(base.model, layout, len(slots), dtype_of(base))
+        if any(slot.spec.training.gradient_checkpointing for slot in slots):
+            checkpoint_activations(base.model)
+        base.model.train()
+        for number, slot in enumerate(slots):
+            slot.move_in(self._pack, number)
