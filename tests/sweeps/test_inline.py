@@ -209,7 +209,7 @@ def test_a_second_driver_of_a_sweep_is_refused(sweep: Sweep) -> None:
     assert seen
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [80, pytest.param(1000, marks=pytest.mark.slow)])
 def test_many_trials_on_sixty_four_slots(sweep: Sweep, count: int) -> None:
     resources = {"engine_options": {"num_slots": 64}, "max_concurrent": 64}
     spec = sweep(resources=resources, budget={"n_trials": count}, sampler="random")
