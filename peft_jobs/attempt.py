@@ -1,9 +1,6 @@
 """The files of one attempt: `metrics.jsonl` (a line per report), `log.txt`, and `adapter/`."""
 
 import logging
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +8,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from peft_jobs.files import whole_folder
 from peft_jobs.result import Progress
 
 log = logging.getLogger(__name__)
@@ -58,15 +56,9 @@ def save_adapter(model: PeftModel, directory: Path) -> str:
 
     Returns the folder's name. Replaces an older one of the same attempt.
     """
-    aside = Path(tempfile.mkdtemp(dir=directory, prefix=f".{ADAPTER}."))
-    try:
+    with whole_folder(directory / ADAPTER) as aside:
         # Embeddings are never resized here; "auto" would ask the Hub for the base's vocabulary.
         model.save_pretrained(str(aside), safe_serialization=True, save_embedding_layers=False)
-        aside.chmod(0o755)
-        shutil.rmtree(directory / ADAPTER, ignore_errors=True)
-        os.rename(aside, directory / ADAPTER)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return ADAPTER
 
 

@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from peft_jobs import faults
-from peft_jobs.files import canonical_json
+from peft_jobs.files import canonical_json, whole_folder
 from peft_jobs.memory_settings import LadderRung
 from peft_jobs.result import Metrics, Progress
 
@@ -90,19 +88,13 @@ def write(directory: Path, state: CheckpointState, tensors: bytes | None = None)
     digest = None if tensors is None else _sha256(tensors)
     content = state.model_copy(update={"tensors": digest}).model_dump(mode="json")
     text = json.dumps({"sha256": _seal(content), "state": content}, allow_nan=False)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with whole_folder(target) as aside:
         if tensors is not None:
             _write_synced(aside / TENSORS, tensors)
         _write_synced(aside / STATE, text.encode())
-        aside.chmod(0o755)
         _sync(aside)
         faults.passing("checkpoint.writing")
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(aside, target)
-        _sync(target.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    _sync(target.parent)
     faults.passing("checkpoint.written")
     return target
 

@@ -48,9 +48,7 @@ def reset_head(model: nn.Module, seed: int) -> None:
         head = base.get_submodule(name)
         if isinstance(head, ModulesToSaveWrapper):
             head = head.modules_to_save[ADAPTER]
-        for part, module in head.named_modules():
-            if any(True for _ in module.parameters(recurse=False)):
-                _reset(base, module, key("head", seed, f"{name}.{part}".rstrip(".")))
+        _draw(base, head, name, seed)
 
 
 def initial_head(model: PreTrainedModel, name: str, seed: int) -> nn.Module:
@@ -60,10 +58,15 @@ def initial_head(model: PreTrainedModel, name: str, seed: int) -> nn.Module:
     """
     head = copy.deepcopy(model.get_submodule(name)).float()
     if name in fresh_modules(model):
-        for part, module in head.named_modules():
-            if any(True for _ in module.parameters(recurse=False)):
-                _reset(model, module, key("head", seed, f"{name}.{part}".rstrip(".")))
+        _draw(model, head, name, seed)
     return head
+
+
+def _draw(base: PreTrainedModel, head: nn.Module, name: str, seed: int) -> None:
+    """Give every module of `head`, which `base` calls `name`, the weights of its key."""
+    for part, module in head.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            _reset(base, module, key("head", seed, f"{name}.{part}".rstrip(".")))
 
 
 def _reset(base: PreTrainedModel, module: nn.Module, seed: int) -> None:

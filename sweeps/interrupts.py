@@ -12,32 +12,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def interrupted_by_signals(driver: Driver) -> Iterator[None]:
-    """Within the block the first signal sets `driver.interrupted`.
-
-    The next one raises KeyboardInterrupt. Outside the main thread nothing is changed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if driver.interrupted:
-            raise KeyboardInterrupt
-        driver.interrupted = True
-
-    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
 def keeping_signals() -> Iterator[None]:
-    """Put back, at the end of the block, the handlers that something in it has replaced."""
-    if threading.current_thread() is not threading.main_thread():
+    """Put back, at the end of the block, the handlers that something in it has replaced.
+
+    Outside the main thread, where nobody may replace any, it does nothing.
+    """
+    if not _is_main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -49,6 +29,25 @@ def keeping_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def interrupted_by_signals(driver: Driver) -> Iterator[None]:
+    """Within the block the first signal sets `driver.interrupted`.
+
+    The next one raises KeyboardInterrupt. Outside the main thread nothing is changed.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if driver.interrupted:
+            raise KeyboardInterrupt
+        driver.interrupted = True
+
+    with keeping_signals():
+        if _is_main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, interrupt)
+        yield
+
+
+@contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
     """Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does."""
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -56,3 +55,7 @@ def termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -86,7 +86,7 @@ class Lease:
         retry(lambda: _METADATA.create_all(self._engine))
         told = False
         while not retry(self._try):
-            holder = read_lease(self._engine, self._sweep)
+            holder = _read(self._engine, self._sweep)
             if holder is None or holder.is_gone:
                 continue
             if holder.is_here or time.time() - holder.renewed < SILENT_SECONDS:
@@ -112,7 +112,7 @@ class Lease:
         if retry(lambda: self._run(renewed), on_wait).rowcount == 0:
             raise LeaseLost(f"another driver has taken over the sweep {self._sweep!r}")
         self._looked = time.time()
-        holder = read_lease(self._engine, self._sweep)
+        holder = _read(self._engine, self._sweep)
         return holder is not None and holder.stop
 
     def release(self) -> None:
@@ -131,7 +131,7 @@ class Lease:
             "renewed": now,
             "stop": False,
         }
-        holder = read_lease(self._engine, self._sweep)
+        holder = _read(self._engine, self._sweep)
         try:
             if holder is None:
                 self._run(sa.insert(_LEASES).values(sweep=self._sweep, **mine))
@@ -157,8 +157,11 @@ class Lease:
 
 def read_lease(engine: sa.Engine, sweep: str) -> Holder | None:
     """Who drives the sweep, dead or alive; None if nobody has since the last one ended."""
-    if not sa.inspect(engine).has_table(_LEASES.name):
-        return None
+    return _read(engine, sweep) if sa.inspect(engine).has_table(_LEASES.name) else None
+
+
+def _read(engine: sa.Engine, sweep: str) -> Holder | None:
+    """`read_lease` where the table is known to be there."""
     with engine.connect() as connection:
         row = connection.execute(sa.select(_LEASES).where(_LEASES.c.sweep == sweep)).first()
     if row is None:

@@ -1,8 +1,5 @@
 """A slot's parameters as an ordinary PEFT adapter: what the solo engine would have saved."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import safetensors.torch
@@ -10,6 +7,7 @@ from peft import PeftConfig
 
 from peft_jobs.attempt import ADAPTER
 from peft_jobs.base import Base
+from peft_jobs.files import whole_folder
 from peft_jobs.keyed import ADAPTER as NAME
 from peft_jobs.packed.pack import Named
 from peft_jobs.packed.tenant import peft_name
@@ -27,15 +25,9 @@ def save_adapter(values: Named, config: PeftConfig, base: Base, directory: Path)
     tensors = {name.replace(".modules_to_save.", "."): value for name, value in tensors.items()}
     config.base_model_name_or_path = base.model.name_or_path
     config.inference_mode = True
-    aside = Path(tempfile.mkdtemp(dir=directory, prefix=f".{ADAPTER}."))
-    try:
+    with whole_folder(directory / ADAPTER) as aside:
         config.save_pretrained(str(aside))
         safetensors.torch.save_file(
             tensors, aside / "adapter_model.safetensors", metadata={"format": "pt"}
         )
-        aside.chmod(0o755)
-        shutil.rmtree(directory / ADAPTER, ignore_errors=True)
-        os.rename(aside, directory / ADAPTER)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return ADAPTER

@@ -96,7 +96,7 @@ class _Child:
             heard = os.read(self._end, 4096) if ready else None
             if heard is None:
                 self.how = f"has said nothing for {silence_seconds:g} s"
-                self._kill()
+                self.process.kill()
                 break
             if heard == b"":
                 break
@@ -124,9 +124,6 @@ class _Child:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-
-    def _kill(self) -> None:
-        self.process.kill()
 
 
 class _Signals:
