@@ -24,6 +24,8 @@ class Prepared(BaseModel):
     """Rows that one epoch of a trial sees, after the subset."""
     baseline: dict[str, float] = {}
     """Validation metrics of the base without an adapter."""
+    slots: int = 1
+    """Trials at a time that a host has use for."""
     provenance: dict[str, Any] = {}
 
 

@@ -14,10 +14,9 @@ TICK_SECONDS = 0.5
 
 
 class InlineBackend:
-    """Runs up to `slots` trials at a time on one host."""
+    """Runs the trials on one host."""
 
-    def __init__(self, engine: str, options: dict[str, Any], slots: int = 1) -> None:
-        self._slots = slots
+    def __init__(self, engine: str, options: dict[str, Any]) -> None:
         self._news = threading.Event()
         self._host = TrialHost(load_engine(engine, options), on_change=self._news.set)
         self._live: dict[int, tuple[Assignment, int]] = {}
@@ -52,7 +51,9 @@ class InlineBackend:
         self._host.close()
 
     def _fill(self, driver: Driver) -> None:
-        while driver.has_room(self._slots) and (assignment := driver.ask()) is not None:
+        resources = driver.spec.resources
+        slots = resources.max_concurrent or resources.slots
+        while driver.has_room(slots) and (assignment := driver.ask()) is not None:
             self._host.submit(
                 assignment.trial,
                 assignment.attempt,

@@ -26,7 +26,7 @@ def variants(spec: SweepSpec) -> list[TrialSpec]:
 
 
 def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
-    """The sweep with its horizon in samples and its rungs written into the trial."""
+    """The sweep with what `auto` and the budget come to: slots, the horizon in samples, rungs."""
     metric, measured = spec.objective.metric, prepared.baseline
     if spec.trial.evaluation.metrics and measured and metric not in measured:
         raise SpecError(
@@ -40,7 +40,11 @@ def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
     if rungs and rungs[-1] >= samples:
         raise SpecError(f"budget.rungs must lie below the {samples} samples of a trial: {rungs}")
     params = {"training.max_samples": samples, "evaluation.rungs": list(rungs)}
-    return spec.model_copy(update={"trial": spec.trial.with_params(params)})
+    resources = spec.resources
+    if resources.slots_per_gpu == "auto":
+        resources = resources.model_copy(update={"slots_per_gpu": prepared.slots})
+    trial = spec.trial.with_params(params)
+    return spec.model_copy(update={"trial": trial, "resources": resources})
 
 
 def max_samples(spec: SweepSpec, train_rows: int) -> int:

@@ -149,10 +149,10 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     if resources.engine in ("solo", "packed"):
         options.setdefault("cache_dir", str(folder.cache))
         options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)
-    if resources.engine == "packed":
+    if resources.engine == "packed" and resources.slots_per_gpu != "auto":
         options.setdefault("num_slots", resources.slots)
     if resources.backend == "inline":
-        return InlineBackend(resources.engine, options, resources.max_concurrent or resources.slots)
+        return InlineBackend(resources.engine, options)
     from sweeps.cluster.backend import RayBackend
 
     return RayBackend(resources, options)

@@ -83,11 +83,13 @@ class ResourcesSpec(Section):
     """`inline` runs the trials in this process, one host, without Ray (a debugger works)."""
     address: str | None = None
     """Ray cluster to join: `auto` or HOST:PORT; by default a cluster of this machine alone."""
-    engine: str = "solo"
+    engine: str = "packed"
+    """`packed` trains several trials of a host in one step where that can be done and pays, and
+    the others alone; `solo` trains all of them alone."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
     slots_per_gpu: Count | Literal["auto"] = "auto"
     """Trials at a time on a GPU, or on a node without any: what the packed engine may train in one
-    step. `auto`: 8 for it, 1 for the others."""
+    step. `auto`: as many as a host finds worth it before the first trial."""
     gpus_per_trial: NonNegative | Literal["auto"] = "auto"
     """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0."""
     cpus_per_trial: Positive | Literal["auto"] = "auto"
@@ -97,10 +99,8 @@ class ResourcesSpec(Section):
 
     @property
     def slots(self) -> int:
-        """Trials at a time on one host."""
-        if self.slots_per_gpu == "auto":
-            return 8 if self.engine == "packed" else 1
-        return self.slots_per_gpu
+        """Trials at a time on one host; 1 as long as none was asked."""
+        return 1 if self.slots_per_gpu == "auto" else self.slots_per_gpu
 
     @model_validator(mode="after")
     def _known_engine(self) -> Self:

@@ -17,6 +17,7 @@ from peft_jobs.job import Inbox, Job, Prepared
 from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.packed.composition import Composition
 from peft_jobs.packed.packable import parts_of, unpackable
+from peft_jobs.packed.probing import MOST, useful_slots
 from peft_jobs.packed.rounds import Results, Rounds
 from peft_jobs.packed.slot import Slot
 from peft_jobs.packed.waiting import Waiting, WaitingLine
@@ -34,19 +35,21 @@ class PackedEngine:
     def __init__(
         self,
         cache_dir: str,
-        num_slots: int = 8,
+        num_slots: int | None = None,
         threads: int | None = None,
         score_test: bool = False,
         checkpoint_seconds: float | None = None,
     ) -> None:
         """`num_slots` trials at most are in a step, fewer where that is faster or memory asks for
-        it; the others are the solo engine's options."""
-        if num_slots < 1:
+        it; None is as many as come, and `prepare` finds out how many should. The others are the
+        solo engine's options."""
+        if num_slots is not None and num_slots < 1:
             raise SpecError(f"engine option num_slots must be >= 1, got {num_slots}")
         self.solo = SoloEngine(cache_dir, threads, score_test, checkpoint_seconds)
-        self.num_slots = num_slots
+        self._wanted = num_slots
+        self.num_slots = num_slots or MOST[self.solo.device.type]
         self.composition = Composition()
-        self.rounds = Rounds(self.composition, num_slots)
+        self.rounds = Rounds(self.composition, self.num_slots)
         self._line = WaitingLine()
 
     @property
@@ -55,7 +58,14 @@ class PackedEngine:
         return self.composition.slots
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
-        return self.solo.prepare(spec, variants)
+        """The solo engine's, and how many trials at a time are worth it."""
+        prepared = self.solo.prepare(spec, variants)
+        base, data = self.solo.resident(spec, Phases())
+        packable = [v for v in [spec, *variants] if _fit(v, spec) and not unpackable(v, base)]
+        if not packable:
+            return prepared
+        slots = self._wanted or useful_slots(packable[0], base, data)
+        return prepared.model_copy(update={"slots": slots})
 
     def status(self) -> dict[str, Any]:
         """What is resident, and what runs."""

@@ -78,8 +78,9 @@ def plan(spec: SweepSpec, prepared: Prepared) -> dict[str, str]:
     samples = spec.trial.training.max_samples or 0
     rungs = " and ".join(f"{rung:,}" for rung in spec.trial.evaluation.rungs)
     compared = f", compared at {rungs}" if rungs else ""
+    together = f", {spec.resources.slots} at a time on a host" if spec.resources.slots > 1 else ""
     words = {
-        "trials": f"{spec.budget.n_trials} of at most {samples:,} samples{compared}",
+        "trials": f"{spec.budget.n_trials} of at most {samples:,} samples{compared}{together}",
         "data": f"{prepared.train_rows:,} training rows",
     }
     metric = spec.objective.metric

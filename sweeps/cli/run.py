@@ -146,7 +146,7 @@ def uses(spec: SweepSpec) -> dict[str, str]:
         where = f"the Ray cluster at {address}"
     else:
         where = f"{device()}; Ray on this machine"
-    if resources.engine != "solo":
+    if resources.engine != "packed":
         where += f"; {resources.engine} engine"
     folder = SweepFolder.of(spec)
     words = {

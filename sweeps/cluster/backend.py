@@ -94,6 +94,7 @@ class RayBackend:
 
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is interrupted."""
+        self.fleet.divide(driver.spec.resources)
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
         share = self.fleet.share

@@ -58,6 +58,10 @@ class Fleet:
         self.share = share_of(resources, alive_nodes())
         self.ensure()
 
+    def divide(self, resources: ResourcesSpec) -> None:
+        """Share the devices between as many trials as `resources` say, now that it is known."""
+        self.share = share_of(resources, alive_nodes())
+
     def ensure(self) -> None:
         """Make the missing hosts: at the start, on nodes that joined, where one is dead for good.
 

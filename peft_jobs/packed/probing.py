@@ -1,0 +1,113 @@
+"""How many trials at a time a sweep has use for on this device: some packed steps, before the first
+trial, on the sweep's own base and data.
+
+A device has no more to give where a step of twice the slots takes nearly twice the time. More
+trials at a time also cost: the sampler knows less when it draws, and memory.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+
+from peft_jobs.base import Base
+from peft_jobs.memory import is_out_of_memory, release
+from peft_jobs.methods._base import checkpoint_activations
+from peft_jobs.methods._snapshot import Snapshot
+from peft_jobs.packed.feed import Feed
+from peft_jobs.packed.layout import make_layout
+from peft_jobs.packed.pack import Pack
+from peft_jobs.packed.packable import dtype_of, initial_values, parts_of
+from peft_jobs.packed.stepping import Work, packed_step
+from peft_jobs.packed.tenant import Captured, Schedule, Tenant
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import TASKS
+from peft_jobs.tokenized import TokenizedData
+from peft_jobs.training import SampleOrder
+
+log = logging.getLogger(__name__)
+
+MOST = {"cpu": 8, "cuda": 32}
+"""Slots by device; each also costs a process on Ray."""
+WORTH = 1.2
+"""What twice the slots must give in trial-steps per second to be taken."""
+STEPS = 4
+"""Of each number of slots; the first one warms up."""
+SECONDS = 10.0
+"""After which no larger number is tried."""
+
+
+def useful_slots(spec: TrialSpec, base: Base, data: TokenizedData) -> int:
+    """A power of two: as many slots as are worth it for trials like `spec`, one at least.
+
+    The base is left as it was.
+    """
+    found = most_worth(
+        lambda number: number / _seconds_per_step(spec, base, data, number),
+        MOST[base.device.type],
+    )
+    release(base.device)
+    return found
+
+
+def most_worth(rate: Callable[[int], float], most: int) -> int:
+    """The last of 1, 2, 4 ... `most` slots before doubling gives less than WORTH.
+
+    `rate` gives trial-steps per second. What fails in it for another reason than memory is logged
+    and ends the search too: trials find out for themselves, and their results tell.
+    """
+    begun, best, best_rate = time.perf_counter(), 1, 0.0
+    number = 1
+    while number <= most and time.perf_counter() - begun < SECONDS:
+        try:
+            found = rate(number)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                log.warning("could not try steps of %d slots", number, exc_info=error)
+            break
+        if found < WORTH * best_rate:
+            break
+        best, best_rate = number, found
+        number *= 2
+    return best
+
+
+def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: int) -> float:
+    """The fastest of some steps of so many slots."""
+    task, pad_token_id = TASKS[spec.task.type], base.tokenizer.pad_token_id
+    parts = parts_of(spec, base.model)
+    values = Captured(initial_values(spec, parts, base.model))
+    layout = make_layout(spec.adapter.r, parts.adapted, parts.whole, base.model)
+    schedule = Schedule(spec.training, STEPS)
+    snapshot = Snapshot.of(base.model)
+    try:
+        pack = Pack(base.model, layout, number, dtype_of(base))
+        if spec.training.gradient_checkpointing:
+            checkpoint_activations(base.model)
+        base.model.train()
+        tenants = [Tenant(pack, slot, spec, schedule, values) for slot in range(number)]
+        feeds = []
+        for slot in range(number):
+            order = iter(SampleOrder(spec.seed + slot, len(data.train), 1 << 30))
+            feeds.append(Feed(task, data.train, order, spec.training, pad_token_id, 0))
+        seconds = []
+        for _ in range(STEPS):
+            begun = time.perf_counter()
+            packed_step(
+                pack,
+                base.model,
+                task,
+                [Work(slot, spec, feed.take(feed.rows_left)) for slot, feed in enumerate(feeds)],
+                pad_token_id=pad_token_id,
+                device=base.device,
+                bf16=spec.training.bf16,
+            )
+            for tenant in tenants:
+                tenant.step()
+            if base.device.type == "cuda":
+                torch.cuda.synchronize(base.device)
+            seconds.append(time.perf_counter() - begun)
+    finally:
+        snapshot.restore()
+    return min(seconds[1:])
