@@ -33,36 +33,75 @@ def test_arguments_of_each_table(benchmarks: Any) -> None:
     assert steps.model_name == "where"
     assert parse(["sweep"]).model_name == "demo"
     assert parse(["sweep"]).arms[0] == "B0"
-    assert parse(["gpu"]).shape == ["0.5B", "1.5B", "7B"]
+    assert set(parse(["gpu"]).shape) == {"0.5B", "1.5B", "7B"}
     with pytest.raises(SystemExit):
         parse(["weeks"])
 
 
 def test_steps_measures_each_arm_and_compares_its_losses(benchmarks: Any, tmp_path: Path) -> None:
     out = tmp_path / "packing.json"
-    few = ["--tokens", "32", "--slots", "2", "--quantization", "nf4", "--arm-seconds", "0.1"]
-    assert benchmarks("packing").main(["steps", *few, *SMALL, "--out", str(out)]) == 0
+    few = ["--tokens", "32", "--slots", "1,2", "--quantization", "nf4", "--arm-seconds", "0.1"]
+    arms = ["--arms", "B1,B4@2,B5"]
+    assert benchmarks("packing").main(["steps", *few, *arms, *SMALL, "--out", str(out)]) == 0
     found = measurements(out)
-    assert [one["arm"] for one in found] == ["B1", "B4", "B5", "B5-auto"]
+    expected = [("B1", 1), ("B4", 2), ("B5", 1), ("B5", 2)]
+    assert [(one["arm"], one["slots"]) for one in found] == expected
     for one in found:
-        assert one["trial_steps"] >= 9 * (1 if one["arm"] == "B1" else 2)
+        assert one["trial_steps"] >= 9 * one["slots"]
         assert one["seconds"] > 0
         assert one["real_tokens"] <= one["padded_tokens"] <= 32
     for one in found[1:]:
         assert 0 <= one["loss_difference_mean"] <= one["loss_difference_max"] < 1e-4
-    assert "| 2 | B5 |" in out.with_suffix(".md").read_text()
+    assert "| tokens (real) | B1 steps/s | arm | K=1 | K=2 |" in out.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_the_search_for_a_number_of_slots_is_part_of_its_arm(
+    benchmarks: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "packing.json"
+    few = ["--tokens", "32", "--slots", "2", "--quantization", "none", "--arms", "B1,B5-auto"]
+    assert benchmarks("packing").main(["steps", *few, *SMALL, "--out", str(out)]) == 0
+    assert measurements(out)[1]["trial_steps"] >= 2 * 99
+
+
+def test_a_cell_that_takes_too_long_or_comes_too_late_says_so(
+    benchmarks: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "packing.json"
+    few = ["--tokens", "32", "--slots", "2", "--quantization", "none", "--arm-seconds", "0.1"]
+    short = ["--arms", "B1,B5", "--run-seconds", "0.001"]
+    main = benchmarks("packing").main
+    assert main(["steps", *few, *short, *SMALL, "--out", str(out)]) == 0
+    assert [one["arm"] for one in measurements(out)] == ["B1", "B5"]
+    assert all("steps would take" in one["failed"] for one in measurements(out))
+    late = ["--arms", "B1,B5", "--seconds", "0", "--forget"]
+    assert main(["steps", *few, *late, *SMALL, "--out", str(out)]) == 0
+    assert [one["failed"] for one in measurements(out)] == ["not reached"] * 2
+
+
+def test_dequantized_base_has_the_same_values(benchmarks: Any) -> None:
+    import torch
+
+    base = benchmarks("random_base").make_base("tiny", torch.device("cpu"))
+    plain = benchmarks("dequantized").dequantized(base)
+    ids = torch.arange(1, 33).view(2, 16)
+    same = torch.allclose(base.model(ids).logits, plain.model(ids).logits, atol=1e-6)
+    assert same
+    kinds = {type(module).__name__ for module in plain.model.modules()}
+    assert "Linear4bit" not in kinds
+    assert "Linear4bit" in {type(module).__name__ for module in base.model.modules()}
 
 
 def test_looped_adapters_give_the_gradients_of_batched_ones(
     benchmarks: Any, tmp_path: Path
 ) -> None:
-    arms, cells = benchmarks("arms"), benchmarks("cells")
-    packing = benchmarks("packing")
+    arms, runs, table = benchmarks("arms"), benchmarks("runs"), benchmarks("steps")
     from peft_jobs.solo import SoloEngine
     from peft_jobs.spec import TrialSpec
 
-    options = packing.parse(["steps"])
-    spec = TrialSpec.model_validate(packing.trial(options, "none", 2, 32))
+    options = benchmarks("packing").parse(["steps"])
+    spec = TrialSpec.model_validate(table.trial(options, "none", 2, 32))
     engine = SoloEngine(str(tmp_path), threads=1)
     trials = [
         spec.with_params(
@@ -72,7 +111,7 @@ def test_looped_adapters_give_the_gradients_of_batched_ones(
         for seed in range(3)
     ]
     kinds = {"looped": arms.looped, "packed": arms.packed}
-    ran = {name: cells.run(make(engine, 3), trials) for name, make in kinds.items()}
+    ran = {name: runs.run(make(engine, 3), trials) for name, make in kinds.items()}
     losses = {name: [job.losses for job in one.jobs] for name, one in ran.items()}
     assert losses["looped"][0] == pytest.approx(losses["packed"][0], abs=1e-5)
     assert losses["looped"][2] == pytest.approx(losses["packed"][2], abs=1e-5)
@@ -107,7 +146,8 @@ def test_gpu_table_on_a_tiny_shape(benchmarks: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "arm", ["B0", "B1", "B3", "B5", "B5-inline", "B5-ray", "B6", "B7", "B9", "B9-ray"]
+    "arm",
+    ["B0", "B1", "B2", "B3-2", "B4", "B5", "B5-inline", "B5-ray", "B6", "B7", "B9", "B9-ray"],
 )
 def test_each_arm_of_a_small_sweep(benchmarks: Any, tmp_path: Path, arm: str) -> None:
     out = tmp_path / "packing.json"
@@ -125,6 +165,7 @@ def test_tables_name_gains_losses_and_what_was_not_run(benchmarks: Any) -> None:
         cell = {"table": "steps", "run": "1", "model": "m", "parameters": 10**6, "slots": 2}
         cell |= {"quantization": "none", "tokens": 64, "real_tokens": 60.0, "padded_tokens": 64.0}
         cell |= {"supervised_tokens": 10.0, "peak_bytes": 10**6, "load": 0.5}
+        cell |= {"slots": 1} if arm == "B1" else {}
         clocks = {"seconds": seconds, "processor_seconds": seconds, "trial_steps": 10}
         return cell | clocks | {"arm": arm, "repeat": repeat} | more
 
@@ -138,14 +179,54 @@ def test_tables_name_gains_losses_and_what_was_not_run(benchmarks: Any) -> None:
         "measurements": measured,
     }
     tables = benchmarks("tables")
-    assert tables.gains(measured[3:], measured[:3]) == [0.5, 0.8, 1.0]
+    assert benchmarks("figures").gains(measured[3:], measured[:3]) == [0.5, 0.8, 1.0]
     text = tables.markdown(content)
-    assert "**0.80** (0.50 to 1.00)" in text
-    assert "2.0e-06 | 1.0e-07" in text
-    assert "Cells where packing (B5) is slower than B1: m none, 64 tokens, K=2: 0.80." in text
+    assert "| 64 (60) | 10.0 | B5 | **0.80** (0.50 to 1.00), 2e-06 |" in text
+    assert "Cells where packing is slower than B1: B5, m none, 64 tokens, K=2: 0.80." in text
     assert "Not run: no GPU was at hand." in text
+    again = [one("B5", 0, 0.5, **away) | {"run": "2"}, one("B1", 0, 1.0) | {"run": "2"}]
+    content["runs"]["2"] = content["runs"]["1"]
+    content["measurements"] = [*measured, *again]
+    assert "**4.00** (4.00 to 4.00), 2e-06, once" not in tables.markdown(content)
+    assert "**2.00** (2.00 to 2.00), 2e-06, once" in tables.markdown(content)
     empty = tables.markdown({"runs": {}, "measurements": []})
-    assert empty.count("Not run") == 3
+    assert empty.count("Not run") == 4
+
+
+def test_sweeps_tell_each_factor_and_what_pruning_lost(benchmarks: Any) -> None:
+    def one(arm: str, seconds: float, best: float, **more: Any) -> dict[str, Any]:
+        setting = {"model": "m", "quantization": "nf4", "trials": 4, "steps": 8, "tokens": 64}
+        ends = {"completed": 4, "steps_done": 32, "where": {"train": 1.0}, "best_loss": best}
+        times = {"seconds": seconds, "startup_seconds": 1.0, "repeat": 0, "slots": 2}
+        return {**setting, **ends, **times, "arm": arm, **more}
+
+    measured = [
+        one("B0", 40.0, 2.0, extrapolated=True),
+        one("B1", 20.0, 2.0, losses=[2.0, 3.0]),
+        one("B5", 5.0, 2.0, losses=[2.0, 3.001]),
+        one("B7", 30.0, 2.0),
+        one("B9", 2.0, 2.0, pruned=3, pruned_best_loss=1.75),
+    ]
+    text = "\n".join(benchmarks("sweep_report").sweeps(measured))
+    assert "40.0 (40.0 to 40.0) (extrapolated)" in text
+    assert "B0 to B1 2.00, B1 to B5 4.00, B5 to B9 2.50" in text
+    assert "1e-03, 5e-04" in text
+    assert "1 of 1, by 0.250 at most" in text
+    assert "Where the product loses: nowhere in this table." in text
+    slow = [one("B0", 3.0, 2.0), one("B5", 6.0, 2.0)]
+    text = "\n".join(benchmarks("sweep_report").sweeps(slow))
+    assert "Where the product loses: B5 against B0 (0.50)." in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_cores_compares_hosts_by_threads(benchmarks: Any, tmp_path: Path) -> None:
+    out = tmp_path / "packing.json"
+    few = ["--trials", "4", "--steps", "6", "--slots", "4", "--arms", "packed-1x2,packed-2x1"]
+    command = [sys.executable, str(FOLDER / "packing.py"), "cores", *few, "--repeats", "1"]
+    subprocess.run([*command, "--out", str(out)], check=True, timeout=280)
+    assert [one["trial_steps"] for one in measurements(out)] == [24, 24]
+    assert "| packed | 2 | 1 |" in out.with_suffix(".md").read_text()
 
 
 def test_record_keeps_what_earlier_calls_measured(benchmarks: Any, tmp_path: Path) -> None:
@@ -158,6 +239,44 @@ def test_record_keeps_what_earlier_calls_measured(benchmarks: Any, tmp_path: Pat
     record = record_of(path)
     assert [one["run"] for one in record.content["measurements"]] == ["1", "2"]
     record.forget("sweep")
+    record.forget("steps", ["B5"])
     assert len(record.content["measurements"]) == 2
     record.forget("steps")
     assert record.content == {"runs": {}, "measurements": []}
+
+
+def test_scale_of_a_small_inline_sweep(tmp_path: Path) -> None:
+    out = tmp_path / "scale.json"
+    few = ["--trials", "40", "--slots", "8", "--samplers", "tpe", "--out", str(out)]
+    command = [sys.executable, str(FOLDER / "scale.py"), "inline", *few]
+    subprocess.run(command, check=True, timeout=120)
+    (one,) = measurements(out)
+    assert one["complete"] >= 1
+    assert one["reports"] >= 40
+    assert len(one["quarters"]) == 4
+    for quarter in one["quarters"]:
+        assert 0 < quarter["cpu_ms_per_report"] < quarter["cpu_ms_per_trial"]
+        assert quarter["database_bytes_per_trial"] >= 0
+    assert "| 40 | 8 | tpe |" in out.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_scale_of_two_proxies_on_ray(tmp_path: Path) -> None:
+    out = tmp_path / "scale.json"
+    few = ["--proxies", "2", "--seconds", "10", "--out", str(out)]
+    subprocess.run([sys.executable, str(FOLDER / "scale.py"), "ray", *few], check=True, timeout=250)
+    (one,) = measurements(out)
+    assert (one["complete"], one["proxy_processes"]) == (2, 2)
+    assert one["first_report_seconds"] < one["all_report_seconds"] < one["seconds"]
+    assert 2e7 < one["uss_bytes_per_proxy"] <= one["pss_bytes_per_proxy"]
+
+
+def test_growth_is_told_from_the_first_and_the_last_quarter(benchmarks: Any) -> None:
+    growth = benchmarks("scale_tables").growth
+
+    def said(*costs: float) -> str:
+        return str(growth([{"cost": cost} for cost in costs], "cost", 10_000))
+
+    assert said(2.0, 2.5, 2.5, 2.2) == "flat"
+    assert said(7.0, 8.0, 8.5, 9.0) == "logarithmic"  # as ln(1250) is to ln(8750)
+    assert said(1.0, 3.0, 5.0, 7.0) == "growing 7.0x"

@@ -28,10 +28,25 @@ class Arm:
     name: str
     make: Callable[[SoloEngine, int], Any]
     engine: SoloEngine
+    slots: int | None = None
+    """The only number of slots that it is measured at; None is all."""
+
+    @classmethod
+    def named(cls, text: str, engine: SoloEngine) -> "Arm":
+        """From `B5`, or `B5@8` for 8 slots only."""
+        name, _, slots = text.partition("@")
+        return cls(name, KINDS[name], engine, int(slots) if slots else None)
 
     @property
-    def is_solo(self) -> bool:
-        return self.make is solo
+    def is_fixed(self) -> bool:
+        """Whether what a step has is given, not found out by the engine."""
+        return self.make is not auto
+
+    def numbers(self, slots: Sequence[int]) -> Sequence[int]:
+        """Of slots, at which it is measured."""
+        if self.make is solo:
+            return [1]
+        return slots if self.slots is None else [self.slots]
 
 
 def solo(engine: SoloEngine, num_slots: int) -> SoloEngine:
@@ -58,6 +73,9 @@ def looped(engine: SoloEngine, num_slots: int) -> PackedEngine:
     made = packed(engine, num_slots)
     made.composition = made.rounds.composition = LoopedComposition()
     return made
+
+
+KINDS = {"B1": solo, "B2": solo, "B2-compiled": solo, "B4": looped, "B5": packed, "B5-auto": auto}
 
 
 class Always:

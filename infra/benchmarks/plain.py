@@ -42,20 +42,22 @@ def train(
     tokenizer = AutoTokenizer.from_pretrained(config["model"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    quantization = BitsAndBytesConfig(
+    quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    base: Any = AutoModelForCausalLM.from_pretrained(
         config["model"],
         dtype=torch.float32,
         quantization_config=quantization if config["quantization"] == "nf4" else None,
     )
-    for module in model.modules():
+    for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     if config["quantization"] == "nf4":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    model.config.use_cache = False
+        base = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
+            base, use_gradient_checkpointing=False
+        )
+    base.config.use_cache = False
     torch.manual_seed(config["seed"])
     lora = LoraConfig(
         task_type="CAUSAL_LM",
@@ -63,7 +65,7 @@ def train(
         lora_alpha=2 * config["r"],
         target_modules=config["target_modules"],
     )
-    model = get_peft_model(model, lora)
+    model = get_peft_model(base, lora)
     loaded = time.time()
 
     prompt_of, response_of, limit = config["prompt"], config["response"], config["max_length"]
@@ -84,13 +86,14 @@ def train(
     rows = rows.map(tokenize, remove_columns=rows["train"].column_names)
     rows = rows.filter(lambda row: any(label != -100 for label in row["labels"]))
     tokenized = time.time()
+    supervised = sum(label != -100 for row in rows["train"]["labels"] for label in row)
 
     seconds = {
         "import": imported - began,
         "load": loaded - imported,
         "tokenize": tokenized - loaded,
     }
-    adapter = Path(config["output"], "adapter")
+    adapter = str(Path(config["output"], "adapter"))
 
     class Report(TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -129,7 +132,13 @@ def train(
     loss = trainer.evaluate()["eval_loss"] if report is None else None
     model.save_pretrained(adapter)
     seconds |= {"train": trained - tokenized, "evaluate and save": time.time() - trained}
-    return {"eval_loss": loss, "adapter": str(adapter), "seconds": seconds}
+    seen = config["steps"] * config["batch"] / len(rows["train"])  # epochs
+    return {
+        "eval_loss": loss,
+        "adapter": adapter,
+        "seconds": seconds,
+        "supervised_tokens": round(supervised * seen),
+    }
 
 
 def tune(config: dict[str, Any]) -> dict[str, Any]:

@@ -22,36 +22,38 @@ SPACE: dict[str, Any] = {
     "learning_rate": [1e-3, 1e-2],
 }
 """Of the arms that prune."""
-PROCESSES = 2
-"""Of the pool (B3)."""
-
 Config = dict[str, Any]
 
 
 def processes(config: Config, folder: Path, num: int) -> dict[str, Any]:
-    """B0 (`num` = 1): a fresh process for each trial, one after the other; B3: a pool of `num`."""
-    trials = [
-        plain_trial(config, folder / f"plain-{seed}", seed) for seed in range(config["trials"])
-    ]
+    """B0 (`num` = 0): a fresh process for each trial, one after the other; B3: a pool of `num`.
+
+    Of B0 `run_trials` may be fewer than all, whose makespan then follows from theirs.
+    """
+    run = config["trials"] if num else config["run_trials"]
+    trials = [plain_trial(config, folder / f"plain-{seed}", seed) for seed in range(run)]
     for trial in trials:
-        trial["threads"] = max(1, config["threads"] // num)
+        trial["threads"] = max(1, config["threads"] // max(1, num))
         Path(trial["output"]).mkdir(parents=True)
     began = time.time()
-    if num == 1:
+    if num == 0:
         results = [fresh(trial) for trial in trials]
     else:
         with ProcessPoolExecutor(num, mp_context=get_context("spawn")) as pool:
             results = list(pool.map(pooled, trials))
-    wall = time.time() - began
+    scale = config["trials"] / run
+    wall = (time.time() - began) * scale
     where = summed([result["seconds"] for result in results])
     startup = sum(
         where[part] for part in ("process", "import", "load", "tokenize") if part in where
     )
     return {
-        "startup_seconds": startup / num,
+        "startup_seconds": startup * scale / max(1, num),
         "wall": wall,
         "completed": len(results),
+        "extrapolated": run < config["trials"],
         "steps_done": config["trials"] * config["steps"],
+        "supervised_tokens": sum(result["supervised_tokens"] for result in results) * scale,
         "adapters": {result["adapter"]: result["eval_loss"] for result in results},
         "where": where,
     }

@@ -71,7 +71,7 @@ def one_seed(seed: int, storage: Path, host: TrialHost) -> dict[str, Any]:
     board: Leaderboard = launch(load_sweep(DEMO, overrides)).leaderboard
     seconds_pruned = time.time() - started
     folder = SweepFolder(storage, board.sweep)
-    trials = []
+    trials: list[dict[str, Any]] = []
     for row in board.rows:
         path = folder.trial(row.number) / "trial.json"
         spec = TrialSpec.model_validate_json(path.read_text())

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +58,17 @@ class Record:
                 {"table": table, "run": run, **setting, **measured, "load": load}
             )
 
-    def forget(self, table: str) -> None:
-        """Drop the measurements and runs of a table."""
+    def forget(self, table: str, arms: Collection[str] | None = None) -> None:
+        """Drop the measurements of a table, or of these arms in it, and the runs without any."""
         with self._changing() as content:
-            runs = {key: run for key, run in content["runs"].items() if run["table"] != table}
-            content["measurements"] = [m for m in content["measurements"] if m["table"] != table]
-            content["runs"] = runs
+            before = {one["run"] for one in content["measurements"]}
+            content["measurements"] = [
+                one
+                for one in content["measurements"]
+                if one["table"] != table or (arms is not None and one["arm"] not in arms)
+            ]
+            empty = before - {one["run"] for one in content["measurements"]}
+            content["runs"] = {key: run for key, run in content["runs"].items() if key not in empty}
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:

@@ -13,27 +13,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plain_arms import PROCESSES, SPACE, Config, processes, ray_tune, summed
+from plain_arms import SPACE, Config, processes, ray_tune, summed
 
 
-def engine(config: Config, folder: Path, packed: bool) -> dict[str, Any]:
-    """B1 and B5: all trials on an engine, without a driver."""
+def engine(config: Config, folder: Path, name: str) -> dict[str, Any]:
+    """B1, B2, B4 and B5: all trials on an engine, without a driver."""
     began = time.time()
     import arms
-    import cells
+    import runs
+    from dequantized import dequantized, holding
 
     from peft_jobs.solo import SoloEngine
     from peft_jobs.spec import TrialSpec
 
     imported = time.time()
     spec = TrialSpec.model_validate(trial_tree(config))
-    solo = SoloEngine(str(folder / "cache"), threads=config["threads"])
-    solo.check(spec)
+    cache = str(folder / "cache")
+    solo = SoloEngine(cache, threads=config["threads"])
+    base, data = solo.check(spec)
+    if name.startswith("B2"):
+        fast = dequantized(base, compiled=name == "B2-compiled")
+        solo = holding(fast, data, cache, config["threads"])
     ready = time.time()
     specs = [spec.with_params({"seed": seed}) for seed in range(config["trials"])]
-    ran = cells.run(arms.auto(solo, config["slots"]) if packed else solo, specs)
+    make = {"B4": arms.looped, "B5": arms.auto}.get(name, arms.solo)
+    ran = runs.run(make(solo, config["slots"]), specs)
     ended = time.time()
-    results = [job.result for job in ran.jobs if job.result is not None]
+    results = [job.ended_as for job in ran.jobs]
     where = {"import": imported - began, "base and data": ready - imported, "trials": ended - ready}
     return {
         "startup_seconds": ready - config["spawned"],
@@ -43,13 +49,13 @@ def engine(config: Config, folder: Path, packed: bool) -> dict[str, Any]:
 
 
 def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) -> dict[str, Any]:
-    """The product's own sweep: B9 and B6 with pruning over SPACE, B5 over seeds without."""
+    """The product's own sweep: B9 and B6 with pruning over SPACE, B5 over B1's seeds without."""
     began = time.time()
     from sweeps import build_sweep
     from sweeps.layout import SweepFolder
     from sweeps.run import Watchers, launch
 
-    parameters: dict[str, Any] = {"seed": {"low": 0, "high": 10**6, "type": "int"}}
+    parameters: dict[str, Any] = {"seed": {"choices": list(range(config["trials"]))}}
     if prune:
         low, high = SPACE["learning_rate"]
         parameters = {
@@ -66,7 +72,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
             "name": name,
             "seed": config["seed"],
             "space": {"parameters": parameters},
-            "sampler": "tpe" if prune else "random",
+            "sampler": "tpe" if prune else "grid",
             "pruner": {"type": "successive_halving", "reduction_factor": 4} if prune else "none",
             "budget": {
                 "n_trials": config["trials"],
@@ -79,7 +85,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
                 "slots_per_gpu": 1 if solo else config["slots"],
                 "engine_options": {"threads": config["threads"]},
             },
-            "tracking": "none",
+            "tracking": config.get("tracking", "none"),
             "storage": str(folder / name),
         }
     )
@@ -98,6 +104,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
     ended = time.time()
     paths = sorted(SweepFolder.of(spec).path.glob("trials/*/result.json"))
     results = [json.loads(path.read_text()) for path in paths]
+    results.sort(key=lambda result: int(result["provenance"].get("seed", 0)))
     where = {
         "import": imported - began,
         "backend, base and data": marks["prepared"] - imported,
@@ -148,12 +155,12 @@ def trials_of(results: list[Mapping[str, Any]]) -> dict[str, Any]:
 def run_arm(name: str, folder: Path) -> dict[str, Any]:
     """One arm, here."""
     config = json.loads((folder / "config.json").read_text())
-    if name in ("B0", "B3"):
-        return processes(config, folder, PROCESSES if name == "B3" else 1)
+    if name.startswith(("B0", "B3")):
+        return processes(config, folder, int(name.partition("-")[2] or 0))
     if name == "B7":
         return ray_tune(config, folder)
-    if name in ("B1", "B5"):
-        return engine(config, folder, packed=name == "B5")
+    if name in ("B1", "B2", "B2-compiled", "B4", "B5"):
+        return engine(config, folder, name)
     return product(config, folder, name, prune=not name.startswith("B5"), solo=name == "B6")
 
 

@@ -6,7 +6,7 @@ product's is measured by the product's own evaluation, after the clock has stopp
 
 import argparse
 import json
-import statistics
+import math
 import subprocess
 import sys
 import tempfile
@@ -25,7 +25,7 @@ TRAIN_ROWS, VALIDATION_ROWS = 256, 48
 SAMPLING_SECONDS = 2.0
 
 
-def sweep(options: argparse.Namespace) -> None:
+def run_all(options: argparse.Namespace) -> None:
     """All arms in each repeat; a measurement is recorded as soon as its arm has ended."""
     run = options.record.begin("sweep", options.command, threads=options.threads)
     setting = {
@@ -36,41 +36,21 @@ def sweep(options: argparse.Namespace) -> None:
         "tokens": options.rows * LENGTH,
         "slots": options.slots,
     }
-    for repeat in range(options.repeats):
-        alone: list[float] = []
+    for repeat in range(options.first, options.first + options.repeats):
         for arm in options.arms:
             with tempfile.TemporaryDirectory(prefix="packing-") as folder:
-                measured = one_arm(options, arm, Path(folder), repeat)
-            losses = measured.pop("losses", [])
-            if arm == "B1":
-                alone = losses
-            if arm == "B5" and len(losses) == len(alone):
-                away = [abs(loss - other) for loss, other in zip(losses, alone, strict=True)]
-                measured["loss_difference_max"] = max(away)
-                measured["loss_difference_mean"] = statistics.mean(away)
-            measured = {"arm": arm, "repeat": repeat, **measured}
+                measured = {"arm": arm, "repeat": repeat}
+                try:
+                    measured |= one_arm(options, arm, Path(folder), repeat)
+                except RuntimeError as error:
+                    measured["failed"] = str(error)[-500:]
             options.record.add(run, setting, measured)
             print(measured, flush=True)
 
 
 def one_arm(options: argparse.Namespace, arm: str, folder: Path, repeat: int) -> dict[str, Any]:
     """What one arm took, from the start of its first process to the end of its last."""
-    config = {
-        "model": str(Path(options.model).resolve()),
-        "train": copy_rows(options.train, folder / "train.jsonl", TRAIN_ROWS),
-        "validation": copy_rows(options.validation, folder / "validation.jsonl", VALIDATION_ROWS),
-        "prompt": options.prompt,
-        "response": options.response,
-        "quantization": "nf4",
-        "trials": options.trials,
-        "steps": options.steps,
-        "rows": options.rows,
-        "length": LENGTH,
-        "slots": options.slots,
-        "threads": options.threads,
-        "seed": repeat,
-        "spawned": time.time(),
-    }
+    config = copied(options, folder) | {"seed": repeat, "spawned": time.time()}
     (folder / "config.json").write_text(json.dumps(config))
     began = time.time()
     command = [sys.executable, str(HERE / "sweep_arms.py"), arm, str(folder)]
@@ -88,9 +68,31 @@ def one_arm(options: argparse.Namespace, arm: str, folder: Path, repeat: int) ->
         found["best_loss"] = loss_of(min(adapters, key=lambda path: adapters[path]), config)
     else:
         found["best_loss"] = min(found["losses"])
+    if arm.startswith(("B6", "B9")):
+        found |= pruned_of(folder / arm, config)
+        del found["losses"]  # of trials that no other arm has
     # What starts the arm's processes is this script's, not the arm's.
     found["seconds"] = found.pop("wall", seconds)
     return found | {"peak_bytes": peak[0]}
+
+
+def copied(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What every arm is told, with the rows in files of their own."""
+    return {
+        "model": str(Path(options.model).resolve()),
+        "train": copy_rows(options.train, folder / "train.jsonl", TRAIN_ROWS),
+        "validation": copy_rows(options.validation, folder / "validation.jsonl", VALIDATION_ROWS),
+        "prompt": options.prompt,
+        "response": options.response,
+        "quantization": "nf4",
+        "trials": options.trials,
+        "run_trials": min(options.trials, getattr(options, "run_trials", None) or options.trials),
+        "steps": options.steps,
+        "rows": options.rows,
+        "length": LENGTH,
+        "slots": options.slots,
+        "threads": options.threads,
+    }
 
 
 def copy_rows(source: str, target: Path, num: int) -> str:
@@ -123,9 +125,32 @@ def loss_of(adapter: str, config: Mapping[str, Any]) -> float:
         return score(model, base, spec, data.validation)["validation/loss"]
 
 
+def pruned_of(storage: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The best loss of the trials that a sweep has stopped, each run again to its end."""
+    from arms import auto
+    from runs import run
+
+    from peft_jobs.solo import SoloEngine
+    from peft_jobs.spec import TrialSpec
+
+    results = {path: json.loads(path.read_text()) for path in storage.rglob("trials/*/result.json")}
+    stopped = [path for path, result in results.items() if result["kind"] == "weak"]
+    found: dict[str, Any] = {"pruned": len(stopped)}
+    if stopped:
+        specs = [
+            TrialSpec.model_validate_json((path.parent / "trial.json").read_text())
+            for path in sorted(stopped)
+        ]
+        engine = SoloEngine(str(storage / "again"), threads=config["threads"])
+        ran = run(auto(engine, config["slots"]), specs)
+        ends = [job.ended_as.metrics.get("validation/loss", math.inf) for job in ran.jobs]
+        found["pruned_best_loss"] = min(ends)
+    return found
+
+
 @contextmanager
-def watched(pid: int) -> Iterator[list[int]]:
-    """Gives a list whose one element becomes the peak memory of a process and its descendants.
+def watched(*pids: int) -> Iterator[list[int]]:
+    """Gives a list whose one element becomes the peak memory of processes and their descendants.
 
     Proportional set size, so that shared pages count once; sampled.
     """
@@ -133,7 +158,7 @@ def watched(pid: int) -> Iterator[list[int]]:
 
     def watch() -> None:
         while not done.wait(SAMPLING_SECONDS):
-            peak[0] = max(peak[0], tree_bytes(pid))
+            peak[0] = max(peak[0], sum(map(tree_bytes, pids)))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -1,0 +1,138 @@
+"""What the threads of this process do, 100 times a second, by the innermost function that has a
+name here.
+
+Started by a `sitecustomize` module in every process of a sweep (`where.py`), so it imports nothing
+but the standard library. Each process writes its sums twice a second.
+"""
+
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+from types import FrameType
+
+PERIOD, WRITING = 0.01, 0.5
+NAMES = (
+    ("<frozen importlib._bootstrap>", "_find_and_load", "import modules"),
+    ("packed/stepping.py", "packed_step", "train: forward and backward"),
+    ("packed/tenant.py", "step", "train: clip and AdamW"),
+    ("packed/feed.py", None, "train: take batches"),
+    ("peft_jobs/evaluation.py", None, "evaluate"),
+    ("packed/scoring.py", None, "evaluate"),
+    ("packed/evaluations.py", None, "evaluate"),
+    ("peft_jobs/memory.py", None, "memory: collect garbage, give back"),
+    ("packed/export.py", None, "save adapters"),
+    ("peft_jobs/saving.py", None, "checkpoints"),
+    ("peft_jobs/checkpoint.py", None, "checkpoints"),
+    ("packed/composition.py", None, "compose packs"),
+    ("packed/slot.py", "__init__", "begin a trial"),
+    ("peft_jobs/solo.py", "verify", "check the base's hash"),
+    ("peft_jobs/attempt.py", None, "write the trial's log and metrics"),
+    ("peft_jobs/provenance.py", None, "provenance (git, versions)"),
+    ("peft_jobs/job.py", "wait_until", "the pruner's answer"),
+    ("peft_jobs/host.py", "take", "no job"),
+    ("packed/probing.py", None, "try numbers of slots"),
+    ("peft_jobs/base.py", None, "load and quantize the base"),
+    ("peft_jobs/content_hash.py", None, "check the base's hash"),
+    ("peft_jobs/tokenized.py", None, "tokenise"),
+    ("peft_jobs/data.py", None, "tokenise"),
+    ("peft_jobs/targets.py", None, "check the trials of the space"),
+    ("peft_jobs/host.py", "prepare", "prepare: the rest"),
+    ("peft_jobs/host.py", "close", "wait for the host to close"),
+    ("peft_jobs/engines.py", None, "make the engine"),
+    ("cluster/backend.py", "_connect", "start Ray"),
+    ("cluster/backend.py", "prepare", "wait for the host: start and prepare"),
+    ("cluster/backend.py", "close", "take Ray down"),
+    ("cluster/fleet.py", "__init__", "create hosts"),
+    ("cluster/bridge.py", None, "bridge to Tune"),
+    ("sweeps/study.py", "ask", "suggest"),
+    ("sweeps/study.py", "report", "report to the study"),
+    ("sweeps/study.py", "tell", "tell the study"),
+    ("sweeps/study.py", None, "the study's rest"),
+    ("sweeps/asking.py", None, "suggest"),
+    ("sweeps/deciding.py", None, "decide to prune"),
+    ("sweeps/database.py", None, "open the database"),
+    ("sweeps/lease.py", None, "lease"),
+    ("sweeps/ending.py", None, "record ends"),
+    ("sweeps/plots.py", None, "plots"),
+    ("sweeps/reports.py", None, "leaderboard"),
+    ("sweeps/leaderboard.py", None, "leaderboard"),
+    ("sweeps/tracking/", None, "tracking"),
+    ("sweeps/parent_run.py", None, "tracking"),
+    ("sweeps/inline.py", "run", "the driver's loop"),
+    ("sweeps/driver.py", None, "the driver's rest"),
+    ("ray/tune/", None, "Tune's own loop, waiting included"),
+)
+"""(end or part of a file's path, function, what it is), looked for from the innermost frame out."""
+
+
+def watch() -> None:
+    """Sample this process until it ends, if `STACKS_FOLDER` says where to write."""
+    if "STACKS_FOLDER" in os.environ:
+        threading.Thread(target=_sample, name="stacks", daemon=True).start()
+
+
+def _sample() -> None:
+    sums: dict[str, dict[str, float]] = {}
+    path = os.path.join(os.environ["STACKS_FOLDER"], f"{os.getpid()}.json")
+
+    def write() -> None:
+        if sums:
+            with open(f"{path}.part", "w") as file:
+                json.dump(sums, file)
+            os.replace(f"{path}.part", path)
+
+    atexit.register(write)
+    last = written = time.perf_counter()
+    while True:
+        time.sleep(PERIOD)
+        now = time.perf_counter()
+        for ident, frame in sys._current_frames().items():
+            found = _thread(ident, frame)
+            if found is not None:
+                parts = sums.setdefault(found, {})
+                waits = frame.f_code.co_filename.endswith("threading.py")
+                name = _named(frame) + (" (waiting)" if waits else "")
+                parts[name] = parts.get(name, 0.0) + now - last
+        last = now
+        if now - written > WRITING:
+            write()
+            written = now
+
+
+def _thread(ident: int, frame: FrameType) -> str | None:
+    """Which of the threads that matter this is."""
+    is_main = ident == threading.main_thread().ident
+    if is_main and sys.argv and sys.argv[0].endswith("sweep_arms.py"):
+        return "driver's thread"
+    for path, function in _frames(frame):
+        if path.endswith("peft_jobs/host.py") and function == "_serve":
+            return "the host's thread, which trains"
+        if path.endswith("tracking/drain.py"):
+            return "thread that delivers to the tracking server"
+        if path.endswith("cluster/host_actor.py") and function in ("__init__", "prepare"):
+            return "host's start, in the host's process"
+        if path.endswith("peft_jobs/host.py") and function == "prepare":
+            return "host's start, in the host's process"
+    return None
+
+
+def _named(frame: FrameType) -> str:
+    for path, function in _frames(frame):
+        for part, name, label in NAMES:
+            if part in path and name in (None, function):
+                return label
+    for path, function in _frames(frame):
+        if "/peft_jobs/" in path or "/sweeps/" in path:
+            return f"rest: {os.path.basename(path)} {function}"
+    return "Python's start and end"
+
+
+def _frames(frame: FrameType | None) -> list[tuple[str, str]]:
+    found = []
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_code.co_name))
+        frame = frame.f_back
+    return found
