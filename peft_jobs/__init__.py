@@ -4,9 +4,14 @@ The light half (spec, result, errors, files, templates, host) needs only the sta
 pydantic; everything that imports torch is reached by name (`peft_jobs.engines.load_engine`).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from peft_jobs.errors import DataError, Diverged, Fenced, OutOfMemory, PeftJobsError, SpecError
-from peft_jobs.result import Kind, Progress, State, TrialResult
-from peft_jobs.spec import TrialSpec
+
+if TYPE_CHECKING:
+    from peft_jobs.result import Kind, Progress, State, TrialResult
+    from peft_jobs.spec import TrialSpec
 
 __all__ = [
     "DataError",
@@ -21,3 +26,17 @@ __all__ = [
     "TrialResult",
     "TrialSpec",
 ]
+_HOMES = {
+    "Kind": "result",
+    "Progress": "result",
+    "State": "result",
+    "TrialResult": "result",
+    "TrialSpec": "spec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported on first use: a trial's proxy needs no specs."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -17,8 +17,10 @@ from pydantic import ValidationError
 from peft_jobs import Kind, TrialSpec, faults
 from peft_jobs.mistakes import mistakes
 from search_spaces import Params, SpaceError
+from sweeps.changes import Changes
 from sweeps.checks import flatten
-from sweeps.drawing import Drawn, draw, write
+from sweeps.drawing import Drawn, draw
+from sweeps.ledger import Ledger
 from sweeps.samplers import make_sampler
 from sweeps.spec import SamplerSpec, SweepSpec
 
@@ -55,8 +57,8 @@ class Point:
 class Asker:
     """Draws the points of one sweep, and knows which were drawn before."""
 
-    def __init__(self, spec: SweepSpec, study: optuna.Study, write: Write) -> None:
-        self._spec, self._study, self._write = spec, study, write
+    def __init__(self, spec: SweepSpec, study: optuna.Study, ledger: Ledger, write: Write) -> None:
+        self._spec, self._study, self._ledger, self._write = spec, study, ledger, write
         self._base = flatten(spec.trial)
         self._size = spec.space.size()
         trials = study.get_trials(deepcopy=False)
@@ -96,8 +98,8 @@ class Asker:
             point = self._settle(trial)
             return None if point is None else (trial, point)
         attempt = int(known["attempt"]) + 1
-        self._write(lambda: trial.set_user_attr("attempt", attempt))
-        self._write(lambda: trial.set_user_attr("started_at", time.time()))
+        changes = Changes(user_attrs={"attempt": attempt, "started_at": time.time()})
+        self._write(lambda: self._ledger.write(trial._trial_id, changes))
         spec = self._spec.trial.with_params(known["params"])
         return trial, Point(
             number,
@@ -125,56 +127,64 @@ class Asker:
         from them): a point at random leads it out.
         """
         spec = self._spec
-        last = self._study.get_trials(deepcopy=False)[max(0, number - MAX_DUPLICATES) : number]
-        stuck = [t.user_attrs.get("kind") for t in last] == [Kind.DUPLICATE] * MAX_DUPLICATES
+        before = self._study.get_trials(deepcopy=False)[max(0, number - MAX_DUPLICATES) : number]
+        stuck = [t.user_attrs.get("kind") for t in before] == [Kind.DUPLICATE] * MAX_DUPLICATES
         chosen = SamplerSpec(type="random") if stuck else spec.sampler
-        self._study.sampler = make_sampler(chosen, spec.space, spec.seed, number)
+        last = self._study.sampler
+        self._study.sampler = make_sampler(chosen, spec.space, spec.seed, number, last)
 
     def _settle(self, trial: Trial) -> Point | None:
         """Draw a new trial's point and record it; None if it is turned away."""
+        changes = Changes()
         try:
-            params = self._draw(trial)
+            params = self._draw(trial, changes)
             violated = self._spec.space.violated(params, self._base)
             trial_spec = self._spec.trial.with_params(params)
         except SpaceError as error:
-            return self._turn_away(trial, Kind.REJECTED, str(error))
+            return self._turn_away(trial, changes, Kind.REJECTED, str(error))
         except ValidationError as error:
-            return self._turn_away(trial, Kind.REJECTED, "; ".join(mistakes(error, TrialSpec)))
-        self._write(lambda: trial.set_user_attr("params", params))
+            reason = "; ".join(mistakes(error, TrialSpec))
+            return self._turn_away(trial, changes, Kind.REJECTED, reason)
+        changes.user_attrs["params"] = params
         if violated is not None:
-            return self._turn_away(trial, Kind.REJECTED, violated)
+            return self._turn_away(trial, changes, Kind.REJECTED, violated)
         fingerprint = trial_spec.fingerprint()
         retry_of = trial.user_attrs.get("retry_of")
         if fingerprint in self._seen and retry_of is None:
             same = f"the same as trial {self._seen[fingerprint]}"
-            return self._turn_away(trial, Kind.DUPLICATE, same)
+            return self._turn_away(trial, changes, Kind.DUPLICATE, same)
         self._seen[fingerprint] = trial.number
-        self._write(lambda: trial.set_user_attr("attempt", 1))
-        self._write(lambda: trial.set_user_attr("started_at", time.time()))
-        self._write(lambda: trial.set_user_attr("fingerprint", fingerprint))
+        now = time.time()
+        changes.user_attrs |= {"attempt": 1, "started_at": now, "fingerprint": fingerprint}
+        faults.passing("ask.drawing")
+        self._write(lambda: self._ledger.write(trial._trial_id, changes))
         faults.passing("ask.recorded")
         return Point(trial.number, 1, params, trial_spec, retry_of=retry_of)
 
-    def _draw(self, trial: Trial) -> Params:
-        """Draw and write the parameters of a trial; each try starts from the same state."""
+    def _draw(self, trial: Trial, changes: Changes) -> Params:
+        """Draw the parameters of a trial into `changes`; each try starts from the same state."""
         tries = 0
 
-        def once() -> tuple[Params, Drawn]:
+        def once() -> tuple[Params, Drawn, Changes]:
             nonlocal tries
             tries, source = tries + 1, trial
             if tries > 1:
                 self._take_sampler(trial.number)
                 source = Trial(self._study, trial._trial_id)
-            return draw(source, lambda t: self._spec.space.draw(t, self._base))
+            with self._ledger.gathering(trial._trial_id) as noted:
+                return *draw(source, lambda t: self._spec.space.draw(t, self._base)), noted
 
-        params, drawn = self._write(once)
-        self._write(lambda: write(self._study, trial, drawn))
+        params, drawn, noted = self._write(once)
+        changes.update(noted)
+        changes.params = drawn
         return params
 
-    def _turn_away(self, trial: Trial, kind: Kind, reason: str) -> Point | None:
+    def _turn_away(self, trial: Trial, changes: Changes, kind: Kind, reason: str) -> Point | None:
         log.info("trial %d is %s: %s", trial.number, kind, reason)
-        self._write(lambda: trial.set_user_attr("kind", kind))
-        self._write(lambda: trial.set_user_attr("reason", reason))
-        self._write(lambda: trial.set_constraint(str(kind), 1.0))
+        changes.user_attrs |= {"kind": kind, "reason": reason}
+        with self._ledger.gathering(trial._trial_id) as noted:
+            trial.set_constraint(str(kind), 1.0)
+        changes.update(noted)
+        self._write(lambda: self._ledger.write(trial._trial_id, changes))
         self._write(lambda: self._study.tell(trial, None, TrialState.PRUNED))
         return None

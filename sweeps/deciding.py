@@ -5,32 +5,31 @@ finds there it takes as decided. So a decision that was begun and not recorded i
 it had not been begun.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-_RUNG_RECORD = "completed_rung_"
-"""In the names of the system attributes that Optuna 5's successive halving leaves."""
+from sweeps.halving import RUNG_RECORD
 
 
-def weak(study: optuna.Study, trial: optuna.trial.Trial, known: Sequence[str]) -> bool:
+def weak(study: optuna.Study, trial: FrozenTrial, known: Sequence[str]) -> bool:
     """Whether the pruner wants `trial` stopped at its last reported step.
 
     `known` are the trial's rung records (`rung_records`) when its last decision was recorded.
     """
-    frozen = study._storage.get_trial(trial._trial_id)
-    begun = set(rung_records(frozen)) - set(known)
+    begun = set(rung_records(trial)) - set(known)
     if not begun:
-        return study.pruner.prune(study, frozen)
-    before = _without(frozen, begun)
+        return study.pruner.prune(study, trial)
+    before = _without(trial, begun)
     return study.pruner.prune(_Before(study, before), before)  # type: ignore[arg-type]
 
 
 def rung_records(trial: FrozenTrial) -> list[str]:
     """The names under which a pruner has recorded rungs in `trial`."""
-    return sorted(name for name in trial.system_attrs if _RUNG_RECORD in name)
+    return sorted(name for name in trial.system_attrs if RUNG_RECORD in name)
 
 
 class _Before:
@@ -48,5 +47,6 @@ class _Before:
 
 
 def _without(trial: FrozenTrial, names: set[str]) -> FrozenTrial:
-    trial.system_attrs = {k: v for k, v in trial.system_attrs.items() if k not in names}
-    return trial
+    before = copy.copy(trial)
+    before.system_attrs = {k: v for k, v in trial.system_attrs.items() if k not in names}
+    return before

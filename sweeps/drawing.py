@@ -2,7 +2,7 @@
 
 Optuna writes each parameter as it is drawn. Were that cut off, the next try would find some of them
 and draw the others with a generator that is in another state. Here all are drawn before any is
-written, and written one by one.
+written, and written together.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,6 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import Trial
 
-from peft_jobs import faults
 from search_spaces import Params
 
 Drawn = dict[str, tuple[float, BaseDistribution]]
@@ -20,7 +19,7 @@ Drawn = dict[str, tuple[float, BaseDistribution]]
 
 
 def draw(trial: Trial, point: Callable[[Trial], Params]) -> tuple[Params, Drawn]:
-    """What `point` draws from `trial`, and what has to be written of it. Writes nothing.
+    """What `point` draws from `trial`, and what has to be written of it. Writes no parameter.
 
     What a cut-off try has written is drawn again; only where it then comes out differently, because
     other trials have ended meanwhile, the written values stay.
@@ -31,16 +30,6 @@ def draw(trial: Trial, point: Callable[[Trial], Params]) -> tuple[Params, Drawn]
     if not written.items() <= again.items():
         params, drawn = _draw(trial, point, written)
     return params, drawn
-
-
-def write(study: optuna.Study, trial: Trial, drawn: Drawn) -> None:
-    """Write the parameters that are not there yet."""
-    storage, key = study._storage, trial._trial_id
-    there = storage.get_trial(key).params
-    for name, (value, distribution) in drawn.items():
-        if name not in there:
-            storage.set_trial_param(key, name, value, distribution)
-            faults.passing("ask.drawing")
 
 
 def _draw(

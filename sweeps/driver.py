@@ -5,7 +5,6 @@ and tracking in step, in this order: study, `result.json`, MLflow.
 """
 
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -68,6 +67,9 @@ class Driver:
     """Too many trials failed."""
     interrupted: bool = False
     """Somebody wants the sweep stopped; a backend looks in every round of its loop."""
+    _states: Counter[str] = field(default_factory=Counter)
+    _dropped: set[int] = field(default_factory=set)
+    """Trials whose adapters were deleted."""
     _asked: int = 0
     _alive: bool = False
     """Some trial of the sweep has got beyond its first step."""
@@ -75,12 +77,13 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._checkpoints = Checkpoints(self.folder)
+        results = self.folder.results()
         for trial in self.study.launched():
             self._alive = self._alive or bool(trial.intermediate_values)
             if "result" in trial.user_attrs:
                 result = TrialResult.model_validate(trial.user_attrs["result"])
                 self._count(trial.number, result)
-                recorded = self.folder.result(trial.number).exists()
+                recorded = trial.number in results
                 if not (recorded and self.tracker.has_ended(trial.number)):  # a driver died here
                     attempt = int(trial.user_attrs["attempt"])
                     record_end(self.folder, self.tracker, trial.number, attempt, result)
@@ -90,7 +93,7 @@ class Driver:
     @property
     def counts(self) -> Counter[str]:
         """Ended trials by state, and RUNNING."""
-        counts = Counter(str(result.state) for result in self.ended.values())
+        counts = self._states.copy()
         counts["RUNNING"] = len(self.running)
         return counts
 
@@ -132,6 +135,7 @@ class Driver:
         directory = self.folder.attempt(point.number, point.attempt)
         directory.mkdir(parents=True, exist_ok=True)
         write_json(folder / "trial.json", point.spec.model_dump(mode="json"))
+        self.folder.keep(folder / "trial.json")
         self.running[point.number] = Running(point, time.time(), point.attempt)
         tags = {"trial.number": str(point.number), "trial.state": str(State.RUNNING)}
         if point.retry_of is not None:
@@ -139,14 +143,16 @@ class Driver:
         name = run_name(point.number, point.params)
         self.tracker.trial_started(point.number, name, flatten(point.spec), tags, now_ms())
         self.on_change(self)
-        spec_json = point.spec.to_json()
-        return Assignment(point.number, point.attempt, spec_json, str(directory), point.checkpoint)
+        spec_json, place = point.spec.to_json(), self.folder.place(directory)
+        return Assignment(point.number, point.attempt, spec_json, place, point.checkpoint)
 
     def report(self, number: int, progress: Progress) -> bool:
         """Take a trial's report; False if the pruner wants the trial stopped."""
         self._alive = True
         self.on_report()
-        self.running[number].progress = progress
+        known = self.running[number].progress
+        if known is None or progress.step >= known.step:  # a checkpoint may be named later
+            self.running[number].progress = progress
         go_on = self.study.report(number, progress)
         if progress.checkpoint is not None:
             value = progress.metrics.get(self.spec.objective.metric)
@@ -185,8 +191,10 @@ class Driver:
     def drop_adapters(self) -> None:
         """Delete the adapters beyond `checkpoints.keep`, best first, once they are in MLflow."""
         keep = self.spec.checkpoints.keep
+        if keep is None:
+            return
         saved = {n: result for n, result in self.ended.items() if result.adapter is not None}
-        if keep is None or len(saved) <= keep:
+        if len(saved) <= keep:
             return
 
         def order(number: int) -> tuple[bool, float, int]:
@@ -195,8 +203,9 @@ class Driver:
             return (not self.study.feasible(result), self._loss(value), number)
 
         for number in sorted(saved, key=order)[keep:]:
-            if not self.tracker.waits(number):
-                shutil.rmtree(self.folder.trial(number) / "adapter", ignore_errors=True)
+            if number not in self._dropped and not self.tracker.waits(number):
+                self.folder.remove(self.folder.path / str(saved[number].adapter))
+                self._dropped.add(number)
 
     def _out_of_budget(self) -> bool:
         budget = self.spec.budget
@@ -214,6 +223,7 @@ class Driver:
 
     def _count(self, number: int, result: TrialResult) -> None:
         self.ended[number] = result
+        self._states[str(result.state)] += 1
         if result.state is not State.FAIL:
             self._alive = True
         value = result.metrics.get(self.spec.objective.metric)

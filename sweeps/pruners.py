@@ -9,13 +9,14 @@ import optuna
 from peft_jobs.fields import MOST
 from peft_jobs.mistakes import suggest
 from sweeps.arguments import fitting
+from sweeps.halving import Halving
 
 if TYPE_CHECKING:
     from sweeps.spec import PrunerSpec
 
 PRUNERS: dict[str, type[optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "successive_halving": Halving,
     "hyperband": optuna.pruners.HyperbandPruner,
     "median": optuna.pruners.MedianPruner,
     "percentile": optuna.pruners.PercentilePruner,

@@ -2,10 +2,12 @@
 
 import hashlib
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from peft_jobs.mistakes import suggest
 from search_spaces import SearchSpace, Space
@@ -17,6 +19,43 @@ if TYPE_CHECKING:
 
 # Duplicate points are told with a constraint, which this sampler then says, at every ask.
 warnings.filterwarnings("ignore", message="Constraints have been set, but CmaEsSampler")
+
+
+class _Tpe(optuna.samplers.TPESampler):
+    """Optuna's, whose suggestions cost the same however many trials there are.
+
+    It weighs the trials that `sweeps.considered` chooses, and takes over from the sampler of the
+    ask before it what that one has learnt of the space by looking at every trial.
+    """
+
+    _heir = False
+
+    def succeed(self, last: "_Tpe") -> None:
+        self._search_space = last._search_space
+        self._group_decomposed_search_space = last._group_decomposed_search_space
+        self._heir = True
+
+    def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> Any:
+        if self._heir:
+            with _bounded(study):
+                return super().infer_relative_search_space(study, trial)
+        space = super().infer_relative_search_space(study, trial)
+        study._thread_local.cached_all_trials = None  # these were all
+        return space
+
+    def sample_relative(self, study: Any, trial: FrozenTrial, *args: Any) -> Any:
+        with _bounded(study):
+            return super().sample_relative(study, trial, *args)
+
+    def sample_independent(self, study: Any, trial: FrozenTrial, *args: Any) -> Any:
+        with _bounded(study):
+            return super().sample_independent(study, trial, *args)
+
+
+def _bounded(study: Any) -> AbstractContextManager[None]:
+    """A driver's study (`sweeps.ledger`) shows what is to be weighed; another one shows all."""
+    view: AbstractContextManager[None] = getattr(study._storage, "considering", nullcontext)()
+    return view
 
 
 class _Grid(optuna.samplers.GridSampler):
@@ -35,7 +74,7 @@ class _Entry:
 
 
 SAMPLERS: dict[str, _Entry] = {
-    "tpe": _Entry(optuna.samplers.TPESampler),
+    "tpe": _Entry(_Tpe),
     "random": _Entry(optuna.samplers.RandomSampler),
     "grid": _Entry(_Grid, constant_seed=True),
     "gp": _Entry(
@@ -80,9 +119,13 @@ def _conditional(space: Space) -> bool:
 
 
 def make_sampler(
-    spec: "SamplerSpec", space: Space, seed: int, number: int
+    spec: "SamplerSpec",
+    space: Space,
+    seed: int,
+    number: int,
+    last: optuna.samplers.BaseSampler | None = None,
 ) -> optuna.samplers.BaseSampler:
-    """The sampler for the ask of trial `number`.
+    """The sampler for the ask of trial `number`; `last` is that of the ask before.
 
     A new one per ask, seeded from (seed, number): what a sweep draws does not depend on how often
     its driver was restarted. Grid and quasi-Monte-Carlo keep the one seed of their sequence.
@@ -97,7 +140,10 @@ def make_sampler(
         arguments["independent_sampler"] = optuna.samplers.RandomSampler(seed=ask_seed)
     if spec.type == "tpe" and _conditional(space):
         arguments.setdefault("group", True)
-    return _build(entry.sampler, arguments)
+    sampler = _build(entry.sampler, arguments)
+    if isinstance(sampler, _Tpe) and isinstance(last, _Tpe):
+        sampler.succeed(last)
+    return sampler
 
 
 def _build(

@@ -15,9 +15,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult, faults
 from sweeps.asking import TURNED_AWAY, Asker, Point
+from sweeps.changes import Changes
 from sweeps.database import retry
 from sweeps.deciding import rung_records, weak
 from sweeps.identity import difference, identity
+from sweeps.ledger import Ledger
 from sweeps.pruners import build
 from sweeps.spec import SweepSpec
 
@@ -37,6 +39,8 @@ class SweepStudy:
             pruner=build(spec.pruner, training.max_samples or 1, rungs),
             load_if_exists=True,
         )
+        self.ledger: Ledger
+        """The driver's view of the study, from `take_over` on."""
         self._live: dict[int, Trial] = {}
         self._asker: Asker | None = None
         self.on_wait: Callable[[], object] = lambda: None
@@ -67,8 +71,12 @@ class SweepStudy:
             )
         if "key" not in self.optuna.user_attrs:
             self.optuna.set_user_attr("key", f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
+        self.ledger = Ledger(self.storage, self.optuna._study_id)
+        self.optuna = optuna.load_study(
+            study_name=self.spec.name, storage=self.ledger, pruner=self.optuna.pruner
+        )
         self._finish_tells()
-        self._asker = Asker(self.spec, self.optuna, self._write)
+        self._asker = Asker(self.spec, self.optuna, self.ledger, self._write)
         self.interrupted = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
 
     def trials(self) -> Sequence[FrozenTrial]:
@@ -110,47 +118,26 @@ class SweepStudy:
         return point
 
     def report(self, number: int, progress: Progress) -> bool:
-        """Record what a trial measured; True if it may go on.
+        """Record what a trial measured, and what comes of it; True if it may go on.
 
         Only rungs are compared. One that was recorded before, by an earlier attempt, keeps its
         first value; and a decision stands, should the trial's host die before it is carried out.
         """
-        trial, rung = self._live[number], progress.rung
-        if progress.checkpoint is not None:
-            self._set(trial, "checkpoint", progress.checkpoint)
-        known = trial.user_attrs
-        if "pruned_at" in known:
-            return False
-        decided = known.get("decided", {"rungs": [], "records": []})
-        if rung is None or rung in decided["rungs"]:
-            return True
-        value = progress.metrics[self.spec.objective.metric]
-        if rung not in self.trials()[number].intermediate_values:
-            self._write(lambda: trial.report(value, rung))
-        faults.passing("report.reported")
-        if self._write(lambda: weak(self.optuna, trial, decided["records"])):
-            self._set(trial, "pruned_at", rung)
-            faults.passing("report.decided")
-            return False
-        records = rung_records(self.optuna._storage.get_trial(trial._trial_id))
-        self._set(trial, "decided", {"rungs": [*decided["rungs"], rung], "records": records})
-        faults.passing("report.decided")
-        return True
+        return self._write(lambda: self._record(number, progress))
 
     def set_attempt(self, number: int, attempt: int) -> None:
         """Record that a trial's host was lost and it goes on as `attempt`."""
-        self._set(self._live[number], "attempt", attempt)
+        self._set(self._live[number], attempt=attempt)
 
     def interrupt(self, number: int) -> None:
         """Note that a running trial was stopped without an end; it stays RUNNING."""
-        self._set(self._live.pop(number), "interrupted_at", time.time())
+        self._set(self._live.pop(number), interrupted_at=time.time())
 
     def tell(self, number: int, result: TrialResult) -> None:
         """End a trial, once, with its true state, kind and violated constraints."""
         trial = self._live.pop(number)
         record = result.model_dump(mode="json", exclude={"traceback"})
-        self._set(trial, "kind", result.kind)
-        self._set(trial, "result", record)
+        self._set(trial, kind=result.kind, result=record)
         faults.passing("tell.result")
         self._finish(trial, result)
         faults.passing("tell.told")
@@ -159,9 +146,35 @@ class SweepStudy:
         """Whether a result keeps the sweep's constraints."""
         return all(value <= 0 for value in self._violations(result).values())
 
+    def _record(self, number: int, progress: Progress) -> bool:
+        """`report`, once; a value, the pruner's notes and the decision come into being together."""
+        trial, rung, changes = self.ledger.trial(number), progress.rung, Changes()
+        if progress.checkpoint is not None:
+            changes.user_attrs["checkpoint"] = progress.checkpoint
+        go_on = "pruned_at" not in trial.user_attrs
+        decided = trial.user_attrs.get("decided", {"rungs": [], "records": []})
+        compared = go_on and rung is not None and rung not in decided["rungs"]
+        if compared and rung is not None:
+            if rung not in trial.intermediate_values:
+                changes.values[rung] = float(progress.metrics[self.spec.objective.metric])
+            with self.ledger.gathering(trial._trial_id) as noted:
+                go_on = not weak(self.optuna, changes.applied_to(trial), decided["records"])
+            changes.update(noted)
+            records = rung_records(changes.applied_to(trial))
+            decided = {"rungs": [*decided["rungs"], rung], "records": records}
+            changes.user_attrs |= {"decided": decided} if go_on else {"pruned_at": rung}
+            faults.passing("report.reported")
+        self.ledger.write(trial._trial_id, changes)
+        if compared:
+            faults.passing("report.decided")
+        return go_on
+
     def _finish(self, trial: Trial, result: TrialResult) -> None:
-        for name, violation in self._violations(result).items():
-            self._write(lambda n=name, v=violation: trial.set_constraint(n, v))  # type: ignore[misc]
+        with self.ledger.gathering(trial._trial_id) as changes:
+            for name, violation in self._violations(result).items():
+                if name not in trial.constraints:
+                    trial.set_constraint(name, violation)
+        self._write(lambda: self.ledger.write(trial._trial_id, changes))
         value = result.metrics.get(self.spec.objective.metric)
         state = TrialState[result.state]
         final = value if result.state is State.COMPLETE else None
@@ -188,8 +201,9 @@ class SweepStudy:
                 trial = Trial(self.optuna, frozen._trial_id)
                 self._finish(trial, TrialResult.model_validate(frozen.user_attrs["result"]))
 
-    def _set(self, trial: Trial, name: str, value: Any) -> None:
-        self._write(lambda: trial.set_user_attr(name, value))
+    def _set(self, trial: Trial, **attributes: Any) -> None:
+        changes = Changes(user_attrs=attributes)
+        self._write(lambda: self.ledger.write(trial._trial_id, changes))
 
     def _write(self, call: Callable[[], _T]) -> _T:
         return retry(call, self.on_wait)

@@ -1,32 +1,42 @@
 """The cluster's nodes: which live, which are about to go, and which devices of theirs serve."""
 
 import math
-import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private.state import actors, state
 
-from sweeps.spec import ResourcesSpec
+if TYPE_CHECKING:  # proxies import this module, and each is a process: without Optuna, please
+    from sweeps.spec import ResourcesSpec
 
 
-def host_name(node_id: str, gpu: str | None) -> str:
-    """The name under which a proxy finds the host of its device."""
-    return f"peft-sweeps-host-{node_id}-{'cpu' if gpu is None else gpu}"
+def host_name(node_id: str, gpus: str | None) -> str:
+    """The name under which a proxy finds the host of its device, see `Place.gpus`."""
+    return f"peft-sweeps-host-{node_id}-{'cpu' if gpus is None else gpus}"
+
+
+def own_gpus() -> str | None:
+    """The GPUs that this worker holds, as in `Place.gpus`."""
+    ids = [str(gpu) for gpu in ray.get_gpu_ids()]
+    visible = ray._private.worker.global_worker.original_visible_accelerator_ids.get("GPU")
+    if visible is not None:  # its node's raylet was shown some of the machine's GPUs only
+        ids = [str(visible.index(gpu)) for gpu in ids]
+    return ",".join(sorted(ids, key=int)) or None
 
 
 @dataclass(frozen=True)
 class Place:
-    """A device that one host serves; `cores` are its share of the node's."""
+    """A device, or a group of GPUs, that one host serves; `cores` are its share of the node's."""
 
     node_id: str
-    gpu: str | None
+    gpus: str | None
+    """Which of those that the node's raylet sees: `0`, or `0,1` for a base on two of them."""
     cores: int
 
     @property
     def name(self) -> str:
-        return host_name(self.node_id, self.gpu)
+        return host_name(self.node_id, self.gpus)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,23 @@ class Share:
 
     cpus: float
     gpus: float
+    accelerator: str | None = None
+    """Ray's name of the kind of GPU, if it must be one."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """As Tune takes them."""
+        kind = {} if self.accelerator is None else {self.accelerator: 0.001}
+        return {"cpu": self.cpus, "gpu": self.gpus, **kind}
+
+    def fits(self, node: dict[str, Any]) -> int:
+        """Trials that a node holds at a time."""
+        have = node["Resources"]
+        if self.accelerator is not None and self.accelerator not in have:
+            return 0
+        by_cpu = int(have.get("CPU", 0) / self.cpus) if self.cpus else 10**6
+        by_gpu = int(have.get("GPU", 0) / self.gpus) if self.gpus else 10**6
+        return min(by_cpu, by_gpu)
 
 
 def alive_nodes() -> list[dict[str, Any]]:
@@ -59,8 +86,12 @@ def dead_actors() -> set[str]:
     return set(actors(job_id=job, actor_state_name="DEAD"))
 
 
-def share_of(resources: ResourcesSpec, nodes: list[dict[str, Any]]) -> Share:
+def share_of(resources: "ResourcesSpec", nodes: list[dict[str, Any]]) -> Share:
     """Cores and GPUs per trial; `auto` shares a GPU, or a node without any, between its slots."""
+    kind = resources.accelerator_type
+    accelerator = None if kind is None else f"accelerator_type:{kind}"
+    if accelerator is not None:
+        nodes = [node for node in nodes if accelerator in node["Resources"]]
     with_gpus = [node["Resources"] for node in nodes if node["Resources"].get("GPU")]
     gpus = resources.gpus_per_trial
     if gpus == "auto":
@@ -73,7 +104,7 @@ def share_of(resources: ResourcesSpec, nodes: list[dict[str, Any]]) -> Share:
         else:
             cores = [node["Resources"].get("CPU", 0) for node in nodes]
             cpus = min((count for count in cores if count), default=1.0) / resources.slots
-    return Share(_floor(float(cpus)), _floor(float(gpus)))
+    return Share(_floor(float(cpus)), _floor(float(gpus)), accelerator)
 
 
 def _floor(amount: float) -> float:
@@ -82,19 +113,21 @@ def _floor(amount: float) -> float:
 
 
 def places_of(nodes: list[dict[str, Any]], share: Share) -> list[Place]:
-    """Where hosts belong: every GPU if trials hold GPUs, otherwise every node with enough cores."""
+    """Where hosts belong: every GPU, or group of them, if trials hold GPUs, otherwise every node;
+    if it has what a trial holds.
+
+    Ray gives trials of one size the same groups again and again, from the first GPU on.
+    """
     places = []
-    here = ray.get_runtime_context().get_node_id()
     for node in nodes:
-        have = node["Resources"]
-        cores = int(have.get("CPU", 0))
-        if not share.gpus:
-            if cores >= share.cpus:
-                places.append(Place(node["NodeID"], None, max(1, cores)))
+        if not share.fits(node):
             continue
-        ids = [str(index) for index in range(int(have.get("GPU", 0)))]
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if node["NodeID"] == here and visible and len(visible.split(",")) == len(ids):
-            ids = visible.split(",")  # this node's raylet numbers its GPUs as this process does
-        places += [Place(node["NodeID"], gpu, max(1, cores // len(ids))) for gpu in ids]
+        cores = int(node["Resources"].get("CPU", 0))
+        if not share.gpus:
+            places.append(Place(node["NodeID"], None, max(1, cores)))
+            continue
+        size = max(1, int(share.gpus))
+        firsts = range(0, int(node["Resources"]["GPU"]) - size + 1, size)
+        groups = [",".join(str(first + other) for other in range(size)) for first in firsts]
+        places += [Place(node["NodeID"], gpus, max(1, cores // len(groups))) for gpus in groups]
     return places

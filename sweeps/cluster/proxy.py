@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from peft_jobs import Fenced, Kind, TrialResult
-from sweeps.cluster.nodes import host_name
+from peft_jobs import Fenced
+from sweeps.cluster.nodes import host_name, own_gpus
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,7 @@ class TrialProxy(tune.Trainable):
         self._deaths: int = config.get("deaths", 0)
         self._furthest: int = config.get("furthest", -1)
         self._host: Any = None
-        gpus = ray.get_gpu_ids()
-        node = ray.get_runtime_context().get_node_id()
-        self._host_name = host_name(node, str(gpus[0]) if gpus else None)
+        self._host_name = host_name(ray.get_runtime_context().get_node_id(), own_gpus())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial. Never False: Tune would then hang."""
@@ -150,6 +148,8 @@ class TrialProxy(tune.Trainable):
 
     def _host_died(self, error: Exception) -> dict[str, Any] | None:
         """Go on as the next attempt; the trial's end if it was alone on a host that died."""
+        from peft_jobs import Kind, TrialResult  # the one time that a proxy needs them
+
         was_alone = self._is_suspect
         self._deaths += 1
         if was_alone:
