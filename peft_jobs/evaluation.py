@@ -9,7 +9,8 @@ from datasets import Dataset
 from torch import nn
 
 from peft_jobs.base import Base
-from peft_jobs.custom_metrics import custom_metrics
+from peft_jobs.custom_metrics import checked, custom_metrics
+from peft_jobs.generation import generation_metrics
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS, Batch, Example, Task
 
@@ -33,28 +34,46 @@ def evaluate(
     """
     with measuring(model, device, bf16):
         scores = [
-            task.score(model, to_device(task.collate(examples, pad_token_id), device))
-            for examples in _batches(dataset, batch_size)
+            score
+            for examples in batches(dataset, batch_size)
+            for score in task.scores(model, to_device(task.collate(examples, pad_token_id), device))
         ]
-    return {f"{split}/{name}": value for name, value in task.metrics(scores).items()}
+    return named(split, task.metrics(scores))
 
 
 def score(
-    model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
+    model: nn.Module,
+    base: Base,
+    spec: TrialSpec,
+    rows: Dataset,
+    split: str = "validation",
+    known: dict[str, float] | None = None,
 ) -> dict[str, float]:
-    """`evaluate` of a model on `base` as the trial `spec` measures it, with its own metrics."""
-    metrics = evaluate(
-        model,
-        TASKS[spec.task.type],
-        rows,
-        batch_size=spec.evaluation.per_device_eval_batch_size,
-        pad_token_id=base.tokenizer.pad_token_id,
-        device=base.device,
-        bf16=spec.training.bf16,
-        split=split,
-    )
+    """`evaluate` of a model on `base` as the trial `spec` measures it, with its own metrics.
+
+    `known` is what `evaluate` gives, where that was found out already.
+    """
+    if known is None:
+        known = evaluate(
+            model,
+            TASKS[spec.task.type],
+            rows,
+            batch_size=spec.evaluation.per_device_eval_batch_size,
+            pad_token_id=base.tokenizer.pad_token_id,
+            device=base.device,
+            bf16=spec.training.bf16,
+            split=split,
+        )
+    metrics = dict(known)
+    asked = spec.evaluation
+    if not asked.metrics and asked.generation is None:
+        return metrics
     with measuring(model, base.device, spec.training.bf16):
-        own = custom_metrics(spec.evaluation.metrics, model, base.tokenizer, rows)
+        own = custom_metrics(asked.metrics, model, base.tokenizer, rows)
+        if asked.generation is not None:
+            batch_size = asked.per_device_eval_batch_size
+            written = generation_metrics(asked.generation, model, base.tokenizer, rows, batch_size)
+            own |= checked("evaluation.generation", written, own)
     for name, value in own.items():
         if f"{split}/{name}" in metrics:
             raise ValueError(f"evaluation.metrics: {name!r} is the name of a metric of the task")
@@ -84,7 +103,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
+def named(split: str, metrics: dict[str, float]) -> dict[str, float]:
+    """A task's metrics by the names under which they are reported."""
+    return {f"{split}/{name}": value for name, value in metrics.items()}
+
+
+def batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
+    """All rows once, as examples of like lengths, longest first."""
     lengths = [len(row) for row in dataset["input_ids"]]
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     starts = range(0, len(order), batch_size)

@@ -8,7 +8,7 @@ others on a resident base, or beside others in a pack.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +70,18 @@ def dropout_factors(
     micro_step: int,
     module: str,
 ) -> torch.Tensor:
-    """0 with probability `p`, otherwise 1 / (1 - p), by element.
+    """0 with probability `p`, otherwise 1 / (1 - p), by element."""
+    drawn = torch.empty(tuple(shape), device=device)
+    return draw_dropout(drawn, seed, micro_step, module).ge_(p).to(dtype).div_(1 - p)
 
-    Drawn on `device` in float32; CPU and GPU draw different ones.
+
+def draw_dropout(into: torch.Tensor, seed: int, micro_step: int, module: str) -> torch.Tensor:
+    """Fill `into`, contiguous and in float32, with numbers in [0, 1): what is below p is dropped.
+
+    CPU and GPU draw different ones.
     """
-    source = generator(device, "dropout", seed, micro_step, module)
-    keep = torch.rand(tuple(shape), generator=source, device=device) >= p
-    return keep.to(dtype) / (1 - p)
+    source = generator(into.device, "dropout", seed, micro_step, module)
+    return torch.rand(into.shape, generator=source, device=into.device, out=into)
 
 
 class KeyedDropout(nn.Module):
@@ -112,23 +117,34 @@ def tuner_layers(peft_model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield base_name(name), module
 
 
-def install_dropout(peft_model: nn.Module, seed: int, p: float, clock: Clock) -> None:
-    """Replace the `lora_dropout` of every LoRA layer by a `KeyedDropout`; nothing if `p` is 0."""
-    if p == 0:
-        return
-    for name, layer in tuner_layers(peft_model):
-        dropouts = getattr(layer, "lora_dropout", None)
-        if isinstance(dropouts, nn.ModuleDict) and ADAPTER in dropouts:
-            dropouts[ADAPTER] = KeyedDropout(p, seed, name, clock)
+def key_dropout(adapted: nn.Module, own: Container[nn.Module], seed: int, clock: Clock) -> None:
+    """Replace every dropout of the adapter by a `KeyedDropout`; those of the base, `own`, stay.
+
+    The first one in a PEFT layer has the layer's name in the base, others a longer one.
+    """
+    layers = dict(tuner_layers(adapted))
+    named: set[str] = set()
+    for name, module in list(adapted.named_modules()):
+        for child_name, child in list(module.named_children()):
+            full = base_name(f"{name}.{child_name}")
+            if type(child) is not nn.Dropout or child in own or child.p == 0:
+                continue
+            if ".modules_to_save." in full:
+                continue
+            layer = next((other for other in layers if full.startswith(f"{other}.")), full)
+            place = full if layer in named else layer
+            named.add(place)
+            setattr(module, child_name, KeyedDropout(child.p, seed, place, clock))
 
 
-def key_base_dropout(peft_model: nn.Module, seed: int, clock: Clock) -> None:
+def key_base_dropout(peft_model: nn.Module, seed: int, clock: Clock, always: bool = False) -> None:
     """Make the dropout that the base itself has (BERT, GPT-2) follow (seed, micro-step) too.
 
     Such dropout draws from torch's global generators inside fused kernels, so these are seeded
-    before each training forward of `peft_model`. A base without dropout is left alone.
+    before each training forward of `peft_model`. A base without dropout is left alone, unless
+    `always` says that the adapter itself draws in some such way.
     """
-    if not has_dropout(peft_model):
+    if not always and not has_dropout(peft_model):
         return
 
     def reseed(module: nn.Module, _inputs: object) -> None:

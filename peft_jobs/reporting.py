@@ -124,6 +124,17 @@ class Reporter:
             reports = self._measured(last=False)
             self._report(reports or self._of_checkpoint(start.path), start.path)
 
+    def measures(self, loss: float) -> bool:
+        """Whether `step_ended` will evaluate, should the present step end with this loss."""
+        loop, seen = self.loop, self.loop.seen
+        samples = seen.samples + loop.spec.training.samples_per_step
+        return (
+            math.isfinite(loss)
+            and loop.job.cancelled is None
+            and seen.step >= seen.reported_at
+            and any(samples >= rung for rung in self.rungs)
+        )
+
     def step_ended(self, end: StepEnd) -> None:
         """Count a step, and do what is due after it. Raises Diverged."""
         loop, seen = self.loop, self.loop.seen

@@ -3,8 +3,8 @@
 It is made when slots have come or gone, and taken off before anything else uses the base.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -75,13 +75,21 @@ class Composition:
         self._pack = self._snapshot = None
 
     def measure(self) -> None:
-        """Let the slots know the memory peaks of this composition so far."""
-        peaks = self._peaks()
-        for slot in self.slots if peaks else ():
-            slot.saw_peaks(peaks, self._resident, len(self.slots))
-        allocated = peaks.get("peak_allocated_bytes")
+        """Let the slots know the memory peaks of this composition so far, and learn from them."""
+        allocated = self._let_know().get("peak_allocated_bytes")
         if allocated is not None and all(slot.has_stepped for slot in self.slots):
             self._room(self.slots[0].base).saw(allocated, len(self.slots))
+
+    @contextmanager
+    def unplanned(self) -> Iterator[None]:
+        """Memory that is used in the block says nothing of how many slots there is room for."""
+        self.measure()
+        try:
+            yield
+        finally:
+            self._let_know()
+            if self.slots[0].base.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.slots[0].base.device)
 
     def room(self, base: Base) -> int:
         """The number of slots that fit the base's device, as far as is known."""
@@ -97,6 +105,17 @@ class Composition:
         if base.key not in self._rooms:
             self._rooms[base.key] = Room(torch.cuda.memory_allocated(base.device))
         return self._rooms[base.key]
+
+    def _let_know(self) -> dict[str, int]:
+        """The pack's peaks, as they were, and with each slot's share of what was added."""
+        peaks, found = self._peaks(), {}
+        for name, value in peaks.items():
+            added = max(0, value - self._resident[name])
+            found[name] = self._resident[name] + added // len(self.slots)
+            found[name.replace("peak_", "pack_peak_")] = value
+        for slot in self.slots:
+            slot.saw_peaks(found)
+        return peaks
 
     def _watch(self, base: Base) -> None:
         self._peaks = self._measuring.enter_context(peak_memory(base.device))

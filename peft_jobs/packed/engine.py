@@ -84,6 +84,8 @@ class PackedEngine:
             while True:
                 self._line.end_cancelled()
                 self._admit(inbox)
+                if not self.composition.holds(self.slots):
+                    continue  # memory was too small for the pack: there are fewer slots now
                 if self.slots:
                     self._advance(inbox)
                 elif (waiting := self._line.next()) is not None:
@@ -221,6 +223,9 @@ class PackedEngine:
     def _finish(self, over: Sequence[Slot]) -> None:
         """End trials that are over, and free their slots."""
         self.composition.measure()
+        for split in ("validation", "test"):
+            lacking = [slot for slot in over if slot.scoring.lacks(split)]
+            self.rounds.evaluations.make(lacking, split)
         ends: Results = {}
         for slot in over:
             failed = slot.attempted(slot.complete)

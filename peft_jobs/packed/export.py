@@ -3,17 +3,19 @@
 from pathlib import Path
 
 import safetensors.torch
-from peft import PeftConfig
 
 from peft_jobs.attempt import ADAPTER
 from peft_jobs.base import Base
 from peft_jobs.files import whole_folder
 from peft_jobs.keyed import ADAPTER as NAME
+from peft_jobs.methods.lora import peft_config
 from peft_jobs.packed.pack import Named
+from peft_jobs.packed.packable import Parts, lora_of
 from peft_jobs.packed.tenant import peft_name
+from peft_jobs.spec import TrialSpec
 
 
-def save_adapter(values: Named, config: PeftConfig, base: Base, directory: Path) -> str:
+def save_adapter(values: Named, spec: TrialSpec, parts: Parts, base: Base, directory: Path) -> str:
     """Write `adapter/` into `directory`, whole or not at all; returns the folder's name.
 
     PEFT leaves the adapter's own name out of the file's.
@@ -23,6 +25,8 @@ def save_adapter(values: Named, config: PeftConfig, base: Base, directory: Path)
         for (module, part), value in values.items()
     }
     tensors = {name.replace(".modules_to_save.", "."): value for name, value in tensors.items()}
+    config = peft_config(lora_of(spec), parts.adapted, spec.task)
+    config.modules_to_save = sorted(parts.whole) or None
     config.base_model_name_or_path = base.model.name_or_path
     config.inference_mode = True
     with whole_folder(directory / ADAPTER) as aside:

@@ -81,6 +81,13 @@ class Feed:
         """Of the present micro-batch, or of the next one where that is through."""
         return self.rows_per_micro_batch - self._start
 
+    @property
+    def longest(self) -> int:
+        """Tokens to which the present micro-batch, or the next one, is padded alone."""
+        if not self._waiting:
+            self._begin_step()
+        return self._waiting[0].longest
+
     def take(self, rows: int) -> Chunk:
         """The next `rows` rows; no more than `rows_left`."""
         if not self._waiting:

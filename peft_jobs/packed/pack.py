@@ -43,7 +43,7 @@ class Mask:
 
 
 class Pack:
-    """Layers on `model` and the rows behind them. `remove` leaves the model as it was."""
+    """Layers on `model` and the rows behind them; a Snapshot of the model takes them off."""
 
     def __init__(
         self, model: nn.Module, layout: Layout, num_slots: int, dtype: torch.dtype
@@ -63,10 +63,11 @@ class Pack:
         self.mask: Mask | None = None
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
-        self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
         for name, places in by_module(layout).items():
             kind = PackedAdapter if "lora_A" in places else PackedWhole
-            self._replace(name, kind(model.get_submodule(name), name, self, places))
+            parent, _, child = name.rpartition(".")
+            layer = kind(model.get_submodule(name), name, self, places)
+            setattr(model.get_submodule(parent), child, layer)
 
     def views(self, place: Place) -> tuple[Tensor, Tensor]:
         """Values and gradients of all slots at one place: [K, *shape] each."""
@@ -96,18 +97,6 @@ class Pack:
             yield
         finally:
             self.rows, self.mask = slice(0, len(self.values_KP)), None
-
-    def remove(self) -> None:
-        """Put the base's own layers back."""
-        for parent, name, layer in self._replaced:
-            setattr(parent, name, layer)
-        self._replaced.clear()
-
-    def _replace(self, name: str, layer: nn.Module) -> None:
-        parent_name, _, child = name.rpartition(".")
-        parent = self.model.get_submodule(parent_name)
-        self._replaced.append((parent, child, getattr(parent, child)))
-        setattr(parent, child, layer)
 
 
 class PackedAdapter(nn.Module):

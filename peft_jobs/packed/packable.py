@@ -17,6 +17,8 @@ from peft_jobs.quantized import QUANTIZED
 from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
 from peft_jobs.targets import resolve_targets
 
+PACKED_TASKS = ("causal_lm", "sequence_classification")
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -31,8 +33,16 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     adapter, model = spec.adapter, base.model
     if not isinstance(adapter, LoraSpec):
         return f"method {adapter.method} has no packed form"
+    if not adapter.is_plain:
+        return "a variant or an initialisation of LoRA is asked for"
     if adapter.bias != "none" or adapter.modules_to_save:
         return "biases or modules of the base are trained too"
+    if spec.task.type not in PACKED_TASKS:
+        return f"task.type {spec.task.type} has no packed form"
+    if spec.data.packing:
+        return "data.packing lays several samples into a row"
+    if spec.evaluation.generation is not None:
+        return "evaluation.generation writes texts, which a pack cannot"
     if has_dropout(model):
         return "the base itself drops activations, by a generator that all rows share"
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
@@ -52,10 +62,16 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     return None
 
 
+def lora_of(spec: TrialSpec) -> LoraSpec:
+    """The adapter of a trial that can be packed."""
+    assert isinstance(spec.adapter, LoraSpec)
+    return spec.adapter
+
+
 def parts_of(spec: TrialSpec, model: PreTrainedModel) -> Parts:
     """The modules that the trial trains, in the order of the model."""
     fresh = fresh_modules(model)
-    targets = resolve_targets(model, spec.adapter.target_modules, exclude=fresh)
+    targets = resolve_targets(model, lora_of(spec).target_modules, exclude=fresh)
     heads = () if isinstance(spec.task, CausalLMSpec) else (*fresh, *head_modules(model))
     return Parts(tuple(targets), tuple(dict.fromkeys(heads)))
 
@@ -63,10 +79,11 @@ def parts_of(spec: TrialSpec, model: PreTrainedModel) -> Parts:
 def initial_values(spec: TrialSpec, parts: Parts, model: PreTrainedModel) -> Named:
     """What the trial starts with: keyed A, zero B, and its own copies of the heads."""
     values: Named = {}
+    r = lora_of(spec).r
     for name in parts.adapted:
         inputs, outputs = features(model.get_submodule(name))
-        values[name, "lora_A"] = initial_lora_A(spec.seed, name, spec.adapter.r, inputs)
-        values[name, "lora_B"] = torch.zeros(outputs, spec.adapter.r)
+        values[name, "lora_A"] = initial_lora_A(spec.seed, name, r, inputs)
+        values[name, "lora_B"] = torch.zeros(outputs, r)
     for name in parts.whole:
         for part, parameter in initial_head(model, name, spec.seed).named_parameters():
             values[name, "bias" if part == "bias" else "weight"] = parameter.detach()

@@ -18,7 +18,7 @@ from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.layout import make_layout
 from peft_jobs.packed.pack import Pack
-from peft_jobs.packed.packable import dtype_of, initial_values, parts_of
+from peft_jobs.packed.packable import dtype_of, initial_values, lora_of, parts_of
 from peft_jobs.packed.stepping import Work, packed_step
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant
 from peft_jobs.spec import TrialSpec
@@ -78,7 +78,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
     task, pad_token_id = TASKS[spec.task.type], base.tokenizer.pad_token_id
     parts = parts_of(spec, base.model)
     values = Captured(initial_values(spec, parts, base.model))
-    layout = make_layout(spec.adapter.r, parts.adapted, parts.whole, base.model)
+    layout = make_layout(lora_of(spec).r, parts.adapted, parts.whole, base.model)
     schedule = Schedule(spec.training, STEPS)
     snapshot = Snapshot.of(base.model)
     try:

@@ -8,22 +8,21 @@ from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbyte
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from peft_jobs import attempt
 from peft_jobs.base import Base
 from peft_jobs.errors import OutOfMemory
-from peft_jobs.evaluation import score
 from peft_jobs.job import Job
 from peft_jobs.keyed import Clock
 from peft_jobs.ladder import Ladder
 from peft_jobs.memory import is_out_of_memory
-from peft_jobs.methods import METHODS
 from peft_jobs.packed.export import save_adapter
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.pack import Pack
-from peft_jobs.packed.packable import Parts, initial_values
+from peft_jobs.packed.packable import Parts, initial_values, lora_of
+from peft_jobs.packed.scoring import Scoring
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant, from_snapshot, to_snapshot
 from peft_jobs.phases import Phases
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
@@ -53,16 +52,19 @@ class Slot:
         score_test: bool,
     ) -> None:
         self.job, self.base, self.data, self.parts = job, base, data, parts
-        self.phases, self.seen, self.score_test = phases, Seen(), score_test
+        self.phases, self.seen = phases, Seen()
         job.directory.mkdir(parents=True, exist_ok=True)
         start = find_start(job, job.checkpoint)
         self.captured: Captured | None = Captured(initial_values(job.spec, parts, base.model))
         start = self._restored(start)
         ladder = Ladder(job.spec, base.device, () if start is None else start.state.ladder)
         self.spec = ladder.spec
+        self.scoring = Scoring(job, base, data, self.seen, ladder, score_test)
         self.tenant: Tenant | None = None
         self.loss = 0.0
         """Of the optimizer step, as far as it has come."""
+        self._step_end: StepEnd | None = None
+        """Of an optimizer step that was made, and of which nothing was told yet."""
         self.peaks: dict[str, int] = {}
         self.has_begun = False
         self.has_stepped = False
@@ -118,7 +120,7 @@ class Slot:
 
     @property
     def rank(self) -> int:
-        return self.spec.adapter.r
+        return lora_of(self.spec).r
 
     @property
     def is_over(self) -> bool:
@@ -144,9 +146,10 @@ class Slot:
             self.reporter.settle()
 
     def stepped(self, loss: float, ends_step: bool) -> None:
-        """A chunk's gradients are there, and with it perhaps the optimizer step's; raises Diverged.
+        """A chunk's gradients are there, and with it perhaps the optimizer step's.
 
-        `loss` is the chunk's part of the step's.
+        `loss` is the chunk's part of the step's. `end_step` must follow, at the latest when the
+        slots that reach a rung in the same round are evaluated.
         """
         assert self.tenant is not None
         self.has_stepped = True
@@ -156,18 +159,29 @@ class Slot:
         loss, self.loss = self.loss, 0.0
         rate = self.tenant.learning_rate
         self.tenant.step()
+        self.scoring.known.clear()
         self.seen.tokens += self.feed.tokens
-        self.reporter.step_ended(
-            StepEnd(
-                loss=loss,
-                learning_rate=rate,
-                schedule=self.schedule.state(self.tenant.steps),
-                tensors=self._snapshot,
-                is_last=self.seen.step + 1 >= self.num_steps,
-            )
+        self._step_end = StepEnd(
+            loss=loss,
+            learning_rate=rate,
+            schedule=self.schedule.state(self.tenant.steps),
+            tensors=self._snapshot,
+            is_last=self.seen.step + 1 >= self.num_steps,
         )
-        if not self.reporter.waits:
-            self.reporter.settle()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `end_step` will evaluate."""
+        end = self._step_end
+        return end is not None and self.reporter.measures(end.loss)
+
+    def end_step(self) -> None:
+        """Report the optimizer step that was made, if one was; raises Diverged."""
+        end, self._step_end = self._step_end, None
+        if end is not None:
+            self.reporter.step_ended(end)
+            if not self.reporter.waits:
+                self.reporter.settle()
 
     def begin_step_again(self) -> None:
         """The gradients of the present optimizer step are lost: take its batches once more."""
@@ -176,13 +190,10 @@ class Slot:
         if self.tenant is not None:
             self.tenant.clear_gradients()
 
-    def saw_peaks(self, peaks: dict[str, int], resident: dict[str, int], num_slots: int) -> None:
-        """Remember a pack's memory peaks: as they were, and this trial's share of what it added."""
+    def saw_peaks(self, peaks: Mapping[str, int]) -> None:
+        """Remember memory peaks by name."""
         for name, value in peaks.items():
-            share = resident[name] + max(0, value - resident[name]) // num_slots
-            pack = name.replace("peak_", "pack_peak_")
-            self.peaks[pack] = max(value, self.peaks.get(pack, 0))
-            self.peaks[name] = max(share, self.peaks.get(name, 0))
+            self.peaks[name] = max(value, self.peaks.get(name, 0))
 
     def complete(self) -> None:
         """Evaluate and save a trial that has made all its steps; not one that was stopped."""
@@ -221,18 +232,17 @@ class Slot:
         return {**self.seen.counts(), "seconds": self.phases.seconds, "memory": self.peaks}
 
     def _complete(self) -> None:
-        if self.seen.evaluated_at != self.seen.step:
-            measure(self.reporter.loop)
-        if self.score_test and self.data.test is not None:
-            with self.phases.phase("evaluate"):
-                self.seen.metrics |= finite(self._score(self.data.test, "test"))
         assert self.tenant is not None
+        if self.scoring.lacks("validation"):
+            measure(self.reporter.loop)
+        if self.scoring.lacks("test"):
+            with self.phases.phase("evaluate"):
+                self.seen.metrics |= finite(self.scoring.metrics(self.tenant, "test"))
         with self.phases.phase("save"):
-            task, adapter = self.spec.task, self.spec.adapter
-            config = METHODS[adapter.method].peft_config(adapter, self.parts.adapted, task)
-            config.modules_to_save = sorted(self.parts.whole) or None  # type: ignore[attr-defined]
             values = self.tenant.values()
-            self.found["adapter"] = save_adapter(values, config, self.base, self.job.directory)
+            self.found["adapter"] = save_adapter(
+                values, self.spec, self.parts, self.base, self.job.directory
+            )
 
     def _snapshot(self) -> bytes:
         held = self.captured if self.tenant is None else self.tenant.capture()
@@ -240,19 +250,8 @@ class Slot:
         return to_snapshot(held)
 
     def _evaluate(self) -> dict[str, float]:
-        return self._score(self.data.validation, "validation")
-
-    def _score(self, rows: Any, split: str) -> dict[str, float]:
-        """Metrics on a split, in as small batches as memory asks for."""
         assert self.tenant is not None
-        base, ladder = self.base, self.reporter.loop.ladder
-        with self.tenant.pack.evaluating(self.tenant.slot):
-            while True:
-                metrics = ladder.tried(
-                    "evaluate", self.seen, lambda spec: score(base.model, base, spec, rows, split)
-                )
-                if metrics is not None:
-                    return metrics
+        return self.scoring.metrics(self.tenant, "validation")
 
     def _report(self, progress: Progress) -> None:
         attempt.append(self.job.directory, progress)

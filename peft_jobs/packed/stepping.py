@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from peft_jobs.evaluation import autocast, to_device
-from peft_jobs.keyed import dropout_factors
+from peft_jobs.keyed import draw_dropout
 from peft_jobs.packed.feed import Chunk
 from peft_jobs.packed.pack import Mask, Pack
+from peft_jobs.packed.packable import lora_of
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import Task
 
@@ -47,7 +48,7 @@ def packed_step(
     batch = to_device(task.collate(examples, pad_token_id), device)
     length = batch["input_ids"].shape[1]
     mask = None
-    if any(work.spec.adapter.lora_dropout for work in works):
+    if any(lora_of(work.spec).lora_dropout for work in works):
         mask = Mask(SlotMasks(works, length, device))
     with pack.stepping([work.slot for work in works], mask):
         with autocast(device, bf16):
@@ -63,23 +64,29 @@ class SlotMasks:
 
     def __init__(self, works: Sequence[Work], length: int, device: torch.device) -> None:
         self._works, self._length, self._device = works, length, device
+        self._rates = [lora_of(work.spec).lora_dropout for work in works]
+        self._rates_K111 = torch.tensor(self._rates, device=device).view(-1, 1, 1, 1)
+        self._longest = [work.chunk.micro_batch.longest for work in works]
 
     def __call__(self, module: str, width: int, dtype: torch.dtype) -> Tensor:
         """[K, b * S, I]; 1 where a slot drops nothing, 0 on what only the pack pads."""
         rows = len(self._works[0].chunk.examples)
-        factors_KbSI = torch.ones(
-            (len(self._works), rows, self._length, width), dtype=dtype, device=self._device
-        )
-        for factors_bSI, work in zip(factors_KbSI, self._works, strict=True):
-            p, chunk = work.spec.adapter.lora_dropout, work.chunk
+        drawn_KbSI = torch.empty((len(self._works), rows, self._length, width), device=self._device)
+        slots = zip(drawn_KbSI, self._works, self._rates, self._longest, strict=True)
+        for drawn_bSI, work, p, longest in slots:
             if p == 0:
+                drawn_bSI.fill_(1.0)
                 continue
-            own = chunk.micro_batch
-            shape = (len(own.examples), own.longest, width)
-            drawn = dropout_factors(
-                shape, self._device, dtype, p, work.spec.seed, chunk.micro_step, module
-            )
-            factors_bSI.zero_()
-            inside = min(own.longest, self._length)  # these rows may be its shorter ones
-            factors_bSI[:, :inside] = drawn[chunk.start : chunk.stop, :inside]
-        return factors_KbSI.flatten(1, 2)
+            chunk = work.chunk
+            own = (len(chunk.micro_batch.examples), longest, width)
+            key = (work.spec.seed, chunk.micro_step, module)
+            if drawn_bSI.shape == own:
+                draw_dropout(drawn_bSI, *key)
+                continue
+            drawn = draw_dropout(torch.empty(own, device=self._device), *key)
+            inside = min(longest, self._length)  # these rows may be its shorter ones
+            drawn_bSI[:, :inside] = drawn[chunk.start : chunk.stop, :inside]
+            drawn_bSI[:, inside:] = -1.0
+        one = torch.ones((), dtype=dtype, device=self._device)
+        kept_K111 = torch.stack([one / (1 - p) for p in self._rates]).view(-1, 1, 1, 1)
+        return drawn_KbSI.ge_(self._rates_K111).to(dtype).mul_(kept_K111).flatten(1, 2)

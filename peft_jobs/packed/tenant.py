@@ -9,17 +9,18 @@ other shapes, and to and from checkpoints.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
-from transformers import get_scheduler
+from transformers import TrainingArguments, get_scheduler
 
 from peft_jobs.keyed import ADAPTER
 from peft_jobs.packed.layout import Part
 from peft_jobs.packed.pack import Named, Pack
+from peft_jobs.packed.packable import lora_of
 from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.training_state import Tensors
 
@@ -45,11 +46,12 @@ class Schedule:
         """`num_steps` is the horizon. Groups and state are those of the Trainer's scheduler."""
         leaves = [torch.nn.Parameter(torch.empty(0)) for _ in range(2)]
         optimizer = torch.optim.SGD([{"params": [leaf]} for leaf in leaves], training.learning_rate)
-        warmup = training.warmup_steps
+        # It reads nothing else of its arguments.
+        warmup = TrainingArguments.get_warmup_steps(cast(Any, training), num_steps)
         self._scheduler: Any = get_scheduler(
             training.lr_scheduler_type,
             optimizer,
-            num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(num_steps * warmup),
+            num_warmup_steps=warmup,
             num_training_steps=num_steps,
         )
 
@@ -85,7 +87,7 @@ class Tenant:
             )
             if stop > start
         ]
-        adapter = spec.adapter
+        adapter = lora_of(spec)
         scale = adapter.lora_alpha / (math.sqrt(adapter.r) if adapter.use_rslora else adapter.r)
         pack.scales_K[slot] = scale
         moments = [captured.moments.get(name, {}) for name in MOMENTS]
@@ -160,7 +162,7 @@ class Tenant:
 
     def _trimmed(self, row: Tensor) -> Named:
         """The tensors of a row without the room that is not the trial's."""
-        r, found = self.spec.adapter.r, {}
+        r, found = lora_of(self.spec).r, {}
         for place in self.pack.layout.places:
             if (place.module, place.part) not in self._own:
                 continue  # another slot's

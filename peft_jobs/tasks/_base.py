@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from datasets import Features
+from peft import TaskType
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -18,13 +19,14 @@ IGNORED = -100
 Row = Mapping[str, Any]
 Example = dict[str, Any]
 Batch = dict[str, Tensor]
-Encoder = Callable[[Row], Example | None]
-"""A row as an example; None if no supervised token is left after the cut at max_length."""
+Encoder = Callable[[Row], Example | Sequence[Example] | None]
+"""A row as an example, or several; none if no supervised token is left after the cut at
+max_length."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one evaluated batch adds to the metrics."""
+    """What one evaluated row adds to the metrics."""
 
     loss_sum: float
     """Natural log-likelihood lost, summed in float64 over `count` tokens or rows."""
@@ -41,11 +43,22 @@ SpecT = TypeVar("SpecT", contravariant=True)
 class Task(Protocol[SpecT]):
     """One entry of TASKS."""
 
+    auto_class: Any
+    """The class of transformers that loads a base."""
+    peft_task_type: TaskType
+    has_head: bool
+    """Whether the output comes from a head of the task's own, which is trained whole beside the
+    adapter and may be new; otherwise the base must bring all of its weights."""
+
     def columns(self, spec: SpecT) -> dict[str, tuple[str, ...]]:
         """The columns that each field of the spec uses."""
 
-    def label_column(self, spec: SpecT) -> str | None:
-        """The column with the classes; None for a task without."""
+    def label_field(self, spec: SpecT) -> str | None:
+        """The field, among those of `columns`, whose column has the classes, in each row one or a
+        list of them; None for a task without classes, or if the spec names them."""
+
+    def named_classes(self, spec: SpecT) -> tuple[str, ...]:
+        """The classes that the spec itself names, in their order; none if the rows show them."""
 
     def mistake(self, row: Row, spec: SpecT) -> str | None:
         """Why a raw row cannot be used, or None."""
@@ -77,8 +90,8 @@ class Task(Protocol[SpecT]):
         float32, or float64 of a model in float64.
         """
 
-    def score(self, model: nn.Module, batch: Batch) -> Score:
-        """What an evaluation needs of a batch; keeps no tensor."""
+    def scores(self, model: nn.Module, batch: Batch) -> list[Score]:
+        """What an evaluation needs of each row of a batch, in their order; keeps no tensor."""
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
         """Metrics by name (`loss`, ...), the same however the rows were batched."""
@@ -93,6 +106,13 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def mask(rows: Sequence[Sequence[int]]) -> Tensor:
     """Attention mask [B, S] of rows that `pad` padded: 1 on tokens, 0 on padding."""
     return pad([[1] * len(row) for row in rows], 0)
+
+
+def numbers_of(classes: Sequence[int | str]) -> dict[int | str, int]:
+    """The number of each class; where classes have names, a number stands for itself too."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    plain = {n: n for n in range(len(classes))} if isinstance(classes[0], str) else {}
+    return plain | numbers
 
 
 def upcast(logits: Tensor) -> Tensor:

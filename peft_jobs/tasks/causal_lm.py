@@ -1,24 +1,26 @@
-"""Next-token prediction on the response; prompt tokens are context and do not count.
+"""Next-token prediction on a response, whose prompt is context and does not count, or on a text.
 
 Prompt and response are tokenised apart and joined, so that the prompt's tokens are those that the
 tokenizer gives at inference, and none straddles the border. The tokenizer's opening tokens (bos)
 come first where it has them; eos ends the response and is supervised, its bytes are none.
-Conversations are in `peft_jobs.tasks.chat`.
+A plain text is supervised as a whole; a long one goes on in further examples. Conversations are in
+`peft_jobs.tasks.chat`.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from datasets import Features, List, Value
+from peft import TaskType
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.tasks import chat
-from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
+from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad
+from peft_jobs.tasks.pieces import closing_tokens, opening_tokens, tokens_with_ends
+from peft_jobs.tasks.supervised import MOST_LOGITS, token_losses
 from peft_jobs.templates import columns, render
 
 MAX_EXPONENT = 700.0
@@ -28,25 +30,41 @@ MAX_EXPONENT = 700.0
 class CausalLM:
     """See `peft_jobs.tasks._base.Task`. Examples: input_ids, labels, num_bytes."""
 
+    auto_class = AutoModelForCausalLM
+    peft_task_type = TaskType.CAUSAL_LM
+    has_head = False
+
+    def __init__(self, most_logits: int = MOST_LOGITS) -> None:
+        """`most_logits` are held at a time."""
+        self.most_logits = most_logits
+
     def columns(self, spec: CausalLMSpec) -> dict[str, tuple[str, ...]]:
         found = {
             f"task.{name}": columns(template)
-            for name, template in (("prompt", spec.prompt), ("response", spec.response))
-            if template is not None
+            for name in ("prompt", "response", "text")
+            if (template := getattr(spec, name)) is not None
         }
-        return found if spec.messages is None else {"task.messages": (spec.messages,)}
+        if spec.messages is not None:
+            found["task.messages"] = (spec.messages,)
+        if spec.tools is not None:
+            found["task.tools"] = (spec.tools,)
+        return found
 
-    def label_column(self, spec: CausalLMSpec) -> str | None:
+    def label_field(self, spec: CausalLMSpec) -> str | None:
         return None
+
+    def named_classes(self, spec: CausalLMSpec) -> tuple[str, ...]:
+        return ()
 
     def mistake(self, row: Row, spec: CausalLMSpec) -> str | None:
         if spec.messages is not None:
-            return chat.mistake(row[spec.messages], spec.messages)
-        assert spec.response is not None
-        if render(spec.response, row).strip():
+            return chat.mistake(row, spec)
+        name = "response" if spec.text is None else "text"
+        template = spec.response if spec.text is None else spec.text
+        assert template is not None
+        if render(template, row).strip():
             return None
-        names = columns(spec.response)
-        return f"the response is empty (column {', '.join(map(repr, names))})"
+        return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
 
     def features(self, tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec) -> Features:
         tokens = List(Value("int32"))
@@ -61,8 +79,9 @@ class CausalLM:
     ) -> Encoder:
         if spec.messages is not None or spec.use_chat_template:
             return chat.encoder(tokenizer, spec, max_length)
-        opening = opening_tokens(tokenizer)
-        closing = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        if spec.text is not None:
+            return _of_plain_text(tokenizer, spec.text, max_length)
+        opening, closing = opening_tokens(tokenizer), closing_tokens(tokenizer)
         assert spec.response is not None
         response_template = spec.response
 
@@ -105,64 +124,63 @@ class CausalLM:
         return batch["targets"].numel()
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        losses_N = cross_entropy(_logits(model, batch), batch["targets"], reduction="none")
-        num_rows, length = batch["input_ids"].shape
-        return losses_N.new_zeros(num_rows).index_add(0, batch["predict_at"] // length, losses_N)
+        return _by_row(self._token_losses(model, batch), batch)
 
-    def score(self, model: nn.Module, batch: Batch) -> Score:
-        losses_N = cross_entropy(_logits(model, batch), batch["targets"], reduction="none")
-        num_bytes = int(batch["num_bytes"].sum())
-        return Score(losses_N.double().sum().item(), self.count(batch), num_bytes)
+    def scores(self, model: nn.Module, batch: Batch) -> list[Score]:
+        losses_B = _by_row(self._token_losses(model, batch).double(), batch)
+        counts_B = (batch["labels"] != IGNORED).sum(dim=1)
+        rows = (losses_B.tolist(), counts_B.tolist(), batch["num_bytes"].tolist())
+        return [Score(*row) for row in zip(*rows, strict=True)]
+
+    def _token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy [N] of the supervised tokens."""
+        names = ("input_ids", "attention_mask", "position_ids")
+        inputs = {name: batch[name] for name in names if name in batch}
+        return token_losses(model, inputs, batch["predict_at"], batch["targets"], self.most_logits)
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
-        nats = math.fsum(score.loss_sum for score in scores)
-        loss = nats / sum(score.count for score in scores)
-        num_bytes = sum(score.num_bytes for score in scores)
-        found = {"loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
-        if num_bytes:
-            found["bits_per_byte"] = nats / math.log(2) / num_bytes
-        return found
+        return text_metrics(scores)
 
 
-def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer itself puts before a text: bos, or nothing."""
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    whole = list(tokenizer("a")["input_ids"])
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start]
-    return []
+def text_metrics(scores: Sequence[Score]) -> dict[str, float]:
+    """Loss and perplexity by token, bits by byte of the supervised text."""
+    nats = math.fsum(score.loss_sum for score in scores)
+    loss = nats / sum(score.count for score in scores)
+    num_bytes = sum(score.num_bytes for score in scores)
+    found = {"loss": loss, "perplexity": math.exp(min(loss, MAX_EXPONENT))}
+    if num_bytes:
+        found["bits_per_byte"] = nats / math.log(2) / num_bytes
+    return found
 
 
-def tokens_with_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Tokens of `text` without special ones, and the character at which each ends."""
-    if tokenizer.is_fast:
-        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return found["input_ids"], [end for _, end in found["offset_mapping"]]
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    ends = [len(tokenizer.decode(tokens[: count + 1])) for count in range(len(tokens))]
-    return tokens, ends
+def _of_plain_text(tokenizer: PreTrainedTokenizerBase, template: str, max_length: int) -> Encoder:
+    """Every token is supervised once: a further example begins with the last token of the one
+    before, as context."""
+    opening, closing = opening_tokens(tokenizer), closing_tokens(tokenizer)
+
+    def encode(row: Row) -> list[Example]:
+        text = render(template, row)
+        tokens, ends = tokens_with_ends(tokenizer, text)
+        tokens = [*opening, *tokens, *closing]
+        ends = [*[0] * len(opening), *ends, *[len(text)] * len(closing)]
+        first, start = max(1, len(opening)), 0
+        examples = []
+        while first < min(len(tokens), start + max_length):
+            stop = min(len(tokens), start + max_length)
+            examples.append(
+                {
+                    "input_ids": tokens[start:stop],
+                    "labels": [IGNORED] * (first - start) + tokens[first:stop],
+                    "num_bytes": len(text[ends[first - 1] : ends[stop - 1]].encode()),
+                }
+            )
+            first, start = stop, stop - 1
+        return examples
+
+    return encode
 
 
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits [N, V] that predict the targets; the head is applied to their positions alone.
-
-    In float32, or float64 of a model in float64.
-    """
-    predict_at = batch["predict_at"]
-
-    def supervised_only(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].flatten(0, 1).index_select(0, predict_at).unsqueeze(0), *inputs[1:])
-
-    head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(supervised_only)
-    try:
-        logits: Tensor = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
-    finally:
-        hook.remove()
-    logits = logits.flatten(0, 1)
-    if len(logits) != len(predict_at):  # a model that multiplies by the head's weight itself
-        logits = logits.index_select(0, predict_at)
-    return upcast(logits)
+def _by_row(losses_N: Tensor, batch: Batch) -> Tensor:
+    """Sums [B] of the tokens' losses."""
+    num_rows, length = batch["input_ids"].shape
+    return losses_N.new_zeros(num_rows).index_add(0, batch["predict_at"] // length, losses_N)

@@ -1,44 +1,81 @@
-"""One class per text or pair of texts."""
+"""One class, or any number of classes, per text or pair of texts.
+
+Several classes at once are as many yes-or-no questions: the loss of a row is the mean of their
+binary cross entropies, a class is predicted from a probability of one half on, and accuracy asks
+for the whole set.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from datasets import Features, List, Value
+from peft import TaskType
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from peft_jobs.errors import DataError
 from peft_jobs.spec import SequenceClassificationSpec
-from peft_jobs.tasks._base import Batch, Encoder, Example, Row, Score, mask, pad, upcast
+from peft_jobs.tasks._base import (
+    Batch,
+    Encoder,
+    Example,
+    Row,
+    Score,
+    mask,
+    numbers_of,
+    pad,
+    upcast,
+)
 from peft_jobs.templates import columns, render
 
 
 class SequenceClassification:
-    """See `peft_jobs.tasks._base.Task`. Examples: input_ids, label, token_type_ids for pairs."""
+    """See `peft_jobs.tasks._base.Task`. Examples: input_ids, token_type_ids for pairs, and label: a
+    number, or for several classes a list with 0 or 1 for each."""
+
+    auto_class = AutoModelForSequenceClassification
+    peft_task_type = TaskType.SEQ_CLS
+    has_head = True
 
     def columns(self, spec: SequenceClassificationSpec) -> dict[str, tuple[str, ...]]:
-        found = {"task.text": columns(spec.text), "task.label": (spec.label,)}
+        found = {"task.text": columns(spec.text)}
         if spec.text_pair is not None:
             found["task.text_pair"] = columns(spec.text_pair)
+        if spec.label is not None:
+            found["task.label"] = (spec.label,)
+        if spec.labels is not None:
+            found["task.labels"] = (spec.labels,) if isinstance(spec.labels, str) else spec.labels
         return found
 
-    def label_column(self, spec: SequenceClassificationSpec) -> str | None:
-        return spec.label
+    def label_field(self, spec: SequenceClassificationSpec) -> str | None:
+        if spec.label is not None:
+            return "task.label"
+        return "task.labels" if isinstance(spec.labels, str) else None
+
+    def named_classes(self, spec: SequenceClassificationSpec) -> tuple[str, ...]:
+        return spec.labels if isinstance(spec.labels, tuple) else ()
 
     def mistake(self, row: Row, spec: SequenceClassificationSpec) -> str | None:
-        if row[spec.label] is None:
+        if spec.label is not None and row[spec.label] is None:
             return f"column {spec.label!r} has no label"
         for name, template in (("text", spec.text), ("text_pair", spec.text_pair)):
             if template is not None and not render(template, row).strip():
                 return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
+        if isinstance(spec.labels, str) and not isinstance(row[spec.labels], list):
+            return f"column {spec.labels!r} must hold a list of labels"
+        if isinstance(spec.labels, tuple):
+            for name in spec.labels:
+                if row[name] not in (0, 1):
+                    return f"column {name!r} must hold 0 or 1, or true or false"
         return None
 
     def features(
         self, tokenizer: PreTrainedTokenizerBase, spec: SequenceClassificationSpec
     ) -> Features:
-        found = {"input_ids": List(Value("int32")), "label": Value("int32")}
+        label = Value("int32") if spec.labels is None else List(Value("int8"))
+        found = {"input_ids": List(Value("int32")), "label": label}
         if _typed(tokenizer, spec):
             found["token_type_ids"] = List(Value("int8"))
         return Features(found)
@@ -50,30 +87,26 @@ class SequenceClassification:
         max_length: int,
         classes: Sequence[int | str],
     ) -> Encoder:
-        index = {name: number for number, name in enumerate(classes)}
         typed = _typed(tokenizer, spec)
 
         def encode(row: Row) -> Example | None:
-            label = row[spec.label]
-            if label not in index:
-                raise DataError(
-                    f"label {label!r} in column {spec.label!r} is not among the "
-                    f"{len(index)} classes of the training rows"
-                )
+            label = _label(row, spec, classes)
             texts = [render(t, row) for t in (spec.text, spec.text_pair) if t is not None]
             found = tokenizer(*texts, truncation=True, max_length=max_length)
-            example = {"input_ids": found["input_ids"], "label": index[label]}
+            example = {"input_ids": found["input_ids"], "label": label}
             return example | ({"token_type_ids": found["token_type_ids"]} if typed else {})
 
         return encode
 
     def collate(self, examples: Sequence[Example], pad_token_id: int) -> Batch:
-        """input_ids, attention_mask, for pairs token_type_ids [B, S]; labels [B]."""
+        """input_ids, attention_mask, for pairs token_type_ids [B, S]; labels [B], or for several
+        classes [B, C] in float32."""
         rows = [example["input_ids"] for example in examples]
+        labels = torch.tensor([example["label"] for example in examples])
         batch = {
             "input_ids": pad(rows, pad_token_id),
             "attention_mask": mask(rows),
-            "labels": torch.tensor([example["label"] for example in examples]),
+            "labels": labels if labels.ndim == 1 else labels.float(),
         }
         if "token_type_ids" in examples[0]:
             batch["token_type_ids"] = pad([e["token_type_ids"] for e in examples], 0)
@@ -83,26 +116,74 @@ class SequenceClassification:
         return len(batch["labels"])
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(_logits(model, batch), batch["labels"], reduction="none")
+        return _losses(_logits(model, batch), batch["labels"])
 
-    def score(self, model: nn.Module, batch: Batch) -> Score:
-        logits_BC, labels_B = _logits(model, batch), batch["labels"]
-        losses_B = cross_entropy(logits_BC, labels_B, reduction="none")
-        return Score(
-            losses_B.double().sum().item(),
-            len(labels_B),
-            predicted=tuple(logits_BC.argmax(dim=-1).tolist()),
-            actual=tuple(labels_B.tolist()),
-        )
+    def scores(self, model: nn.Module, batch: Batch) -> list[Score]:
+        logits_BC, labels = _logits(model, batch), batch["labels"]
+        losses = _losses(logits_BC, labels).tolist()
+        if labels.ndim == 2:
+            sets = (losses, (logits_BC >= 0).int().tolist(), labels.int().tolist())
+            return [
+                SetScore(loss, 1, 0, tuple(p), tuple(a)) for loss, p, a in zip(*sets, strict=True)
+            ]
+        rows = (losses, logits_BC.argmax(dim=-1).tolist(), labels.tolist())
+        return [
+            Score(loss, 1, predicted=(predicted,), actual=(actual,))
+            for loss, predicted, actual in zip(*rows, strict=True)
+        ]
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
-        predicted = [label for score in scores for label in score.predicted]
-        actual = [label for score in scores for label in score.actual]
-        return {
+        sets = isinstance(scores[0], SetScore)
+        predicted: list[object] = [s.predicted for s in scores]
+        actual: list[object] = [s.actual for s in scores]
+        if not sets:
+            predicted = [label for score in scores for label in score.predicted]
+            actual = [label for score in scores for label in score.actual]
+        found = {
             "loss": sum(score.loss_sum for score in scores) / len(actual),
             "accuracy": float(accuracy_score(actual, predicted)),
-            "macro_f1": float(f1_score(actual, predicted, average="macro", zero_division=0)),
         }
+        averages = ("macro", "micro") if sets else ("macro",)
+        return found | {
+            f"{average}_f1": float(f1_score(actual, predicted, average=average, zero_division=0))
+            for average in averages
+        }
+
+
+class SetScore(Score):
+    """`predicted` and `actual` have a 0 or 1 for each class."""
+
+
+def _label(
+    row: Row, spec: SequenceClassificationSpec, classes: Sequence[int | str]
+) -> int | list[int]:
+    """The number of the row's class, or 0 or 1 for each class."""
+    if isinstance(spec.labels, tuple):
+        return [int(row[name]) for name in spec.labels]
+    if spec.labels is not None:
+        numbers = numbers_of(classes)
+        held = [_number(label, spec.labels, numbers, len(classes)) for label in row[spec.labels]]
+        return [int(number in held) for number in range(len(classes))]
+    assert spec.label is not None
+    index = {name: number for number, name in enumerate(classes)}
+    return _number(row[spec.label], spec.label, index, len(classes))
+
+
+def _number(label: int | str, column: str, numbers: dict[int | str, int], num_classes: int) -> int:
+    if label not in numbers:
+        raise DataError(
+            f"label {label!r} in column {column!r} is not among the "
+            f"{num_classes} classes of the training rows"
+        )
+    return numbers[label]
+
+
+def _losses(logits_BC: Tensor, labels: Tensor) -> Tensor:
+    """[B], of one class or of sets of classes."""
+    if labels.ndim == 1:
+        return cross_entropy(logits_BC, labels, reduction="none")
+    targets_BC = labels.to(logits_BC.dtype)
+    return binary_cross_entropy_with_logits(logits_BC, targets_BC, reduction="none").mean(dim=1)
 
 
 def _typed(tokenizer: PreTrainedTokenizerBase, spec: SequenceClassificationSpec) -> bool:

@@ -119,9 +119,13 @@ def test_prompt_tokens_do_not_contribute_to_loss(tokenizer: Any, model: Any) -> 
     batch = task.collate(examples, pad_token_id=0)
     assert task.count(batch) == tokens
     assert task.losses(model, batch).sum().item() == pytest.approx(expected, rel=1e-5)
-    score = task.score(model, batch)
-    assert (score.loss_sum, score.count) == (pytest.approx(expected, rel=1e-5), tokens)
-    assert score.num_bytes == sum(len(row["answer"]) for row in ROWS)
+    scores = task.scores(model, batch)
+    assert [score.num_bytes for score in scores] == [len(row["answer"]) for row in ROWS]
+    assert sum(score.count for score in scores) == tokens
+    for score, example in zip(scores, examples, strict=True):
+        alone = task.losses(model, task.collate([example], pad_token_id=0))
+        assert score.loss_sum == pytest.approx(alone.item(), rel=1e-5)
+        assert score.count == task.count(task.collate([example], pad_token_id=0))
 
 
 def test_our_loss_is_the_loss_of_transformers(tokenizer: Any, model: Any) -> None:
@@ -275,6 +279,9 @@ def test_classification_loss_is_that_of_transformers(tiny_bert_path: Path) -> No
     assert (task.losses(model, batch).sum() / task.count(batch)).item() == pytest.approx(
         theirs.item()
     )
-    score = task.score(model, batch)
-    assert score.actual == (0, 1, 2, 0, 1)
-    assert score.loss_sum / score.count == pytest.approx(theirs.item())
+    scores = task.scores(model, batch)
+    assert [score.actual for score in scores] == [(0,), (1,), (2,), (0,), (1,)]
+    assert [score.count for score in scores] == [1] * 5
+    assert sum(score.loss_sum for score in scores) / 5 == pytest.approx(theirs.item())
+    for score, row in zip(scores, model(**batch).logits, strict=True):
+        assert score.predicted == (row.argmax().item(),)

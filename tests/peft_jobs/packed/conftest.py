@@ -57,11 +57,16 @@ def double(trial: Any, common: dict[str, Any], tmp_path_factory: Any) -> Any:
     from peft_jobs.solo import SoloEngine
 
     base, data = SoloEngine(str(tmp_path_factory.mktemp("cache")), threads=1).check(trial(common))
+    make_double(base)
+    return base, data.train
+
+
+def make_double(base: Any) -> None:
+    """Put a Llama into float64 throughout."""
     base.model.double()
     for module in base.model.modules():
         if type(module).__name__ == "LlamaRMSNorm":  # transformers' own computes in float32
             module.forward = in_own_dtype(module)
-    return base, data.train
 
 
 def in_own_dtype(norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -12,6 +12,7 @@ from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.evaluation import examples_of, to_device
 from peft_jobs.host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
+from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.layout import make_layout
 from peft_jobs.packed.pack import Pack
@@ -83,6 +84,7 @@ class Driven:
         adapted = {name for parts in self.parts for name in parts.adapted}
         whole = {name for parts in self.parts for name in parts.whole}
         layout = make_layout(max(s.adapter.r for s in specs), adapted, whole, base.model)
+        self._snapshot = Snapshot.of(base.model)
         self.pack = Pack(base.model, layout, len(specs), dtype_of(base))
         base.model.train()
         self.tenants = [self._tenant(slot, Captured(v)) for slot, v in enumerate(values)]
@@ -94,8 +96,7 @@ class Driven:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.pack.remove()
-        self.base.model.eval()
+        self._snapshot.restore()
 
     def refill(self, slot: int, spec: TrialSpec, values: Any) -> None:
         """A new trial in a slot; its modules and rank must fit the pack."""

@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_jobs.packed.packable import initial_values, parts_of
 from peft_jobs.packed.tenant import to_snapshot
+from peft_jobs.tasks import TASKS
+from peft_jobs.tasks.causal_lm import CausalLM
 from peft_jobs.training_state import parse
 from tests.peft_jobs.packed.driving import Driven, plain_losses
 
@@ -58,6 +60,19 @@ def test_options_of_a_trial_are_those_of_plain_loops(
     for one, other, different in zip(plain, found, without, strict=True):
         assert apart(one, other) < EXACT
         assert (apart(one, different) > 1e-6) == params.get("adapter.use_rslora", False)
+
+
+def test_logits_in_chunks_change_nothing(
+    double: Any, mixed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, rows = double
+    specs = mixed()[:3]
+    expected = [plain_losses(base, rows, spec, 6) for spec in specs]
+    monkeypatch.setitem(TASKS, "causal_lm", CausalLM(most_logits=3 * 128))
+    with Driven(base, rows, specs, 6) as driven:
+        found = driven.to_end()
+    for one, other in zip(expected, found, strict=True):
+        assert 0 < apart(one, other) < EXACT
 
 
 def test_neither_slot_number_nor_packmates_nor_width_change_a_trial(

@@ -1,0 +1,62 @@
+"""What a slot measures of itself: metrics on a split, found by itself or together with others."""
+
+from datasets import Dataset
+
+from peft_jobs.base import Base
+from peft_jobs.evaluation import score
+from peft_jobs.job import Job
+from peft_jobs.ladder import Ladder
+from peft_jobs.packed.tenant import Tenant
+from peft_jobs.seen import Seen
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tokenized import TokenizedData
+
+
+class Scoring:
+    """The evaluations of one trial. Splits are `validation` and `test`."""
+
+    def __init__(
+        self,
+        job: Job,
+        base: Base,
+        data: TokenizedData,
+        seen: Seen,
+        ladder: Ladder,
+        score_test: bool,
+    ) -> None:
+        self.job, self.base, self.data = job, base, data
+        self.seen, self.ladder, self.score_test = seen, ladder, score_test
+        self.known: dict[str, dict[str, float]] = {}
+        """The task's metrics by split, where they were found out for several slots at once."""
+
+    @property
+    def batch_size(self) -> int:
+        """As memory has allowed so far."""
+        return self.ladder.spec.evaluation.per_device_eval_batch_size
+
+    def rows(self, split: str) -> Dataset:
+        """The examples of a split."""
+        rows = self.data.validation if split == "validation" else self.data.test
+        assert rows is not None
+        return rows
+
+    def lacks(self, split: str) -> bool:
+        """Whether a trial that has made all its steps is still to be evaluated on a split."""
+        if self.job.cancelled is not None:
+            return False
+        if split == "test":
+            return self.score_test and self.data.test is not None
+        return self.seen.evaluated_at != self.seen.step
+
+    def metrics(self, tenant: Tenant, split: str) -> dict[str, float]:
+        """Of the trial as it is now, in as small batches as memory asks for."""
+        base, rows, known = self.base, self.rows(split), self.known.pop(split, None)
+
+        def scored(spec: TrialSpec) -> dict[str, float]:
+            return score(base.model, base, spec, rows, split, known)
+
+        with tenant.pack.evaluating(tenant.slot):
+            while True:
+                metrics = self.ladder.tried("evaluate", self.seen, scored)
+                if metrics is not None:
+                    return metrics
