@@ -8,6 +8,7 @@ import typer
 
 from sweeps.cli.errors import Commands
 from sweeps.cli.screen import out, set_up_logging
+from sweeps.layout import storage_folder
 
 app = typer.Typer(
     cls=Commands,
@@ -30,7 +31,14 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Entries of the file to replace, by dotted name."),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name; see `list`.")]
-Storage = Annotated[Path, typer.Option(help="Folder that holds the sweeps.", metavar="DIR")]
+Storage = Annotated[
+    Path,
+    typer.Option(
+        help="Folder or object store that holds the sweeps.",
+        metavar="DIR|URL",
+        parser=storage_folder,
+    ),
+]
 StudyUrl = Annotated[
     str | None,
     typer.Option(
@@ -43,6 +51,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Address = Annotated[
     str | None,
     typer.Option(metavar="ADDR", help="Ray cluster to join: `auto` or HOST:PORT."),
+]
+JobServer = Annotated[
+    str,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="URL",
+        help="Ray's job server, http://HOST:8265; RAY_AUTH_TOKEN holds its token.",
+    ),
+]
+OfJob = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Ray's job server, for a sweep that was submitted to it."),
 ]
 Inline = Annotated[
     bool, typer.Option("--inline", help="Without Ray, in this process; debuggers work.")
@@ -82,7 +102,11 @@ def peft_sweep(
 @app.command(**_example("peft-sweep init --task sequence_classification --out topics.yaml"))
 def init(
     task: Annotated[
-        str, typer.Option(help="What is learned: causal_lm or sequence_classification.")
+        str,
+        typer.Option(
+            help="What is learned: causal_lm, sequence_classification, token_classification, "
+            "question_answering or seq2seq."
+        ),
     ] = "causal_lm",
     path: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path(
         "sweep.yaml"
@@ -133,6 +157,28 @@ def run(
     raise typer.Exit(run(path, options))
 
 
+@app.command(**_example("peft-sweep submit sweep.yaml --address http://127.0.0.1:8265"))
+def submit(address: JobServer, path: SweepFile, overrides: Overrides = None) -> None:
+    """Hand a sweep to a Ray cluster, where it runs without this machine."""
+    from sweeps.cli.submit import submit
+
+    submit(path, overrides or [], address)
+
+
+@app.command(**_example("peft-sweep logs demo --address http://127.0.0.1:8265 --follow"))
+def logs(
+    name: Name,
+    address: JobServer,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the sweep ends.")
+    ] = False,
+) -> None:
+    """Print what a submitted sweep prints."""
+    from sweeps.cli.submit import logs
+
+    logs(name, address, follow)
+
+
 @app.command(**_example("peft-sweep resume demo", "peft-sweep resume demo budget.n_trials=64"))
 def resume(
     name: Name,
@@ -176,14 +222,24 @@ def retry(
     raise typer.Exit(resume(storage, name, options, retry_failed=True))
 
 
-@app.command(**_example("peft-sweep status demo"))
+@app.command(
+    **_example("peft-sweep status demo", "peft-sweep status demo --address http://127.0.0.1:8265")
+)
 def status(
-    name: Name, storage: Storage = RUNS, study_url: StudyUrl = None, json: Json = False
+    name: Name,
+    storage: Storage = RUNS,
+    address: OfJob = None,
+    study_url: StudyUrl = None,
+    json: Json = False,
 ) -> None:
     """Say what a sweep is at, and who drives it."""
+    if address is not None:
+        from sweeps.cli import submit
+
+        return submit.status(name, address, json)
     from sweeps.cli.status import status
 
-    status(storage, name, study_url, json)
+    return status(storage, name, study_url, json)
 
 
 @app.command(**_example("peft-sweep watch demo"))
@@ -195,8 +251,14 @@ def watch(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> No
 
 
 @app.command(**_example("peft-sweep stop demo"))
-def stop(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
+def stop(
+    name: Name, storage: Storage = RUNS, address: OfJob = None, study_url: StudyUrl = None
+) -> None:
     """Stop a sweep in good order; `resume` takes it up again."""
+    if address is not None:
+        from sweeps.cli import submit
+
+        raise typer.Exit(submit.stop(name, address))
     from sweeps.cli.status import stop
 
     raise typer.Exit(stop(storage, name, study_url))

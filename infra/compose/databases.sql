@@ -1,0 +1,2 @@
+-- Beside `optuna`, which the image makes itself.
+CREATE DATABASE mlflow;
