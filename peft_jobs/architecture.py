@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from peft_jobs.errors import SpecError
-from peft_jobs.spec import DEMO, CausalLMSpec, ModelSpec, TaskSpec
+from peft_jobs.spec import (
+    DEMO,
+    CausalLMSpec,
+    ModelSpec,
+    QuestionAnsweringSpec,
+    SequenceClassificationSpec,
+    TaskSpec,
+)
+from peft_jobs.tasks import TASKS
 
 HEADS = {
     *("lm_head", "embed_out"),
@@ -77,12 +79,16 @@ def read_config(
     Raises SpecError if there is no such model, or if it cannot do the task.
     """
     entries: dict[str, Any] = {}
-    if not isinstance(task, CausalLMSpec):
-        if labels:
+    if TASKS[task.type].has_head:
+        if isinstance(task, QuestionAnsweringSpec):
+            entries["num_labels"] = 2  # the start and the end of the answer
+        elif labels:
             entries["id2label"] = dict(enumerate(labels))
             entries["label2id"] = {label: index for index, label in enumerate(labels)}
         elif num_labels is not None:
             entries["num_labels"] = num_labels
+    if isinstance(task, SequenceClassificationSpec) and task.labels is not None:
+        entries["problem_type"] = "multi_label_classification"
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             location(model), revision=model.revision, trust_remote_code=False, **entries
@@ -113,9 +119,7 @@ def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
 
 def auto_class(task: TaskSpec) -> Any:
     """The class of transformers that loads a base for `task`."""
-    if isinstance(task, CausalLMSpec):
-        return AutoModelForCausalLM
-    return AutoModelForSequenceClassification
+    return TASKS[task.type].auto_class
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:

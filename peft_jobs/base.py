@@ -34,7 +34,8 @@ from peft_jobs.errors import SpecError
 from peft_jobs.files import canonical_json
 from peft_jobs.heads import FRESH, fresh_modules, reset_head, topmost_modules
 from peft_jobs.quantized import bnb_config, is_quantized, quantization_seconds, settle
-from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec, TaskSpec
+from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
+from peft_jobs.tasks import TASKS
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
@@ -75,7 +76,8 @@ def base_key(
 ) -> str:
     """`Base.key` of the base that `load_base` gives for the same arguments."""
     parts = [model.model_dump(mode="json"), quantization.model_dump(mode="json"), task.type]
-    return canonical_json([*parts, len(labels) or num_labels, list(labels)])
+    multi = isinstance(task, SequenceClassificationSpec) and task.labels is not None
+    return canonical_json([*parts, len(labels) or num_labels, list(labels), multi])
 
 
 def load_base(
@@ -84,11 +86,13 @@ def load_base(
     task: TaskSpec,
     num_labels: int | None = None,
     labels: Sequence[str] = (),
+    spread: bool = False,
 ) -> Base:
     """Load and quantize a base on the GPU, or on the CPU where there is none.
 
     Frozen, in eval mode; heads are never quantized; a head that the checkpoint lacks is drawn from
     a fixed seed. The tokenizer has a padding token (the end-of-text token where it had none).
+    `spread` divides its layers among all GPUs that this process sees, by accelerate's device map.
     Reads safetensors only, runs no code from the checkpoint, leaves torch's generators alone.
     Raises SpecError for a base that cannot be had, or not in this quantization.
     """
@@ -103,11 +107,11 @@ def load_base(
     skip = [*head_modules(outline), *quantization.llm_int8_skip_modules]
     started = time.perf_counter()
     with quantization_seconds(device) as quantize:
-        loaded = _load(model, task, config, quantization, device, skip)
+        loaded = _load(model, task, config, quantization, device, skip, spread)
         if any(is_quantized(loaded.get_submodule(name)) for name in fresh_modules(loaded)):
             # Seen only now: what the checkpoint lacks has no values that could be quantized.
             skip += fresh_modules(loaded)
-            loaded = _load(model, task, config, quantization, device, skip)
+            loaded = _load(model, task, config, quantization, device, skip, spread)
     seconds = time.perf_counter() - started
     loaded.requires_grad_(False).train(False)
     settle(loaded, quantization)
@@ -131,9 +135,10 @@ def _load(
     quantization: QuantizationSpec,
     device: torch.device,
     skip: Sequence[str],
+    spread: bool,
 ) -> PreTrainedModel:
     dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
-    causal = isinstance(task, CausalLMSpec)
+    has_head = TASKS[task.type].has_head
     # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
     with _readable(model), _no_progress_bar(), _forked_generators(device):
         loaded, info = auto_class(task).from_pretrained(
@@ -143,17 +148,17 @@ def _load(
             dtype=dtype,
             attn_implementation=model.attn_implementation,
             quantization_config=bnb_config(quantization, skip, device),
-            device_map={"": str(device)},
+            device_map="auto" if spread else {"": str(device)},
             use_safetensors=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=not causal,
+            ignore_mismatched_sizes=has_head,
             output_loading_info=True,
         )
     missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     fresh = topmost_modules(loaded, missing)
     lost = [name for name in missing if not name.startswith(tuple(f"{part}." for part in fresh))]
     inner = [name for name in fresh if name.startswith(f"{loaded.base_model_prefix}.")]
-    if lost or (fresh if causal else [name for name in inner if "pooler" not in name]):
+    if lost or ([name for name in inner if "pooler" not in name] if has_head else fresh):
         raise SpecError(
             f"model.name_or_path: {model.name_or_path} lacks weights of {type(loaded).__name__}: "
             f"{', '.join(sorted(missing)[:4])}; give a complete checkpoint of this architecture"

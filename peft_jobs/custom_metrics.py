@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.engines import load
 from peft_jobs.errors import SpecError
 
-Metric = Callable[[nn.Module, PreTrainedTokenizerBase, Dataset], Mapping[str, float]]
+Metric = Callable[..., Mapping[str, float]]
 
 
 def load_metric(reference: str) -> Metric:
@@ -30,15 +30,21 @@ def load_metric(reference: str) -> Metric:
 def custom_metrics(
     references: Sequence[str], model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: Dataset
 ) -> dict[str, float]:
-    """What the functions measure, together. Raises what they raise, and TypeError or ValueError
-    for values that are no numbers or a name that comes twice."""
+    """What the functions measure, together. Raises what they raise, and what `checked` raises."""
     metrics: dict[str, float] = {}
     for reference in references:
-        found = load_metric(reference)(model, tokenizer, rows)
-        if not isinstance(found, Mapping):
-            raise TypeError(f"{reference} must return a dictionary, got {found!r:.60}")
-        for name, value in found.items():
-            if name in metrics:
-                raise ValueError(f"{reference} returns {name!r}, which another metric returned")
-            metrics[str(name)] = float(value)
+        metrics |= checked(reference, load_metric(reference)(model, tokenizer, rows), metrics)
     return metrics
+
+
+def checked(reference: str, found: object, known: Mapping[str, float]) -> dict[str, float]:
+    """What the function `reference` gave, as numbers by name.
+
+    Raises TypeError or ValueError for values that are no numbers or a name among `known`.
+    """
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{reference} must return a dictionary, got {found!r:.60}")
+    for name in found:
+        if name in known:
+            raise ValueError(f"{reference} returns {name!r}, which another metric returned")
+    return {str(name): float(value) for name, value in found.items()}

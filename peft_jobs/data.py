@@ -5,7 +5,8 @@ order depends on no library version, and a smaller subset of one seed lies insid
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from peft_jobs.sources import Rows, read
 from peft_jobs.spec import DataSpec, Source, TaskSpec
 from peft_jobs.tasks import Task
 
-STRUCTURED = ("task.messages",)
-"""Fields whose column holds lists."""
+STRUCTURED = (
+    *("task.messages", "task.tools", "task.labels"),
+    *("task.tokens", "task.tags", "task.answers"),
+)
+"""Fields whose column may hold lists or mappings."""
 NUM_ROWS_NAMED = 5
 """A message names at most this many rows of one mistake."""
 
@@ -36,11 +40,15 @@ class Selection:
     """Of the source that is held out; None where the split has a source of its own."""
     size: float | int | None
     """Of the subset: a share below 1, or a count."""
+    group_by: str | None = None
+    """Column of which no value lies on both sides of the hold-out."""
 
     @property
     def fingerprint(self) -> str:
         """Of content and choice; equal selections of equal files are equal."""
         side = None if self.share is None else [self.split, self.share]
+        if side is not None and self.group_by is not None:
+            side.append(self.group_by)
         seed = None if side is None and self.size is None else self.seed
         return _sha256(canonical_json([self.rows.fingerprint, side, self.size, seed]))
 
@@ -48,10 +56,18 @@ class Selection:
         """Row numbers in the source, ascending. Raises SpecError, DataError where too few."""
         numbers = list(range(len(self.rows.dataset)))
         if self.share is not None:
-            train, held = hold_out(len(numbers), self.share, self.seed)
+            train, held = hold_out(len(numbers), self.share, self.seed, self._groups())
             numbers = train if self.split == "train" else held
         field = "data.subset" if self.split == "train" else "data.validation_subset"
         return subset(numbers, self.size, self.seed, field)
+
+    def _groups(self) -> list[int] | None:
+        """The number of each row's group, in the order in which they come."""
+        if self.group_by is None:
+            return None
+        check_columns(self.rows, {"data.group_by": (self.group_by,)})
+        seen: dict[Any, int] = {}
+        return [seen.setdefault(value, len(seen)) for value in self.rows.dataset[self.group_by]]
 
 
 def select(data: DataSpec, split: str, cache_dir: Path) -> Selection:
@@ -66,19 +82,39 @@ def select(data: DataSpec, split: str, cache_dir: Path) -> Selection:
         raise SpecError(f"data.{split}: no such split is given")
     size = {"train": data.subset, "validation": data.validation_subset, "test": None}[split]
     rows = read(source, "train" if source is data.train else split, cache_dir)
-    return Selection(rows, split, data.seed, share, size)
+    return Selection(rows, split, data.seed, share, size, None if share is None else data.group_by)
 
 
-def hold_out(num_rows: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+def hold_out(
+    num_rows: int, share: float, seed: int, groups: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
     """Row numbers to train on and to hold out, both ascending, together all of them.
 
-    At least one row lands on each side. Raises DataError below two rows.
+    At least one row lands on each side. `groups`, the number of each row's group, keeps the rows of
+    a group on one side; groups are held out until the share is reached. Raises DataError below two
+    rows, or two groups.
     """
     if num_rows < 2:
         raise DataError(f"data.validation: {share} of {num_rows} row leaves nothing to train on")
-    order = _seeded_order(range(num_rows), "held-out", seed)
-    num_held = min(max(1, round(share * num_rows)), num_rows - 1)
-    return sorted(order[num_held:]), sorted(order[:num_held])
+    if groups is None:
+        groups = range(num_rows)
+    sizes = Counter(groups)
+    if len(sizes) < 2:
+        raise DataError(
+            "data.group_by: all rows are of one group, which leaves nothing to hold out"
+        )
+    wanted = min(max(1, round(share * num_rows)), num_rows - 1)
+    held: set[int] = set()
+    num_held = 0
+    for group in _seeded_order(sizes, "held-out", seed):
+        if num_held >= wanted or len(held) == len(sizes) - 1:
+            break
+        held.add(group)
+        num_held += sizes[group]
+    sides: tuple[list[int], list[int]] = ([], [])
+    for row, group in enumerate(groups):
+        sides[group in held].append(row)
+    return sides
 
 
 def subset(rows: list[int], size: float | int | None, seed: int, field: str) -> list[int]:
@@ -137,15 +173,22 @@ def class_names(
 
     Raises DataError for a missing column, missing labels, labels of mixed types, or one class.
     """
-    column = task.label_column(task_spec)
-    if column is None:
-        return ()
+    field = task.label_field(task_spec)
+    if field is None:
+        return task.named_classes(task_spec)
+    (column,) = columns = task.columns(task_spec)[field]
     rows = read(data.train, "train", cache_dir)
-    check_columns(rows, {"task.label": (column,)})
+    check_columns(rows, {field: columns})
+    listed = getattr(rows.dataset.features[column], "feature", None)
+    if isinstance(listed, ClassLabel):
+        return tuple(listed.names)
     seen: dict[Any, int] = {}
-    for number, label in enumerate(rows.dataset[column], start=1):
-        if label not in seen:
-            seen[label] = number
+    for number, cell in enumerate(rows.dataset[column], start=1):
+        for label in cell if isinstance(cell, list) else [cell]:
+            if isinstance(label, list | dict):
+                text = f"column {column!r} must hold names or numbers, got {label!r:.60}"
+                raise DataError(f"{rows.origin}, row {number}: {text}")
+            seen.setdefault(label, number)
     return _checked_classes(rows.origin, column, seen)
 
 

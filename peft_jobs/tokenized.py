@@ -23,14 +23,14 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.data import Selection, check, class_names, select
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.files import canonical_json
-from peft_jobs.spec import TrialSpec
-from peft_jobs.tasks import TASKS, Encoder
+from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
+from peft_jobs.tasks import TASKS, Encoder, Example
 
 log = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 2
 """One row alone is memorised, or decides alone which trial is the best."""
-FORMAT = 1
+FORMAT = 2
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
 
@@ -64,6 +64,7 @@ def load_data(
     classes = class_names(spec.data, spec.task, task, cache_dir)
     wanted = dict.fromkeys(["train", "validation", *splits])
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
+    _check_contexts(spec, selections["train"])
     template = template_fingerprint(spec, tokenizer)
     content = [FORMAT, template, tokenizer_fingerprint(tokenizer), list(classes)]
     found: dict[str, Dataset] = {}
@@ -91,6 +92,21 @@ def load_data(
             "template": template,
         },
     )
+
+
+def _check_contexts(spec: TrialSpec, train: Selection) -> None:
+    """Raise SpecError if a held-out share has questions on contexts that are trained on."""
+    if not isinstance(spec.task, QuestionAnsweringSpec) or train.share is None:
+        return
+    names = train.rows.dataset.column_names
+    if spec.data.group_by is not None or spec.task.context not in names:
+        return
+    contexts = train.rows.dataset[spec.task.context]
+    if len(set(contexts)) < len(contexts):
+        raise SpecError(
+            "data.group_by: several questions share a context, which would be trained on and "
+            f"validated on; write group_by: {spec.task.context}"
+        )
 
 
 def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -129,9 +145,10 @@ def _tokenise(
     numbers = selection.numbers()
     scratch = folder / "scratch"
     scratch.mkdir()
+    dropped: list[int] = []
     features = task.features(tokenizer, spec.task)
     examples = rows.dataset.select(numbers).map(
-        partial(_encode_batch, encode, list(features), numbers, rows.origin),
+        partial(_encode_batch, encode, list(features), numbers, rows.origin, dropped),
         batched=True,
         with_indices=True,
         remove_columns=rows.dataset.column_names,
@@ -147,7 +164,7 @@ def _tokenise(
         )
     examples.save_to_disk(str(folder))
     shutil.rmtree(scratch)
-    note = json.dumps({"dropped": len(numbers) - len(examples)})
+    note = json.dumps({"dropped": len(dropped), "rows": len(numbers)})
     (folder / "dropped.json").write_text(note, encoding="utf-8")
 
 
@@ -156,17 +173,22 @@ def _encode_batch(
     columns: list[str],
     numbers: list[int],
     origin: str,
+    dropped: list[int],
     batch: dict[str, list[Any]],
     indices: list[int],
 ) -> dict[str, list[Any]]:
-    examples = []
+    """Examples of some rows, by column; the rows that give none are added to `dropped`."""
+    kept: list[Example] = []
     for position, index in enumerate(indices):
         row = {name: values[position] for name, values in batch.items()}
         try:
-            examples.append(encode(row))
+            found = encode(row)
         except DataError as error:
             raise DataError(f"{origin}, row {numbers[index] + 1}: {error}") from error
-    kept = [example for example in examples if example is not None]
+        examples = [found] if isinstance(found, dict) else found or []
+        if not examples:
+            dropped.append(numbers[index])
+        kept += examples
     return {name: [example[name] for example in kept] for name in columns}
 
 
@@ -189,14 +211,15 @@ def _load(entry: Path, selection: Selection, max_length: int) -> tuple[Dataset, 
     dataset = load_from_disk(str(entry))
     if not isinstance(dataset, Dataset):
         raise SpecError(f"{entry} is no tokenised split; remove it")
-    dropped = int(json.loads((entry / "dropped.json").read_text(encoding="utf-8"))["dropped"])
+    note = json.loads((entry / "dropped.json").read_text(encoding="utf-8"))
+    dropped = int(note["dropped"])
     if dropped:
         log.warning(
             "%s: %d of %d %s rows have no supervised token within data.max_length = %d "
             "and are left out",
             selection.rows.origin,
             dropped,
-            dropped + len(dataset),
+            note["rows"],
             selection.split,
             max_length,
         )

@@ -6,8 +6,10 @@ between, in the text of the whole conversation, is supervised with the turn's cl
 tokens are those of the whole text, as `apply_chat_template(tokenize=True)` gives them.
 """
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -21,20 +23,28 @@ from peft_jobs.templates import render
 Message = dict[str, Any]
 # What a template may run into: its own errors, and Python's in its expressions.
 _OF_TEMPLATES = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+TOOL_CALL = "tool_call"
+"""A role in which some data sets keep what the assistant asks of a tool, as JSON."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-def mistake(messages: Any, column: str) -> str | None:
-    """Why a cell holds no conversation to learn from, or None."""
+def mistake(row: Row, spec: CausalLMSpec) -> str | None:
+    """Why a row holds no conversation to learn from, or None."""
+    assert spec.messages is not None
+    messages, column = row[spec.messages], spec.messages
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         return f"column {column!r} must hold a list of messages"
     if not all(isinstance(message, dict) and message.get("role") for message in messages):
         return f"column {column!r} must hold messages with a role and a content"
-    turns = [message for message in messages if message["role"] == "assistant"]
+    turns = [message for message in messages if message["role"] in ("assistant", TOOL_CALL)]
     if not turns:
         return f"column {column!r} has no assistant turn to learn from"
     if not any(str(turn.get("content") or "").strip() or _extras(turn) for turn in turns):
         return f"the response is empty (assistant turns of column {column!r})"
+    if any(_calls(turn) is None for turn in turns if turn["role"] == TOOL_CALL):
+        return f"a {TOOL_CALL} of column {column!r} is no JSON with a name and arguments"
+    if spec.tools is not None and _tools(row[spec.tools]) is None:
+        return f"column {spec.tools!r} must hold a list of tools, or its JSON text"
     return None
 
 
@@ -52,9 +62,10 @@ def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: 
 
     def encode(row: Row) -> Example | None:
         messages = _messages(row, spec)
+        tools = None if spec.tools is None else _tools(row[spec.tools])
         try:
             tokens, supervised, num_bytes = (_marked if marked else _between)(
-                tokenizer, messages, max_length
+                _Template(tokenizer, tools or None), messages, max_length
             )
         except DataError:
             raise
@@ -73,10 +84,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: 
 
 def _messages(row: Row, spec: CausalLMSpec) -> list[Message]:
     if spec.messages is not None:
-        # Arrow gives every message all keys of the column; templates ask which are there.
-        return [
-            {k: v for k, v in message.items() if v is not None} for message in row[spec.messages]
-        ]
+        return [_as_usual(_without_nulls(message)) for message in row[spec.messages]]
     assert spec.prompt is not None
     assert spec.response is not None
     return [
@@ -85,11 +93,74 @@ def _messages(row: Row, spec: CausalLMSpec) -> list[Message]:
     ]
 
 
+def _as_usual(message: Message) -> Message:
+    """A call of a tool that has a role of its own, as the assistant's turn that templates know."""
+    if message["role"] != TOOL_CALL:
+        return message
+    calls = [{"type": "function", "function": call} for call in _calls(message) or []]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def _calls(message: Message) -> list[Message] | None:
+    """The calls in a message of the role `tool_call`; None if there is none."""
+    try:
+        found = json.loads(message.get("content") or "")
+    except ValueError:
+        return None
+    calls = found if isinstance(found, list) else [found]
+    good = all(isinstance(call, dict) and {"name", "arguments"} <= call.keys() for call in calls)
+    return calls if good and calls else None
+
+
+def _tools(cell: Any) -> list[Message] | None:
+    """The tools of a row, in the form that templates expect; None if the cell holds no list."""
+    try:
+        found = json.loads(cell) if isinstance(cell, str) and cell.strip() else cell or []
+    except ValueError:
+        return None
+    if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+        return None
+    tools = [_without_nulls(tool) for tool in found]
+    return [
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
+    ]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Arrow gives every mapping all keys of its column; templates ask which are there."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A tokenizer's chat template, with the tools of one row."""
+
+    tokenizer: PreTrainedTokenizerBase
+    tools: Any
+    """A list of mappings, or None."""
+
+    def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            messages,
+            tools=self.tools,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+        return str(rendered)
+
+
 def _marked(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], max_length: int
+    template: _Template, messages: list[Message], max_length: int
 ) -> tuple[list[int], list[bool], int]:
+    tokenizer = template.tokenizer
     found: Any = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        messages,
+        tools=template.tools,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
     )
     tokens = list(found["input_ids"])[:max_length]
     supervised = [bool(mark) for mark in found["assistant_masks"]][:max_length]
@@ -98,15 +169,15 @@ def _marked(
 
 
 def _between(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], max_length: int
+    template: _Template, messages: list[Message], max_length: int
 ) -> tuple[list[int], list[bool], int]:
-    text = _render(tokenizer, messages)
+    text = template.render(messages)
     spans = [
-        _span(tokenizer, messages, turn, text)
+        _span(template, messages, turn, text)
         for turn, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    found = template.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens = list(found["input_ids"])[:max_length]
     offsets = found["offset_mapping"][:max_length]
     supervised = [
@@ -118,17 +189,15 @@ def _between(
     return tokens, supervised, num_bytes
 
 
-def _span(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], turn: int, text: str
-) -> tuple[int, int]:
+def _span(template: _Template, messages: list[Message], turn: int, text: str) -> tuple[int, int]:
     """First and last + 1 character, in the whole `text`, of what the assistant wrote in `turn`."""
     openings = [
-        _render(tokenizer, messages[:turn], add_generation_prompt=prompted)
+        template.render(messages[:turn], add_generation_prompt=prompted)
         for prompted in (True, False)
         if turn or prompted
     ]
     start = next((len(opening) for opening in openings if text.startswith(opening)), None)
-    upto = _render(tokenizer, messages[: turn + 1])
+    upto = template.render(messages[: turn + 1])
     if start is not None and text.startswith(upto) and len(upto) > start:
         return start, len(upto)
     # Some templates (Qwen3) render a turn differently once another follows: find its words.
@@ -141,17 +210,6 @@ def _span(
         f"the chat template rewrites message {turn + 1}, so that its tokens cannot be found: "
         "use a template with {% generation %} marks"
     )
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[Message],
-    add_generation_prompt: bool = False,
-) -> str:
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
-    return str(rendered)
 
 
 def _extras(message: Message) -> bool:

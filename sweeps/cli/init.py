@@ -10,6 +10,9 @@ from sweeps.cli.screen import say
 STARTERS = {
     "causal_lm": "start-causal-lm.yaml",
     "sequence_classification": "start-sequence-classification.yaml",
+    "token_classification": "start-token-classification.yaml",
+    "question_answering": "start-question-answering.yaml",
+    "seq2seq": "start-seq2seq.yaml",
 }
 """By task, in `sweeps/examples`."""
 

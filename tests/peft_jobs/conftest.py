@@ -158,7 +158,9 @@ def take_steps() -> Callable[..., list[float]]:
     """(PeftModel, number of steps) -> losses of AdamW steps on fixed tokens, two rows of nine."""
     from peft_jobs.methods import clock_of
 
-    def take(model: Any, num_steps: int = 3, num_labels: int | None = None) -> list[float]:
+    def take(
+        model: Any, num_steps: int = 3, num_labels: int | None = None, method: Any = None
+    ) -> list[float]:
         source = torch.Generator().manual_seed(0)
         tokens = torch.randint(6, 100, (2, 9), generator=source).to(model.device)
         labels = tokens if num_labels is None else torch.arange(2, device=model.device) % num_labels
@@ -166,11 +168,15 @@ def take_steps() -> Callable[..., list[float]]:
         optimizer = torch.optim.AdamW(parameters, lr=1e-2)
         model.train()
         losses = []
-        for _ in range(num_steps):
+        for step in range(1, num_steps + 1):
             clock_of(model).micro_step += 1
             loss = model(input_ids=tokens, labels=labels).loss
+            if method is not None and method.penalty is not None:
+                loss = loss + method.penalty(model)
             loss.backward()
             optimizer.step()
+            if method is not None and method.after_step is not None:
+                method.after_step(model, step)
             optimizer.zero_grad()
             losses.append(loss.item())
         return losses

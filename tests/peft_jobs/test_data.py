@@ -95,6 +95,27 @@ def test_all_local_formats_give_the_same_rows(tmp_path: Path) -> None:
         assert read_rows.dataset.to_list() == rows, path
 
 
+def test_lines_of_a_text_are_rows_but_for_blank_ones(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("first\n\n  \nsecond : a, b\n")
+    rows = read(Source(path=str(tmp_path / "rows.txt")), "train", tmp_path / "cache")
+    assert rows.dataset.to_list() == [{"text": "first"}, {"text": "second : a, b"}]
+
+
+def test_groups_are_held_out_whole() -> None:
+    groups = [number // 3 for number in range(30)]
+    for share in (0.05, 0.2, 0.5, 0.99):
+        train, held = hold_out(30, share, 0, groups)
+        assert sorted(train + held) == list(range(30))
+        assert train
+        assert held
+        assert not {groups[row] for row in train} & {groups[row] for row in held}
+        assert abs(len(held) - 30 * share) <= 3
+    alone = [*range(29), 28]
+    assert len(hold_out(30, 0.1, 0, alone)[1]) in (3, 4)
+    with pytest.raises(DataError, match=r"data\.group_by: all rows are of one group"):
+        hold_out(30, 0.1, 0, [7] * 30)
+
+
 def test_the_demo_is_a_source(tmp_path: Path) -> None:
     found = {s: read(Source(path="demo"), s, tmp_path) for s in ("train", "validation", "test")}
     assert len({rows.fingerprint for rows in found.values()}) == 3
@@ -124,9 +145,9 @@ def test_unreadable_and_empty_files_are_named(
 def test_a_source_that_is_not_there_is_a_mistake_of_the_spec(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"data\.train: no such file: .*gone\.jsonl"):
         read(Source(path=str(tmp_path / "gone.jsonl")), "train", tmp_path)
-    (tmp_path / "rows.txt").write_text("text")
+    (tmp_path / "rows.md").write_text("text")
     with pytest.raises(SpecError, match=r"must end in one of \.json, \.jsonl, \.csv"):
-        read(Source(path=str(tmp_path / "rows.txt")), "train", tmp_path)
+        read(Source(path=str(tmp_path / "rows.md")), "train", tmp_path)
 
 
 def test_a_missing_column_is_named_with_the_ones_there_are(tmp_path: Path, tokenizer: Any) -> None:

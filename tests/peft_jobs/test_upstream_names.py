@@ -1,20 +1,66 @@
 """Spec fields that mean an upstream library's option carry its name."""
 
 import dataclasses
+import enum
 import inspect
 
-from peft import LoraConfig
+import pytest
+from peft import EvaConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.optimizers import create_loraplus_optimizer
+from peft.tuners.lora.config import CordaConfig
+from peft.utils import PeftType
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 
-from peft_jobs.spec import EvaluationSpec, LoraSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from peft_jobs.adapters import ADAPTERS, OTHERS, OWN, REFUSED
+from peft_jobs.adapters.lora import CordaSpec, EvaSpec
+from peft_jobs.spec import EvaluationSpec, ModelSpec, QuantizationSpec, TrainingSpec
 
 
 def names(config: type) -> set[str]:
     return {field.name for field in dataclasses.fields(config)}
 
 
-def test_lora_fields_are_pefts() -> None:
-    assert set(LoraSpec.model_fields) - {"method"} <= names(LoraConfig)
+PEFT_TYPES = {**{name: name for name in ADAPTERS}, "p_tuning_v2": "prefix_tuning"}
+OURS = {
+    "lora": {"loraplus_lr_ratio"},  # an argument of PEFT's optimizer
+    "ln_tuning": set(),
+}
+RENAMED_DEFAULTS = {  # where ours says more, or follows a paper instead
+    *("target_modules", "modules_to_save", "layers_to_transform", "method", "init_lora_weights"),
+    *("eva_config", "corda_config", "loraplus_lr_ratio", "lora_alpha", "tinit", "tfinal"),
+    *("num_virtual_tokens", "encoder_hidden_size", "prefix_projection", "init_weights"),
+}
+
+
+@pytest.mark.parametrize("method", [name for name in ADAPTERS if name not in OWN])
+def test_adapter_fields_and_their_defaults_are_pefts(method: str) -> None:
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(PEFT_TYPES[method].upper())]
+    section = ADAPTERS[method]
+    own = set(section.model_fields) - {"method"} - OURS.get(method, set())
+    assert own <= names(config)
+    theirs = {field.name: field for field in dataclasses.fields(config)}
+    for name in own - RENAMED_DEFAULTS:
+        default = section.model_fields[name].get_default(call_default_factory=True)
+        field = theirs[name]
+        factory = field.default_factory
+        expected = field.default if factory is dataclasses.MISSING else factory()
+        if isinstance(expected, enum.Enum):
+            expected = expected.value
+        assert default == (0 if method == "oft" and name == "r" else expected), name
+
+
+def test_every_type_of_the_installed_peft_is_offered_or_refused_with_a_reason() -> None:
+    offered = {name for name in ADAPTERS if name not in OWN} - {"p_tuning_v2"}
+    assert {kind.value.lower() for kind in PeftType} == offered | set(REFUSED)
+    assert offered.isdisjoint(REFUSED)
+    assert set(OTHERS) < offered
+
+
+def test_sections_of_adapters_with_a_config_of_their_own() -> None:
+    assert set(EvaSpec.model_fields) <= names(EvaConfig)
+    assert set(CordaSpec.model_fields) <= names(CordaConfig)
+    assert "loraplus_lr_ratio" in inspect.signature(create_loraplus_optimizer).parameters
 
 
 def test_quantization_fields_are_bitsandbytes_own() -> None:

@@ -1,0 +1,167 @@
+"""Metrics of texts that a model writes: greedy answers to the prompts of some rows of a split.
+
+Nothing is sampled, and what a checkpoint's own generation settings would change (beams, penalties)
+is switched off, so an answer depends on the weights alone. Prompt and reference come from the
+tokenised rows: the reference is the last run of supervised tokens, in a conversation the
+assistant's last turn, and the prompt all that stands before it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import sacrebleu
+import torch
+from datasets import Dataset
+from rouge_score.rouge_scorer import RougeScorer
+from torch import nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from peft_jobs.custom_metrics import checked, load_metric
+from peft_jobs.errors import SpecError
+from peft_jobs.generation_spec import GenerationSpec
+from peft_jobs.tasks import IGNORED
+from peft_jobs.tasks._base import mask, pad
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+def generation_metrics(
+    spec: GenerationSpec,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    batch_size: int,
+) -> dict[str, float]:
+    """Metrics by name. The model is in eval mode, and no gradients are kept.
+
+    Raises SpecError if the base has no room for the answers.
+    """
+    chosen = rows.select(spread(len(rows), spec.max_samples))
+    source: Any = model
+    pairs = [
+        prompt_and_reference(tokens, labels, source.config.is_encoder_decoder)
+        for tokens, labels in zip(chosen["input_ids"], chosen["labels"], strict=True)
+    ]
+    prompts = [prompt for prompt, _ in pairs]
+    answers = generate(model, tokenizer, prompts, spec.max_new_tokens, batch_size)
+    references = [_text(tokenizer, reference) for _, reference in pairs]
+    found: dict[str, float] = {}
+    for metric in spec.metrics:
+        found |= _METRICS[metric](answers, references)
+    for function in spec.functions:
+        found |= checked(function, load_metric(function)(answers, references), found)
+    return found
+
+
+def spread(num_rows: int, most: int) -> list[int]:
+    """At most `most` row numbers, evenly over all."""
+    count = min(num_rows, most)
+    return [position * num_rows // count for position in range(count)]
+
+
+def prompt_and_reference(
+    tokens: Sequence[int], labels: Sequence[int], encoder_decoder: bool
+) -> tuple[list[int], list[int]]:
+    """Tokens to answer, and tokens of the true answer."""
+    if encoder_decoder:
+        return list(tokens), list(labels)
+    stop = max(place for place, label in enumerate(labels) if label != IGNORED) + 1
+    start = stop
+    while start > 0 and labels[start - 1] != IGNORED:
+        start -= 1
+    return list(tokens[:start]), list(labels[start:stop])
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[str]:
+    """The model's greedy answer to each prompt, as text without special tokens.
+
+    Prompts are batched by length; decoders have them padded on the left.
+    """
+    source: Any = model
+    decoder = not source.config.is_encoder_decoder
+    _check_room(source.config, prompts, max_new_tokens)
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_length=0,
+        min_new_tokens=0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=_ends(source, tokenizer),
+        use_cache=True,
+    )
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        tokens_BS, mask_BS = _padded([prompts[n] for n in numbers], tokenizer, left=decoder)
+        written = source.generate(
+            input_ids=tokens_BS.to(source.device),
+            attention_mask=mask_BS.to(source.device),
+            generation_config=settings,
+        )
+        new = written[:, tokens_BS.shape[1] :] if decoder else written
+        for number, answer in zip(numbers, new.tolist(), strict=True):
+            answers[number] = _text(tokenizer, answer)
+    return answers
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, *, left: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and attention mask [B, S]."""
+    value: Any = tokenizer.pad_token_id
+    if not left:
+        return pad(rows, value), mask(rows)
+    turned = [list(reversed(row)) for row in rows]
+    return pad(turned, value).flip(1), mask(turned).flip(1)
+
+
+def _exact_match(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    equal = [answer == reference for answer, reference in zip(answers, references, strict=True)]
+    return {"exact_match": sum(equal) / len(equal)}
+
+
+def _rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    scorer = RougeScorer(list(ROUGE), use_stemmer=True)
+    scores = [scorer.score(r, a) for a, r in zip(answers, references, strict=True)]
+    return {
+        name: math.fsum(score[name].fmeasure for score in scores) / len(scores) for name in ROUGE
+    }
+
+
+def _bleu(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    return {"bleu": float(sacrebleu.corpus_bleu(list(answers), [list(references)]).score)}
+
+
+_METRICS = {"exact_match": _exact_match, "rouge": _rouge, "bleu": _bleu}
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """The tokens that end an answer: the checkpoint's and the tokenizer's."""
+    known = model.generation_config.eos_token_id
+    ends = {*(known if isinstance(known, list) else [known]), tokenizer.eos_token_id} - {None}
+    return sorted(ends) or None
+
+
+def _check_room(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    limit = getattr(config, "max_position_embeddings", None)
+    longest = 0 if config.is_encoder_decoder else max(map(len, prompts))
+    if isinstance(limit, int) and longest + max_new_tokens > limit:
+        raise SpecError(
+            f"evaluation.generation.max_new_tokens must be <= {limit - longest}: the base has "
+            f"{limit} positions, and prompts have up to {longest} tokens; got {max_new_tokens}"
+        )
