@@ -11,8 +11,11 @@ from torch import nn
 from peft_jobs.base import Base
 from peft_jobs.custom_metrics import checked, custom_metrics
 from peft_jobs.generation import generation_metrics
-from peft_jobs.spec import TrialSpec
+from peft_jobs.precision import autocast
+from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.tasks import TASKS, Batch, Example, Task
+
+FULL_PRECISION = TrainingSpec()
 
 
 def evaluate(
@@ -23,16 +26,16 @@ def evaluate(
     batch_size: int,
     pad_token_id: int,
     device: torch.device,
-    bf16: bool = False,
+    training: TrainingSpec = FULL_PRECISION,
     split: str = "validation",
 ) -> dict[str, float]:
     """`<split>/<metric>` of `model` over all examples, whatever the batch size.
 
     Examples are batched by length, longest first, so that padding is little and a batch that does
-    not fit fails at once. `bf16` is the autocast that the trial trains under. The model is left in
-    the mode it came in; no random numbers are drawn.
+    not fit fails at once. `training` says what autocast the trial trains under. The model is left
+    in the mode it came in; no random numbers are drawn.
     """
-    with measuring(model, device, bf16):
+    with measuring(model, device, training):
         scores = [
             score
             for examples in batches(dataset, batch_size)
@@ -61,14 +64,14 @@ def score(
             batch_size=spec.evaluation.per_device_eval_batch_size,
             pad_token_id=base.tokenizer.pad_token_id,
             device=base.device,
-            bf16=spec.training.bf16,
+            training=spec.training,
             split=split,
         )
     metrics = dict(known)
     asked = spec.evaluation
     if not asked.metrics and asked.generation is None:
         return metrics
-    with measuring(model, base.device, spec.training.bf16):
+    with measuring(model, base.device, spec.training):
         own = custom_metrics(asked.metrics, model, base.tokenizer, rows)
         if asked.generation is not None:
             batch_size = asked.per_device_eval_batch_size
@@ -82,20 +85,15 @@ def score(
 
 
 @contextmanager
-def measuring(model: nn.Module, device: torch.device, bf16: bool) -> Iterator[None]:
+def measuring(model: nn.Module, device: torch.device, training: TrainingSpec) -> Iterator[None]:
     """Eval mode, no gradients, the trial's precision; the model is left in the mode it came in."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), autocast(device, bf16):
+        with torch.no_grad(), autocast(device, training):
             yield
     finally:
         model.train(was_training)
-
-
-def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """The mixed precision of a trial, in training and in every evaluation."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

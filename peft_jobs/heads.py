@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
@@ -39,11 +38,12 @@ def topmost_modules(model: nn.Module, parameters: Iterable[str]) -> tuple[str, .
 def reset_head(model: nn.Module, seed: int) -> None:
     """Give the fresh modules of `model` new weights from (seed, module name), in place.
 
-    `model` is a base, or a PeftModel: then the trial's trainable copies are reset and the base
-    stays as it is. The distribution is the architecture's own, drawn in float32 on the CPU, so a
-    GPU gets the same weights. Does nothing to a base whose checkpoint was complete.
+    `model` is a base, or has an adapter on it: then the trial's trainable copies are reset and the
+    base stays as it is. The distribution is the architecture's own, drawn in float32 on the CPU, so
+    a GPU gets the same weights. Does nothing to a base whose checkpoint was complete.
     """
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    adapted: Any = model
+    base = adapted.get_base_model() if hasattr(model, "get_base_model") else adapted
     for name in fresh_modules(base):
         head = base.get_submodule(name)
         if isinstance(head, ModulesToSaveWrapper):

@@ -62,6 +62,8 @@ def _parts(item: dict[str, Any], model: type[BaseModel]) -> tuple[str, str, str]
         given = item["ctx"].get("tag", "nothing")
         text = f"must be one of {expected}, got {given}".replace("one of ,", "given,")
         return f"{dotted}.{tag}", text, ""
+    if kind == "incompatible":
+        return ".".join([*path, "adapter.method"]), item["msg"], ""
     got = f", got {_short(item['input'])}"
     if kind in ("model_type", "dict_type"):
         return dotted, "must be a mapping of keys to values", got

@@ -23,9 +23,12 @@ log = logging.getLogger(__name__)
 class Resident:
     """One base at a time, one set of data at a time; others are loaded in their place."""
 
-    def __init__(self, cache_dir: Path, device: torch.device, with_test: bool) -> None:
-        """`with_test` loads the test split too, where the spec gives one."""
+    def __init__(
+        self, cache_dir: Path, device: torch.device, with_test: bool, spread: bool = False
+    ) -> None:
+        """`with_test` loads the test split too, where the spec gives one; `spread`: `load_base`."""
         self.cache_dir, self.device, self.with_test = cache_dir, device, with_test
+        self.spread = spread
         self.base: Base | None = None
         self._hash = ""
         self._classes: tuple[str, tuple[int | str, ...]] | None = None
@@ -61,7 +64,9 @@ class Resident:
         if self.base is None or self.base.key != key_of(spec, classes):
             self._drop()
             labels = [str(name) for name in classes]
-            base = load_base(spec.model, spec.quantization, spec.task, labels=labels)
+            base = load_base(
+                spec.model, spec.quantization, spec.task, labels=labels, spread=self.spread
+            )
             for name, seconds in base.seconds.items():
                 phases.seconds[name] = phases.seconds.get(name, 0.0) + seconds
             self.base, self._hash = base, base.state_hash()

@@ -21,6 +21,7 @@ from peft_jobs.ladder import Ladder
 from peft_jobs.memory import peak_memory
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.phases import Phases
+from peft_jobs.precision import use_tf32
 from peft_jobs.reporting import Loop
 from peft_jobs.result import Progress, finite
 from peft_jobs.resume import Start, find_start, restored
@@ -97,8 +98,9 @@ class Run:
         """A fresh adapter on the base for as long as the block lasts."""
         method = METHODS[spec.adapter.method]
         set_seed(spec.seed)
+        use_tf32(spec.training)
         with self.phases.phase("attach"):
-            model = method.attach(self.base, spec)
+            model = method.attach(self.base, spec, rows=self.data.train)
         try:
             yield model
         finally:

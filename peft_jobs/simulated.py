@@ -18,7 +18,7 @@ from peft_jobs.checkpoint import CheckpointState, newest_whole, write
 from peft_jobs.errors import DataError, Diverged, OutOfMemory, SpecError
 from peft_jobs.job import Inbox, Job, Prepared
 from peft_jobs.result import Progress, State, TrialResult
-from peft_jobs.spec import TrialSpec
+from peft_jobs.spec import ADAPTERS, LoraSpec, TrialSpec
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ _FAULTS = {"bug": RuntimeError, "data": DataError, "diverged": Diverged, "oom": 
 def final_loss(spec: TrialSpec) -> float:
     """The loss that a simulated trial approaches, without noise."""
     adapter, training = spec.adapter, spec.training
+    if not isinstance(adapter, LoraSpec):  # any other method: as good as its name's place in line
+        return 1.5 + 0.02 * list(ADAPTERS).index(adapter.method)
     rate = math.log10(training.learning_rate / 3e-3)
     scale = math.log2(adapter.lora_alpha / adapter.r) - 1
     penalty = _TARGET_PENALTY.get(str(adapter.target_modules), 0.4)
@@ -82,7 +84,7 @@ class SimulatedEngine:
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
         for variant in variants:
-            if variant.adapter.target_modules == "nothing":
+            if getattr(variant.adapter, "target_modules", None) == "nothing":
                 raise SpecError("adapter.target_modules: 'nothing' matches no module")
         return Prepared(
             train_rows=self.train_rows,
@@ -209,8 +211,8 @@ class SimulatedEngine:
             samples=slot.samples,
             tokens=slot.samples,
             seconds={"train": slot.step * self.step_seconds},
-            memory={"peak_rss_bytes": 10**8 + 10**6 * spec.adapter.r},
-            trainable_parameters=1000 * spec.adapter.r,
+            memory={"peak_rss_bytes": 10**8 + 10**6 * _rank(spec)},
+            trainable_parameters=1000 * _rank(spec),
             provenance={
                 **_PROVENANCE,
                 **self._process(),
@@ -222,3 +224,8 @@ class SimulatedEngine:
         """Where a trial ran and what that host had done by then: tests tell hosts apart."""
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         return {"pid": os.getpid(), "visible_devices": devices, "steps_done": self.steps_done}
+
+
+def _rank(spec: TrialSpec) -> int:
+    """The rank, where the method has one."""
+    return int(getattr(spec.adapter, "r", 1))

@@ -10,7 +10,6 @@ from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbyte
 import logging
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -22,17 +21,21 @@ from peft_jobs.base import Base, this_device
 from peft_jobs.custom_metrics import load_metric
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
+from peft_jobs.heads import fresh_modules
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.memory import is_out_of_memory, release
-from peft_jobs.methods import check_whole_modules
+from peft_jobs.methods import setting_of
 from peft_jobs.phases import Phases
+from peft_jobs.places import check_places_without_weights
+from peft_jobs.precision import check_device
 from peft_jobs.provenance import environment
 from peft_jobs.resident import Resident, key_of
 from peft_jobs.result import State, TrialResult
 from peft_jobs.run import Run
+from peft_jobs.sample_packing import check_apart
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
-from peft_jobs.targets import check_targets_without_weights, resolve_targets
+from peft_jobs.store import local_folder
 from peft_jobs.tokenized import TokenizedData
 
 log = logging.getLogger(__name__)
@@ -47,16 +50,18 @@ class SoloEngine:
         threads: int | None = None,
         score_test: bool = False,
         checkpoint_seconds: float | None = None,
+        spread: bool = False,
     ) -> None:
         """`cache_dir` keeps tokenised data, for other processes too; `threads` are torch's, None
         leaves them as they are; `score_test` adds the test split's metrics to each result;
-        `checkpoint_seconds` lie between checkpoints, beside those at rungs, None leaves none."""
+        `checkpoint_seconds` lie between checkpoints, beside those at rungs, None leaves none;
+        `spread` divides the base among all GPUs that this process sees."""
         if threads is not None and threads < 1:
             raise SpecError(f"engine option threads must be >= 1, got {threads}")
         self.threads, self.score_test = threads, score_test
         self.checkpoint_seconds = checkpoint_seconds
         self.device = this_device()
-        self._resident = Resident(Path(cache_dir), self.device, with_test=score_test)
+        self._resident = Resident(local_folder(cache_dir), self.device, score_test, spread)
         disable_progress_bars()
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
@@ -66,7 +71,8 @@ class SoloEngine:
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
-        baseline = {} if data.classes else score(base.model, base, spec, data.validation)
+        new_head = data.classes or fresh_modules(base.model)
+        baseline = {} if new_head else score(base.model, base, spec, data.validation)
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(train_rows=len(data.train), baseline=baseline, provenance=provenance)
 
@@ -81,14 +87,16 @@ class SoloEngine:
         self._use_threads()
         base, data = self._resident.get(spec, phases or Phases())
         for variant in [spec, *variants]:
-            for reference in variant.evaluation.metrics:
+            written = variant.evaluation.generation
+            for reference in (*variant.evaluation.metrics, *(written.functions if written else ())):
                 load_metric(reference)
-            targets = variant.adapter.target_modules
+            check_device(variant.training, self.device)
             if key_of(variant, data.classes) == base.key:
-                resolve_targets(base.model, targets)
-                check_whole_modules(base.model, set(variant.adapter.modules_to_save))
+                setting_of(base, variant, data.train)
+                if variant.data.packing:
+                    check_apart(base.model)
             else:
-                check_targets_without_weights(variant.model, variant.task, targets)
+                check_places_without_weights(variant.model, variant.task, variant.adapter)
         return base, data
 
     def serve(self, inbox: Inbox) -> None:

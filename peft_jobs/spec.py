@@ -9,16 +9,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from peft_jobs.data_spec import (
-    DEMO,
-    LOCAL_SUFFIXES,
-    CausalLMSpec,
-    DataSpec,
-    SequenceClassificationSpec,
-    Source,
-    TaskSpec,
-)
+from peft_jobs.adapters import ADAPTERS, AdapterSpec, LoraSpec
+from peft_jobs.data_spec import DEMO, LOCAL_SUFFIXES, DataSpec, Source
 from peft_jobs.fields import (
     Count,
     Functions,
@@ -32,23 +26,42 @@ from peft_jobs.fields import (
     as_mapping,
 )
 from peft_jobs.files import canonical_json
+from peft_jobs.generation_spec import GenerationSpec
+from peft_jobs.task_spec import (
+    CausalLMSpec,
+    QuestionAnsweringSpec,
+    Seq2SeqSpec,
+    SequenceClassificationSpec,
+    TaskSpec,
+    TokenClassificationSpec,
+)
 
 __all__ = [
+    "ADAPTERS",
     "DEMO",
+    "INCOMPATIBLE",
     "LOCAL_SUFFIXES",
     "AdapterSpec",
     "CausalLMSpec",
     "DataSpec",
     "EvaluationSpec",
+    "GenerationSpec",
     "LoraSpec",
     "ModelSpec",
     "QuantizationSpec",
+    "QuestionAnsweringSpec",
+    "Seq2SeqSpec",
     "SequenceClassificationSpec",
     "Source",
     "TaskSpec",
+    "TokenClassificationSpec",
     "TrainingSpec",
     "TrialSpec",
 ]
+
+
+INCOMPATIBLE = "incompatible"
+"""pydantic's type of the mistake that a method cannot do what the rest of the trial asks."""
 
 
 class ModelSpec(Section):
@@ -82,31 +95,11 @@ class QuantizationSpec(Section):
         return {name: item for name, item in value.items() if name not in idle}
 
 
-class LoraSpec(Section):
-    method: Literal["lora"] = "lora"
-    r: Width = 8
-    lora_alpha: Positive = 16
-    lora_dropout: Rate = 0.0
-    target_modules: str | Names = "all-linear"
-    """A named set (attention-qv, attention, attention+mlp, all-linear) or module names."""
-    use_rslora: bool = False
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """Biases of the base that are trained too; they keep the base's dtype."""
-    modules_to_save: Names = ()
-    """Trained whole beside the adapter; a classification head always is."""
-
-    @model_validator(mode="after")
-    def _some_target(self) -> Self:
-        if not self.target_modules or not all(self.target_modules):
-            raise ValueError("target_modules must name at least one module, got none")
-        return self
-
-
-AdapterSpec = LoraSpec
-"""A union on `method` as soon as there is a second one."""
-
-
 class TrainingSpec(Section):
+    optim: Literal[
+        "adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"
+    ] = "adamw_torch_fused"
+    """AdamW of torch or of bitsandbytes; the paged ones need a GPU."""
     learning_rate: Positive = 2e-4
     per_device_train_batch_size: Width = 8
     gradient_accumulation_steps: Width = 1
@@ -127,6 +120,10 @@ class TrainingSpec(Section):
     gradient_checkpointing: bool = False
     bf16: bool = False
     """Train under bfloat16 autocast."""
+    fp16: bool = False
+    """Train under float16 autocast, with a scaled loss; needs a GPU."""
+    tf32: bool = False
+    """Let a GPU (Ampere or newer) round the factors of float32 products to TF32."""
     max_samples: Count | None = None
     """The horizon, rounded up to whole optimizer steps; or give one of the two below."""
     num_train_epochs: Positive | None = None
@@ -164,6 +161,8 @@ class EvaluationSpec(Section):
     """Metrics of your own, each `module:function`: called at every evaluation as
     `function(model, tokenizer, rows)` with the tokenised rows, in eval mode, without gradients,
     under the trial's autocast; gives {name: number}, recorded as `validation/<name>`."""
+    generation: GenerationSpec | None = None
+    """Metrics on texts that the model writes; none by default, for they take their time."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -187,17 +186,45 @@ class TrialSpec(Section):
     seed: Seed = 0
     """Of the adapter's initial weights, the order of the data and the dropout masks."""
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.evaluation.generation is not None and not self.task.generates:
+            raise ValueError(
+                "evaluation.generation needs a task that answers a prompt: causal_lm with `prompt` "
+                f"or `messages`, or seq2seq; got {self.task.type}"
+            )
+        if self.data.packing and not isinstance(self.task, CausalLMSpec):
+            raise ValueError(f"data.packing is for task.type causal_lm, got {self.task.type}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Self:
+        reason = self.adapter.refusal(
+            self.quantization.scheme, self.task.type, self.training.gradient_checkpointing
+        )
+        if reason is None and self.data.packing and not self.adapter.PACKING:
+            reason = f"{self.adapter.method} adds tokens to each row: it needs data.packing false"
+        if reason is not None:
+            raise PydanticCustomError(INCOMPATIBLE, "{reason}", {"reason": reason})
+        return self
+
     def with_params(self, params: Mapping[str, Any]) -> Self:
         """This spec with dotted `params` set, validated again.
 
-        Raises pydantic's ValidationError, also for a name that is no path in the spec.
+        A method other than this spec's starts from that method's own defaults: no field of the old
+        adapter is carried over. Raises pydantic's ValidationError, also for a name that is no path
+        in the spec.
         """
         tree = self.model_dump(mode="json")
+        if params.get("adapter.method", self.adapter.method) != self.adapter.method:
+            tree["adapter"] = {}
         for name, value in params.items():
             *parents, leaf = name.split(".")
             node = tree
             for parent in parents:
-                node = node.setdefault(parent, {})
+                if node.get(parent) is None:  # a section that was left out
+                    node[parent] = {}
+                node = node[parent]
                 if not isinstance(node, dict):
                     raise ValueError(f"{name} is no path in a trial: {parent} holds a value")
             node[leaf] = value

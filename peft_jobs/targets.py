@@ -82,7 +82,7 @@ def resolve_targets(
     given = [target_modules] if isinstance(target_modules, str) else target_modules
     chosen: set[str] = set()
     for name in given:
-        matches = [full for full in names if _ends(full, name)]
+        matches = [full for full in names if ends_with(full, name)]
         if not matches:
             raise SpecError(_no_match(model, name, names))
         chosen.update(matches)
@@ -130,12 +130,13 @@ def _role(name: str) -> str | None:
         (len(suffix), role)
         for role, suffixes in ROLES.items()
         for suffix in suffixes
-        if _ends(name, suffix)
+        if ends_with(name, suffix)
     ]
     return max(matches)[1] if matches else None
 
 
-def _ends(name: str, suffix: str) -> bool:
+def ends_with(name: str, suffix: str) -> bool:
+    """Whether `suffix` is the name of a module or its last dotted parts."""
     return name == suffix or name.endswith(f".{suffix}")
 
 
@@ -145,7 +146,7 @@ def _leaves(names: Iterable[str]) -> list[str]:
 
 def _no_match(model: PreTrainedModel, name: str, names: Sequence[str]) -> str:
     leaves = _leaves(names)
-    others = [full for full, _ in model.named_modules() if full and _ends(full, name)]
+    others = [full for full, _ in model.named_modules() if full and ends_with(full, name)]
     if others:
         what = f"matches no linear module of the backbone, only {others[0]}"
     else:

@@ -6,10 +6,10 @@ mean over the supervised tokens of its whole effective batch, however it is cut 
 Precision is our own autocast, the same in training and evaluation, not the Trainer's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,12 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from peft_jobs.evaluation import autocast
 from peft_jobs.keyed import epoch_order
+from peft_jobs.methods import METHODS
+from peft_jobs.methods.lora import learning_rates
+from peft_jobs.precision import autocast
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
+from peft_jobs.sample_packing import check_apart, pack
 from peft_jobs.tasks import Batch
 from peft_jobs.training_state import restore_optimizer, snapshot
 
@@ -75,6 +78,7 @@ class TrialTrainer(Trainer):
 
     def __init__(self, model: nn.Module, loop: Loop) -> None:
         self.loop = loop
+        self.method = METHODS[loop.spec.adapter.method]
         self.step_loss = torch.zeros((), device=loop.device)
         training = loop.spec.training
         num_steps = training.total_steps(len(loop.train_dataset))
@@ -88,7 +92,7 @@ class TrialTrainer(Trainer):
             loop.train_dataset,
             batch_size=training.per_device_train_batch_size,
             sampler=order,
-            collate_fn=partial(loop.task.collate, pad_token_id=loop.pad_token_id),
+            collate_fn=partial(_collate(loop, model), pad_token_id=loop.pad_token_id),
         )
         self.reporter = Reporter(loop)
         super().__init__(
@@ -126,12 +130,30 @@ class TrialTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        with autocast(self.loop.device, self.loop.spec.training.bf16):
+        with autocast(self.loop.device, self.loop.spec.training):
             loss: Tensor = self.loop.task.losses(model, inputs).sum() / num_items_in_batch
+            if self.method.penalty is not None:
+                steps = self.loop.spec.training.gradient_accumulation_steps
+                loss = loss + self.method.penalty(model) / steps
         return loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        ratio = getattr(self.loop.spec.adapter, "loraplus_lr_ratio", 1.0)
+        learning_rates(cast(nn.Module, self.model), optimizer, ratio)
+        return optimizer
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # the Trainer's own walks over all parameters at every micro-step
+
+
+def _collate(loop: Loop, model: nn.Module) -> Callable[..., Batch]:
+    """How samples become a batch; SpecError if they are to share rows and the model cannot."""
+    data = loop.spec.data
+    if not data.packing:
+        return loop.task.collate
+    check_apart(model)
+    return partial(pack, collate=loop.task.collate, max_length=data.max_length)
 
 
 class _AfterSteps(TrainerCallback):
@@ -150,6 +172,11 @@ class _AfterSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.learning_rate = float(kwargs["optimizer"].param_groups[0]["lr"])
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        after_step = self.trainer.method.after_step
+        if after_step is not None:
+            after_step(kwargs["model"], state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         loop, reporter = self.trainer.loop, self.trainer.reporter
@@ -171,7 +198,7 @@ def _arguments(loop: Loop, num_steps: int) -> TrainingArguments:
     same = (
         *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps"),
         *("lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2"),
-        *("adam_epsilon", "max_grad_norm"),
+        *("adam_epsilon", "max_grad_norm", "optim", "fp16"),
     )
     arguments = TrainingArguments(
         output_dir=str(loop.job.directory),

@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from peft_jobs.checkpoint import Damaged
 
 Tensors = dict[str, Tensor]
-"""`model/<parameter>` and `optimizer/<parameter>/<name of the state>`."""
+"""`model/<parameter>`, `optimizer/<parameter>/<name of the state>`, `method/<what it keeps>`."""
+METHOD_STATE = "_method_state"
+"""Attribute of a model whose method keeps more than parameters: an object with `tensors()` and
+`load(tensors)`."""
 
 
 def snapshot(model: nn.Module, optimizer: Any) -> bytes:
     """The tensors, on the CPU, as the content of a safetensors file."""
-    tensors = {f"model/{name}": value for name, value in _trainable(model).items()}
+    tensors: Tensors = {f"model/{name}": value for name, value in _trainable(model).items()}
     for name, parameter in _trainable(model).items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = value
+            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+    if (kept := getattr(model, METHOD_STATE, None)) is not None:
+        tensors |= {f"method/{name}": value for name, value in kept.tensors().items()}
     content: bytes = safetensors.torch.save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     )
@@ -49,6 +54,9 @@ def restore_model(model: nn.Module, tensors: Tensors) -> None:
     with torch.no_grad():
         for name, value in saved.items():
             own[name].copy_(value)
+    if (kept := getattr(model, METHOD_STATE, None)) is not None:
+        prefix = "method/"
+        kept.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
 
 
 def restore_optimizer(
@@ -70,7 +78,11 @@ def restore_optimizer(
         group["lr"] = rate
         for index, parameter in zip(group["params"], own["params"], strict=True):
             if names[parameter] in saved:
-                state[index] = saved[names[parameter]]
+                held = saved[names[parameter]]
+                # bitsandbytes counts steps in a plain int
+                state[index] = {
+                    k: v.item() if v.dtype == torch.int64 else v for k, v in held.items()
+                }
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -56,6 +56,9 @@ class Float(_Parameter):
     step: Number | None = None
     log: StrictBool = False
     """Sample the logarithm uniformly; excludes `step`, as in Optuna."""
+    times: ExpressionText | None = None
+    """What is sampled is multiplied by this: one range for what others of the parameters move, as
+    the method does the learning rate."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,10 +67,20 @@ class Float(_Parameter):
             raise ValueError(f"step must be left out with log, got step={self.step}")
         return self
 
+    def expressions(self) -> tuple[str, ...]:
+        own = () if self.times is None else (self.times,)
+        return (*super().expressions(), *own)
+
     def draw(self, name: str, suggest: Suggest, lookup: Lookup) -> Value:
-        return suggest.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        factor = 1.0 if self.times is None else parse(self.times).evaluate(lookup)
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            raise SpaceError(f"times must be a number, got {factor!r}")
+        value = suggest.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        return value if self.times is None else value * factor
 
     def count(self) -> int | None:
+        if self.times is not None:
+            return None
         if self.step is None:
             return 1 if self.low == self.high else None
         return num_on_grid(self.low, self.high, self.step)
@@ -77,7 +90,8 @@ class Float(_Parameter):
         return [on_grid(self.low, step, index) for index in range(self.count() or 0)]
 
     def describe(self) -> str:
-        return f"float {self.low} to {self.high}{_scale(self.step, self.log)}"
+        times = "" if self.times is None else f", times {self.times}"
+        return f"float {self.low} to {self.high}{_scale(self.step, self.log)}{times}"
 
 
 class Int(_Parameter):

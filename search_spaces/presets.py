@@ -12,11 +12,16 @@ from search_spaces.functions import FunctionSpace
 from search_spaces.space import SearchSpace
 
 _FOLDER = Path(__file__).parent / "presets"
-PRESETS: Mapping[str, Path] = {
-    "lora": _FOLDER / "lora.yaml",
-    "lora-small": _FOLDER / "lora-small.yaml",
-    "qlora": _FOLDER / "qlora.yaml",
-}
+_QUESTIONS = (
+    *("first-look", "lora-small", "lora", "lora-large", "qlora", "qlora-24gb", "extreme-memory"),
+    *("methods", "few-shot", "classification", "generation"),
+)
+_METHODS = (
+    *("lora-variants", "adalora", "ia3", "ln-tuning", "prompts", "bottleneck", "lycoris", "oft"),
+    *("vera", "miss", "full"),
+)
+PRESETS: Mapping[str, Path] = {name: _FOLDER / f"{name}.yaml" for name in (*_QUESTIONS, *_METHODS)}
+"""By the question that a person has, then by method."""
 
 
 def load_space(raw: object) -> SearchSpace | FunctionSpace:

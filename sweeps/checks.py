@@ -11,7 +11,8 @@ from sqlalchemy.engine import make_url
 
 from peft_jobs import TrialSpec
 from peft_jobs.mistakes import mistakes, models_in, suggest
-from peft_jobs.spec import DEMO, Source
+from peft_jobs.spec import DEMO, INCOMPATIBLE, Source
+from peft_jobs.store import is_url
 from search_spaces import FunctionSpace, Params, RandomSuggest, SpaceError
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
@@ -26,7 +27,8 @@ MEASURED = (
 )
 """What a constraint may bound beside the task's metrics."""
 _FIXED_PARTS = (
-    *("data.validation", "data.test", "data.seed", "data.max_length", "evaluation."),
+    *("data.validation", "data.test", "data.seed", "data.group_by", "data.max_length"),
+    "evaluation.",
     *("model.name_or_path", "model.revision", "task."),
 )
 _HORIZONS = ("training.max_samples", "training.num_train_epochs", "training.max_steps")
@@ -54,6 +56,18 @@ def draw_points(spec: SweepSpec) -> list[Params]:
     base = flatten(spec.trial)
     points = (spec.space.draw(RandomSuggest(seed), base) for seed in range(_POINTS_CHECKED))
     return [point for point in points if spec.space.violated(point, base) is None]
+
+
+def drawn_trials(spec: SweepSpec) -> list[TrialSpec]:
+    """The trials of `draw_points`, without those that a method of the space cannot do."""
+    trials = []
+    for point in draw_points(spec):
+        try:
+            trials.append(spec.trial.with_params(point))
+        except ValidationError as error:
+            if not _is_incompatible(error):
+                raise
+    return trials
 
 
 def varying_names(spec: SweepSpec) -> tuple[str, ...]:
@@ -89,14 +103,18 @@ def _contradictions(spec: SweepSpec) -> list[str]:
     if spec.trial.evaluation.rungs:
         found.append("evaluation.rungs: the rungs of a sweep are set by budget.rungs")
     own = spec.trial.evaluation.metrics  # functions, whose names for things are not known here
-    if spec.objective.metric not in task.METRICS and not (
+    generation = spec.trial.evaluation.generation
+    if generation is not None:
+        own = (*own, *generation.functions)
+    measured = (*task.METRICS, *(generation.names if generation is not None else ()))
+    if spec.objective.metric not in measured and not (
         own and spec.objective.metric.startswith("validation/")
     ):
         found.append(
             f"objective.metric: {spec.objective.metric!r} is not measured by {task.type}"
-            f"{suggest(spec.objective.metric, task.METRICS)}"
+            f"{suggest(spec.objective.metric, measured)}"
         )
-    bounded = (*task.METRICS, *MEASURED)
+    bounded = (*measured, *MEASURED)
     for name in spec.constraints:
         if name not in bounded and not (own and name.startswith("validation/")):
             found.append(f"constraints: {name!r} is not measured{suggest(name, bounded)}")
@@ -113,7 +131,9 @@ def _contradictions(spec: SweepSpec) -> list[str]:
         found.append(f"model.revision: {model.name_or_path} is a folder here; leave it out")
     for field in ("train", "validation", "test"):
         source = getattr(spec.trial.data, field)
-        if isinstance(source, Source) and source.is_file and not Path(source.path).is_file():
+        if not isinstance(source, Source) or is_url(source.path):
+            continue
+        if source.is_file and not Path(source.path).is_file():
             found.append(f"data.{field}: no such file: {source.path}")
     found += [
         f"budget.{name}: must be at most {most:,}, got {value:,}"
@@ -173,20 +193,33 @@ def _bad_points(spec: SweepSpec) -> list[str]:
     if not points:
         return [f"space: none of {_POINTS_CHECKED} random points satisfies the constraints"]
     found: dict[str, str] = {}
+    num_impossible = 0
     for name in sorted({name for point in points for name in point}):
         if name in _HORIZONS or name.startswith(_FIXED_PARTS):
             found[name] = f"space: {name} must be the same for all trials to compare them"
         if name in _BATCH and spec.budget.max_steps is not None:
             found[name] = f"budget.max_steps: {name} is sampled, so give budget.max_samples"
+    impossible: dict[str, str] = {}
     for point in points:
         try:
             spec.trial.with_params(point)
         except ValidationError as error:
+            if _is_incompatible(error):  # the sweep turns such points away, as long as others are
+                impossible.update({line: f"space: {line}" for line in mistakes(error, TrialSpec)})
+                num_impossible += 1
+                continue
             for line in mistakes(error, TrialSpec):  # one value of each mistake is enough
                 found.setdefault(line.rpartition(", got ")[0] or line, f"space: {line}")
         except ValueError as error:
             found[str(error)] = f"space: {error}"
+    if num_impossible == len(points):
+        found |= impossible
     return list(found.values())
+
+
+def _is_incompatible(error: ValidationError) -> bool:
+    """Whether all that is wrong is that the method cannot do what the rest of the trial asks."""
+    return all(item["type"] == INCOMPATIBLE for item in error.errors(include_url=False))
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> set[str]:

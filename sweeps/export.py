@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
+from peft_jobs.adapters import OWN
 from peft_jobs.engines import load
 from peft_jobs.files import write_json, write_whole
 from peft_jobs.spec import DEMO
+from peft_jobs.store import at_hand
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
 from sweeps.recorded import load_recorded
@@ -48,16 +50,18 @@ def export_trial(
 ) -> Exported:
     """Write the adapter of trial `number` (by default the winner) to `out`.
 
-    `out` defaults to `<sweep>/exports/trial-0007`. An export that is there already is completed,
+    `out` defaults to `<sweep>/exports/trial-0007`, of a sweep in an object store to that path in
+    the current folder. An export that is there already is completed,
     not repeated. `study_url` is for a study whose database takes credentials. Raises SpecError for
     a trial without an adapter, or an `out` that holds something else.
     """
     board = make_leaderboard(load_recorded(storage, name, study_url))
     folder = SweepFolder(storage, name)
     row = _choose(board, number)
-    out = out or folder.exports / f"trial-{row.number:04d}"
+    exports = Path("exports") / name if folder.in_store else folder.exports
+    out = out or exports / f"trial-{row.number:04d}"
     record = _begin(out, folder, row, board)
-    spec_json = (folder.trial(row.number) / "trial.json").read_text(encoding="utf-8")
+    spec_json = (out / "trial.json").read_text(encoding="utf-8")
     winner = board.best is not None and board.best.number == row.number
     if record["validation"] is None or (test and winner and record["test"] is None):
         score = load("peft_jobs.export:score_adapter")
@@ -103,8 +107,10 @@ def _begin(out: Path, folder: SweepFolder, row: Row, board: Leaderboard) -> dict
     if out.exists() and any(out.iterdir()):
         raise SpecError(f"{out} holds something else; give another --out, or remove it")
     assert row.adapter is not None
-    shutil.copytree(folder.path / row.adapter, out, dirs_exist_ok=True)
-    shutil.copyfile(folder.trial(row.number) / "trial.json", out / "trial.json")
+    with at_hand(folder.path / row.adapter) as adapter:
+        shutil.copytree(adapter, out, dirs_exist_ok=True)
+    with at_hand(folder.trial(row.number) / "trial.json") as trial:
+        shutil.copyfile(trial, out / "trial.json")
     record = {**identity, "validation": None, "test": None, "merged": None}
     write_json(out / RECORD, record)
     return record
@@ -112,6 +118,13 @@ def _begin(out: Path, folder: SweepFolder, row: Row, board: Leaderboard) -> dict
 
 def _validation(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("validation/")}
+
+
+_LOADER = [
+    "",
+    "PEFT has no such method: load this folder with `peft_jobs.methods.load_adapter(base, folder)` "
+    "of the package peft-sweeps, not with `PeftModel.from_pretrained`.",
+]
 
 
 def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any]) -> str:
@@ -136,6 +149,7 @@ def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[st
         f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on a "
         f"`{spec.quantization.scheme}` base. "
         f"It is rank {row.rank or 'none'} among the sweep's complete trials by {board.metric}.",
+        *(_LOADER if spec.adapter.method in OWN else []),
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",

@@ -2,25 +2,24 @@
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.job import Prepared
-from sweeps.checks import draw_points
+from sweeps.checks import drawn_trials
 from sweeps.pruners import reduction_factor
 from sweeps.spec import SweepSpec
 
 
 def variants(spec: SweepSpec) -> list[TrialSpec]:
-    """Trials of the space that differ in base, task, data or targets: what a host must check."""
+    """Trials of the space that differ in base, task, data, adapter or what they ask of the device:
+    what a host must check.
+
+    An adapter's real numbers and its rank fit any base.
+    """
     chosen: dict[tuple[str, ...], TrialSpec] = {}
-    for point in draw_points(spec):
-        trial = spec.trial.with_params(point)
-        parts = (
-            trial.model,
-            trial.quantization,
-            trial.task,
-            trial.data,
-            trial.adapter.method,
-            trial.adapter.target_modules,
-            trial.adapter.modules_to_save,
-        )
+    for trial in drawn_trials(spec):
+        adapter = trial.adapter.model_dump(exclude={"r"})
+        fields = {name: value for name, value in adapter.items() if not isinstance(value, float)}
+        training = trial.training
+        device = (training.optim, training.fp16, training.tf32)
+        parts = (trial.model, trial.quantization, trial.task, trial.data, fields, device)
         chosen.setdefault(tuple(map(repr, parts)), trial)
     return list(chosen.values())
 

@@ -2,28 +2,39 @@
 
 from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import PeftConfig, PeftModel, get_peft_model
-from peft.utils.other import ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from peft_jobs.architecture import head_modules
 from peft_jobs.base import Base
 from peft_jobs.errors import SpecError
 from peft_jobs.heads import fresh_modules, reset_head
-from peft_jobs.keyed import ADAPTER, Clock, key_base_dropout, tuner_layers
+from peft_jobs.keyed import Clock, key, key_base_dropout, key_dropout, tuner_layers
+from peft_jobs.methods._precision import train_in_float32
+from peft_jobs.methods._setting import Setting
 from peft_jobs.methods._snapshot import Snapshot
+from peft_jobs.places import places
 from peft_jobs.quantized import is_quantized
-from peft_jobs.spec import AdapterSpec, CausalLMSpec, TaskSpec, TrialSpec
-from peft_jobs.targets import resolve_targets
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import TASKS
 
 _CLOCK = "_trial_clock"
 _SNAPSHOT = "_base_snapshot"
+
+
+def _peft_model(setting: Setting, config: PeftConfig) -> PeftModel:
+    """PEFT's own model, its random numbers drawn from the trial's seed."""
+    setattr(config, "modules_to_save", list(setting.whole) or None)  # noqa: B010  # not in the base class
+    model: PeftModel = get_peft_model(setting.base.model, config)
+    return model
 
 
 @dataclass(frozen=True)
@@ -31,52 +42,63 @@ class Method:
     """One PEFT method; the functions are what differs between methods."""
 
     name: str
-    peft_config: Callable[[AdapterSpec, Sequence[str], TaskSpec], PeftConfig]
-    """(adapter, full names of the target modules, task) -> PEFT's own configuration."""
-    initialise: Callable[[PeftModel, TrialSpec, Clock], None]
-    """Give the adapter its keyed initial weights and keyed dropout, in place."""
-    mutates_base: bool = False
-    """Whether training changes the base's own weights in a way that `detach` cannot undo."""
+    config: Callable[[Setting], PeftConfig] | None = None
+    """PEFT's own configuration; None for a method that PEFT does not have."""
+    build: Callable[[Setting], nn.Module] | None = None
+    """Puts the adapter of a method that PEFT does not have on the base."""
+    before: Callable[[Setting, PeftConfig], None] | None = None
+    """What must be known of the base and the data before the adapter is there."""
+    initialise: Callable[[PeftModel, Setting], None] | None = None
+    """Gives the adapter the initial weights that PEFT itself does not give it, in place."""
+    penalty: Callable[[nn.Module], Tensor] | None = None
+    """Added to the loss of every training step."""
+    after_step: Callable[[nn.Module, int], None] | None = None
+    """Called after each optimizer step, counted from 1, while the gradients are still there."""
 
-    def attach(self, base: Base, spec: TrialSpec, clock: Clock | None = None) -> PeftModel:
+    def attach(
+        self,
+        base: Base,
+        spec: TrialSpec,
+        clock: Clock | None = None,
+        rows: Dataset | None = None,
+    ) -> Any:
         """`base.model` with the trial's fresh adapter on it, in eval mode, ready to train.
 
         Trainable are the adapter, the modules to save and the head of a classifier, all of them in
         float32 (but biases of the base that `bias` trains: they keep the base's dtype). Initial
         weights and dropout follow `spec.seed` and `clock` alone (a new one by default, see
-        `clock_of`). Gradient checkpointing is switched on here if the spec says so. One adapter
-        at a time: `detach` before the next. Raises SpecError, and leaves the base as it was, if
-        the spec does not fit the model.
+        `clock_of`), and for some initialisations `rows`, the tokenised training rows. Gradient
+        checkpointing is switched on here if the spec says so. One adapter at a time: `detach`
+        before the next. Raises SpecError, and leaves the base as it was, if the spec does not fit
+        the model.
         """
         model = base.model
-        fresh = fresh_modules(model)
-        targets = resolve_targets(model, spec.adapter.target_modules, exclude=fresh)
-        config = self.peft_config(spec.adapter, targets, spec.task)
-        whole = set(spec.adapter.modules_to_save) | set(fresh)
-        if not isinstance(spec.task, CausalLMSpec):
-            whole |= set(head_modules(model))
-        check_whole_modules(model, whole)
-        setattr(config, "modules_to_save", sorted(whole) or None)  # noqa: B010  # not in the base class
         clock = Clock() if clock is None else clock
+        setting = setting_of(base, spec, rows)
         snapshot = Snapshot.of(model)
+        if spec.adapter.mutates_base:
+            snapshot.keep_weights(setting.targets)
+        own = set(model.modules())
         try:
-            peft_model = get_peft_model(model, config)
-            snapshot.keep_trainable_values()
-            _check_wrapped(peft_model, targets)
-            reset_head(peft_model, spec.seed)
-            _raise_to_float32(peft_model)
-            self.initialise(peft_model, spec, clock)
-            key_base_dropout(peft_model, spec.seed, clock)
+            with _seeded(base.device, spec):
+                adapted = self._built(setting)
+            if not spec.adapter.mutates_base:
+                snapshot.keep_trainable_values()
+            _check_wrapped(adapted, setting)
+            reset_head(adapted, spec.seed)
+            train_in_float32(adapted)
+            key_dropout(adapted, own, spec.seed, clock)
+            key_base_dropout(adapted, spec.seed, clock, always=self.name != "lora")
             if spec.training.gradient_checkpointing:
                 checkpoint_activations(model)
         except BaseException:
             snapshot.restore()
             raise
-        setattr(peft_model, _CLOCK, clock)
-        setattr(peft_model, _SNAPSHOT, snapshot)
-        return peft_model.eval()
+        setattr(adapted, _CLOCK, clock)
+        setattr(adapted, _SNAPSHOT, snapshot)
+        return adapted.eval()
 
-    def detach(self, model: PeftModel) -> PreTrainedModel:
+    def detach(self, model: nn.Module) -> PreTrainedModel:
         """Take the adapter off; `model` is of no use afterwards.
 
         Returns the base exactly as `attach` found it: modules, hooks, flags, values; frozen, in
@@ -86,8 +108,36 @@ class Method:
         snapshot.restore()
         return snapshot.model
 
+    def _built(self, setting: Setting) -> nn.Module:
+        if self.config is None:
+            assert self.build is not None
+            return self.build(setting)
+        try:
+            config = self.config(setting)
+            if self.before is not None:
+                self.before(setting, config)
+            model = _peft_model(setting, config)
+            if self.initialise is not None:
+                self.initialise(model, setting)
+        except (SpecError, torch.OutOfMemoryError):
+            raise
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise SpecError(f"adapter: PEFT's {self.name} refuses this base: {error}") from error
+        return model
 
-def clock_of(model: PeftModel) -> Clock:
+
+def setting_of(base: Base, spec: TrialSpec, rows: Dataset | None = None) -> Setting:
+    """What the trial trains on this base; SpecError if a name in the spec matches nothing there."""
+    model, fresh = base.model, fresh_modules(base.model)
+    targets = places(model, spec.adapter, exclude=fresh)
+    whole = set(spec.adapter.modules_to_save) | set(fresh)
+    if TASKS[spec.task.type].has_head:
+        whole |= set(head_modules(model))
+    check_whole_modules(model, whole)
+    return Setting(base, spec, targets, tuple(sorted(whole)), rows)
+
+
+def clock_of(model: nn.Module) -> Clock:
     """The clock of an attached adapter; its trainer sets `micro_step` before each forward."""
     clock: Clock = getattr(model, _CLOCK)
     return clock
@@ -110,40 +160,26 @@ def check_whole_modules(model: PreTrainedModel, names: set[str]) -> None:
             )
 
 
-def _check_wrapped(peft_model: PeftModel, targets: Sequence[str]) -> None:
-    wrapped = {name for name, _ in tuner_layers(peft_model)}
-    if wrapped != set(targets):
-        differing = ", ".join(sorted(wrapped ^ set(targets))[:5])
+@contextmanager
+def _seeded(device: torch.device, spec: TrialSpec) -> Iterator[None]:
+    """A block whose global random numbers follow the trial's seed and move nobody else's."""
+    devices = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(key("adapter", spec.seed, spec.adapter.method))
+        yield
+
+
+def _check_wrapped(model: nn.Module, setting: Setting) -> None:
+    wrapped = {name for name, _ in tuner_layers(model)}
+    if wrapped and not wrapped <= set(setting.targets):
+        differing = ", ".join(sorted(wrapped - set(setting.targets))[:5])
         raise SpecError(
             f"adapter.target_modules: PEFT adapts other modules than these: {differing}"
         )
-
-
-def _raise_to_float32(peft_model: PeftModel) -> None:
-    """Train copies of half-precision modules in float32; the base sees its own dtype as before."""
-    for module in peft_model.modules():
-        if not isinstance(module, ModulesToSaveWrapper):
-            continue
-        whole = module.modules_to_save[ADAPTER]
-        dtypes = {parameter.dtype for parameter in whole.parameters()}
-        half = dtypes & {torch.bfloat16, torch.float16}
-        if half:
-            whole.float()
-            whole.register_forward_pre_hook(_to_float32)
-            whole.register_forward_hook(_to_dtype(half.pop()))
-
-
-def _to_float32(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs
-    )
-
-
-def _to_dtype(dtype: torch.dtype) -> Callable[[nn.Module, Any, Any], Any]:
-    def cast(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        return output.to(dtype) if isinstance(output, torch.Tensor) else output
-
-    return cast
+    missing = set(setting.targets) - wrapped
+    if wrapped and missing and not setting.may_drop_targets:
+        differing = ", ".join(sorted(missing)[:5])
+        raise SpecError(f"adapter.target_modules: PEFT leaves out {differing}")
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

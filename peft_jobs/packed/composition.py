@@ -17,6 +17,7 @@ from peft_jobs.packed.layout import make_layout
 from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import dtype_of
 from peft_jobs.packed.slot import Slot
+from peft_jobs.precision import use_tf32
 
 SPARE = 0.95
 """Of a GPU's memory is planned with; its allocator loses some to fragments."""
@@ -130,6 +131,7 @@ class Composition:
         self._pack = Pack(base.model, layout, len(slots), dtype_of(base))
         if any(slot.spec.training.gradient_checkpointing for slot in slots):
             checkpoint_activations(base.model)
+        use_tf32(slots[0].spec.training)
         base.model.train()
         for number, slot in enumerate(slots):
             slot.move_in(self._pack, number)

@@ -246,6 +246,7 @@ class PackedEngine:
 def _fit(spec: TrialSpec, other: TrialSpec) -> bool:
     """Whether two trials see the same base and data in the same precision."""
     same = ("model", "quantization", "task", "data")
-    return spec.training.bf16 == other.training.bf16 and all(
-        getattr(spec, name) == getattr(other, name) for name in same
+    precision = ("bf16", "tf32")
+    return all(getattr(spec, name) == getattr(other, name) for name in same) and all(
+        getattr(spec.training, name) == getattr(other.training, name) for name in precision
     )

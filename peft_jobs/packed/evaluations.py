@@ -72,7 +72,7 @@ class Evaluations:
         base, rows, batch_size = first.base, first.scoring.rows(split), first.scoring.batch_size
         scores: list[list[Score]] = [[] for _ in slots]
         numbers = range(len(slots))
-        with measuring(base.model, base.device, first.spec.training.bf16):
+        with measuring(base.model, base.device, first.spec.training):
             for examples in batches(rows, batch_size):
                 width = self._calibration.width(batch_size, len(slots))
                 begun = time.perf_counter()

@@ -43,6 +43,9 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "data.packing lays several samples into a row"
     if spec.evaluation.generation is not None:
         return "evaluation.generation writes texts, which a pack cannot"
+    training = spec.training
+    if training.fp16 or not training.optim.startswith("adamw_torch"):
+        return "a scaled loss, or another optimizer than torch's AdamW, is asked for"
     if has_dropout(model):
         return "the base itself drops activations, by a generator that all rows share"
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):

@@ -21,6 +21,7 @@ from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import dtype_of, initial_values, lora_of, parts_of
 from peft_jobs.packed.stepping import Work, packed_step
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant
+from peft_jobs.precision import use_tf32
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tokenized import TokenizedData
@@ -85,6 +86,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
         pack = Pack(base.model, layout, number, dtype_of(base))
         if spec.training.gradient_checkpointing:
             checkpoint_activations(base.model)
+        use_tf32(spec.training)
         base.model.train()
         tenants = [Tenant(pack, slot, spec, schedule, values) for slot in range(number)]
         feeds = []
@@ -101,7 +103,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
                 [Work(slot, spec, feed.take(feed.rows_left)) for slot, feed in enumerate(feeds)],
                 pad_token_id=pad_token_id,
                 device=base.device,
-                bf16=spec.training.bf16,
+                training=spec.training,
             )
             for tenant in tenants:
                 tenant.step()

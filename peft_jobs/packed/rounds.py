@@ -108,7 +108,7 @@ class Rounds:
             works,
             pad_token_id=base.tokenizer.pad_token_id,
             device=base.device,
-            bf16=spec.training.bf16,
+            training=spec.training,
         ).tolist()
         self.steps += 1
         return losses

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peft_jobs.evaluation import autocast, to_device
+from peft_jobs.evaluation import to_device
 from peft_jobs.keyed import draw_dropout
 from peft_jobs.packed.feed import Chunk
 from peft_jobs.packed.pack import Mask, Pack
 from peft_jobs.packed.packable import lora_of
-from peft_jobs.spec import TrialSpec
+from peft_jobs.precision import autocast
+from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.tasks import Task
 
 
@@ -36,7 +37,7 @@ def packed_step(
     *,
     pad_token_id: int,
     device: torch.device,
-    bf16: bool,
+    training: TrainingSpec,
 ) -> Tensor:
     """Add the gradients of all `works` to their slots' rows; [K] losses, without gradient.
 
@@ -51,7 +52,7 @@ def packed_step(
     if any(lora_of(work.spec).lora_dropout for work in works):
         mask = Mask(SlotMasks(works, length, device))
     with pack.stepping([work.slot for work in works], mask):
-        with autocast(device, bf16):
+        with autocast(device, training):
             losses_B = task.losses(model, batch)
         losses_K = losses_B.view(len(works), -1).sum(dim=1)
         losses_K = losses_K * losses_K.new_tensor([work.chunk.weight for work in works])

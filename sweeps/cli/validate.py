@@ -63,13 +63,15 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
 
 def _targets(spec: SweepSpec) -> dict[str, list[str]]:
     """The modules that each choice of `adapter.target_modules` adapts."""
-    resolve_on_skeleton = load("peft_jobs.targets:check_targets_without_weights")
+    resolve_on_skeleton = load("peft_jobs.places:check_places_without_weights")
     found = {}
     for trial in variants(spec):
-        chosen = trial.adapter.target_modules
+        chosen = getattr(trial.adapter, "target_modules", None)
+        if chosen is None:
+            continue
         name = chosen if isinstance(chosen, str) else " ".join(chosen)
         if name not in found:
-            found[name] = list(resolve_on_skeleton(trial.model, trial.task, chosen))
+            found[name] = list(resolve_on_skeleton(trial.model, trial.task, trial.adapter))
     return found
 
 

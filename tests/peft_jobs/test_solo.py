@@ -332,3 +332,20 @@ def test_a_gpu_that_is_too_small_ends_one_trial_alone(
     assert result is not None
     assert (result.state, result.kind) == (State.PRUNED, Kind.OUT_OF_MEMORY)
     assert finished(driver.run(spec)).metrics == pytest.approx(before.metrics, rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU does all of it")
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"training.fp16": True}, "training.fp16 needs a GPU"),
+        ({"training.tf32": True}, "training.tf32 needs a GPU"),
+        ({"training.optim": "paged_adamw_8bit"}, "training.optim paged_adamw_8bit needs a GPU"),
+    ],
+)
+def test_what_the_device_lacks_is_told_before_any_trial(
+    engine: SoloEngine, tiny_llama_path: Path, rows_path: Path, params: dict[str, Any], said: str
+) -> None:
+    spec = trial(tiny_llama_path, rows_path)
+    with pytest.raises(SpecError, match=said):
+        engine.prepare(spec, [spec.with_params(params)])

@@ -21,8 +21,8 @@ def test_every_file_in_the_folder_is_a_preset():
     assert files == sorted(PRESETS)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_draws_all_five_parameters_within_their_ranges(name):
+@pytest.mark.parametrize("name", ["lora", "lora-small", "qlora"])
+def test_a_preset_of_lora_draws_all_five_parameters_within_their_ranges(name):
     space, suggest = load_space({"preset": name}), RandomSuggest(0)
     space.check_names(NAMES)
     for _ in range(50):
@@ -40,7 +40,7 @@ def test_a_preset_says_when_to_use_it_and_names_a_source_for_every_default(name)
     lines = PRESETS[name].read_text().splitlines()
     assert lines[0].startswith("# Use this for ")
     for number, line in enumerate(lines):
-        if line.strip().startswith(("adapter.", "training.")):
+        if line.startswith("  ") and not line.startswith(("   ", "  #")):
             assert lines[number - 1].strip().startswith("#"), line
 
 

@@ -174,7 +174,7 @@ def test_unknown_names_are_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"preset": "qlra"}, "unknown preset 'qlra'; did you mean 'qlora' or 'lora'? known: "),
+        ({"preset": "qlra"}, "unknown preset 'qlra'; did you mean 'qlora' or 'lora'?"),
         (["adapter.r"], "a space must be a mapping, got list"),
     ],
 )

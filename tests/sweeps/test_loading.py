@@ -95,6 +95,19 @@ def test_mistakes_beyond_single_fields_are_reported_together(tree: Tree, tmp_pat
     assert len(lines) == 9
 
 
+def test_metrics_of_written_texts_can_be_the_objective(tree: Tree) -> None:
+    written = {"evaluation": {"generation": {"metrics": ["rouge"]}}}
+    objective = {"metric": "validation/rougeL", "direction": "maximize"}
+    task = {"type": "causal_lm", "prompt": "{q}", "response": "{a}"}
+    assert found_problems(tree(objective=objective, task=task, **written)) == []
+    (line,) = problems_of(tree(objective=objective, task=task))
+    assert "'validation/rougeL' is not measured by causal_lm" in line
+    (line,) = problems_of(tree(objective={"metric": "validation/bleu"}, task=task, **written))
+    assert "'validation/bleu' is not measured" in line
+    (line,) = problems_of(tree(task={"prompt": None, "response": "{a}"}, **written))
+    assert "evaluation.generation needs a task that answers a prompt" in line
+
+
 def test_points_of_the_space_are_checked_against_the_trial(tree: Tree) -> None:
     def space(**parameters: Any) -> list[str]:
         return problems_of(tree(space={"parameters": parameters}))

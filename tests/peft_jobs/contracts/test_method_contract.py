@@ -1,85 +1,120 @@
-"""What every method must satisfy, on every quantization scheme; examples one per variant."""
+"""What every method must satisfy; the examples with their hand-made counts are beside."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from pydantic import ValidationError
 
-from peft_jobs.methods import METHODS
+from peft_jobs.adapters import ADAPTERS, OWN
+from peft_jobs.keyed import generator
+from peft_jobs.methods import METHODS, load_adapter, write_adapter
+from tests.peft_jobs.contracts.examples import EXAMPLES, Example
 
-SCHEMES = ("none", "int8", "nf4", "fp4")
-WIDTHS = {"q_proj": (64, 64), "v_proj": (64, 32), "up_proj": (64, 128), "down_proj": (128, 64)}
-"""(in, out) features of the tiny Llama's linear modules."""
-LAYERS = 2
-
-
-def lora_count(r: int, *modules: str) -> int:
-    return LAYERS * sum(r * (WIDTHS[name][0] + WIDTHS[name][1]) for name in modules)
-
-
-EXAMPLES: list[tuple[str, dict[str, Any], int]] = [
-    (
-        "lora",
-        {"adapter.r": 4, "adapter.lora_dropout": 0.1, "adapter.target_modules": "attention-qv"},
-        lora_count(4, "q_proj", "v_proj"),
-    ),
-    (
-        "lora",
-        {"adapter.r": 3, "adapter.use_rslora": True, "adapter.target_modules": ["up_proj"]},
-        lora_count(3, "up_proj"),
-    ),
-    (
-        "lora",
-        {
-            "adapter.r": 2,
-            "adapter.target_modules": ["down_proj"],
-            "adapter.modules_to_save": ["lm_head"],
-        },
-        lora_count(2, "down_proj") + 64 * 128,
-    ),
-]
+INEXACT = {"adalora", "p_tuning", "lora-pissa", "lora-olora", "lora-corda"}
+"""Saved as other matrices of one product, or as what a network gave: equal but for rounding."""
+IDS = [f"{index}-{example.method}" for index, example in enumerate(EXAMPLES)]
+PLAIN_FIELDS = {"method", "modules_to_save", "target_modules"}
+"""Held by tests of their own, or in some examples."""
+NO_EFFECT = {"save_projection", "layers_to_transform", "bias", "eva_config", "corda_config"}
+"""What files hold; the others have a test elsewhere, or an effect in some initialisations only."""
+OVER_MANY_STEPS = {"loraplus_lr_ratio", "beta1", "beta2"}
+"""The optimizer's, and averages that decide a choice only now and then."""
 
 
-def test_every_method_has_an_example() -> None:
-    assert {method for method, _, _ in EXAMPLES} == set(METHODS)
+@pytest.fixture(params=EXAMPLES, ids=IDS)
+def example(request: pytest.FixtureRequest) -> Example:
+    return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=range(len(EXAMPLES)), ids=lambda i: f"{EXAMPLES[i][0]}-{i}")
-def example(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], int]:
-    return EXAMPLES[request.param]
+@pytest.fixture(scope="session")
+def rows() -> Any:
+    """Tokenised training rows, for the initialisations that look at them."""
+    from datasets import Dataset
+
+    draws = generator("cpu", "rows")
+    tokens = [torch.randint(6, 100, (12,), generator=draws).tolist() for _ in range(24)]
+    return Dataset.from_list(
+        [{"input_ids": ids, "labels": [-100, *ids[1:]], "num_bytes": 12} for ids in tokens]
+    )
 
 
-@pytest.fixture(params=SCHEMES)
-def scheme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture
+def attached(llama_base: Any, trial: Any, rows: Any) -> Any:
+    """(example, scheme, changes) -> base, method, spec and model; skips what cannot be done."""
+    models = []
+
+    def attach(example: Example, scheme: str = "none", **changes: Any) -> Any:
+        params = {**example.params, "quantization.scheme": scheme, "training.max_steps": 8}
+        params |= {f"adapter.{name}": value for name, value in changes.items()}
+        try:
+            spec = trial(params)
+        except ValidationError as error:
+            if {item["type"] for item in error.errors()} != {"incompatible"}:
+                raise
+            pytest.skip(error.errors()[0]["msg"])
+        base, method = llama_base(scheme), METHODS[example.method]
+        models.append(method.attach(base, spec, rows=rows))
+        return base, method, spec, models[-1]
+
+    yield attach
+    for model in models[-1:]:  # also after a failed test: the base is everybody's
+        METHODS["lora"].detach(model)
 
 
 def logits_of(model: Any) -> torch.Tensor:
+    """Of two rows; without the places of virtual tokens."""
     tokens = torch.arange(6, 24, device=model.device).view(2, 9)
     with torch.no_grad():
         logits: torch.Tensor = model.eval()(input_ids=tokens).logits
-    return logits
+    return logits[:, -9:]
 
 
+def quantized(example: Example) -> str:
+    """A quantization on which the example must work too; `none` where there is none."""
+    wanted = "nf4" if "nf4" in ADAPTERS[example.method].SCHEMES else "none"
+    return "none" if str(example.fields.get("init_lora_weights")) in (
+        "pissa", "pissa_niter_4", "olora", "corda", "eva"
+    ) else wanted  # fmt: skip
+
+
+def test_every_method_has_an_example_and_every_field_is_changed_in_one() -> None:
+    assert {example.method for example in EXAMPLES} == set(METHODS) == set(ADAPTERS)
+    for method, section in ADAPTERS.items():
+        shown = {
+            name
+            for example in EXAMPLES
+            if example.method == method
+            for name in {**example.others, **(example.fields if method == "lora" else {})}
+        }
+        free = PLAIN_FIELDS | NO_EFFECT | OVER_MANY_STEPS
+        assert set(section.model_fields) - free <= shown, method
+
+
+@pytest.mark.parametrize("quantize", [False, True])
 def test_training_changes_every_trainable_tensor_and_nothing_of_the_base(
-    example: Any, scheme: str, llama_base: Any, trial: Any, take_steps: Any
+    example: Example, quantize: bool, attached: Any, llama_base: Any, take_steps: Any
 ) -> None:
-    name, parameters, count = example
-    base, method = llama_base(scheme), METHODS[name]
-    before = base.state_hash()
-    untouched = logits_of(base.model)
+    scheme = quantized(example) if quantize else "none"
+    if quantize and scheme == "none":
+        pytest.skip("for a base without quantization alone")
+    base = llama_base(scheme)
+    before, untouched = base.state_hash(), logits_of(base.model)
     classes = [type(module) for module in base.model.modules()]
-
-    model = method.attach(base, trial({**parameters, "quantization.scheme": scheme}))
+    base, method, _, model = attached(example, scheme)
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    assert sum(p.numel() for p in trainable.values()) == count
+    assert sum(p.numel() for p in trainable.values()) == example.count
+    assert model.get_nb_trainable_parameters()[0] == example.count
     assert all(p.dtype == torch.float32 for p in trainable.values())
-    assert torch.equal(logits_of(model), untouched)  # B is zero
+    if example.starts_as_base:
+        assert torch.allclose(logits_of(model), untouched, atol=2e-5)
     initial = {n: p.detach().clone() for n, p in trainable.items()}
-    take_steps(model, 3)
+    losses = take_steps(model, 4, method=method)
     unchanged = [n for n, p in trainable.items() if torch.equal(p, initial[n])]
     assert unchanged == []
+    assert losses[-1] < losses[0]
 
     restored = method.detach(model)
     assert restored is base.model
@@ -94,20 +129,62 @@ def test_training_changes_every_trainable_tensor_and_nothing_of_the_base(
 
 
 def test_saved_adapter_scores_the_same_on_a_fresh_base(
-    example: Any, scheme: str, llama_base: Any, trial: Any, take_steps: Any, tmp_path: Any
+    example: Example, attached: Any, take_steps: Any, tmp_path: Path
 ) -> None:
     from peft_jobs.base import load_base
 
-    name, parameters, _ = example
-    base, method = llama_base(scheme), METHODS[name]
-    spec = trial({**parameters, "quantization.scheme": scheme})
-    model = method.attach(base, spec)
-    take_steps(model, 3)
+    scheme = quantized(example)
+    base, method, spec, model = attached(example, scheme)
+    take_steps(model, 4, method=method)
     trained = logits_of(model)
-    model.save_pretrained(tmp_path)
+    write_adapter(model, tmp_path)
     method.detach(model)
     assert not torch.equal(trained, logits_of(base.model))
+    about = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert about.get("init_lora_weights", True) is True, "whoever loads it must not repeat that"
+    assert ("peft_jobs.methods:load_adapter" in about.values()) == (example.method in OWN)
 
     fresh = load_base(spec.model, spec.quantization, spec.task)
-    reloaded = PeftModel.from_pretrained(fresh.model, tmp_path)
-    assert torch.equal(logits_of(reloaded), trained)
+    again = logits_of(load_adapter(fresh.model, tmp_path))
+    name = str(example.fields.get("init_lora_weights", "")).partition("_")[0]
+    kind = f"{example.method}-{name}".rstrip("-")
+    assert (again - trained).abs().max() <= (2e-5 if kind in INEXACT else 0)
+
+
+@pytest.mark.parametrize(
+    ("example", "name"),
+    [
+        pytest.param(example, name, id=f"{label}-{name}")
+        for label, example in zip(IDS, EXAMPLES, strict=True)
+        for name in example.others
+    ],
+)
+def test_every_field_changes_the_model_or_its_training(
+    example: Example, name: str, attached: Any, take_steps: Any
+) -> None:
+    outcomes = []
+    for changes in ({}, {name: example.others[name]}):
+        _, method, _, model = attached(example, **changes)
+        torch.manual_seed(len(outcomes))
+        losses = take_steps(model, 4, method=method)
+        outcomes.append((losses, logits_of(model)))
+        method.detach(model)
+    (losses, logits), (other_losses, other_logits) = outcomes
+    assert losses != other_losses or not torch.equal(logits, other_logits)
+
+
+def test_a_trial_does_not_depend_on_what_ran_before(
+    example: Example, attached: Any, take_steps: Any
+) -> None:
+    outcomes = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        scheme = "nf4" if example.fields.get("init_lora_weights") == "loftq" else "none"
+        _, method, _, model = attached(example, scheme)
+        losses = take_steps(model, 2, method=method)
+        outcomes.append((losses, {n: p.clone() for n, p in model.state_dict().items()
+                                  if isinstance(p, torch.Tensor)}))  # fmt: skip
+        method.detach(model)
+    (losses, first), (again, second) = outcomes
+    assert losses == again
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -115,7 +115,7 @@ class Driven:
             works,
             pad_token_id=self.base.tokenizer.pad_token_id,
             device=self.base.device,
-            bf16=self.specs[0].training.bf16,
+            training=self.specs[0].training,
         )
         for slot, work, loss in zip(slots, works, found.tolist(), strict=True):
             self._loss[slot] += loss

@@ -1,0 +1,91 @@
+"""What the adapter sections of all methods share, and what each says that its method cannot do."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BeforeValidator, model_validator
+
+from peft_jobs.fields import Names, Section, Whole
+
+SCHEMES = ("none", "int8", "nf4", "fp4")
+"""Values of `quantization.scheme`."""
+UNQUANTIZED = ("none",)
+
+
+class Adapter(Section):
+    """Fields that every method has. What a method cannot do stands in its class variables."""
+
+    SCHEMES: ClassVar[tuple[str, ...]] = SCHEMES
+    """Quantizations of the base on which the method works."""
+    TASKS: ClassVar[tuple[str, ...] | None] = None
+    """Tasks that it can learn; None is all."""
+    MERGES: ClassVar[bool] = True
+    """Whether the trained adapter can become part of the base's weights."""
+    CHECKPOINTING: ClassVar[bool] = True
+    """Whether it trains with gradient checkpointing."""
+
+    PACKING: ClassVar[bool] = True
+    """Whether several samples can share a row in training (`data.packing`)."""
+
+    method: str
+    modules_to_save: Names = ()
+    """Trained whole beside the adapter; a task's head always is."""
+
+    @property
+    def mutates_base(self) -> bool:
+        """Whether training changes weights of the base itself; they are kept and put back."""
+        return False
+
+    def refusal(self, scheme: str, task: str, gradient_checkpointing: bool) -> str | None:
+        """Why the adapter cannot be trained so; None if it can."""
+        if scheme not in self.SCHEMES:
+            return f"{self.method} needs quantization.scheme {_either(self.SCHEMES)}, got {scheme}"
+        if self.TASKS is not None and task not in self.TASKS:
+            return f"{self.method} needs task.type {_either(self.TASKS)}, got {task}"
+        if gradient_checkpointing and not self.CHECKPOINTING:
+            return f"{self.method} needs training.gradient_checkpointing false, got true"
+        return None
+
+
+class TargetedAdapter(Adapter):
+    """A method that changes some modules of the base."""
+
+    target_modules: str | Names = "all-linear"
+    """A named set (attention-qv, attention, attention+mlp, all-linear) or module names."""
+
+    @model_validator(mode="after")
+    def _some_target(self) -> Self:
+        if not self.target_modules or not all(self.target_modules):
+            raise ValueError("target_modules must name at least one module, got none")
+        return self
+
+
+def _layers(value: Any) -> Any:
+    """One number, or several without order or repeats."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return (value,)
+    if isinstance(value, list | tuple) and all(type(item) is int for item in value):
+        return tuple(sorted(set(value)))
+    return value
+
+
+Layers = Annotated[tuple[Whole, ...] | None, BeforeValidator(_layers)]
+"""Numbers of layers, from 0; None is all."""
+
+
+class LayeredAdapter(TargetedAdapter):
+    layers_to_transform: Layers = None
+    """Only the target modules in these layers."""
+
+
+def without(value: Any, idle: set[str]) -> Any:
+    """A raw section without the keys `idle`, which have no effect: equal trials, equal specs."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: item for name, item in value.items() if name not in idle}
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(names)

@@ -1,0 +1,81 @@
+"""LoftQ (Li et al. 2023, arXiv 2310.08659) on a base that is quantized already.
+
+A and B hold the largest part of what the quantization has lost: one step of the paper's algorithm
+1, as in PEFT's `replace_lora_weights_loftq`, which works on a GPU alone and leaves the scale out.
+The base itself stays as it is.
+"""
+
+from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes import functional
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from safetensors import safe_open
+from torch import Tensor
+from transformers.utils.hub import cached_file
+
+from peft_jobs.architecture import location
+from peft_jobs.base import Base
+from peft_jobs.errors import SpecError
+from peft_jobs.spec import TrialSpec
+
+
+def factors(
+    base: Base, spec: TrialSpec, module: str, r: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """A [r, in] and B [out, r] with scale * B A nearest to (original - quantized) weight."""
+    layer: Any = base.model.get_submodule(f"{module}.base_layer")
+    original = original_weight(base, spec, module).to(base.device, torch.float32)
+    lost = original - _dequantized(layer).float()
+    left, values, right = torch.linalg.svd(lost, full_matrices=False)
+    root = (values[:r] / scale).sqrt()
+    return root[:, None] * right[:r], left[:, :r] * root
+
+
+def _dequantized(layer: Any) -> Tensor:
+    weight = layer.weight
+    if isinstance(layer, Linear8bitLt):
+        scales: Any = weight.SCB if weight.SCB is not None else layer.state.SCB
+        values: Tensor = functional.int8_vectorwise_dequant(weight.data, scales)
+    elif isinstance(layer, Linear4bit):
+        values = functional.dequantize_4bit(weight.data, weight.quant_state)
+    else:  # kept out of quantization
+        values = weight
+    return values
+
+
+def original_weight(base: Base, spec: TrialSpec, module: str) -> Tensor:
+    """The weight of a module as it is in the checkpoint's safetensors files."""
+    name = f"{module}.weight"
+    names = (name, name.removeprefix(f"{base.model.base_model_prefix}."))
+    for file in _files(spec):
+        with safe_open(file, framework="pt", device="cpu") as tensors:
+            found = next((name for name in names if name in tensors.keys()), None)  # noqa: SIM118
+            if found is not None:
+                weight: Tensor = tensors.get_tensor(found)
+                return weight
+    raise SpecError(
+        f"adapter.init_lora_weights: loftq needs the original weight of {module}, and the "
+        f"checkpoint of {spec.model.name_or_path} has none of that name"
+    )
+
+
+def _files(spec: TrialSpec) -> list[Path]:
+    where = location(spec.model)
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        found = cached_file(
+            where,
+            name,
+            revision=spec.model.revision,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        if found is not None:
+            path = Path(found)
+            one = path.suffix == ".safetensors"
+            return [path] if one else sorted(path.parent.glob("*.safetensors"))
+    raise SpecError(
+        f"adapter.init_lora_weights: loftq needs safetensors of {spec.model.name_or_path}"
+    )

@@ -1,0 +1,68 @@
+"""What a method is told when it builds an adapter."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset
+from peft import TaskType
+
+from peft_jobs.adapters import LoraSpec
+from peft_jobs.base import Base
+from peft_jobs.errors import SpecError
+from peft_jobs.evaluation import examples_of, to_device
+from peft_jobs.keyed import epoch_order
+from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import TASKS, Batch
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
+
+
+@dataclass(frozen=True)
+class Setting:
+    base: Base
+    spec: TrialSpec
+    targets: tuple[str, ...]
+    """Full names of the modules that the adapter changes."""
+    whole: tuple[str, ...]
+    """Modules that are trained whole."""
+    rows: Dataset | None = None
+    """The tokenised training rows; None where there are no data."""
+
+    @property
+    def adapter(self) -> Any:
+        return self.spec.adapter
+
+    @property
+    def task_type(self) -> TaskType:
+        return TASKS[self.spec.task.type].peft_task_type
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the trial."""
+        return self.spec.training.total_steps(0 if self.rows is None else len(self.rows))
+
+    @property
+    def may_drop_targets(self) -> bool:
+        """Whether the method may decide that a target needs no adapter."""
+        return isinstance(self.adapter, LoraSpec) and self.adapter.init_lora_weights == "eva"
+
+    def options(self, *leave_out: str) -> dict[str, Any]:
+        """The adapter's fields that are PEFT's own, by name; targets by their full names."""
+        ours = {"method", "target_modules", "layers_to_transform", "modules_to_save", *leave_out}
+        fields = self.adapter.model_dump(exclude=ours)
+        targets = {"target_modules": list(self.targets)} if self.targets else {}
+        return {"task_type": self.task_type, **targets, **fields}
+
+    def first_batches(self, num_rows: int, batch_size: int) -> Iterator[Batch]:
+        """The model's inputs for the first rows in the trial's own order, on its device."""
+        if self.rows is None:
+            raise SpecError("adapter: this initialisation looks at training rows, and has none")
+        task, base = TASKS[self.spec.task.type], self.base
+        order = iter(epoch_order(self.spec.seed, 0, len(self.rows)).tolist()[:num_rows])
+        while chosen := list(islice(order, batch_size)):
+            pad = base.tokenizer.pad_token_id
+            batch = task.collate(examples_of(self.rows[chosen]), pad)
+            inputs = {name: batch[name] for name in _INPUTS if name in batch}
+            yield to_device(inputs, base.device)

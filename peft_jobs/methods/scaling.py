@@ -1,0 +1,37 @@
+"""(IA)3 (Liu et al. 2022, arXiv 2205.05638) and LN-tuning (Zhao et al. 2023, arXiv 2312.11420)."""
+
+from peft import IA3Config, LNTuningConfig
+
+from peft_jobs.adapters import Ia3Spec
+from peft_jobs.errors import SpecError
+from peft_jobs.methods._base import Method
+from peft_jobs.methods._setting import Setting
+from peft_jobs.places import feedforward_outputs
+from peft_jobs.targets import ends_with
+
+
+def ia3(setting: Setting) -> IA3Config:
+    adapter: Ia3Spec = setting.adapter
+    if adapter.feedforward_modules is None:
+        inputs = feedforward_outputs(setting.targets)
+    else:
+        for given in adapter.feedforward_modules:
+            if not any(ends_with(name, given) for name in setting.targets):
+                raise SpecError(
+                    f"adapter.feedforward_modules: {given!r} matches none of the target modules"
+                )
+        inputs = tuple(
+            name
+            for name in setting.targets
+            if any(ends_with(name, given) for given in adapter.feedforward_modules)
+        )
+    options = setting.options("feedforward_modules")
+    return IA3Config(**options, feedforward_modules=list(inputs))
+
+
+def ln_tuning(setting: Setting) -> LNTuningConfig:
+    return LNTuningConfig(**setting.options())
+
+
+IA3 = Method(name="ia3", config=ia3)
+LN_TUNING = Method(name="ln_tuning", config=ln_tuning)

@@ -1,0 +1,157 @@
+"""Where a method puts its parameters: the modules of a model that an adapter section stands for.
+
+LoRA's sets of linear modules are in `peft_jobs.targets`; here are those of other methods (the
+scaled modules of (IA)3, normalisation layers, the ends of blocks), and the choice of layers.
+"""
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from peft_jobs.adapters import Adapter, BottleneckSpec, Ia3Spec, LnTuningSpec, TargetedAdapter
+from peft_jobs.architecture import head_modules, skeleton
+from peft_jobs.errors import SpecError
+from peft_jobs.spec import ModelSpec, TaskSpec
+from peft_jobs.targets import ends_with, linear_modules, resolve_targets
+
+KEY_AND_VALUE = (
+    *("k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, Phi, OPT, GPT-J, GPT-Neo
+    *("qkv_proj", "Wqkv", "attn.c_attn", "query_key_value"),  # fused: the query is scaled too
+    *("attention.self.key", "attention.self.value"),  # BERT, RoBERTa, ELECTRA
+    *("attention.self.key_proj", "attention.self.value_proj"),  # DeBERTa
+    *("attention.key", "attention.value"),  # ALBERT
+    *("k_lin", "v_lin"),  # DistilBERT
+    *("SelfAttention.k", "SelfAttention.v", "EncDecAttention.k", "EncDecAttention.v"),  # T5
+)
+ATTENTION_OUTPUT = (
+    *("o_proj", "self_attn.out_proj", "attn.out_proj", "attention.out_proj", "self_attn.dense"),
+    *("attn.c_proj", "attention.dense", "self_attention.dense", "attention.output.dense"),
+    *("out_lin", "SelfAttention.o", "EncDecAttention.o", "attn.Wo", "encoder_attn.out_proj"),
+)
+FEEDFORWARD_OUTPUT = (
+    *("down_proj", "fc2", "fc_out", "mlp.c_proj", "dense_4h_to_h", "output.dense", "lin2"),
+    *("ffn_output", "DenseReluDense.wo", "mlp.Wo"),
+)
+"""The last linear layer of a block; `attention.output.dense` is no `output.dense`."""
+IA3 = "ia3"
+ALL_NORMS = "all-norms"
+
+
+def places(
+    model: PreTrainedModel, adapter: Adapter, exclude: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The full names, sorted, of the modules that the adapter changes; none if it changes none.
+
+    Modules inside of the head and of `exclude` are left out. Raises SpecError for a name, a layer
+    or a pattern that matches nothing, and for an architecture that is not known.
+    """
+    if isinstance(adapter, BottleneckSpec):
+        found = block_ends(model, adapter.placement, exclude)
+    elif isinstance(adapter, LnTuningSpec):
+        found = _norms(model, adapter.target_modules, exclude)
+    elif not isinstance(adapter, TargetedAdapter):
+        return ()
+    elif isinstance(adapter, Ia3Spec) and adapter.target_modules == IA3:
+        names = linear_modules(model, exclude)
+        found = _known(model, _ending(names, KEY_AND_VALUE), "key and value", "target_modules")
+        found += _known(model, feedforward_outputs(names), "feed-forward", "target_modules")
+    else:
+        found = resolve_targets(model, adapter.target_modules, exclude)
+    found = _in_layers(found, getattr(adapter, "layers_to_transform", None))
+    for field in ("rank_pattern", "alpha_pattern"):
+        _check_pattern(field, getattr(adapter, field, {}), found)
+    return tuple(sorted(found))
+
+
+def check_places_without_weights(
+    model: ModelSpec, task: TaskSpec, adapter: Adapter
+) -> tuple[str, ...]:
+    """`places` on the model's skeleton: seconds, no weights, no accelerator."""
+    return places(skeleton(model, task), adapter)
+
+
+def feedforward_outputs(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of `names` that end a feed-forward block."""
+    ends = _ending(names, FEEDFORWARD_OUTPUT)
+    return tuple(name for name in ends if not _ending([name], ATTENTION_OUTPUT))
+
+
+def block_ends(
+    model: PreTrainedModel, placement: str, exclude: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The last linear modules of the feed-forward blocks, and for `houlsby` of attention too."""
+    names = linear_modules(model, exclude)
+    found = _known(model, feedforward_outputs(names), "feed-forward", "placement")
+    if placement == "houlsby":
+        found += _known(model, _ending(names, ATTENTION_OUTPUT), "attention", "placement")
+    return tuple(sorted(found))
+
+
+def _norms(
+    model: PreTrainedModel, given: str | Sequence[str], exclude: Sequence[str]
+) -> tuple[str, ...]:
+    outside = (*head_modules(model), *exclude)
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("Norm")
+        if getattr(module, "weight", None) is not None
+        if not any(name == part or name.startswith(f"{part}.") for part in outside)
+    ]
+    if given == ALL_NORMS:
+        return _known(model, tuple(names), "normalisation", "target_modules")
+    found: set[str] = set()
+    for name in [given] if isinstance(given, str) else given:
+        matches = _ending(names, [name])
+        if not matches:
+            leaves = ", ".join(sorted({full.rpartition(".")[2] for full in names}))
+            raise SpecError(
+                f"adapter.target_modules: {name!r} matches no normalisation layer; there are "
+                f"{leaves or 'none'}; set: {ALL_NORMS}"
+            )
+        found.update(matches)
+    return tuple(found)
+
+
+def _in_layers(names: tuple[str, ...], layers: Sequence[int] | None) -> tuple[str, ...]:
+    if layers is None:
+        return names
+    numbers = {name: _layer(name) for name in names}
+    missing = sorted(set(layers) - set(numbers.values()))
+    if missing:
+        highest = max((n for n in numbers.values() if n is not None), default=None)
+        raise SpecError(
+            f"adapter.layers_to_transform: no target module lies in layer {missing[0]}"
+            + (f", layers end at {highest}" if highest is not None else "")
+        )
+    return tuple(name for name, number in numbers.items() if number in layers)
+
+
+def _layer(name: str) -> int | None:
+    """The number in a module's name: 3 of `model.layers.3.mlp.up_proj`."""
+    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(found[1]) if found else None
+
+
+def _check_pattern(field: str, pattern: dict[str, float], names: Sequence[str]) -> None:
+    for key in pattern:
+        try:
+            matched = any(re.match(rf"(.*\.)?({key})$", name) for name in names)
+        except re.error as error:
+            raise SpecError(f"adapter.{field}: {key!r} is no regular expression") from error
+        if not matched:
+            raise SpecError(f"adapter.{field}: {key!r} matches none of the target modules")
+
+
+def _ending(names: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if any(ends_with(name, suffix) for suffix in suffixes))
+
+
+def _known(model: nn.Module, names: tuple[str, ...], what: str, field: str) -> tuple[str, ...]:
+    if not names:
+        raise SpecError(
+            f"adapter.{field}: no {what} layer is known in the architecture {type(model).__name__}"
+        )
+    return names
