@@ -5,10 +5,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from peft import PeftModel
+from typing import Any
 
 from peft_jobs.files import whole_folder
+from peft_jobs.methods import write_adapter
 from peft_jobs.result import Progress
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,13 @@ def append(directory: Path, progress: Progress) -> None:
         log.warning("%s lacks the report of step %d: %s", METRICS, progress.step, error)
 
 
-def save_adapter(model: PeftModel, directory: Path) -> str:
-    """Save an ordinary PEFT adapter (safetensors) as `adapter/`, whole or not at all.
+def save_adapter(model: Any, directory: Path) -> str:
+    """Save the adapter's files (safetensors) as `adapter/`, whole or not at all.
 
     Returns the folder's name. Replaces an older one of the same attempt.
     """
     with whole_folder(directory / ADAPTER) as aside:
-        # Embeddings are never resized here; "auto" would ask the Hub for the base's vocabulary.
-        model.save_pretrained(str(aside), safe_serialization=True, save_embedding_layers=False)
+        write_adapter(model, aside)
     return ADAPTER
 
 

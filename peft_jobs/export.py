@@ -10,11 +10,12 @@ import shutil
 from pathlib import Path
 from typing import cast
 
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from peft_jobs.base import Base, this_device
+from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import score
+from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.quantized import is_quantized
 from peft_jobs.resident import Resident
@@ -30,7 +31,7 @@ def score_adapter(
     """
     spec = TrialSpec.model_validate_json(spec_json)
     base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
-    model = PeftModel.from_pretrained(base.model, str(adapter))
+    model = load_adapter(base.model, adapter)
     scored = [
         {} if split is None else score(model, base, spec, split, name)
         for name, split in (("validation", data.validation), ("test", data.test))
@@ -44,9 +45,11 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     The metrics are those of the model as loaded again from `out`, without PEFT and quantization.
     """
     spec = TrialSpec.model_validate_json(spec_json)
+    if not spec.adapter.MERGES:
+        raise SpecError(f"adapter.method: {spec.adapter.method} cannot be merged into its base")
     resident = Resident(cache_dir, this_device(), with_test=False)
     base, _ = resident.get(spec, Phases())
-    merged = PeftModel.from_pretrained(_dequantized(base), str(adapter)).merge_and_unload()
+    merged = load_adapter(_dequantized(base), adapter).merge_and_unload()
     aside = out.with_name(f".{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
     merged.save_pretrained(str(aside))

@@ -11,13 +11,16 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peft_jobs.errors import Fenced
 from peft_jobs.job import Engine, Job, Prepared
+from peft_jobs.outlet import Outlet
 from peft_jobs.result import TrialResult
 from peft_jobs.spec import TrialSpec
+from peft_jobs.store import is_url, local_folder
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +70,14 @@ class TrialHost:
                 self._cancel(current, "superseded")
             spec = TrialSpec.model_validate_json(spec_json)
             start = Path(checkpoint) if checkpoint else None
-            job = Job(trial, attempt, spec, Path(directory), start, self._changed)
+            outlet = Outlet(directory, local_folder(directory)) if is_url(directory) else None
+            job = Job(trial, attempt, spec, local_folder(directory), start, self._changed, outlet)
             self._jobs[trial] = job
-            if self._closed:
-                job.end(None)
-                return
-            self._queue.append(job)
-            self._changed.notify_all()
+            if outlet is None:
+                self._enqueue(job)
+            else:
+                ready = partial(self._enqueue, job)
+                job.checkpoint = outlet.open(checkpoint, spec.fingerprint(), ready)
 
     def poll(self, trial: int, attempt: int, after_seq: int) -> Message | None:
         """The first message after `after_seq`, which acknowledges all up to it; None if none yet.
@@ -140,14 +144,22 @@ class TrialHost:
         return {"running": running, "queued": queued, **self._engine.status()}
 
     def close(self, timeout_seconds: float = 60.0) -> bool:
-        """Interrupt everything and stop the engine's thread; True if it has ended in time."""
+        """Interrupt everything and stop the engine's thread; True if all has ended in time.
+
+        What attempts leave has then reached the store, if there is one.
+        """
+        deadline = time.monotonic() + timeout_seconds
         with self._changed:
             self._closed = True
             for job in self._jobs.values():
                 self._cancel(job, "interrupted")
             self._changed.notify_all()
         self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        with self._changed:
+            stored = self._changed.wait_for(
+                lambda: all(job.told for job in self._jobs.values()), deadline - time.monotonic()
+            )
+        return stored and not self._thread.is_alive()
 
     def take(self, block: bool = True) -> Job | None:
         """The engine's side (`Inbox`): the next job that nobody has cancelled."""
@@ -161,6 +173,14 @@ class TrialHost:
                 if self._closed or not block:
                     return None
                 self._changed.wait()
+
+    def _enqueue(self, job: Job) -> None:
+        with self._changed:
+            if self._closed:
+                job.end(None)
+            else:
+                self._queue.append(job)
+                self._changed.notify_all()
 
     def _job(self, trial: int, attempt: int) -> Job:
         job = self._jobs.get(trial)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from peft_jobs.outlet import Outlet
 from peft_jobs.result import Kind, Progress, TrialResult
 from peft_jobs.spec import TrialSpec
 
@@ -40,6 +41,7 @@ class Job:
         directory: Path,
         checkpoint: Path | None,
         changed: threading.Condition,
+        outlet: Outlet | None = None,
     ) -> None:
         self.trial, self.attempt, self.spec = trial, attempt, spec
         self.directory = directory
@@ -55,11 +57,22 @@ class Job:
         self.interrupted = False
         """Stopped without an end: the trial goes on in a later attempt."""
         self.reports: list[tuple[int, Progress]] = []
+        self.ended = False
+        """The engine has had its last word."""
         self._sequence = 0
         self._changed = changed
+        self._outlet = outlet
 
     def report(self, progress: Progress) -> None:
-        """Queue a report; it is kept until a caller acknowledges it."""
+        """Queue a report; it is kept until a caller acknowledges it.
+
+        A checkpoint is named when it is where other machines find it: perhaps in a later report.
+        """
+        if self._outlet is not None:
+            progress = self._outlet.report(progress, self._report)
+        self._report(progress)
+
+    def _report(self, progress: Progress) -> None:
         with self._changed:
             self._sequence += 1
             self.reports.append((self._sequence, progress))
@@ -91,11 +104,23 @@ class Job:
     def end(self, result: TrialResult | None) -> None:
         """The engine's last word: a result, or None for an interruption."""
         with self._changed:
+            if self.ended:
+                return
+            self.ended = True
+            self._changed.notify_all()
+        if self._outlet is not None:
+            self._outlet.end(result, self._tell)
+        else:
+            self._tell(result)
+
+    def _tell(self, result: TrialResult | None) -> None:
+        with self._changed:
             self.result, self.interrupted = result, result is None
             self._changed.notify_all()
 
     @property
-    def ended(self) -> bool:
+    def told(self) -> bool:
+        """Whether the end can be heard by the host's callers."""
         return self.result is not None or self.interrupted
 
 

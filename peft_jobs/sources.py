@@ -1,4 +1,4 @@
-"""The rows of a source, as they are: a local file, a split of a Hub data set, or the demo's.
+"""The rows of a source, as they are: a file's (here or in a store), a Hub data set's, the demo's.
 
 Local files are known by their content, so a moved or touched file is the same data.
 """
@@ -16,13 +16,15 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.files import canonical_json
 from peft_jobs.mistakes import suggest
+from peft_jobs.patience import GivenUp
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, Source
+from peft_jobs.store import cached, is_url
 
 _NOT_LOADED = (
     *(DatasetNotFoundError, DatasetGenerationError, OSError, ValueError),
     RuntimeError,  # a data set that is a Python script, which nobody runs any more
 )
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 # They log, with a traceback, what the DataError says.
 logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
 
@@ -43,7 +45,7 @@ def read(source: Source, split: str, cache_dir: Path) -> Rows:
 
     Raises SpecError if there is no such source, DataError if it cannot be read or has no rows.
     """
-    path = _local_path(source, split)
+    path = _local_path(source, split, cache_dir)
     if path is None:
         return _from_hub(source, source.split or split)
     if not path.is_file():
@@ -64,6 +66,9 @@ def read(source: Source, split: str, cache_dir: Path) -> Rows:
             raise DataError(f"{path} holds no rows") from error
         cause = error.__cause__ or error
         raise DataError(f"{path} cannot be read as {builder}: {cause}") from error
+    if builder == "text":
+        written = [number for number, line in enumerate(dataset["text"]) if line.strip()]
+        dataset = dataset.select(written)
     return _not_empty(Rows(dataset, str(path), digest))
 
 
@@ -90,7 +95,7 @@ def _check_text(path: Path, digest: str) -> None:
                 raise DataError(f"{path}, line {number}: is no UTF-8 text") from error
 
 
-def _local_path(source: Source, split: str) -> Path | None:
+def _local_path(source: Source, split: str, cache_dir: Path) -> Path | None:
     if source.path == DEMO:
         from peft_jobs.demo import DATA
 
@@ -98,6 +103,11 @@ def _local_path(source: Source, split: str) -> Path | None:
         if name not in DATA:
             raise SpecError(f"data: the demo has no split {name!r}{suggest(name, DATA)}")
         return DATA[name]
+    if is_url(source.path):
+        try:
+            return cached(source.path, cache_dir / "inputs")
+        except (FileNotFoundError, GivenUp) as error:
+            raise SpecError(f"data.{split}: {source.path} cannot be fetched: {error}") from error
     if source.is_file:
         return Path(source.path).expanduser()
     if Path(source.path).expanduser().is_dir():

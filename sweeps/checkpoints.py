@@ -1,7 +1,5 @@
-"""What stays on disk: of a running trial its last and best checkpoints, of ended ones adapters."""
+"""What stays in storage: a running trial's last and best checkpoints, an ended one's adapter."""
 
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from sweeps.layout import SweepFolder
@@ -16,28 +14,38 @@ class Checkpoints:
     def __init__(self, folder: SweepFolder) -> None:
         self._folder = folder
         self._best: dict[int, tuple[float, Path]] = {}
+        self._left: dict[int, list[Path]] = {}
+        """Of running trials, in an object store: the checkpoints that were heard of and stay."""
 
     def left(self, number: int, checkpoint: str, loss: float | None) -> None:
         """A running trial has left a checkpoint, at a rung with its objective as a loss.
 
         The newest LATEST stay, and that of the lowest loss.
         """
-        path = Path(checkpoint)
+        path = self._folder.path_of(checkpoint)
         if loss is not None and (number not in self._best or loss < self._best[number][0]):
             self._best[number] = (loss, path)
-        found = self._folder.checkpoints(number)
+        found = self._found(number, path)
         keep = set(found[-LATEST:]) | {path}
         if number in self._best:
             keep.add(self._best[number][1])
-        _delete(other for other in found if other not in keep)
+        for other in found:
+            if other not in keep:
+                self._folder.remove(other)
+        if self._folder.in_store:
+            self._left[number] = [other for other in found if other in keep]
 
     def ended(self, number: int) -> None:
         """A trial has ended: nothing will continue it."""
         self._best.pop(number, None)
-        attempts = self._folder.trial(number) / "attempts"
-        _delete(attempts.glob("*/checkpoints"))
+        self._left.pop(number, None)
+        self._folder.remove_checkpoints(number)
 
+    def _found(self, number: int, newest: Path) -> list[Path]:
+        """The trial's checkpoints, the newest last.
 
-def _delete(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)  # a host that was cut off may still be writing
+        An object store is not asked: what earlier drivers heard of stays until the trial's end.
+        """
+        if not self._folder.in_store:
+            return self._folder.checkpoints(number)
+        return [*(path for path in self._left.get(number, []) if path != newest), newest]

@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from peft_jobs import State, TrialResult, faults
 from peft_jobs.files import write_json, write_whole
@@ -20,10 +19,15 @@ _RUN_STATUS: dict[State, RunStatus] = {
 def claim_adapter(
     folder: SweepFolder, number: int, attempt: int, result: TrialResult
 ) -> TrialResult:
-    """Move a saved adapter from the attempt's folder to the trial's; the result that says so."""
+    """Move a saved adapter from the attempt's folder to the trial's; the result that says so.
+
+    In an object store it stays where it is.
+    """
     if result.adapter is None:
         return result
     source = folder.attempt(number, attempt) / result.adapter
+    if folder.in_store:  # there, moving is copying
+        return result.model_copy(update={"adapter": str(source.relative_to(folder.path))})
     target = folder.trial(number) / "adapter"
     shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it told the end
     source.rename(target)
@@ -35,8 +39,11 @@ def record_end(
 ) -> None:
     """Write `result.json` and tell the tracker, once the study was told. May be repeated."""
     if result.traceback:
-        write_whole(folder.attempt(number, attempt) / "traceback.txt", result.traceback)
+        traceback = folder.attempt(number, attempt) / "traceback.txt"
+        write_whole(traceback, result.traceback)
+        folder.keep(traceback)
     write_json(folder.result(number), result.model_dump(mode="json"))
+    folder.keep(folder.result(number))
     faults.passing("end.file")
     tracker.trial_progress(number, result.metrics, result.step, now_ms())
     metrics = {
@@ -50,7 +57,7 @@ def record_end(
     tags = {"trial.state": str(result.state), "trial.kind": str(result.kind or "complete")}
     if result.error:
         tags["trial.error"] = result.error
-    artifacts = list(_artifacts(folder.trial(number), folder.attempt(number, attempt)))
+    artifacts = list(_artifacts(folder, number, attempt, result))
     status = _RUN_STATUS[result.state]
     tracker.trial_ended(number, status, metrics, tags, artifacts, now_ms())
 
@@ -60,14 +67,18 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _artifacts(trial: Path, attempt: Path) -> Iterator[Artifact]:
+def _artifacts(
+    folder: SweepFolder, number: int, attempt: int, result: TrialResult
+) -> Iterator[Artifact]:
+    trial, tried = folder.trial(number), folder.attempt(number, attempt)
+    if result.adapter is not None:
+        yield Artifact(folder.path / result.adapter, "adapter")
     for path, to in (
-        (trial / "adapter", "adapter"),
         (trial / "trial.json", "config"),
         (trial / "result.json", "eval"),
-        (attempt / "metrics.jsonl", "eval"),
-        (attempt / "log.txt", "logs"),
-        (attempt / "traceback.txt", "logs"),
+        (tried / "metrics.jsonl", "eval"),
+        (tried / "log.txt", "logs"),
+        (tried / "traceback.txt", "logs"),
     ):
-        if path.exists():
-            yield Artifact(path, to)
+        if folder.in_store or path.exists():
+            yield Artifact(path, to, optional=folder.in_store)

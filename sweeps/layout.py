@@ -1,28 +1,100 @@
 """Where things lie: `<storage>/<sweep>/trials/0007/...`, and the names of a trial."""
 
 import re
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from peft_jobs import store
+from peft_jobs.checkpoint import CHECKPOINTS
 from search_spaces import Params
+from sweeps.putting import Mirror
 from sweeps.spec import SweepSpec
+
+
+def storage_folder(storage: str | Path) -> Path:
+    """The folder of a storage on this machine: itself, or where a store's is staged."""
+    text = str(storage)
+    return store.staged(text) if store.is_url(text) else Path(storage)
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The paths of one sweep in its storage."""
+    """The paths of one sweep in its storage.
+
+    Where that is an object store they are staged paths of this machine: written here and put there
+    (`keep`), and read from there.
+    """
 
     storage: Path
     name: str
+    mirror: Mirror | None = field(default=None, compare=False, repr=False)
+    """A driver's, if the storage is an object store."""
 
     @classmethod
     def of(cls, spec: SweepSpec) -> "SweepFolder":
-        return cls(Path(spec.storage), spec.name)
+        return cls(storage_folder(spec.storage), spec.name)
+
+    def with_mirror(self, mirror: Mirror | None) -> "SweepFolder":
+        return replace(self, mirror=mirror)
+
+    @property
+    def location(self) -> str:
+        """The storage as a person names it: an absolute path or a URL."""
+        return self.place(self.storage.absolute())
+
+    @property
+    def in_store(self) -> bool:
+        return store.origin(self.storage) is not None
 
     @property
     def option(self) -> str:
         """What a command needs to find this storage from here; empty for `runs`."""
-        return "" if self.storage == Path("runs").absolute() else f" --storage {self.storage}"
+        return "" if self.storage == Path("runs").absolute() else f" --storage {self.location}"
+
+    def place(self, path: Path) -> str:
+        """Where a path of this storage is found from any machine."""
+        return store.origin(path) or str(path)
+
+    def path_of(self, place: str) -> Path:
+        """The other way round."""
+        return (
+            self.storage / place.removeprefix(f"{self.location}/") if self.in_store else Path(place)
+        )
+
+    def keep(self, *paths: Path) -> None:
+        """Put what was written into these paths to the store, soon; does not wait."""
+        if self.mirror is not None:
+            for path in paths:
+                self.mirror.put(path)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file or a folder of the storage, if it is there; does not wait for a store."""
+        shutil.rmtree(path, ignore_errors=True)
+        if self.mirror is not None:
+            self.mirror.remove(self.place(path))
+
+    def remove_checkpoints(self, number: int) -> None:
+        """Delete all checkpoints of a trial."""
+        attempts = self.trial(number) / "attempts"
+        for path in attempts.glob(f"*/{CHECKPOINTS}"):
+            shutil.rmtree(path, ignore_errors=True)  # a host cut off may still be writing
+        if self.mirror is not None:
+            self.mirror.remove_below(self.place(attempts), CHECKPOINTS)
+
+    def read(self, path: Path) -> str | None:
+        """The text of a file of the storage; None if there is none."""
+        url = store.origin(path)
+        if url is not None:
+            return store.read(url)
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def files(self, below: Path) -> list[str]:
+        """The files at any depth in a folder of the storage, by relative path."""
+        url = store.origin(below)
+        if url is not None:
+            return store.names(url)
+        return sorted(p.relative_to(below).as_posix() for p in below.rglob("*") if p.is_file())
 
     @property
     def path(self) -> Path:
@@ -58,6 +130,14 @@ class SweepFolder:
     def result(self, number: int) -> Path:
         """There if and only if the trial has ended."""
         return self.trial(number) / "result.json"
+
+    def results(self) -> set[int]:
+        """The trials that have a `result.json`."""
+        trials = self.path / "trials"
+        found = (
+            [trials / name for name in self.files(trials)] if self.in_store else trials.glob("*/*")
+        )
+        return {int(path.parent.name) for path in found if path.name == "result.json"}
 
     def checkpoints(self, number: int) -> list[Path]:
         """All checkpoints of a trial, the newest last: by step, then by attempt."""

@@ -1,15 +1,19 @@
 """From a YAML file and `key=value` overrides to a SweepSpec; all mistakes of a file at once."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
 from peft_jobs.mistakes import mistakes, suggest
 from peft_jobs.spec import DEMO, Source
+from peft_jobs.store import MAX_URL_CHARACTERS, is_url
 from sweeps.checks import problems
+from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.sweep_file import SweepFileError, override, read_yaml
 
@@ -44,8 +48,9 @@ def build_sweep(tree: Mapping[str, Any], source: str = "sweep") -> SweepSpec:
         raise SweepFileError(source, _file_words(lines)) from None
     if found := _bad_paths(spec):
         raise SweepFileError(source, found)
+    found = _bad_store(spec)
     spec = _absolute(spec)
-    found = problems(spec)
+    found += problems(spec)
     if found:
         raise SweepFileError(source, found)
     return spec
@@ -66,13 +71,12 @@ def _file_words(lines: Sequence[str]) -> list[str]:
 def _bad_paths(spec: SweepSpec) -> list[str]:
     """What no file system could hold, and a storage that is no folder's path."""
     found = []
-    if "://" in spec.storage or not spec.storage:
-        found.append(
-            f"storage: must be a folder of this machine or a shared one, got {spec.storage!r}"
-        )
+    if not spec.storage:
+        found.append("storage: must be a folder or an object store's URL, got ''")
     sources = {f"data.{name}": getattr(spec.trial.data, name) for name in _SPLITS}
     paths = {name: item.path for name, item in sources.items() if isinstance(item, Source)}
-    paths |= {"storage": spec.storage, "model.name_or_path": spec.trial.model.name_or_path}
+    paths |= {} if is_url(spec.storage) else {"storage": spec.storage}
+    paths |= {"model.name_or_path": spec.trial.model.name_or_path}
     for name, text in paths.items():
         try:
             Path(text).expanduser().exists()
@@ -81,6 +85,35 @@ def _bad_paths(spec: SweepSpec) -> list[str]:
         except (OSError, ValueError, RuntimeError) as error:  # too long, a null, no such user
             reason = error.strerror if isinstance(error, OSError) else error
             found.append(f"{name}: is no path that can be used ({reason}), got {text[:80]!r}")
+    return found
+
+
+def _bad_store(spec: SweepSpec) -> list[str]:
+    """What keeps a sweep from an object store: its URL, and databases that would be files there."""
+    found, url = [], spec.storage
+    if not is_url(url):
+        return []
+    parts = urlsplit(url)
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", parts.scheme) or not f"{parts.netloc}{parts.path}":
+        found.append(f"storage: must look like s3://bucket/prefix, got {redact(url)!r}")
+    elif parts.query or parts.fragment or parts.password or redact(url) != url:
+        found.append(
+            "storage: must be a plain URL; credentials and endpoint come from the environment of "
+            "every node (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...)"
+        )
+    if len(url) > MAX_URL_CHARACTERS:
+        found.append(f"storage: a URL has at most {MAX_URL_CHARACTERS} characters, got {len(url)}")
+    if spec.study_url is None or spec.study_url.startswith("sqlite"):
+        found.append(
+            "study_url: a sweep in an object store needs a database server, such as "
+            "postgresql+psycopg://USER@HOST/NAME"
+        )
+    uri = spec.tracking.uri
+    if spec.tracking.enabled and (uri is None or not uri.startswith(("http", "databricks"))):
+        found.append(
+            "tracking.uri: a sweep in an object store needs an MLflow server, such as "
+            "http://HOST:5000 (or `tracking: none`)"
+        )
     return found
 
 
@@ -98,11 +131,13 @@ def _absolute(spec: SweepSpec) -> SweepSpec:
         folder = Path(model.name_or_path).expanduser().resolve()
         model = model.model_copy(update={"name_or_path": str(folder)})
     trial = trial.model_copy(update={"data": data.model_copy(update=update), "model": model})
-    storage = str(Path(spec.storage).expanduser().resolve())
+    storage = spec.storage.rstrip("/")
+    if not is_url(spec.storage):
+        storage = str(Path(spec.storage).expanduser().resolve())
     return spec.model_copy(update={"trial": trial, "storage": storage})
 
 
 def _absolute_source(source: Source) -> Source:
-    if not source.is_file:
+    if not source.is_file or is_url(source.path):
         return source
     return source.model_copy(update={"path": str(Path(source.path).expanduser().resolve())})

@@ -9,9 +9,10 @@ from typing import Any
 import optuna
 from pydantic import ValidationError
 
-from peft_jobs import SpecError
+from peft_jobs import SpecError, store
 from peft_jobs.mistakes import mistakes, suggest
 from sweeps.database import open_storage
+from sweeps.errors import Unavailable
 from sweeps.layout import SweepFolder
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
@@ -42,11 +43,12 @@ def recorded_sweep(storage: Path, name: str, overrides: Sequence[str] = ()) -> S
 
     Credentials are not recorded: give URLs that need them as overrides. Raises SpecError.
     """
-    tree = {**read_record(storage, name)["sweep"], "storage": str(storage.absolute())}
+    folder = SweepFolder(storage, name)
+    tree = {**read_record(storage, name)["sweep"], "storage": folder.location}
     tree.update(tree.pop("trial"))
     for text in overrides:
         override(tree, text)
-    return _validated(tree, SweepFolder(storage, name))
+    return _validated(tree, folder)
 
 
 def load_all(storage: Path, study_url: str | None = None) -> Iterator[SweepStudy | Unreadable]:
@@ -60,20 +62,28 @@ def load_all(storage: Path, study_url: str | None = None) -> Iterator[SweepStudy
 
 
 def recorded_names(storage: Path) -> list[str]:
-    """The names of the sweeps in `storage`, sorted."""
+    """The names of the sweeps in `storage`, sorted. Unavailable if a store does not answer."""
+    url = store.origin(storage)
+    if url is not None:
+        try:
+            return [n for n in store.children(url) if store.exists(f"{url}/{n}/sweep.json")]
+        except OSError as error:
+            raise Unavailable(f"{url} cannot be read: {error}") from error
     return sorted(path.parent.name for path in storage.glob("*/sweep.json"))
 
 
 def read_record(storage: Path, name: str) -> dict[str, Any]:
     """`sweep.json`: the resolved sweep, what was prepared, and the environment."""
+    folder = SweepFolder(storage, name)
+    path, where = folder.path / "sweep.json", store.origin(storage) or storage
     names = recorded_names(storage)
+    text = folder.read(path) if name in names else None
     if not names:
-        raise SpecError(f"there is no sweep in {storage}; give the folder with --storage")
-    if name not in names:
-        raise SpecError(f"there is no sweep {name!r} in {storage}{suggest(name, names)}")
-    path = SweepFolder(storage, name).path / "sweep.json"
+        raise SpecError(f"there is no sweep in {where}; give the folder with --storage")
+    if text is None:
+        raise SpecError(f"there is no sweep {name!r} in {where}{suggest(name, names)}")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(text)
     except ValueError as error:
         raise SpecError(f"{path} is no JSON that can be read: {error}") from None
     if not isinstance(record, dict) or "sweep" not in record:
@@ -99,7 +109,7 @@ def _load(
 ) -> SweepStudy:
     record = read_record(storage, name)
     folder = SweepFolder(storage.absolute(), name)
-    spec = _validated({**record["sweep"], "storage": str(folder.storage)}, folder)
+    spec = _validated({**record["sweep"], "storage": folder.location}, folder)
     url = folder.study_url if spec.study_url is None else study_url or spec.study_url
     if "***@" in url:
         raise SpecError(

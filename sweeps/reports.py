@@ -62,6 +62,7 @@ def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
     write_json(folder.path / "leaderboard.json", board.to_json())
     write_whole(folder.path / "leaderboard.csv", to_csv(board))
     write_whole(folder.path / "leaderboard.html", to_html(board))
+    folder.keep(*(folder.path / f"leaderboard.{kind}" for kind in ("json", "csv", "html")))
 
 
 def to_csv(board: Leaderboard) -> str:
@@ -110,7 +111,8 @@ def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
         artifacts.append(Artifact(folder.trial(best.number) / "trial.json", "best"))
         if best.adapter is not None:
             artifacts.append(Artifact(folder.path / best.adapter, "best/adapter"))
-    return [artifact for artifact in artifacts if artifact.path.exists()]
+    fetched = [a for a in artifacts if folder.in_store and a.artifact_path.startswith("best")]
+    return [a for a in artifacts if a.path.exists() or a in fetched]
 
 
 def _bytes(count: int | None) -> str:

@@ -12,6 +12,7 @@ from peft_jobs.provenance import environment
 from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.inline import InlineBackend
+from sweeps.inputs import modules, with_inputs
 from sweeps.interrupts import interrupted_by_signals
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
@@ -20,6 +21,7 @@ from sweeps.parent_run import Status, end_sweep, open_tracker
 from sweeps.planning import resolve, variants
 from sweeps.plots import write_plots
 from sweeps.pulse import Pulse
+from sweeps.putting import mirrored
 from sweeps.redact import redact
 from sweeps.reports import write_reports
 from sweeps.spec import SweepSpec
@@ -86,8 +88,21 @@ def launch(
 
     `source` is the sweep file's text; `retry_failed` runs the trials that failed once more.
     """
-    folder, watchers = SweepFolder.of(spec), watchers or Watchers()
+    folder = SweepFolder.of(spec)
+    with mirrored(folder.path, FLUSH_SECONDS) as mirror:
+        folder = folder.with_mirror(mirror)
+        return _launch(spec, folder, source, watchers or Watchers(), retry_failed)
+
+
+def _launch(
+    spec: SweepSpec,
+    folder: SweepFolder,
+    source: str | None,
+    watchers: Watchers,
+    retry_failed: bool,
+) -> Outcome:
     folder.path.mkdir(parents=True, exist_ok=True)
+    spec = with_inputs(spec, folder)
     storage = open_storage(spec.study_url or folder.study_url)
     with _driving(Lease(storage, spec.name), watchers.pulse) as tick:
         with contextlib.closing(make_backend(spec, folder)) as backend:
@@ -133,8 +148,9 @@ def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
     leaderboard = make_leaderboard(driver.study)
     write_reports(leaderboard, driver.folder)
-    if driver.spec.tracking.enabled:
-        write_plots(driver.study.optuna, driver.folder.path / "plots")
+    plots = driver.folder.path / "plots"
+    if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
+        driver.folder.keep(plots)
     status, reason = _status(driver)
     end_sweep(driver, leaderboard, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)
@@ -147,7 +163,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     options = dict(spec.resources.engine_options)
     resources = spec.resources
     if resources.engine in ("solo", "packed"):
-        options.setdefault("cache_dir", str(folder.cache))
+        options.setdefault("cache_dir", folder.place(folder.cache))
         options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)
     if resources.engine == "packed" and resources.slots_per_gpu != "auto":
         options.setdefault("num_slots", resources.slots)
@@ -155,7 +171,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
         return InlineBackend(resources.engine, options)
     from sweeps.cluster.backend import RayBackend
 
-    return RayBackend(resources, options)
+    return RayBackend(resources, options, modules(spec))
 
 
 def _write_sweep(
@@ -163,12 +179,14 @@ def _write_sweep(
 ) -> None:
     if source is not None:
         write_whole(folder.path / "sweep.yaml", redact(source))
+        folder.keep(folder.path / "sweep.yaml")
     record = {
         "sweep": spec.without_credentials().model_dump(mode="json"),
         "prepared": prepared.model_dump(mode="json"),
         "environment": environment(),
     }
     write_json(folder.path / "sweep.json", record)
+    folder.keep(folder.path / "sweep.json")
 
 
 def _status(driver: Driver) -> tuple[Status, str | None]:

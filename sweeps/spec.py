@@ -91,7 +91,10 @@ class ResourcesSpec(Section):
     """Trials at a time on a GPU, or on a node without any: what the packed engine may train in one
     step. `auto`: as many as a host finds worth it before the first trial."""
     gpus_per_trial: NonNegative | Literal["auto"] = "auto"
-    """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0."""
+    """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0. Above 1, and then
+    whole: the base is spread over so many GPUs of a node, for the `solo` engine."""
+    accelerator_type: str | None = None
+    """Kind of GPU that trials need, in a cluster with several: `A100`, as `ray status` names it."""
     cpus_per_trial: Positive | Literal["auto"] = "auto"
     """`auto`: a slot's share of a GPU's cores, or of all cores of the smallest node without any."""
     max_concurrent: Count | None = None
@@ -106,10 +109,20 @@ class ResourcesSpec(Section):
     def _known_engine(self) -> Self:
         if self.engine not in ENGINES:
             raise ValueError(f"unknown engine {self.engine!r}{suggest(self.engine, ENGINES)}")
+        gpus = self.gpus_per_trial
+        if gpus != "auto" and gpus > 1 and (gpus != int(gpus) or self.engine == "packed"):
+            raise ValueError(
+                f"gpus_per_trial above 1 must be whole, and needs `engine: solo`; got {gpus:g} and "
+                f"{self.engine}"
+            )
         if self.address is not None and self.address.startswith("ray://"):
             raise ValueError(
                 "ray:// addresses (Ray Client) would move the driver to the cluster's head: "
                 "run peft-sweep on a machine of the cluster and give `auto` or HOST:PORT"
+            )
+        if self.address is not None and self.address.startswith(("http://", "https://")):
+            raise ValueError(
+                f"{self.address} is the address of a job server: `peft-sweep submit` takes it"
             )
         return self
 

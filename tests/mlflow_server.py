@@ -57,6 +57,7 @@ class Gate:
         self.port = free_port()
         self._target = ("127.0.0.1", target_port)
         self._listener: socket.socket | None = None
+        self._live: list[socket.socket] = []
 
     @property
     def url(self) -> str:
@@ -67,8 +68,13 @@ class Gate:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
+        """Nobody listens any more, and who was being served is cut off."""
         if self._listener:
-            self._listener.close()
+            for one in (self._listener, *self._live):
+                with contextlib.suppress(OSError):  # it has ended by itself
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+            self._listener, self._live = None, []
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -81,6 +87,7 @@ class Gate:
             except OSError:  # the server behind is away
                 client.close()
                 continue
+            self._live = [one for one in self._live if one.fileno() >= 0] + [client, upstream]
             for source, sink in ((client, upstream), (upstream, client)):
                 threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
 

@@ -108,12 +108,14 @@ class Launched:
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """The study as it stands; none before the driver has opened it."""
         storage, name = Path(self.tree["storage"]), self.tree["name"]
-        if not (storage / name / "sweep.json").exists():
+        url = self.tree.get("study_url")
+        if url is None and not (storage / name / "sweep.json").exists():
             return []
         if self.study is None:
-            database = open_storage(f"sqlite:///{storage / 'optuna.db'}")
-            self.study = optuna.load_study(study_name=name, storage=database)
-        return self.study.get_trials()
+            database = open_storage(url or f"sqlite:///{storage / 'optuna.db'}")
+            with contextlib.suppress(KeyError):  # its driver has not come so far
+                self.study = optuna.load_study(study_name=name, storage=database)
+        return [] if self.study is None else self.study.get_trials()
 
     def reported(self, count: int = 1) -> bool:
         """Whether that many trials run and have left a checkpoint."""
@@ -218,11 +220,16 @@ class Node:
 
 @contextlib.contextmanager
 def ray_node(
-    folder: Path, *options: str, address: str | None = None, port: int | None = None
+    folder: Path,
+    *options: str,
+    address: str | None = None,
+    port: int | None = None,
+    **environment: str,
 ) -> Iterator[Node]:
     """A Ray node, in a process group of its own, killed at the end.
 
-    The head of a new cluster (at `port`), or one that joins the cluster at `address`.
+    The head of a new cluster (at `port`), or one that joins the cluster at `address`. `environment`
+    is added to that of this process.
     """
     if address is None:
         address = f"127.0.0.1:{port or free_port()}"
@@ -232,7 +239,7 @@ def ray_node(
         own = [f"--address={address}"]
     command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *own, *options]
     # As this process speaks: a token in the home directory would switch authentication on.
-    environment = {"RAY_AUTH_MODE": "disabled", **os.environ}
+    environment = {"RAY_AUTH_MODE": "disabled", **os.environ, **environment}
     with (folder / "ray-start.log").open("w") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, start_new_session=True

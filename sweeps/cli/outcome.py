@@ -18,12 +18,12 @@ def record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dic
     folder, best = SweepFolder.of(spec), outcome.leaderboard.best
     return {
         "sweep": spec.name,
-        "folder": str(folder.path),
+        "folder": folder.place(folder.path),
         "status": outcome.status,
         "reason": outcome.reason,
         "interrupted": sorted(interrupted),
         "undelivered": outcome.undelivered,
-        "adapter": str(folder.path / best.adapter) if best and best.adapter else None,
+        "adapter": _adapter(folder, best.adapter) if best and best.adapter else None,
         "leaderboard": outcome.leaderboard.to_json(),
     }
 
@@ -38,7 +38,8 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
     if board.best is None or outcome.status != "complete":
         return
     if board.best.adapter is not None:
-        out.print(f"The winner's adapter is in [bold]{folder.path / board.best.adapter}[/]\n")
+        adapter = _adapter(folder, board.best.adapter)
+        out.print(f"The winner's adapter is in [bold]{adapter}[/]\n")
     where = folder.option
     steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
     if spec.tracking.enabled and spec.tracking.uri is None:
@@ -47,6 +48,10 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
     out.print("Next:")
     for command, what in steps.items():
         out.print(f"  {command:{width}}  [dim]{what}[/]", soft_wrap=True)
+
+
+def _adapter(folder: SweepFolder, relative: str) -> str:
+    return folder.place(folder.path / relative)
 
 
 def tell_status(

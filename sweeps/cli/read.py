@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from peft_jobs import SpecError, State
+from peft_jobs import SpecError, State, store
 from peft_jobs.files import write_whole
 from sweeps.cli.board import DEFAULT_ROWS, print_board
 from sweeps.cli.screen import out, print_json, say
@@ -61,13 +61,15 @@ class Listed:
 
 def list_sweeps(storage: Path, study_url: str | None, json: bool) -> None:
     """Print every sweep of the storage."""
-    if not storage.is_dir():
+    url = store.origin(storage)
+    if url is None and not storage.is_dir():
         raise SpecError(f"there is no folder {storage}; give the sweeps' folder with --storage")
     listed = [_listed(study) for study in load_all(storage, study_url)]
     if json:
         print_json([asdict(item) for item in listed])
     elif not listed:
-        say(f"No sweep in {storage} yet; `peft-sweep init` writes a sweep file to start from.")
+        where = url or storage
+        say(f"No sweep in {where} yet; `peft-sweep init` writes a sweep file to start from.")
     else:
         out.print(_table(listed))
 

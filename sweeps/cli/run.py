@@ -85,7 +85,7 @@ def run(path: Path, options: Options) -> int:
 def resume(storage: Path, name: str, options: Options, retry_failed: bool = False) -> int:
     """Take up a recorded sweep, with its file or without."""
     spec = recorded_sweep(storage, name, [*options.as_overrides()])
-    rest = [name, *options.words(), "--storage", str(storage)]
+    rest = [name, *options.words(), "--storage", SweepFolder(storage, name).location]
     command = ["retry", *rest, "--failed"] if retry_failed else ["resume", *rest]
     if _supervises(spec, options):
         return _supervise(options, command, ["resume", *rest])
@@ -152,7 +152,7 @@ def uses(spec: SweepSpec) -> dict[str, str]:
     words = {
         "device": where,
         "base": f"{spec.trial.model.name_or_path}, {spec.trial.quantization.scheme}",
-        "storage": str(folder.path),
+        "storage": folder.place(folder.path),
         "tracking": f"MLflow, {redact(tracking.uri or folder.tracking_url)}",
     }
     if not tracking.enabled:

@@ -34,11 +34,13 @@ def describe(study: SweepStudy, trial: FrozenTrial, folder: SweepFolder) -> dict
     attempt = said.get("attempt", 1)
     files = {
         "trial": folder.trial(trial.number) / "trial.json",
-        "result": folder.trial(trial.number) / "result.json",
-        "adapter": folder.trial(trial.number) / "adapter",
+        "result": folder.result(trial.number),
+        "adapter": folder.path / (result.adapter or "none"),
         "metrics": folder.attempt(trial.number, attempt) / "metrics.jsonl",
         "log": folder.attempt(trial.number, attempt) / "log.txt",
     }
+    there = {folder.trial(trial.number) / file for file in folder.files(folder.trial(trial.number))}
+    there |= {parent for path in there for parent in path.parents}
     return {
         "number": trial.number,
         "state": trial.state.name,
@@ -50,15 +52,15 @@ def describe(study: SweepStudy, trial: FrozenTrial, folder: SweepFolder) -> dict
         "value": trial.value,
         "rungs": {str(rung): value for rung, value in sorted(trial.intermediate_values.items())},
         **result.model_dump(mode="json", exclude={"state", "kind", "adapter", "traceback"}),
-        "traceback": _traceback(files["result"]),
-        "files": {name: str(path) for name, path in files.items() if path.exists()},
+        "traceback": _traceback(folder.read(files["result"])),
+        "files": {name: folder.place(path) for name, path in files.items() if path in there},
     }
 
 
-def _traceback(result: Path) -> str | None:
-    if not result.is_file():
+def _traceback(result: str | None) -> str | None:
+    if result is None:
         return None
-    found = json_text.loads(result.read_text(encoding="utf-8")).get("traceback")
+    found = json_text.loads(result).get("traceback")
     return None if found is None else str(found)
 
 

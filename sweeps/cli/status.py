@@ -142,14 +142,14 @@ def _running(trial: FrozenTrial, folder: SweepFolder) -> RunningTrial:
     known = trial.user_attrs
     started = float(known["started_at"])
     attempt = int(known.get("attempt", 1))
-    progress = _progress(folder.attempt(trial.number, attempt) / "metrics.jsonl")
+    progress = _progress(folder, folder.attempt(trial.number, attempt) / "metrics.jsonl")
     return RunningTrial(trial.number, attempt, started, known.get("params", {}), progress)
 
 
-def _progress(metrics: Path) -> Progress | None:
+def _progress(folder: SweepFolder, metrics: Path) -> Progress | None:
     """The last report in a trial's file, which its host may be writing just now."""
     try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
+        lines = (folder.read(metrics) or "").splitlines()
     except OSError:
         return None
     for line in reversed(lines):

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -54,21 +55,26 @@ _SECRETS = (
 class RayBackend:
     """Connects on construction; `close` takes down what it started."""
 
-    def __init__(self, resources: ResourcesSpec, options: dict[str, Any]) -> None:
+    def __init__(
+        self, resources: ResourcesSpec, options: dict[str, Any], modules: Sequence[Path] = ()
+    ) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         # Tune 2.60 hands these to its actors on their command lines, and into Ray's logs.
         class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRETS)
         # Tune prints a traceback for each proxy that dies and is replaced; the bridge says so too.
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-        _connect(resources.address)
+        _connect(resources.address, modules)
         try:
             self.fleet = Fleet(resources, options)
             if self.fleet.capacity() < 1:
                 share = self.fleet.share
+                kind = resources.accelerator_type
+                of_kind = "" if kind is None else f" of the kind {kind!r}"
                 raise SpecError(
-                    f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for "
-                    "a trial: lower resources.cpus_per_trial or resources.gpus_per_trial"
+                    f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs"
+                    f"{of_kind} for a trial: lower resources.cpus_per_trial or "
+                    "resources.gpus_per_trial"
                 )
         except BaseException:
             ray.shutdown()
@@ -99,7 +105,7 @@ class RayBackend:
         scratch = driver.folder.path / ".ray"
         share = self.fleet.share
         tuner = tune.Tuner(
-            tune.with_resources(TrialProxy, {"cpu": share.cpus, "gpu": share.gpus}),
+            tune.with_resources(TrialProxy, share.resources),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(bridge),
                 scheduler=ReportScheduler(bridge),
@@ -133,8 +139,12 @@ class RayBackend:
         ray.shutdown()
 
 
-def _connect(address: str | None) -> None:
-    """Join the cluster at `address`; by default start one here, whatever else runs here."""
+def _connect(address: str | None, modules: Sequence[Path]) -> None:
+    """Join the cluster at `address`; by default start one here, whatever else runs here.
+
+    Another cluster's nodes are sent the `modules`.
+    """
+    code = {"py_modules": [str(module) for module in modules]}
     try:
         if address is not None and ":" in address:  # Ray itself would try for a minute
             host, _, port = address.rpartition(":")
@@ -145,6 +155,7 @@ def _connect(address: str | None) -> None:
                 include_dashboard=False if address is None else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                runtime_env=code if address is not None and modules else None,
             )
     except (OSError, RuntimeError, ValueError) as error:
         where = "can be started" if address is None else f"at {address!r}"

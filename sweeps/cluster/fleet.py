@@ -91,14 +91,8 @@ class Fleet:
 
     def capacity(self) -> int:
         """Trials that the cluster holds at a time."""
-        slots = 0
-        for node in alive_nodes():
-            if node["NodeID"] in self._draining:
-                continue
-            have = node["Resources"]
-            by_cpu = int(have.get("CPU", 0) / self.share.cpus) if self.share.cpus else 10**6
-            by_gpu = int(have.get("GPU", 0) / self.share.gpus) if self.share.gpus else 10**6
-            slots += min(by_cpu, by_gpu)
+        nodes = [node for node in alive_nodes() if node["NodeID"] not in self._draining]
+        slots = sum(self.share.fits(node) for node in nodes)
         return min(slots, self._max_concurrent or slots)
 
     def names(self) -> tuple[str, ...]:
@@ -167,20 +161,20 @@ class Fleet:
                     host.actor.checkpoint_all.remote()
 
     def _make(self, place: Place) -> Any:
-        environment = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}
         options = dict(self._options)
         if self._engine in ("solo", "packed"):
             options.setdefault("threads", place.cores)
+        if self._engine == "solo" and place.gpus is not None and "," in place.gpus:
+            options.setdefault("spread", True)
         actor = ray.remote(HostActor).options(
             name=place.name,
             num_cpus=0,
             num_gpus=0,
             max_restarts=-1,  # in place, under the same name, on the same device
             max_concurrency=MAX_CALLS,
-            runtime_env={"env_vars": environment} if environment else None,
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
         )
-        return actor.remote(self._engine, options, environment)
+        return actor.remote(self._engine, options, place.gpus)
 
 
 def _last_words(actor: Any) -> str:

@@ -21,9 +21,11 @@ CLAIM_SECONDS = 5.0
 class HostActor:
     """See `TrialHost` for the calls' meaning; everything that crosses the wire is plain JSON."""
 
-    def __init__(self, engine: str, options: dict[str, Any], environment: dict[str, str]) -> None:
+    def __init__(self, engine: str, options: dict[str, Any], gpus: str | None) -> None:
+        """`gpus`: see `sweeps.cluster.nodes.Place`."""
+        if gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
         # Ray gives an actor without CPUs OMP_NUM_THREADS=1; the engine sets its own threads.
-        os.environ.update(environment)
         os.environ.pop("OMP_NUM_THREADS", None)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
@@ -116,3 +118,11 @@ class HostActor:
         news, self._news = self._news, asyncio.Event()
         if news is not None:
             news.set()
+
+
+def _visible(gpus: str) -> str:
+    """CUDA's numbers for GPUs of this node, of which its raylet may have been shown only some."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not shown:
+        return gpus
+    return ",".join(shown.split(",")[int(gpu)] for gpu in gpus.split(","))

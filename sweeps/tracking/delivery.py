@@ -19,6 +19,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from peft_jobs import faults
+from peft_jobs.store import at_hand
 from sweeps.redact import redact
 from sweeps.tracking.batch import Batch, KnownRun, gather, known
 from sweeps.tracking.destination import Destination
@@ -169,13 +170,16 @@ class Delivery:
             if op.kind == "text":
                 self._client.log_text(run.id, body["text"], body["file"])
                 return
-            path, folder = Path(body["path"]), body["artifact_path"] or None
-            if path.is_dir():
-                self._client.log_artifacts(run.id, str(path), folder)
-            elif path.is_file():
-                self._client.log_artifact(run.id, str(path), folder)
-            else:
-                raise Refused(f"the artifact is gone: {path}")
+            folder = body["artifact_path"] or None
+            try:
+                with at_hand(Path(body["path"])) as path:
+                    if path.is_dir():
+                        self._client.log_artifacts(run.id, str(path), folder)
+                    else:
+                        self._client.log_artifact(run.id, str(path), folder)
+            except FileNotFoundError as error:
+                if not body.get("optional"):
+                    raise Refused(f"the artifact is gone: {body['path']}") from error
 
 
 def _is_refusal(error: Exception) -> bool:

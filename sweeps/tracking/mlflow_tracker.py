@@ -174,7 +174,11 @@ def _uploads(key: str, artifacts: Sequence[Artifact], texts: Mapping[str, str]) 
     for file, text in texts.items():
         yield NewOp(key, "text", {"file": file, "text": text}, UPLOADS)
     for artifact in artifacts:
-        body = {"path": str(artifact.path.absolute()), "artifact_path": artifact.artifact_path}
+        body = {
+            "path": str(artifact.path.absolute()),
+            "artifact_path": artifact.artifact_path,
+            "optional": artifact.optional,
+        }
         yield NewOp(key, "artifact", body, UPLOADS)
 
 

@@ -18,6 +18,8 @@ class Artifact:
 
     path: Path
     artifact_path: str = ""
+    optional: bool = False
+    """Whether nothing is wrong if it is not there by then."""
 
 
 class Tracker(Protocol):

@@ -38,7 +38,7 @@ class TrialRecord:
 
 def read(storage: Path, name: str, mlflow: Path | None = None) -> dict[int, TrialRecord]:
     """All trials of a sweep by number; `mlflow` is a server's database, if not the storage's."""
-    runs = _runs(mlflow or storage / "mlflow.db", name)
+    runs = runs_by_trial(mlflow or storage / "mlflow.db", name)
     found = {}
     with closing(sqlite3.connect(storage / "optuna.db", timeout=60)) as db:
         trials = db.execute(
@@ -126,7 +126,7 @@ def _trial(
 
     attributes = _decoded(rows("key, value_json", "trial_user_attributes"))
     if "result" in attributes:
-        attributes["result"] = _comparable(attributes["result"])
+        attributes["result"] = comparable(attributes["result"])
     system = _decoded(rows("key, value_json", "trial_system_attributes"))
     file = folder / "trials" / f"{number:04d}" / "result.json"
     return TrialRecord(
@@ -138,12 +138,12 @@ def _trial(
         attributes={
             name: attributes.get(name) for name in ("kind", "params", "fingerprint", "result")
         },
-        file=_comparable(json.loads(file.read_text())) if file.exists() else None,
+        file=comparable(json.loads(file.read_text())) if file.exists() else None,
         runs=runs,
     )
 
 
-def _runs(database: Path, name: str) -> dict[int, list[dict[str, Any]]]:
+def runs_by_trial(database: Path, name: str) -> dict[int, list[dict[str, Any]]]:
     """The child runs of a sweep by trial; none without a database."""
     found: dict[int, list[dict[str, Any]]] = {}
     if not database.exists():
@@ -172,7 +172,8 @@ def _runs(database: Path, name: str) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _comparable(result: dict[str, Any]) -> dict[str, Any]:
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what two runs of one trial do not share."""
     return {name: value for name, value in result.items() if name not in _OF_THE_MACHINE}
 
 

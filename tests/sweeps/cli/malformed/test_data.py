@@ -10,6 +10,13 @@ CLASSES = [{"a": "good", "y": 1}, {"a": "bad", "y": 0}] * 3
 TURNS = [{"m": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 3
 CLASSIFY = {"type": "sequence_classification", "text": "{a}", "label": "y"}
 CHAT = {"type": "causal_lm", "messages": "m"}
+TAG = {"type": "token_classification", "tokens": "a", "tags": "y"}
+TAGGED = [{"a": ["a", "lamp"], "y": ["O", "B-thing"]}] * 3
+ANSWER = {"type": "question_answering", "question": "{q}", "context": "c", "answers": "y"}
+ANSWERED = [
+    {"q": f"which {n} ?", "c": "a red lamp", "y": {"text": ["red"], "answer_start": [2]}}
+    for n in range(4)
+]
 
 DATA: dict[str, tuple[dict[str, Any], str]] = {
     "a template with an unknown column": (
@@ -92,6 +99,75 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown label in validation": (
         {"task": CLASSIFY, "rows": CLASSES, "validation": [{"a": "x", "y": 7}] * 3},
         "validation.jsonl, row 1: label 7 in column 'y' is not among the 2 classes",
+    ),
+    "labels that are no list": (
+        {"task": {**CLASSIFY, "label": None, "labels": "y"}, "rows": CLASSES},
+        "train.jsonl, rows 1, 2, 3, 4, 5 and 1 more: column 'y' must hold a list of labels",
+    ),
+    "flags that are more than 0 and 1": (
+        {
+            "task": {**CLASSIFY, "label": None, "labels": ["y", "z"]},
+            "rows": [{"a": "x", "y": 1, "z": 0}, {"a": "x", "y": 0, "z": 2}] * 2,
+        },
+        "train.jsonl, rows 2, 4: column 'z' must hold 0 or 1, or true or false",
+    ),
+    "more words than tags": (
+        {"task": TAG, "rows": [*TAGGED, {"a": ["a", "lamp"], "y": ["O"]}]},
+        "train.jsonl, row 4: columns 'a' and 'y' must have equal lengths",
+    ),
+    "a text in place of words": (
+        {"task": TAG, "rows": [{"a": "a lamp", "y": ["O", "B-thing"]}] * 3},
+        "rows 1, 2, 3: column 'a' must hold a list",
+    ),
+    "tags without names": (
+        {"task": TAG, "rows": [{"a": ["a", "lamp"], "y": [0, 1]}] * 3},
+        "task.tag_names: column 'y' holds numbers; give the names of the tags 0 to 1",
+    ),
+    "a tag that the training rows lack": (
+        {"task": TAG, "rows": TAGGED, "validation": [{"a": ["x"], "y": ["B-place"]}] * 3},
+        "validation.jsonl, row 1: tag 'B-place' in column 'y' is not among the 2 tags",
+    ),
+    "answers that lie elsewhere": (
+        {
+            "task": ANSWER,
+            "rows": [*ANSWERED, {**ANSWERED[0], "y": {"text": ["red"], "answer_start": [3]}}],
+        },
+        "train.jsonl, row 5: an answer of column 'y' does not lie at its answer_start",
+    ),
+    "answers that are texts": (
+        {"task": ANSWER, "rows": [{**row, "y": "red"} for row in ANSWERED]},
+        "column 'y' must hold {text: [...], answer_start: [...]} or a list",
+    ),
+    "contexts on both sides": (
+        {"task": ANSWER, "train": ANSWERED, "data": {"validation": 0.5}},
+        "data.group_by: several questions share a context",
+    ),
+    "one context to hold out": (
+        {"task": ANSWER, "train": ANSWERED, "data": {"validation": 0.5, "group_by": "c"}},
+        "data.group_by: all rows are of one group",
+    ),
+    "groups by an unknown column": (
+        {"data": {"validation": 0.5, "group_by": "bb"}},
+        "data.group_by uses column 'bb', which train.jsonl does not have; did you mean 'b'?",
+    ),
+    "tools that are no list": (
+        {"task": {**CHAT, "tools": "t"}, "rows": [{**TURNS[0], "t": "[{"}] * 3},
+        "column 't' must hold a list of tools, or its JSON text",
+    ),
+    "an empty text": (
+        {"task": {"type": "causal_lm", "text": "{b}"}, "rows": [*GOOD, {"a": "x", "b": " "}]},
+        "train.jsonl, row 7: the text is empty (column 'b')",
+    ),
+    "a decoder where an encoder is needed too": (
+        {"task": {"type": "seq2seq", "source": "{a}", "target": "{b}"}},
+        "has no form for task.type seq2seq",
+    ),
+    "answers longer than the base": (
+        {
+            "task": {"type": "causal_lm", "prompt": "{a}", "response": "{b}"},
+            "evaluation": {"generation": {"max_new_tokens": 5000}},
+        },
+        "evaluation.generation.max_new_tokens must be <=",
     ),
     "conversations without a chat template": (
         {"task": CHAT, "rows": TURNS},

@@ -1,0 +1,243 @@
+"""Object stores: `s3://bucket/prefix` and other URLs, reached through pyarrow's file systems.
+
+An object is whole or not there; a folder is many objects, so its manifest is put last and removed
+first: a folder without one is not there. Credentials, endpoint and region come from the machine's
+environment (`AWS_*`), never from the URL. pyarrow is imported with the first call.
+
+What a process works on lies on its own disk, under the staging folder (PEFT_SWEEPS_STAGING, by
+default ~/.cache/peft-sweeps): a driver's copy of a storage, and apart from it a host's attempts.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from peft_jobs.files import whole_folder
+from peft_jobs.patience import patiently
+
+MANIFEST = "manifest.json"
+MAX_URL_CHARACTERS = 120
+_FLAT = ("s3", "gcs", "abfs")
+"""Stores without folders."""
+
+
+def is_url(text: str) -> bool:
+    """Whether a storage is a store's URL, and no folder."""
+    return "://" in text
+
+
+def staged(url: str) -> Path:
+    """The folder of this machine in which a driver keeps its copy of the storage at `url`."""
+    return _staging() / "driver" / quote(url.rstrip("/"), safe="")
+
+
+def origin(path: Path) -> str | None:
+    """The URL that a driver's staged path belongs to; None for any other path."""
+    root = _staging() / "driver"
+    if not path.is_relative_to(root) or path == root:
+        return None
+    first, *rest = path.relative_to(root).parts
+    return "/".join([unquote(first), *rest])
+
+
+def local_folder(place: str) -> Path:
+    """The folder itself, or where this machine's hosts keep a store's."""
+    if not is_url(place):
+        return Path(place)
+    parts = urlsplit(place)
+    return _staging() / "host" / parts.scheme / parts.netloc / parts.path.strip("/")
+
+
+def put(local: Path, url: str) -> None:
+    """Put a file, or a folder as a whole; replaces an older one. Raises OSError."""
+    system, path = _reach(url)
+    if not local.is_dir():
+        _put_file(system, local, path)
+        return
+    files = sorted(p for p in local.rglob("*") if p.is_file() and p.name != MANIFEST)
+    sizes = {p.relative_to(local).as_posix(): p.stat().st_size for p in files}
+    for name in sizes:
+        _put_file(system, local / name, f"{path}/{name}")
+    put_text(json.dumps({"files": sizes}), f"{url}/{MANIFEST}")
+
+
+def put_text(text: str, url: str) -> None:
+    """Put a small UTF-8 file."""
+    system, path = _reach(url)
+    _make_room(system, path)
+    with system.open_output_stream(path) as file:
+        file.write(text.encode())
+
+
+def fetch(url: str, local: Path) -> None:
+    """Bring a file, or a folder that was put as a whole; `local` is whole or not there.
+
+    Raises FileNotFoundError if the store has no such thing, OSError if it does not answer.
+    """
+    system, path = _reach(url)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    manifest = read(f"{url}/{MANIFEST}")
+    if manifest is None:
+        handle, aside = tempfile.mkstemp(dir=local.parent, prefix=f".{local.name}.")
+        os.close(handle)
+        try:
+            _fetch_file(system, path, Path(aside))
+            os.replace(aside, local)
+        finally:
+            Path(aside).unlink(missing_ok=True)
+        return
+    with whole_folder(local) as folder:
+        for name, size in json.loads(manifest)["files"].items():
+            _fetch_file(system, f"{path}/{name}", folder / name)
+            if (folder / name).stat().st_size != size:
+                raise OSError(f"{url}/{name} has changed while it was fetched")
+
+
+def cached(url: str, folder: Path) -> Path:
+    """A file on this disk, fetched into `folder` once for as long as it does not change.
+
+    Waits for a store that is away. Raises FileNotFoundError, and GivenUp.
+    """
+    system, path = _reach(url)
+    info = patiently(lambda: system.get_file_info([path])[0])
+    if info is None or not info.is_file:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+    version = hashlib.sha256(f"{url} {info.size} {info.mtime_ns}".encode()).hexdigest()
+    local = folder / version[:16] / Path(path).name
+    if not local.exists():
+        patiently(lambda: fetch(url, local))
+    return local
+
+
+def read(url: str) -> str | None:
+    """The text of a small file; None if there is none."""
+    system, path = _reach(url)
+    try:
+        with system.open_input_stream(path) as file:
+            return str(file.read().decode())
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def exists(url: str) -> bool:
+    """Whether there is such a file, or a folder that was put as a whole."""
+    system, path = _reach(url)
+    found = system.get_file_info([path, f"{path}/{MANIFEST}"])
+    return any(info.is_file for info in found)
+
+
+def names(url: str) -> list[str]:
+    """Files at any depth below `url`, as relative paths; none if nothing is there."""
+    from pyarrow.fs import FileSelector
+
+    system, path = _reach(url)
+    found = system.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+    root = path.strip("/")  # some systems list their paths with a slash in front
+    files = [info.path.strip("/") for info in found if info.is_file]
+    return sorted(file.removeprefix(f"{root}/") for file in files)
+
+
+def children(url: str) -> list[str]:
+    """Names directly below `url`."""
+    from pyarrow.fs import FileSelector
+
+    system, path = _reach(url)
+    found = system.get_file_info(FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found)
+
+
+def remove(url: str) -> None:
+    """Remove a file or a folder, its manifest first; nothing happens if it is not there."""
+    system, path = _reach(url)
+    below = names(url)
+    for name in below:
+        if Path(name).name == MANIFEST:
+            system.delete_file(f"{path}/{name}")
+    if below:
+        system.delete_dir(path)
+    elif system.get_file_info([path])[0].is_file:
+        system.delete_file(path)
+
+
+@contextmanager
+def at_hand(path: Path) -> Iterator[Path]:
+    """`path`, or for the block a copy of what a driver's staged path stands for.
+
+    Raises FileNotFoundError if there is none.
+    """
+    url = origin(path)
+    if path.exists():
+        yield path
+        return
+    if url is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with tempfile.TemporaryDirectory(prefix="peft-sweeps-") as folder:
+        fetch(url, Path(folder) / path.name)
+        yield Path(folder) / path.name
+
+
+def _staging() -> Path:
+    named = os.environ.get("PEFT_SWEEPS_STAGING") or "~/.cache/peft-sweeps"
+    return Path(named).expanduser().absolute()
+
+
+def _reach(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    parts = urlsplit(url)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    system, root = _system(parts.scheme, parts.netloc, endpoint)
+    return system, f"{root}{parts.path}".rstrip("/")
+
+
+@lru_cache(maxsize=32)
+def _system(scheme: str, bucket: str, endpoint: str | None) -> tuple[Any, str]:
+    """The file system, and where the path of a URL begins in it."""
+    from pyarrow import fs
+
+    if scheme == "s3":
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region is None and endpoint is None:
+            region = fs.resolve_s3_region(bucket)
+        system = fs.S3FileSystem(
+            region=region or "us-east-1",
+            endpoint_override=endpoint,
+            allow_delayed_open=True,  # one request for a small file
+            request_timeout=60.0,
+            connect_timeout=5.0,
+        )
+        return system, bucket
+    if scheme == "file":
+        return fs.LocalFileSystem(), ""
+    try:
+        system, root = fs.FileSystem.from_uri(f"{scheme}://{bucket}")
+    except ValueError:  # none of pyarrow's own
+        import fsspec
+
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), bucket
+    return system, root.rstrip("/")
+
+
+def _make_room(system: Any, path: str) -> None:
+    if system.type_name not in _FLAT:
+        system.create_dir(path.rpartition("/")[0], recursive=True)
+
+
+def _put_file(system: Any, local: Path, path: str) -> None:
+    _make_room(system, path)
+    with local.open("rb") as source, system.open_output_stream(path) as target:
+        shutil.copyfileobj(source, target, 8 << 20)
+
+
+def _fetch_file(system: Any, path: str, local: Path) -> None:
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with system.open_input_stream(path) as source, local.open("wb") as target:
+        shutil.copyfileobj(source, target, 8 << 20)

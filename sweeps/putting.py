@@ -1,0 +1,119 @@
+"""A driver's files in its sweep's object store: put in a thread, in order, for as long as it takes.
+
+The driver works on its own disk and waits for nothing. While the store is away the wishes pile up;
+what is not put when the driver ends, the next one puts again.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from peft_jobs import store
+from sweeps.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+_TOLD_AFTER_SECONDS = 2.0
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Mirror:
+    """Puts and removes what lies below the staged folder of `url`."""
+
+    def __init__(self) -> None:
+        self._wishes: dict[str, Callable[[], object]] = {}
+        """By URL: what is put twice before its turn has come is put once."""
+        self._news = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="mirror", daemon=True)
+        self._thread.start()
+
+    def put(self, path: Path) -> None:
+        """Put a staged file or folder, as it then is."""
+        url = store.origin(path)
+        assert url is not None, path
+        self._wish(url, lambda: store.put(path, url))
+
+    def remove(self, url: str) -> None:
+        """Remove a file or a folder."""
+        self._wish(url, lambda: store.remove(url))
+
+    def remove_below(self, url: str, name: str) -> None:
+        """Remove all folders called `name` below `url`."""
+
+        def remove() -> None:
+            found = {file.partition(f"/{name}/")[0] for file in store.names(url) if name in file}
+            for folder in sorted(found):
+                store.remove(f"{url}/{folder}/{name}")
+
+        self._wish(f"{url}/*/{name}", remove)
+
+    def close(self, timeout_seconds: float) -> int:
+        """Go on for at most so long; the number of wishes that are left."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+        self._thread.join(timeout_seconds)
+        with self._news:
+            left = len(self._wishes)
+            self._wishes.clear()
+        if left:
+            log.warning("%d files have not reached the store; the next launch puts them", left)
+        return left
+
+    def _wish(self, key: str, act: Callable[[], object]) -> None:
+        with self._news:
+            self._wishes.pop(key, None)
+            self._wishes[key] = act
+            self._news.notify_all()
+
+    def _serve(self) -> None:
+        since, pause, told = 0.0, 0.2, False
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._wishes or self._closed)
+                if not self._wishes:
+                    return
+                key, act = next(iter(self._wishes.items()))
+            try:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    act()
+            except OSError as error:
+                since = since or time.monotonic()
+                if not told and time.monotonic() - since > _TOLD_AFTER_SECONDS:
+                    told = True
+                    log.warning("the store is away, will retry: %s", error)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                continue
+            if told:
+                log.warning("the store is back")
+            since, pause, told = 0.0, 0.2, False
+            with self._news:
+                if self._wishes.get(key) is act:
+                    del self._wishes[key]
+
+
+@contextlib.contextmanager
+def mirrored(folder: Path, flush_seconds: float) -> Iterator[Mirror | None]:
+    """The mirror of a sweep's folder for the block; None if it belongs to no store.
+
+    Raises Unavailable if nothing can be put there.
+    """
+    url = store.origin(folder)
+    if url is None:
+        yield None
+        return
+    try:
+        store.put_text("", f"{url}/.probe")
+        store.remove(f"{url}/.probe")
+    except OSError as error:
+        raise Unavailable(f"nothing can be put to {url}: {error}") from error
+    mirror = Mirror()
+    try:
+        yield mirror
+    finally:
+        mirror.close(flush_seconds)
