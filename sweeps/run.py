@@ -162,6 +162,8 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     """The backend that the sweep names; Ray is imported only if it is that one."""
     options = dict(spec.resources.engine_options)
     resources = spec.resources
+    if resources.engine == "packed" and resources.spreads_base:
+        resources = resources.model_copy(update={"engine": "solo"})
     if resources.engine in ("solo", "packed"):
         options.setdefault("cache_dir", folder.place(folder.cache))
         options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)

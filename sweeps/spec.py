@@ -92,7 +92,7 @@ class ResourcesSpec(Section):
     step. `auto`: as many as a host finds worth it before the first trial."""
     gpus_per_trial: NonNegative | Literal["auto"] = "auto"
     """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0. Above 1, and then
-    whole: the base is spread over so many GPUs of a node, for the `solo` engine."""
+    whole: the base is spread over so many GPUs of a node, and trials are trained alone."""
     accelerator_type: str | None = None
     """Kind of GPU that trials need, in a cluster with several: `A100`, as `ray status` names it."""
     cpus_per_trial: Positive | Literal["auto"] = "auto"
@@ -105,16 +105,18 @@ class ResourcesSpec(Section):
         """Trials at a time on one host; 1 as long as none was asked."""
         return 1 if self.slots_per_gpu == "auto" else self.slots_per_gpu
 
+    @property
+    def spreads_base(self) -> bool:
+        """Whether a base is divided among several GPUs."""
+        return self.gpus_per_trial != "auto" and self.gpus_per_trial > 1
+
     @model_validator(mode="after")
     def _known_engine(self) -> Self:
         if self.engine not in ENGINES:
             raise ValueError(f"unknown engine {self.engine!r}{suggest(self.engine, ENGINES)}")
         gpus = self.gpus_per_trial
-        if gpus != "auto" and gpus > 1 and (gpus != int(gpus) or self.engine == "packed"):
-            raise ValueError(
-                f"gpus_per_trial above 1 must be whole, and needs `engine: solo`; got {gpus:g} and "
-                f"{self.engine}"
-            )
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_trial above 1 must be whole, got {gpus:g}")
         if self.address is not None and self.address.startswith("ray://"):
             raise ValueError(
                 "ray:// addresses (Ray Client) would move the driver to the cluster's head: "

@@ -8,7 +8,6 @@ import typer
 
 from sweeps.cli.errors import Commands
 from sweeps.cli.screen import out, set_up_logging
-from sweeps.layout import storage_folder
 
 app = typer.Typer(
     cls=Commands,
@@ -25,6 +24,12 @@ def main() -> None:
     app(prog_name="peft-sweep")
 
 
+def _storage(text: str) -> Path:
+    from sweeps.layout import storage_folder
+
+    return storage_folder(text)
+
+
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
 Overrides = Annotated[
     list[str] | None,
@@ -36,7 +41,7 @@ Storage = Annotated[
     typer.Option(
         help="Folder or object store that holds the sweeps.",
         metavar="DIR|URL",
-        parser=storage_folder,
+        parser=_storage,
     ),
 ]
 StudyUrl = Annotated[
