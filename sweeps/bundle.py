@@ -1,16 +1,13 @@
 """What a submitted sweep takes along: its file, its local data, the Python files it names.
 
 All of it lies in one folder, which Ray carries to the cluster; nothing else travels, so no secret
-does. Data get a place in the sweep's storage that is named by their content: the same data are the
-same sweep on the next cluster too, and other data are another one.
+does. There, `run` puts the data into the sweep's storage (`sweeps.inputs`).
 """
 
-import hashlib
 import importlib.util
 import re
 import shlex
 import shutil
-import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +16,13 @@ from typing import Any
 from peft_jobs import SpecError
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES
 from peft_jobs.store import is_url
-from search_spaces import FunctionSpace
+from sweeps.inputs import MAX_BYTES, SPLITS, functions, modules, space_functions
 from sweeps.loading import build_sweep
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.sweep_file import SweepFileError, override, read_yaml
 
-MAX_BYTES = 100 * 2**20
-"""Of all data together; Ray keeps what it carries in the memory of the cluster's head."""
 INPUTS = "inputs"
-_SPLITS = ("train", "validation", "test")
-_OURS = ("peft_jobs", "search_spaces", "sweeps")
 
 
 @dataclass(frozen=True)
@@ -59,18 +52,13 @@ def pack(path: Path, overrides: Sequence[str], folder: Path) -> Bundle:
     if spec.resources.backend != "ray":
         raise SpecError("a submitted sweep runs on Ray: leave resources.backend out")
     shutil.copyfile(path, folder / path.name)
-    for source, target in _modules(spec):
+    for source, target in _python_files(spec):
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / target)
-    inputs = f"{storage.rstrip('/')}/{spec.name}/{INPUTS}"
-    places, left = _data(tree, folder / INPUTS, inputs)
-    words = [path.name, *overrides, *(f"data.{split}='{place}'" for split, place in places.items())]
+    places, left = _data(tree, folder)
+    words = [path.name, *overrides, *(f"{key}='{place}'" for key, place in places.items())]
     run = shlex.join(["peft-sweep", "run", *words, "--address", "auto", "--plain"])
-    entrypoint = f"exec {run}"
-    if places:
-        stage = shlex.join(["python", "-m", "sweeps.staging", INPUTS, inputs])
-        entrypoint = f"{stage} && {entrypoint}"
-    return Bundle(spec.name, storage, entrypoint, left)
+    return Bundle(spec.name, storage, f"exec {run}", left)
 
 
 def _refuse_credentials(path: Path, overrides: Sequence[str]) -> None:
@@ -105,7 +93,7 @@ def _data_files(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Split and path, as written, of the data that are files; of a tree that may be wrong."""
     data = tree.get("data")
     given = data if isinstance(data, dict) else {}
-    for split in _SPLITS:
+    for split in SPLITS:
         source = given.get(split)
         path = source.get("path") if isinstance(source, dict) else source
         if isinstance(path, str) and Path(path).suffix in LOCAL_SUFFIXES:
@@ -122,10 +110,8 @@ def _is_of_the_cluster(path: str) -> bool:
     return path.startswith("/") and not Path(path).is_file()
 
 
-def _data(
-    tree: dict[str, Any], folder: Path, inputs: str
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Copies the data files that are here; their places on the cluster by split, and the rest."""
+def _data(tree: dict[str, Any], folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Copies the data files that are here; their places in the folder by key, and the rest."""
     places, left, room = {}, [], MAX_BYTES
     for split, path in _data_files(tree):
         if _is_of_the_cluster(path):
@@ -139,46 +125,25 @@ def _data(
                 )
             left.append(path)
             continue
-        if is_url(inputs):
-            raise SpecError(
-                f"data.{split}: with a storage at a URL, data must be a Hub id or a file that all "
-                f"nodes share; {path} is on this machine"
-            )
         room -= file.stat().st_size
-        name = _named_by_content(file)
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(file, folder / name)
-        places[split] = f"{inputs}/{name}"
+        place = f"{INPUTS}/{split}/{file.name}"
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / place)
+        key = f"data.{split}.path" if isinstance(tree["data"][split], dict) else f"data.{split}"
+        places[key] = place
     return places, tuple(left)
 
 
-def _named_by_content(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:60]}-{digest[:16]}{file.suffix}"
-
-
-def _modules(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
-    """The Python files behind the functions that the sweep names, and their places.
-
-    Of a package, all; installed ones must be installed on the cluster too.
-    """
-    functions = [*spec.trial.evaluation.metrics]
-    if isinstance(spec.space, FunctionSpace):
-        functions.append(spec.space.function)
-    for top in sorted({re.split("[.:]", function)[0] for function in functions} - {*_OURS}):
-        found = importlib.util.find_spec(top)
-        if found is None:
+def _python_files(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    """The Python files behind the functions that the sweep names, and their places; of a package,
+    all."""
+    references = functions(spec) | space_functions(spec)
+    for top in sorted({re.split("[.:]", reference)[0] for reference in references}):
+        if importlib.util.find_spec(top) is None:
             raise SpecError(f"there is no Python module {top!r} here; PYTHONPATH says where it is")
-        folders = [Path(folder) for folder in found.submodule_search_locations or ()]
-        if folders:
-            files = [(file, folder) for folder in folders for file in sorted(folder.rglob("*.py"))]
-            pairs = [(file, f"{top}/{file.relative_to(folder)}") for file, folder in files]
+    for path in modules(references):
+        if path.is_file():
+            yield path, path.name
         else:
-            pairs = [(Path(found.origin or ""), f"{top}.py")]
-        yield from ((file, target) for file, target in pairs if not _is_installed(file))
-
-
-def _is_installed(file: Path) -> bool:
-    roots = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
-    return file.suffix != ".py" or any(file.resolve().is_relative_to(root) for root in roots)
+            inside = sorted(path.rglob("*.py"))
+            yield from ((file, f"{path.name}/{file.relative_to(path)}") for file in inside)

@@ -1,74 +1,102 @@
 """What a sweep needs from this machine, made reachable for nodes that share no disk with it.
 
-Data go into the sweep's object store, under a name that says what is in them: the same data are the
-same sweep wherever it is launched from. Code goes the way of Ray (`sweeps.cluster.backend`).
+Local data go into the sweep's storage, under a name that says what is in them: the same data are
+the same sweep wherever it is launched from. Code goes the way of Ray (`sweeps.cluster.backend`).
 """
 
 import hashlib
 import importlib.util
+import os
 import re
+import shutil
 import sysconfig
 from pathlib import Path
 
 from peft_jobs import store
 from peft_jobs.spec import DEMO, Source
+from search_spaces import FunctionSpace
 from sweeps.errors import Unavailable
 from sweeps.layout import SweepFolder
 from sweeps.spec import SweepSpec
 
-INPUTS = "inputs"
+MAX_BYTES = 100 * 2**20
+"""Of a file that is copied into a folder that nodes share; a larger one must be shared itself."""
+SPLITS = ("train", "validation", "test")
 _OURS = ("peft_jobs", "search_spaces", "sweeps")
-_SPLITS = ("train", "validation", "test")
 
 
 def with_inputs(spec: SweepSpec, folder: SweepFolder) -> SweepSpec:
-    """The sweep with its local data in its object store, put there if they are not.
+    """The sweep with its local data in its storage, put there if they are not.
 
-    A sweep in a folder is left as it is. Raises Unavailable if the store does not answer.
+    One that stays on this machine is left as it is. Raises Unavailable if the storage does not
+    answer.
     """
-    if not folder.in_store:
+    if not folder.in_store and spec.resources.address is None:
         return spec
     data, update = spec.trial.data, {}
-    for split in _SPLITS:
+    for split in SPLITS:
         source = getattr(data, split)
-        if isinstance(source, Source) and source.is_file and not _is_elsewhere(source):
+        if isinstance(source, Source) and source.is_file and _travels(source.path, folder):
             update[split] = source.model_copy(update={"path": _put(Path(source.path), folder)})
     trial = spec.trial.model_copy(update={"data": data.model_copy(update=update)})
     return spec.model_copy(update={"trial": trial})
 
 
-def modules(spec: SweepSpec) -> list[Path]:
-    """The person's own modules that trials import: files and folders of packages.
+def functions(spec: SweepSpec) -> set[str]:
+    """The person's own functions that trials call, as `module:function`."""
+    evaluation = spec.trial.evaluation
+    return {
+        *evaluation.metrics,
+        *(evaluation.generation.functions if evaluation.generation else ()),
+    }
 
-    Installed ones must be installed on the nodes too.
+
+def space_functions(spec: SweepSpec) -> set[str]:
+    """Those that the driver calls."""
+    return {spec.space.function} if isinstance(spec.space, FunctionSpace) else set()
+
+
+def modules(references: set[str]) -> list[Path]:
+    """The modules behind `module:function` that are the person's own: files, folders of packages.
+
+    Installed ones must be installed on the nodes too, and one that is not here may be there.
     """
     found = {}
-    for top in {re.split("[.:]", name)[0] for name in spec.trial.evaluation.metrics}:
+    for top in {re.split("[.:]", name)[0] for name in references} - {*_OURS}:
         module = importlib.util.find_spec(top)
         if module is not None and module.origin is not None:
             file = Path(module.origin).resolve()
             found[top] = file.parent if module.submodule_search_locations else file
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    own = {path for top, path in found.items() if top not in _OURS}
-    return sorted(path for path in own if not any(path.is_relative_to(root) for root in roots))
+    return sorted(
+        path
+        for path in found.values()
+        if path.exists() and not any(path.is_relative_to(root) for root in roots)
+    )
 
 
-def named_by_content(file: Path) -> str:
-    """`train-0123456789abcdef.jsonl`."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:60]}-{digest[:16]}{file.suffix}"
-
-
-def _is_elsewhere(source: Source) -> bool:
-    return source.path == DEMO or store.is_url(source.path)
+def _travels(path: str, folder: SweepFolder) -> bool:
+    if path == DEMO or store.is_url(path) or Path(path).is_relative_to(folder.storage):
+        return False
+    return folder.in_store or Path(path).stat().st_size <= MAX_BYTES
 
 
 def _put(file: Path, folder: SweepFolder) -> str:
-    url = f"{folder.place(folder.path)}/{INPUTS}/{named_by_content(file)}"
+    """The place of a file's copy."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:60]}-{digest[:16]}{file.suffix}"
+    target = folder.path / "inputs" / name
+    place = folder.place(target)
     try:
-        if not store.exists(url):
-            store.put(file, url)
+        if folder.in_store:
+            if not store.exists(place):
+                store.put(file, place)
+        elif not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = target.with_name(f".{name}.{os.getpid()}")
+            shutil.copyfile(file, aside)
+            aside.replace(target)
     except OSError as error:
-        raise Unavailable(f"{file} cannot be put to {url}: {error}") from error
-    return url
+        raise Unavailable(f"{file} cannot be put to {place}: {error}") from error
+    return place

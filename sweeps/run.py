@@ -12,7 +12,7 @@ from peft_jobs.provenance import environment
 from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.inline import InlineBackend
-from sweeps.inputs import modules, with_inputs
+from sweeps.inputs import functions, modules, with_inputs
 from sweeps.interrupts import interrupted_by_signals
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
@@ -173,7 +173,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
         return InlineBackend(resources.engine, options)
     from sweeps.cluster.backend import RayBackend
 
-    return RayBackend(resources, options, modules(spec))
+    return RayBackend(resources, options, modules(functions(spec)))
 
 
 def _write_sweep(

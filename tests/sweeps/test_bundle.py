@@ -1,6 +1,5 @@
 """What a submitted sweep takes along, and what it must not."""
 
-import hashlib
 import os
 import shlex
 from collections.abc import Callable
@@ -9,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from peft_jobs import SpecError
-from sweeps.bundle import MAX_BYTES, Bundle, pack
-from sweeps.staging import stage
+from sweeps.bundle import Bundle, pack
+from sweeps.inputs import MAX_BYTES
 from sweeps.sweep_file import SweepFileError
 
 SWEEP = """
@@ -45,31 +44,23 @@ def files() -> set[str]:
 
 def test_the_file_and_its_data_travel_and_nothing_else(packed: Pack) -> None:
     made = packed("budget.n_trials=3")
-    name = f"rows-{hashlib.sha256(ROWS.encode()).hexdigest()[:16]}.jsonl"
-    assert files() == {"waves.yaml", f"inputs/{name}"}
+    assert files() == {"waves.yaml", "inputs/train/rows.jsonl"}
     assert Path("packed/waves.yaml").read_text() == SWEEP
-    assert Path("packed/inputs", name).read_text() == ROWS
+    assert Path("packed/inputs/train/rows.jsonl").read_text() == ROWS
     assert (made.name, made.storage, made.left) == ("waves", "/shared/runs", ())
-    staging, run = made.entrypoint.split(" && ")
-    inputs = "/shared/runs/waves/inputs"
-    assert shlex.split(staging) == ["python", "-m", "sweeps.staging", "inputs", inputs]
     words = ["exec", "peft-sweep", "run", "waves.yaml", "budget.n_trials=3"]
-    words += [f"data.train='{inputs}/{name}'", "--address", "auto", "--plain"]
-    assert shlex.split(run) == words
+    words += ["data.train='inputs/train/rows.jsonl'", "--address", "auto", "--plain"]
+    assert shlex.split(made.entrypoint) == words
 
 
-def test_the_same_data_have_the_same_place_and_others_another(packed: Pack) -> None:
-    first = packed().entrypoint
-    Path("rows.jsonl").rename("renamed.jsonl")
-    Path("rows.jsonl").write_text(ROWS)
-    assert packed().entrypoint == first
-    Path("rows.jsonl").write_text(ROWS * 2)
-    assert packed().entrypoint != first
+def test_a_source_that_is_spelled_out_keeps_its_form(packed: Pack) -> None:
+    made = packed("data.validation={path: rows.jsonl}")
+    assert "data.validation.path='inputs/validation/rows.jsonl'" in shlex.split(made.entrypoint)
 
 
 def test_values_of_overrides_reach_no_shell(packed: Pack) -> None:
     evil = "task.prompt=\"{record} $(touch /tmp/x); `id` 'x'\""
-    run = packed(evil).entrypoint.split(" && ")[1]
+    run = packed(evil).entrypoint
     assert evil in shlex.split(run)
 
 
@@ -145,16 +136,3 @@ def test_all_mistakes_of_the_file_are_told_before_anything_is_copied(packed: Pac
         packed("sampler=tpee", "budget.n_trials=0")
     assert len(found.value.problems) == 2
     assert files() == set()
-
-
-def test_staging_copies_what_is_missing_and_keeps_what_is_there(tmp_path: Path) -> None:
-    source, target = tmp_path / "inputs", tmp_path / "shared" / "waves" / "inputs"
-    source.mkdir()
-    (source / "a-1.csv").write_text("a")
-    assert stage(source, target) == [target / "a-1.csv"]
-    (source / "b-2.csv").write_text("b")
-    assert stage(source, target) == [target / "b-2.csv"]
-    assert {path.name: path.read_text() for path in target.iterdir()} == {
-        "a-1.csv": "a",
-        "b-2.csv": "b",
-    }
