@@ -61,18 +61,15 @@ def modules(references: set[str]) -> list[Path]:
 
     Installed ones must be installed on the nodes too, and one that is not here may be there.
     """
-    found = {}
+    places: list[str] = []
     for top in {re.split("[.:]", name)[0] for name in references} - {*_OURS}:
         module = importlib.util.find_spec(top)
-        if module is not None and module.origin is not None:
-            file = Path(module.origin).resolve()
-            found[top] = file.parent if module.submodule_search_locations else file
+        if module is not None:
+            folders = module.submodule_search_locations
+            places += [module.origin or ""] if folders is None else folders
+    paths = {Path(place).resolve() for place in places if Path(place).exists()}
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    return sorted(
-        path
-        for path in found.values()
-        if path.exists() and not any(path.is_relative_to(root) for root in roots)
-    )
+    return sorted(p for p in paths if not any(p.is_relative_to(root) for root in roots))
 
 
 def _travels(path: str, folder: SweepFolder) -> bool:

@@ -70,9 +70,19 @@ def test_modules_and_packages_travel_whole_but_installed_ones_do_not(packed: Pac
     for name in ("__init__", "scores", "inner/rows"):
         Path(f"many/{name}.py").write_text("def exact(model, tokenizer, rows): return {}\n")
     Path("many/data.bin").write_text("large")
-    functions = "evaluation.metrics=[many.scores:exact, statistics:mean, numpy:mean]"
+    Path("loose").mkdir()  # a package without __init__.py
+    Path("loose/rows.py").write_text("def exact(model, tokenizer, rows): return {}\n")
+    functions = (
+        "evaluation.metrics=[many.scores:exact, loose.rows:exact, statistics:mean, numpy:mean]"
+    )
     packed("space={function: 'one:draw'}", functions)
-    modules = {"one.py", "many/__init__.py", "many/scores.py", "many/inner/rows.py"}
+    modules = {
+        "one.py",
+        "loose/rows.py",
+        "many/__init__.py",
+        "many/scores.py",
+        "many/inner/rows.py",
+    }
     assert {name for name in files() if name.endswith(".py")} == modules
     assert "many/data.bin" not in files()
 
