@@ -11,9 +11,10 @@ if [ "${1:-}" = "--all" ]; then
     shift
 fi
 export HF_HUB_OFFLINE=1
+export OMP_NUM_THREADS=1 # two processes test side by side
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
 .venv/bin/mypy
 .venv/bin/lint-imports
-.venv/bin/python -m pytest -m "$marks" "$@"
+.venv/bin/python -m pytest -m "$marks" --numprocesses 2 --dist loadfile "$@"
