@@ -58,14 +58,15 @@ def _parts(item: dict[str, Any], model: type[BaseModel]) -> tuple[str, str, str]
         return dotted, "is required, and missing", ""
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = item["ctx"]["discriminator"].strip("'")
-        expected = item["ctx"].get("expected_tags", "")
-        given = item["ctx"].get("tag", "nothing")
-        text = f"must be one of {expected}, got {given}".replace("one of ,", "given,")
-        return f"{dotted}.{tag}", text, ""
+        given = item["ctx"].get("tag")
+        if given is None:
+            return f"{dotted}.{tag}", "must be given, got nothing", ""
+        known = item["ctx"]["expected_tags"].strip("'").split("', '")
+        return f"{dotted}.{tag}", f"unknown {tag} {given!r}{suggest(given, known)}", ""
     if kind == "incompatible":
         return ".".join([*path, "adapter.method"]), item["msg"], ""
     got = f", got {_short(item['input'])}"
-    if kind in ("model_type", "dict_type"):
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
         return dotted, "must be a mapping of keys to values", got
     message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if kind == "value_error":

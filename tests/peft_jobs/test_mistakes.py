@@ -57,7 +57,7 @@ def test_sections_that_are_none_are_told_so() -> None:
 
 def test_a_union_names_its_members_and_not_its_tags() -> None:
     assert lines(name="x", chosen={"kind": "othr"}) == [
-        "chosen.kind: must be one of 'part', 'other', got othr"
+        "chosen.kind: unknown kind 'othr'; did you mean 'other'? known: other, part"
     ]
     assert lines(name="x", chosen={"kind": "other", "size": 1}) == [
         "chosen.size: unknown key 'size' in chosen; known: kind, weight"

@@ -169,7 +169,7 @@ def test_a_task_has_one_source_of_text() -> None:
     assert "takes no `prompt`" in task(messages="m", prompt="{a}")
     assert "use_chat_template needs a `prompt`" in task(response="{a}", use_chat_template=True)
     assert "lone '{'" in task(response="{a")
-    assert "task.type: must be one of 'causal_lm'" in "\n".join(
+    assert "task.type: unknown type 'casual_lm'; did you mean 'causal_lm'?" in "\n".join(
         lines(task={"type": "casual_lm", "response": "{a}"})
     )
 
