@@ -97,6 +97,14 @@ class Driver:
         counts["RUNNING"] = len(self.running)
         return counts
 
+    @property
+    def wanted(self) -> int:
+        """Trials that would run now if there were room for all, see `has_room`."""
+        if self.interrupted or self.stop_reason is not None:
+            return len(self.running)
+        left = self.spec.budget.n_trials - len(self.ended)
+        return max(len(self.running), left if self._alive else 1)
+
     def tick(self) -> None:
         """To be called in every round of a backend's loop, also while nothing happens."""
         if self.on_tick():

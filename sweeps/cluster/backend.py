@@ -65,17 +65,9 @@ class RayBackend:
         # Tune prints a traceback for each proxy that dies and is replaced; the bridge says so too.
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
         _connect(resources.address, modules)
+        self._kind = resources.accelerator_type
         try:
             self.fleet = Fleet(resources, options)
-            if self.fleet.capacity() < 1:
-                share = self.fleet.share
-                kind = resources.accelerator_type
-                of_kind = "" if kind is None else f" of the kind {kind!r}"
-                raise SpecError(
-                    f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs"
-                    f"{of_kind} for a trial: lower resources.cpus_per_trial or "
-                    "resources.gpus_per_trial"
-                )
         except BaseException:
             ray.shutdown()
             raise
@@ -86,7 +78,12 @@ class RayBackend:
         variants: Sequence[TrialSpec],
         on_tick: Callable[[], object] = lambda: None,
     ) -> Prepared:
-        """See `Engine.prepare`; `on_tick` is called about once a second meanwhile."""
+        """See `Engine.prepare`; `on_tick` is called about once a second meanwhile.
+
+        SpecError if no node fits a trial, and none that fits is added.
+        """
+        if not self.fleet.wait_for_room(on_tick):
+            raise SpecError(self._no_room())
         texts = [variant.to_json() for variant in variants]
         call = self.fleet.any().prepare.remote(spec.to_json(), texts)
         try:
@@ -101,6 +98,7 @@ class RayBackend:
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is interrupted."""
         self.fleet.divide(driver.spec.resources)
+        self.fleet.wanted = lambda: driver.wanted
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
         share = self.fleet.share
@@ -130,6 +128,14 @@ class RayBackend:
         driver.interrupted = bool(driver.running) or not bridge.finished
         for number in list(driver.running):
             driver.interrupt(number)
+
+    def _no_room(self) -> str:
+        share = self.fleet.share
+        of_kind = "" if self._kind is None else f" of the kind {self._kind!r}"
+        return (
+            f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs"
+            f"{of_kind} for a trial: lower resources.cpus_per_trial or resources.gpus_per_trial"
+        )
 
     def close(self) -> None:
         self.fleet.close()

@@ -7,6 +7,7 @@ nothing in Ray's books (proxies do), so a host's device is fixed through its env
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from peft_jobs import Fenced
+from sweeps.cluster.demand import Demand, is_vain
 from sweeps.cluster.host_actor import HostActor
 from sweeps.cluster.nodes import (
     Place,
@@ -34,6 +36,8 @@ _LOOK_EVERY_SECONDS = 1.0
 _CALL_SECONDS = 10.0
 _CHECKPOINT_EVERY_SECONDS = 10.0
 _SETTLED_SECONDS = 60.0
+NODE_SECONDS = 600.0
+"""How long a sweep that no node fits waits for one that the cluster's autoscaler adds."""
 
 
 @dataclass
@@ -55,12 +59,36 @@ class Fleet:
         self._draining: dict[str, float] = {}
         """Nodes about to go, and when their hosts were last asked for checkpoints."""
         self._looked = 0.0
+        self._resources = resources
+        self._demand = None if resources.address is None else Demand()
+        self.wanted: Callable[[], int] = lambda: 1
+        """Trials that would run now if there were room for all."""
         self.share = share_of(resources, alive_nodes())
         self.ensure()
 
     def divide(self, resources: ResourcesSpec) -> None:
         """Share the devices between as many trials as `resources` say, now that it is known."""
+        self._resources = resources
         self.share = share_of(resources, alive_nodes())
+
+    def wait_for_room(self, on_tick: Callable[[], object]) -> bool:
+        """Whether the cluster holds a trial, now or once its autoscaler has added a node.
+
+        `on_tick` is called about once a second meanwhile.
+        """
+        deadline = time.monotonic() + NODE_SECONDS
+        told = False
+        while self.capacity() < 1:
+            if self._demand is None or time.monotonic() > deadline or is_vain(self.share):
+                return False
+            if not told:
+                log.info("waiting up to %g s for a node that fits a trial", NODE_SECONDS)
+                told = True
+            on_tick()
+            time.sleep(_LOOK_EVERY_SECONDS)
+            self.divide(self._resources)  # what `auto` means is known when there is a node
+            self.ensure()
+        return True
 
     def ensure(self) -> None:
         """Make the missing hosts: at the start, on nodes that joined, where one is dead for good.
@@ -81,6 +109,9 @@ class Fleet:
                 self._hosts[place] = _Host(self._make(place), time.monotonic())
             elif self._hosts[place].actor._actor_id.hex() in dead:
                 self._replace(place)
+        if self._demand is not None:
+            wanted = self.wanted()
+            self._demand.ask(self.share, min(wanted, self._max_concurrent or wanted))
         self._draining = {node: self._draining.get(node, 0.0) for node in draining & alive}
         self._save_what_drains()
 
@@ -130,7 +161,9 @@ class Fleet:
             host.actor.close.remote()
 
     def close(self) -> None:
-        """Stop all hosts: their trials are interrupted."""
+        """Stop all hosts: their trials are interrupted. Nodes without trials may go."""
+        if self._demand is not None:
+            self._demand.clear()
         for host in self._hosts.values():
             ray.kill(host.actor)
         self._hosts.clear()

@@ -120,7 +120,7 @@ def test_the_head_takes_no_trial_and_workers_have_gpus(spec: dict[str, Any]) -> 
     assert spec["authOptions"]["mode"] == "token"
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for group in spec["workerGroupSpecs"]:
-        assert 0 < group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        assert 0 == group["minReplicas"] == group["replicas"] < group["maxReplicas"]
         (container,) = group["template"]["spec"]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
 

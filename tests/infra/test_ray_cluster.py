@@ -33,7 +33,9 @@ def test_no_trial_lands_on_the_head(config: dict[str, Any]) -> None:
     assert any("--head" in c and "--num-cpus=0 " in c for c in config["head_start_ray_commands"])
 
 
-def test_workers_are_kept_on_demand_and_on_the_spot_market(config: dict[str, Any]) -> None:
+def test_workers_are_started_for_sweeps_on_demand_and_on_the_spot_market(
+    config: dict[str, Any],
+) -> None:
     workers = dict(config["available_node_types"])
     del workers[config["head_node_type"]]
     markets = [
@@ -41,7 +43,7 @@ def test_workers_are_kept_on_demand_and_on_the_spot_market(config: dict[str, Any
         for w in workers.values()
     ]
     assert sorted(map(str, markets)) == ["None", "spot"]
-    assert all(0 < w["min_workers"] <= w["max_workers"] for w in workers.values())
+    assert all(0 == w["min_workers"] < w["max_workers"] for w in workers.values())
     assert sum(w["max_workers"] for w in workers.values()) <= config["max_workers"]
 
 
