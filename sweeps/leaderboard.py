@@ -5,7 +5,7 @@ follow unranked. Rows are ranked only if they saw the same base, data and templa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -35,6 +35,8 @@ class Row:
     adapter: str | None
     """Relative to the sweep's folder."""
     error: str | None
+    memory: dict[str, int] = field(default_factory=dict)
+    """Every peak in bytes that was seen; `peak_memory_bytes` is the first of them that counts."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
         metrics=dict(result.metrics),
         adapter=result.adapter,
         error=result.error,
+        memory=dict(result.memory),
     )
 
 

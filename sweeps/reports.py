@@ -81,8 +81,8 @@ def to_csv(board: Leaderboard) -> str:
     return text.getvalue()
 
 
-def to_html(board: Leaderboard) -> str:
-    """A page that stands alone."""
+def to_html(board: Leaderboard, said: str | None = None) -> str:
+    """A page that stands alone; `said` is its sentence where the board is part of another."""
 
     def line(tag: str, values: Sequence[str], kind: str = "") -> str:
         inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
@@ -94,7 +94,7 @@ def to_html(board: Leaderboard) -> str:
     return "\n".join(
         [
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
-            f"<style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(summary(board))}</p>",
+            f"<style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(said or summary(board))}</p>",
             f"<table>{line('th', header(board))}",
             *rows,
             "</table></html>\n",

@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 MOST = {"cpu": 8, "cuda": 32}
 """Slots by device; each also costs a process on Ray."""
-WORTH = 1.2
+WORTH = 1.15
 """What twice the slots must give in trial-steps per second to be taken."""
-STEPS = 4
+STEPS = 8
 """Of each number of slots; the first one warms up."""
 SECONDS = 10.0
 """After which no larger number is tried."""

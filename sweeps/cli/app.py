@@ -269,7 +269,13 @@ def stop(
     raise typer.Exit(stop(storage, name, study_url))
 
 
-@app.command(**_example("peft-sweep leaderboard demo", "peft-sweep leaderboard demo --csv > a.csv"))
+@app.command(
+    **_example(
+        "peft-sweep leaderboard demo --csv > a.csv",
+        "peft-sweep leaderboard demo --by adapter.method",
+        "peft-sweep leaderboard demo --pareto validation/loss,memory/peak_allocated_bytes",
+    )
+)
 def leaderboard(
     name: Name,
     storage: Storage = RUNS,
@@ -281,12 +287,24 @@ def leaderboard(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page that stands alone.")
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="PARAMETER", help="Only the best of each value: `adapter.method`."),
+    ] = None,
+    pareto: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Only complete trials that no other beats in all of these: metrics, memory/..., "
+            "trainable_parameters, minutes. Less is better, but the objective's own direction.",
+        ),
+    ] = None,
     study_url: StudyUrl = None,
 ) -> None:
     """Rank the trials of a sweep, also while it runs."""
     from sweeps.cli.read import leaderboard
 
-    leaderboard(storage, name, study_url, limit, json, csv, html)
+    leaderboard(storage, name, study_url, limit, json, csv, html, by, pareto)
 
 
 @app.command(**_example("peft-sweep show demo 7"))

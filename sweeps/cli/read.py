@@ -14,6 +14,7 @@ from sweeps.cli.screen import out, print_json, say
 from sweeps.leaderboard import make_leaderboard
 from sweeps.recorded import Unreadable, load_all, load_recorded
 from sweeps.reports import summary, to_csv, to_html
+from sweeps.selecting import best_of_each, pareto_front
 from sweeps.study import SweepStudy
 
 
@@ -25,24 +26,29 @@ def leaderboard(
     json: bool,
     csv: bool,
     html: Path | None,
+    by: str | None = None,
+    pareto: str | None = None,
 ) -> None:
-    """Print the leaderboard as a table, JSON or CSV, or write it as a page."""
+    """Print the leaderboard, or a part of it, as a table, JSON or CSV, or write it as a page."""
     if sum((json, csv, html is not None)) > 1:
         raise SpecError("give one of --json, --csv and --html")
     if html is not None and html.exists():
         raise SpecError(f"{html} is there already; name another file, or remove it")
     board = make_leaderboard(load_recorded(storage, name, study_url))
-    cut = replace(board, rows=board.rows[:limit]) if limit else board
+    part = best_of_each(board, by) if by is not None else board
+    if pareto is not None:
+        part = pareto_front(part, [name.strip() for name in pareto.split(",") if name.strip()])
+    cut = replace(part, rows=part.rows[:limit]) if limit else part
     if json:
         print_json(cut.to_json())
     elif csv:
         typer.echo(to_csv(cut), nl=False)
     elif html is not None:
-        write_whole(html, to_html(cut))
+        write_whole(html, to_html(cut, summary(board)))
         say(f"Wrote {html}")
     else:
         out.print(f"Sweep {name}: {summary(board)}\n", markup=False)
-        print_board(board, out, DEFAULT_ROWS if limit is None else limit)
+        print_board(part, out, DEFAULT_ROWS if limit is None else limit)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,29 @@ def test_a_limit_cuts_the_rows(ended: Cli) -> None:
     assert "more rows" not in ended("leaderboard", "waves", "--limit", 0).stdout
 
 
+def test_the_best_of_each_value_and_the_front_are_parts_of_the_board(
+    ended: Cli, folder: Path
+) -> None:
+    by = json.loads(ended("leaderboard", "waves", "--json", "--by", "adapter.r").stdout)["rows"]
+    whole = [row for row in board(folder).rows if "adapter.r" in row.params]
+    for row in by:
+        same = [r for r in whole if r.params["adapter.r"] == row["params"]["adapter.r"]]
+        assert row["number"] == same[0].number
+    assert len(by) == len({row.params["adapter.r"] for row in whole})
+    axes = "validation/loss,trainable_parameters"
+    front = json.loads(ended("leaderboard", "waves", "--json", "--pareto", axes).stdout)["rows"]
+    assert front[0]["rank"] == 1
+
+
+def test_a_misspelled_name_is_answered_with_the_nearest(ended: Cli) -> None:
+    refused = ended("leaderboard", "waves", "--by", "adapter.rr")
+    assert refused.exit_code == 2
+    assert "did you mean 'adapter.r'?" in refused.stderr
+    refused = ended("leaderboard", "waves", "--pareto", "validation/los,minutes")
+    assert refused.exit_code == 2
+    assert "did you mean 'validation/loss'?" in refused.stderr
+
+
 def test_one_form_at_a_time(ended: Cli) -> None:
     assert ended("leaderboard", "waves", "--json", "--csv").exit_code == 2
 
