@@ -22,7 +22,7 @@ from sweeps.cli.live import Shown, render
 from sweeps.cli.progress import EndedTrial, RunningTrial, Snapshot
 
 PROGRAM = "from sweeps.cli import main; main()"
-SLOW = "resources.engine_options={step_seconds: 0.02, num_slots: 2}"
+SLOW = "resources.engine_options={step_seconds: 0.05, num_slots: 2}"
 NOW = 1000.0
 
 
@@ -124,7 +124,7 @@ class Terminal:
     def __init__(self, process: "subprocess.Popen[bytes]", descriptor: int) -> None:
         self.process, self.descriptor, self.text = process, descriptor, ""
 
-    def read_until(self, text: str, timeout_seconds: float = 30.0) -> None:
+    def read_until(self, text: str, timeout_seconds: float = 120.0) -> None:
         """Read until `text` has been shown (or, if empty, until the command has ended)."""
         deadline = time.monotonic() + timeout_seconds
         while not text or text not in self.text:
@@ -142,7 +142,7 @@ class Terminal:
 def test_on_a_terminal_progress_is_live_and_the_leaderboard_stays(folder: Path) -> None:
     with terminal(folder, "run", "waves.yaml", SLOW, "resources.max_concurrent=2") as seen:
         seen.read_until("")
-        assert seen.process.wait(10) == 0
+        assert seen.process.wait(60) == 0
     for shown in ("about", "2 running", "latest", "/900 samples", "is best", "peft-sweep export"):
         assert shown in seen.text, shown
     assert "starts: r=" not in seen.text
@@ -153,7 +153,7 @@ def test_ctrl_c_on_a_terminal(folder: Path) -> None:
         seen.read_until("step ")
         os.kill(seen.process.pid, 2)
         seen.read_until("")
-        assert seen.process.wait(10) == 130
+        assert seen.process.wait(60) == 130
     assert "Interrupted; trials left unfinished" in seen.text
     assert "Traceback" not in seen.text
 
@@ -161,5 +161,5 @@ def test_ctrl_c_on_a_terminal(folder: Path) -> None:
 def test_plain_lines_on_request(folder: Path) -> None:
     with terminal(folder, "run", "waves.yaml", "--plain") as seen:
         seen.read_until("")
-        assert seen.process.wait(10) == 0
+        assert seen.process.wait(60) == 0
     assert "starts: r=" in seen.text
