@@ -28,8 +28,9 @@ class InlineBackend:
         variants: Sequence[TrialSpec],
         on_tick: Callable[[], object] = lambda: None,
     ) -> Prepared:
-        """See `Engine.prepare`; in this thread, so `on_tick` is not called."""
-        return self._host.prepare(spec.to_json(), [variant.to_json() for variant in variants])
+        """See `Engine.prepare`; `on_tick` is called about twice a second meanwhile."""
+        texts = [variant.to_json() for variant in variants]
+        return self._host.prepare(spec.to_json(), texts, on_tick)
 
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is interrupted."""

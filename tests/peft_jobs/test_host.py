@@ -12,7 +12,7 @@ import pytest
 
 from peft_jobs import DataError, Diverged, Fenced, OutOfMemory, SpecError, TrialSpec
 from peft_jobs.host import Message, TrialHost
-from peft_jobs.job import Inbox
+from peft_jobs.job import Inbox, Prepared
 from peft_jobs.simulated import SimulatedEngine, loss_at
 
 Hosts = Callable[..., TrialHost]
@@ -275,13 +275,73 @@ def test_an_engine_that_cannot_start_fails_one_trial_each_time_and_does_not_spin
     engine = Failing(at_start=2)
     one = host(engine)
     time.sleep(0.2)
-    assert engine.served == 1, "without a trial it is not started again and again"
+    assert engine.served == 0, "without a trial nothing is started"
     submit(one, tmp_path, 0)
     submit(one, tmp_path, 1)
     submit(one, tmp_path, 2)
     assert follow(one, 0)[1]["result"]["error"] == "cannot start"
     assert follow(one, 1)[1]["result"]["error"] == "cannot start"
     assert follow(one, 2)[1]["result"]["state"] == "COMPLETE"
+
+
+class Preparing(SimulatedEngine):
+    """Prepares for as long as `hold` is set, and keeps which threads it worked in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[threading.Thread] = []
+        self.hold = threading.Event()
+
+    def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
+        self.threads.append(threading.current_thread())
+        self.hold.wait(WAIT)
+        if spec.seed == 13:
+            raise DataError("gone")
+        return super().prepare(spec, variants)
+
+    def serve(self, inbox: Inbox) -> None:
+        self.threads.append(threading.current_thread())
+        super().serve(inbox)
+
+
+def test_an_engine_prepares_and_trains_in_one_thread(host: Hosts, tmp_path: Path) -> None:
+    engine = Preparing()
+    one = host(engine)
+    prepared = one.prepare(spec().to_json(), [], engine.hold.set)  # a tick lets it end
+    assert prepared == SimulatedEngine().prepare(spec(), [])
+    submit(one, tmp_path, 0)
+    follow(one, 0)
+    assert len(engine.threads) == 2
+    assert set(engine.threads) != {threading.current_thread()}
+    assert len(set(engine.threads)) == 1
+
+
+def test_what_is_wrong_with_a_preparation_reaches_who_asked(host: Hosts) -> None:
+    engine = Preparing()
+    engine.hold.set()
+    one = host(engine)
+    gone = spec(seed=13)
+    with pytest.raises(DataError, match="gone"):
+        one.prepare(gone.to_json(), [])
+    assert one.prepare(spec().to_json(), []).train_rows > 0, "and it can be asked again"
+
+
+def test_a_preparation_that_is_given_up_does_not_hold_the_host(host: Hosts) -> None:
+    engine = Preparing()
+    one = host(engine)
+
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one.prepare(spec().to_json(), [], give_up)
+    with pytest.raises(RuntimeError, match="one sweep at a time"):
+        one.prepare(spec().to_json(), [])
+    began = time.monotonic()
+    assert not one.close(WAIT)
+    assert time.monotonic() - began < WAIT / 2
+    engine.hold.set()
+    engine.threads[0].join(WAIT)
 
 
 def test_close_interrupts_everything(host: Hosts, tmp_path: Path) -> None:
