@@ -240,7 +240,6 @@ class TrialHost:
                     for job in live:
                         job.end(result)
 
-
     def _prepare(self, prepared: Future[Prepared], call: Callable[[], Prepared]) -> None:
         answer: Callable[[], None]
         try:
