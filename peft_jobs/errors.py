@@ -9,6 +9,10 @@ class SpecError(PeftJobsError, ValueError):
     """The trial cannot run as described: a wrong value, a name without a match, no such file."""
 
 
+class Refused(SpecError):
+    """The base, or PEFT, does not take this adapter."""
+
+
 class DataError(PeftJobsError, ValueError):
     """The data do not hold what the task needs: missing columns, empty rows, unknown labels."""
 

@@ -13,7 +13,6 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from peft_jobs.base import Base, this_device
-from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import score
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
@@ -45,8 +44,7 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     The metrics are those of the model as loaded again from `out`, without PEFT and quantization.
     """
     spec = TrialSpec.model_validate_json(spec_json)
-    if not spec.adapter.MERGES:
-        raise SpecError(f"adapter.method: {spec.adapter.method} cannot be merged into its base")
+    spec.adapter.check_merges()
     resident = Resident(cache_dir, this_device(), with_test=False)
     base, _ = resident.get(spec, Phases())
     merged = load_adapter(_dequantized(base), adapter).merge_and_unload()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from peft_jobs.errors import DataError, Diverged, OutOfMemory
+from peft_jobs.errors import DataError, Diverged, OutOfMemory, Refused
 from peft_jobs.memory_settings import LadderRung
 
 
@@ -29,6 +29,8 @@ class Kind(StrEnum):
     DIVERGED = "diverged"
     REJECTED = "rejected"
     """A constraint of the space turned the point away before launch."""
+    REFUSED = "refused"
+    """The base, or PEFT, does not take the adapter: seen when it was put on the base."""
     DUPLICATE = "duplicate"
     """The same resolved trial was asked for before."""
     BUG = "bug"
@@ -46,6 +48,8 @@ def kind_of(error: BaseException) -> Kind:
     """The kind of an exception that ended a trial."""
     if isinstance(error, Diverged):
         return Kind.DIVERGED
+    if isinstance(error, Refused):
+        return Kind.REFUSED
     # torch.OutOfMemoryError is known by name: this half does not import torch.
     if isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Kind.OUT_OF_MEMORY

@@ -62,6 +62,9 @@ def export_trial(
     out = out or exports / f"trial-{row.number:04d}"
     record = _begin(out, folder, row, board)
     spec_json = (out / "trial.json").read_text(encoding="utf-8")
+    spec = TrialSpec.model_validate_json(spec_json)
+    if merge:
+        spec.adapter.check_merges()
     winner = board.best is not None and board.best.number == row.number
     if record["validation"] is None or (test and winner and record["test"] is None):
         score = load("peft_jobs.export:score_adapter")
@@ -70,7 +73,6 @@ def export_trial(
     if merge and record["merged"] is None:
         merge_adapter = load("peft_jobs.export:merge_adapter")
         record["merged"] = merge_adapter(spec_json, out, out / "merged", folder.cache)
-    spec = TrialSpec.model_validate_json(spec_json)
     write_whole(out / "README.md", model_card(board, row, spec, record))
     write_json(out / RECORD, record)
     return Exported(

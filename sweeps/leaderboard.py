@@ -15,6 +15,8 @@ from sweeps.study import SweepStudy
 
 COMPARABLE = ("model", "data", "template")
 """Parts of a result's provenance that must agree."""
+COLUMNS = ("trainable_parameters", "minutes")
+"""Of `Row.numbers`, what every table has beside the objective."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Row:
     memory: dict[str, int] = field(default_factory=dict)
     """Every peak in bytes that was seen; `peak_memory_bytes` is the first of them that counts."""
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Metrics, memory peaks as constraints name them, trainable parameters and minutes."""
+        numbers = {**self.metrics, "minutes": self.minutes}
+        numbers |= {f"memory/{name}": float(count) for name, count in self.memory.items()}
+        if self.trainable_parameters is not None:
+            numbers["trainable_parameters"] = float(self.trainable_parameters)
+        return numbers
+
 
 @dataclass(frozen=True)
 class Leaderboard:
@@ -49,6 +60,8 @@ class Leaderboard:
     rows: tuple[Row, ...]
     baseline: float | None
     """The objective of the base without an adapter."""
+    shown: tuple[str, ...] = ()
+    """Of `Row.numbers`, what gets a column beside those that every table has."""
 
     @property
     def best(self) -> Row | None:

@@ -16,12 +16,12 @@ tr.best{font-weight:600;background:#eef8ee}tr.unranked{color:#777}"""
 
 
 def header(board: Leaderboard) -> list[str]:
-    """Column names: fixed ones, then the parameters that vary."""
+    """Column names: fixed ones, those that were asked for, then the parameters that vary."""
     fixed = ["rank", "trial", board.metric, "state", "peak memory", "trainable", "minutes"]
-    return fixed + board.varying
+    return [*fixed, *board.shown, *board.varying]
 
 
-def cells(row: Row, varying: Sequence[str]) -> list[str]:
+def cells(row: Row, board: Leaderboard) -> list[str]:
     """A row as a person reads it; memory in MiB or GiB."""
     state = row.state if row.kind is None else f"{row.state} ({row.kind})"
     fixed = [
@@ -33,7 +33,8 @@ def cells(row: Row, varying: Sequence[str]) -> list[str]:
         "" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
         f"{row.minutes:.2f}",
     ]
-    return fixed + [_value(row.params.get(name)) for name in varying]
+    fixed += [_number(name, row.numbers.get(name)) for name in board.shown]
+    return fixed + [_value(row.params.get(name)) for name in board.varying]
 
 
 def markdown(board: Leaderboard, limit: int = 20) -> str:
@@ -42,7 +43,7 @@ def markdown(board: Leaderboard, limit: int = 20) -> str:
     names = header(board)
     lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     rows = board.rows[:limit]
-    lines += ["| " + " | ".join(cells(row, board.varying)) + " |" for row in rows]
+    lines += ["| " + " | ".join(cells(row, board)) + " |" for row in rows]
     if len(board.rows) > limit:
         lines.append(f"\n{len(board.rows) - limit} more in `leaderboard.csv`.")
     return "\n".join(lines)
@@ -90,7 +91,7 @@ def to_html(board: Leaderboard, said: str | None = None) -> str:
 
     title = html.escape(f"Sweep {board.sweep}")
     kinds = {1: "best", None: "unranked"}
-    rows = [line("td", cells(row, board.varying), kinds.get(row.rank, "")) for row in board.rows]
+    rows = [line("td", cells(row, board), kinds.get(row.rank, "")) for row in board.rows]
     return "\n".join(
         [
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
@@ -113,6 +114,12 @@ def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
             artifacts.append(Artifact(folder.path / best.adapter, "best/adapter"))
     fetched = [a for a in artifacts if folder.in_store and a.artifact_path.startswith("best")]
     return [a for a in artifacts if a.path.exists() or a in fetched]
+
+
+def _number(name: str, value: float | None) -> str:
+    if name.startswith("memory/"):
+        return _bytes(None if value is None else int(value))
+    return "" if value is None else f"{value:.4f}"
 
 
 def _bytes(count: int | None) -> str:

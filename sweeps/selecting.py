@@ -5,10 +5,7 @@ from dataclasses import replace
 
 from peft_jobs import SpecError
 from peft_jobs.mistakes import suggest
-from sweeps.leaderboard import Leaderboard, Row
-
-_COUNTED = ("trainable_parameters", "minutes")
-"""Numbers of a row that are no metrics."""
+from sweeps.leaderboard import COLUMNS, Leaderboard, Row
 
 
 def best_of_each(board: Leaderboard, name: str) -> Leaderboard:
@@ -30,37 +27,42 @@ def best_of_each(board: Leaderboard, name: str) -> Leaderboard:
 def pareto_front(board: Leaderboard, names: Sequence[str]) -> Leaderboard:
     """The ranked rows that no other ranked row beats in all of `names`, in the board's order.
 
-    Beaten is a row if another is as good in every name and better in one. The objective counts in
-    its own direction; of everything else less is better. A row that lacks one of the names is left
-    out. Raises SpecError for fewer than two names, and for one that no ranked row has.
+    Beaten is a row if another is as good in every name and better in one. Less is better, but the
+    objective counts in its own direction, and a name may say its own: `validation/f1:max`. A row
+    that lacks one of the names is left out. Raises SpecError for fewer than two names, and for one
+    that no ranked row has.
     """
-    if len(set(names)) < 2:
+    ways = dict(_way(text, board) for text in names)
+    if len(ways) < 2:
         raise SpecError(f"a front needs two names or more, got {', '.join(names) or 'none'}")
-    ranked = [(row, _numbers(row)) for row in board.rows if row.rank is not None]
+    ranked = [(row, row.numbers) for row in board.rows if row.rank is not None]
     known = {each for _, numbers in ranked for each in numbers}
-    for name in names:
+    for name in ways:
         if name not in known:
             raise SpecError(f"no ranked trial has recorded {name!r}{_hint(name, known)}")
-    signs = [-1 if name == board.metric and board.direction == "maximize" else 1 for name in names]
     points = [
-        (row, tuple(sign * numbers[name] for sign, name in zip(signs, names, strict=True)))
+        (
+            row,
+            tuple(-numbers[name] if way == "max" else numbers[name] for name, way in ways.items()),
+        )
         for row, numbers in ranked
-        if all(name in numbers for name in names)
+        if all(name in numbers for name in ways)
     ]
     front = [row for row, point in points if not any(_beats(other, point) for _, other in points)]
-    return replace(board, rows=tuple(front))
+    shown = [name for name in ways if name not in (board.metric, *COLUMNS)]
+    return replace(board, rows=tuple(front), shown=tuple(shown))
+
+
+def _way(text: str, board: Leaderboard) -> tuple[str, str]:
+    """A name of a front, and whether its `min` or its `max` is wanted."""
+    name, colon, way = text.rpartition(":")
+    if colon and way in ("min", "max"):
+        return name, way
+    return text, board.direction[:3] if text == board.metric else "min"
 
 
 def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
-
-
-def _numbers(row: Row) -> dict[str, float]:
-    """Metrics, memory peaks as constraints name them, and what else is counted."""
-    numbers: dict[str, float] = dict(row.metrics)
-    numbers |= {f"memory/{name}": float(count) for name, count in row.memory.items()}
-    counted = ((name, getattr(row, name)) for name in _COUNTED)
-    return numbers | {name: float(value) for name, value in counted if value is not None}
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, model_validator
 
+from peft_jobs.errors import SpecError
 from peft_jobs.fields import Names, Section, Whole
 
 SCHEMES = ("none", "int8", "nf4", "fp4")
@@ -45,6 +46,11 @@ class Adapter(Section):
         if gradient_checkpointing and not self.CHECKPOINTING:
             return f"{self.method} needs training.gradient_checkpointing false, got true"
         return None
+
+    def check_merges(self) -> None:
+        """SpecError if the trained adapter cannot become part of the base's weights."""
+        if not self.MERGES:
+            raise SpecError(f"adapter.method: {self.method} cannot be merged into its base")
 
 
 class TargetedAdapter(Adapter):

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from peft_jobs.architecture import head_modules
 from peft_jobs.base import Base
-from peft_jobs.errors import SpecError
+from peft_jobs.errors import Refused, SpecError
 from peft_jobs.heads import fresh_modules, reset_head
 from peft_jobs.keyed import Clock, key, key_base_dropout, key_dropout, tuner_layers
 from peft_jobs.methods._precision import train_in_float32
@@ -69,11 +69,16 @@ class Method:
         weights and dropout follow `spec.seed` and `clock` alone (a new one by default, see
         `clock_of`), and for some initialisations `rows`, the tokenised training rows. Gradient
         checkpointing is switched on here if the spec says so. One adapter at a time: `detach`
-        before the next. Raises SpecError, and leaves the base as it was, if the spec does not fit
+        before the next. Raises Refused, and leaves the base as it was, if the spec does not fit
         the model.
         """
+        try:
+            return self._attach(base, spec, Clock() if clock is None else clock, rows)
+        except SpecError as error:
+            raise Refused(str(error)) from error
+
+    def _attach(self, base: Base, spec: TrialSpec, clock: Clock, rows: Dataset | None) -> Any:
         model = base.model
-        clock = Clock() if clock is None else clock
         setting = setting_of(base, spec, rows)
         snapshot = Snapshot.of(model)
         if spec.adapter.mutates_base:

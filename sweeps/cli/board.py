@@ -47,7 +47,7 @@ def leaderboard_table(
         table.add_column(_broken(title), justify="right", no_wrap=True, vertical="bottom")
     for row in board.rows[:limit] if limit else board.rows:
         style = {1: "bold green", None: "dim"}.get(row.rank)
-        values = cells(row, board.varying)
+        values = cells(row, board)
         table.add_row(*(_ORDINARY.get(values[index], values[index]) for index in kept), style=style)
     return table
 

@@ -239,6 +239,22 @@ def test_a_classifier_trains_its_head_and_is_reproduced(
     assert result.tokens == result.samples == 32
 
 
+def test_an_adapter_that_peft_refuses_on_this_base_is_no_failure(
+    driver: Driver, tiny_llama_path: Path, rows_path: Path
+) -> None:
+    """The first form of MiSS takes any rank; the other only one that divides 64 and 128."""
+    plain = trial(tiny_llama_path, rows_path, quantization="none", adapter={"method": "miss"})
+    for form, r, refused in (("bat", 8, False), ("bat", 5, True), ("default", 5, False)):
+        result = driver.run(plain.with_params({"adapter.init_weights": form, "adapter.r": r}))
+        assert result is not None
+        assert (result.kind is Kind.REFUSED) == refused
+        assert result.state is (State.PRUNED if refused else State.COMPLETE)
+        if refused:
+            assert result.error is not None
+            assert result.error.startswith("adapter: PEFT's miss refuses this base: ")
+            assert "divisible" in result.error
+
+
 def trial_like(spec: TrialSpec, seed: int) -> TrialSpec:
     return spec.with_params({"seed": seed})
 

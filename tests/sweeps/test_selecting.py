@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from peft_jobs import SpecError
 from sweeps.leaderboard import Leaderboard, Row
+from sweeps.reports import cells, header
 from sweeps.selecting import best_of_each, pareto_front
 
 
@@ -72,6 +73,25 @@ def test_an_objective_to_maximize_counts_in_its_direction() -> None:
     rows = [row(0, 0.9, 1, minutes=2.0), row(1, 0.8, 2, minutes=1.0), row(2, 0.7, 3, minutes=1.5)]
     front = pareto_front(board(*rows, direction="maximize"), ["validation/loss", "minutes"])
     assert numbers(front) == [0, 1]
+
+
+def test_a_name_may_say_its_direction() -> None:
+    f1 = [0.5, 0.7, 0.6]
+    rows = [row(n, float(n), n + 1, metrics={"validation/f1": f1[n]}) for n in range(3)]
+    names = ["minutes", "validation/f1:max"]
+    assert numbers(pareto_front(board(*rows), names)) == [1]
+    assert numbers(pareto_front(board(*rows), ["minutes", "validation/f1"])) == [0]
+
+
+def test_what_a_front_is_about_has_columns() -> None:
+    known = {"metrics": {"validation/f1": 0.5}, "memory": {"peak_rss_bytes": 2**20}}
+    part = pareto_front(
+        board(row(0, 1.0, 1, **known)), ["validation/f1:max", "memory/peak_rss_bytes"]
+    )
+    titles, values = header(part), cells(part.rows[0], part)
+    assert dict(zip(titles, values, strict=True))["validation/f1"] == "0.5000"
+    assert dict(zip(titles, values, strict=True))["memory/peak_rss_bytes"] == "1 MiB"
+    assert "validation/f1" not in header(board(row(0, 1.0, 1, **known)))
 
 
 def test_a_front_of_unknown_or_too_few_names_is_refused() -> None:

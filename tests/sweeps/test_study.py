@@ -82,8 +82,8 @@ def test_a_rejected_point_is_pruned_with_a_violated_constraint_and_not_launched(
     assert all(p["adapter.r"] * p["training.learning_rate"] < 0.05 for _, p in asked)
 
 
-@pytest.mark.parametrize("kind", [Kind.OUT_OF_MEMORY, Kind.DIVERGED])
-def test_out_of_memory_and_divergence_are_pruned_with_a_constraint(
+@pytest.mark.parametrize("kind", [Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED])
+def test_what_no_trial_at_the_point_can_escape_is_pruned_with_a_constraint(
     open_study: Open, kind: Kind
 ) -> None:
     study = open_study()
