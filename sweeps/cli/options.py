@@ -1,0 +1,64 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _storage(text: str) -> Path:
+    from sweeps.layout import storage_folder
+
+    return storage_folder(text)
+
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Entries of the file to replace, by dotted name."),
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name; see `list`.")]
+Storage = Annotated[
+    Path,
+    typer.Option(
+        help="Folder or object store that holds the sweeps.",
+        metavar="DIR|URL",
+        parser=_storage,
+    ),
+]
+StudyUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PEFT_SWEEPS_STUDY_URL",
+        metavar="URL",
+        help="Database of the study, with its credentials; best given by the environment.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="ADDR", help="Ray cluster to join: `auto` or HOST:PORT."),
+]
+JobServer = Annotated[
+    str,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="URL",
+        help="Ray's job server, http://HOST:8265; RAY_AUTH_TOKEN holds its token.",
+    ),
+]
+OfJob = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Ray's job server, for a sweep that was submitted to it."),
+]
+Inline = Annotated[
+    bool, typer.Option("--inline", help="Without Ray, in this process; debuggers work.")
+]
+Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live display.")]
+Supervise = Annotated[
+    bool,
+    typer.Option(
+        "--supervise/--no-supervise", help="Start the sweep's driver again when it dies or hangs."
+    ),
+]
+RUNS = Path("runs")
