@@ -196,7 +196,7 @@ def test_divergence_and_mistakes_end_one_trial_alone(
     assert diverged.trainable_parameters == before.trainable_parameters
     wrong = driver.run(spec.with_params({"adapter.modules_to_save": ["nothing"]}))
     assert wrong is not None
-    assert wrong.state is State.FAIL
+    assert (wrong.state, wrong.kind) == (State.PRUNED, Kind.REFUSED)
     assert "modules_to_save: 'nothing' matches no module" in str(wrong.error)
     assert "Traceback" in str(wrong.traceback)
     log = driver.directory / "log.txt"
