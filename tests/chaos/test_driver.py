@@ -114,7 +114,8 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_no_process_and_goes_on_late
 ) -> None:
     sweep = two_at_a_time(address=None)
     sweep.tree["budget"]["n_trials"] = 2
-    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.08
+    # Both run at once, though the second proxy may take ten seconds to start.
+    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.15
     driver = sweep.launch()
     wait_for(lambda: driver.reported(2))
     time.sleep(0.5)  # both are some steps beyond their last checkpoint
