@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from peft_jobs import SpecError
 from sweeps import SweepSpec
@@ -39,7 +40,8 @@ def ran_on(spec: SweepSpec) -> Counter[str]:
     """CUDA_VISIBLE_DEVICES of the host of each trial that is complete."""
     database = open_storage(f"sqlite:///{spec.storage}/optuna.db")
     trials = optuna.load_study(study_name=spec.name, storage=database).get_trials()
-    return Counter(t.user_attrs["result"]["provenance"]["visible_devices"] for t in trials)
+    results = [t.user_attrs["result"] for t in trials if t.state == TrialState.COMPLETE]
+    return Counter(result["provenance"]["visible_devices"] for result in results)
 
 
 @pytest.fixture
