@@ -113,6 +113,11 @@ class TrialResult(BaseModel):
     """One line that says what went wrong."""
     traceback: str | None = None
 
+    @property
+    def minutes(self) -> float:
+        """Of all phases together."""
+        return sum(self.seconds.values()) / 60
+
     @classmethod
     def from_error(cls, error: BaseException, traceback: str, **seen: Any) -> "TrialResult":
         """The result of a trial that an exception ended; `seen` is what was known by then."""

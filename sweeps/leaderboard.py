@@ -16,7 +16,7 @@ from sweeps.study import SweepStudy
 COMPARABLE = ("model", "data", "template")
 """Parts of a result's provenance that must agree."""
 COLUMNS = ("trainable_parameters", "minutes")
-"""Of `Row.numbers`, what every table has beside the objective."""
+"""Of a row's `numbers`, what every table has beside the objective."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,6 @@ class Row:
     memory: dict[str, int] = field(default_factory=dict)
     """Every peak in bytes that was seen; `peak_memory_bytes` is the first of them that counts."""
 
-    @property
-    def numbers(self) -> dict[str, float]:
-        """Metrics, memory peaks as constraints name them, trainable parameters and minutes."""
-        numbers = {**self.metrics, "minutes": self.minutes}
-        numbers |= {f"memory/{name}": float(count) for name, count in self.memory.items()}
-        if self.trainable_parameters is not None:
-            numbers["trainable_parameters"] = float(self.trainable_parameters)
-        return numbers
-
 
 @dataclass(frozen=True)
 class Leaderboard:
@@ -61,7 +52,7 @@ class Leaderboard:
     baseline: float | None
     """The objective of the base without an adapter."""
     shown: tuple[str, ...] = ()
-    """Of `Row.numbers`, what gets a column beside those that every table has."""
+    """Of a row's `numbers`, what gets a column beside those that every table has."""
 
     @property
     def best(self) -> Row | None:
@@ -122,7 +113,6 @@ def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
     result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
     ranked = result.state is State.COMPLETE and study.feasible(result)
     value = trial.value if trial.value is not None else _last(trial)
-    seconds = sum(result.seconds.values())
     memory = result.memory.get("peak_allocated_bytes") or result.memory.get("peak_rss_bytes")
     return Row(
         rank=0 if ranked else None,
@@ -132,7 +122,7 @@ def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
         value=value,
         peak_memory_bytes=memory,
         trainable_parameters=result.trainable_parameters,
-        minutes=seconds / 60,
+        minutes=result.minutes,
         params=trial.user_attrs.get("params", {}),
         metrics=dict(result.metrics),
         adapter=result.adapter,

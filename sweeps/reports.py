@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from peft_jobs.files import write_json, write_whole
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row
+from sweeps.measured import numbers
 from sweeps.tracking import Artifact
 
 _STYLE = """body{font:15px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}
@@ -33,7 +34,8 @@ def cells(row: Row, board: Leaderboard) -> list[str]:
         "" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
         f"{row.minutes:.2f}",
     ]
-    fixed += [_number(name, row.numbers.get(name)) for name in board.shown]
+    known = numbers(row)
+    fixed += [_number(name, known.get(name)) for name in board.shown]
     return fixed + [_value(row.params.get(name)) for name in board.varying]
 
 

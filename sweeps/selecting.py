@@ -6,6 +6,7 @@ from dataclasses import replace
 from peft_jobs import SpecError
 from peft_jobs.mistakes import suggest
 from sweeps.leaderboard import COLUMNS, Leaderboard, Row
+from sweeps.measured import numbers
 
 
 def best_of_each(board: Leaderboard, name: str) -> Leaderboard:
@@ -35,18 +36,18 @@ def pareto_front(board: Leaderboard, names: Sequence[str]) -> Leaderboard:
     ways = dict(_way(text, board) for text in names)
     if len(ways) < 2:
         raise SpecError(f"a front needs two names or more, got {', '.join(names) or 'none'}")
-    ranked = [(row, row.numbers) for row in board.rows if row.rank is not None]
-    known = {each for _, numbers in ranked for each in numbers}
+    ranked = [(row, numbers(row)) for row in board.rows if row.rank is not None]
+    known = {each for _, found in ranked for each in found}
     for name in ways:
         if name not in known:
             raise SpecError(f"no ranked trial has recorded {name!r}{_hint(name, known)}")
     points = [
         (
             row,
-            tuple(-numbers[name] if way == "max" else numbers[name] for name, way in ways.items()),
+            tuple(-found[name] if way == "max" else found[name] for name, way in ways.items()),
         )
-        for row, numbers in ranked
-        if all(name in numbers for name in ways)
+        for row, found in ranked
+        if all(name in found for name in ways)
     ]
     front = [row for row, point in points if not any(_beats(other, point) for _, other in points)]
     shown = [name for name in ways if name not in (board.metric, *COLUMNS)]

@@ -20,6 +20,7 @@ from sweeps.database import retry
 from sweeps.deciding import rung_records, weak
 from sweeps.identity import difference, identity
 from sweeps.ledger import Ledger
+from sweeps.measured import numbers
 from sweeps.pruners import build
 from sweeps.spec import SweepSpec
 
@@ -183,10 +184,7 @@ class SweepStudy:
     def _violations(self, result: TrialResult) -> dict[str, float]:
         """Constraint values, positive where violated; Optuna's samplers read them."""
         violations = {}
-        known: dict[str, float] = {"minutes": sum(result.seconds.values()) / 60, **result.metrics}
-        known |= {f"memory/{name}": value for name, value in result.memory.items()}
-        if result.trainable_parameters is not None:
-            known["trainable_parameters"] = result.trainable_parameters
+        known = numbers(result)
         for name, limit in self.spec.constraints.items():
             if name in known:
                 violations[name] = (known[name] - limit) / (abs(limit) or 1.0)

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
+from figures import table
 
 from peft_jobs.provenance import environment
 from sweeps.leaderboard import Leaderboard, make_leaderboard
@@ -79,12 +80,12 @@ def tables(study: SweepStudy) -> str:
         lines += ["Best of each method, as `leaderboard NAME --by adapter.method` has it:", ""]
         lines += rows_of(best_of_each(board, METHOD), board)
         axes = [board.metric, "trainable_parameters"]
-        lines += ["", f"Front, `--pareto {','.join(axes)}`:", ""]
+        lines += [f"Front, `--pareto {','.join(axes)}`:", ""]
         lines += rows_of(pareto_front(board, axes), board)
     else:
         lines += importances(study.optuna)
-        lines += ["", "All trials:", "", *rows_of(board, board)]
-    return "\n".join(lines)
+        lines += ["All trials:", "", *rows_of(board, board)]
+    return "\n".join(lines).rstrip()
 
 
 def about(study: SweepStudy, board: Leaderboard) -> str:
@@ -113,7 +114,7 @@ def rows_of(part: Leaderboard, board: Leaderboard) -> list[str]:
     of_methods = any(METHOD in row.params for row in board.rows)
     titles = ["method", "tried"] if of_methods else ["trial"]
     titles += [board.metric, "trainable", "peak MiB", "minutes", "with"]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    lines = []
     for row in part.rows:
         method = row.params.get(METHOD)
         same = [each for each in board.rows if each.params.get(METHOD) == method]
@@ -124,8 +125,8 @@ def rows_of(part: Leaderboard, board: Leaderboard) -> list[str]:
         memory = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:.0f}"
         count = "" if row.trainable_parameters is None else f"{row.trainable_parameters:,}"
         cells = [value + mark, count, memory, f"{row.minutes:.2f}", settings(row.params)]
-        lines.append("| " + " | ".join([*first, *cells]) + " |")
-    return lines
+        lines.append([*first, *cells])
+    return table(titles, lines)
 
 
 def settings(params: dict[str, object]) -> str:
@@ -152,12 +153,12 @@ def importances(study: optuna.Study) -> list[str]:
         ped = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
         )
-    lines = ["| parameter | fANOVA | PED-ANOVA | mean (best) loss by value |", "|---|---|---|---|"]
+    lines = []
     shares = {name: sum(one[name] for one in forests) / SEEDS for name in names}
     for name in sorted(names, key=lambda name: -shares[name]):
         by_value = ", ".join(effect(trials, name))
-        lines.append(f"| {name} | {shares[name]:.2f} | {ped[name]:.2f} | {by_value} |")
-    return lines
+        lines.append([name, f"{shares[name]:.2f}", f"{ped[name]:.2f}", by_value])
+    return table(["parameter", "fANOVA", "PED-ANOVA", "mean (best) loss by value"], lines)
 
 
 def effect(trials: list[optuna.trial.FrozenTrial], name: str) -> list[str]:

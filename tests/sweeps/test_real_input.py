@@ -29,6 +29,14 @@ def sweep(storage: Path, **sections: Any) -> dict[str, Any]:
     }
 
 
+def sst2(**data: int) -> dict[str, Any]:
+    """Task and data of good and bad reviews."""
+    folder = SHARED / "data" / "cls"
+    files = {split: str(folder / f"sst2_{split}.jsonl") for split in ("train", "validation")}
+    task = {"type": "sequence_classification", "text": "{sentence}", "label": "label"}
+    return {"task": task, "data": {**files, **data}}
+
+
 @pytest.mark.timeout(600)
 def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
     spec = build_sweep(
@@ -69,13 +77,7 @@ def test_a_classification_sweep_on_sst2(tmp_path: Path) -> None:
     spec = build_sweep(
         sweep(
             tmp_path,
-            task={"type": "sequence_classification", "text": "{sentence}", "label": "label"},
-            data={
-                "train": str(SHARED / "data" / "cls" / "sst2_train.jsonl"),
-                "validation": str(SHARED / "data" / "cls" / "sst2_validation.jsonl"),
-                "validation_subset": 128,
-                "max_length": 128,
-            },
+            **sst2(validation_subset=128, max_length=128),
             space={"parameters": {"adapter.r": {"choices": [2, 8]}}},
             objective={"metric": "validation/accuracy", "direction": "maximize"},
             training={"per_device_train_batch_size": 16, "learning_rate": 5e-3},
@@ -101,13 +103,7 @@ def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
             tmp_path,
             model=str(Path(ENCODER.origin).parent / "model"),
             quantization="none",
-            task={"type": "sequence_classification", "text": "{sentence}", "label": "label"},
-            data={
-                "train": str(SHARED / "data" / "cls" / "sst2_train.jsonl"),
-                "validation": str(SHARED / "data" / "cls" / "sst2_validation.jsonl"),
-                "validation_subset": 200,
-                "max_length": 48,
-            },
+            **sst2(validation_subset=200, max_length=48),
             space={
                 "parameters": {
                     "adapter.method": {"choices": ["lora", "bottleneck", "full"]},
