@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.tracking.ui import ui_command
-from tests.ray_nodes import free_port
 
 
 @dataclass
@@ -54,9 +53,9 @@ class Gate:
     """A port at which nobody listens until `open` forwards it to a server."""
 
     def __init__(self, target_port: int) -> None:
-        self.port = free_port()
+        self._socket = _bound(0)
+        self.port: int = self._socket.getsockname()[1]
         self._target = ("127.0.0.1", target_port)
-        self._listener: socket.socket | None = None
         self._live: list[socket.socket] = []
 
     @property
@@ -64,17 +63,16 @@ class Gate:
         return f"http://127.0.0.1:{self.port}"
 
     def open(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        self._socket.listen()
+        threading.Thread(target=self._accept, args=(self._socket,), daemon=True).start()
 
     def close(self) -> None:
         """Nobody listens any more, and who was being served is cut off."""
-        if self._listener:
-            for one in (self._listener, *self._live):
-                with contextlib.suppress(OSError):  # it has ended by itself
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
-            self._listener, self._live = None, []
+        for one in (self._socket, *self._live):
+            with contextlib.suppress(OSError):  # it has ended by itself
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._socket, self._live = _bound(self.port), []
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -90,6 +88,14 @@ class Gate:
             self._live = [one for one in self._live if one.fileno() >= 0] + [client, upstream]
             for source, sink in ((client, upstream), (upstream, client)):
                 threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket that keeps a port for us (0: a free one) without listening at it."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("127.0.0.1", port))
+    return one
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
