@@ -15,7 +15,9 @@ import sys
 import time
 import warnings
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import optuna
 from figures import table
@@ -163,21 +165,22 @@ def importances(study: optuna.Study) -> list[str]:
 
 def effect(trials: list[optuna.trial.FrozenTrial], name: str) -> list[str]:
     """Mean and best loss of each value; of a range, of its quarters by rank."""
-    found: dict[str, list[float]] = {}
-    ordered = sorted(trials, key=lambda trial: str(trial.params[name]))
-    if isinstance(trials[0].params[name], float):
-        ordered = sorted(trials, key=lambda trial: float(trial.params[name]))
-        for quarter in range(4):
-            part = ordered[quarter * len(ordered) // 4 : (quarter + 1) * len(ordered) // 4]
-            label = f"{part[0].params[name]:.1e} to {part[-1].params[name]:.1e}"
-            found[label] = [float(trial.value or 0.0) for trial in part]
-    elif isinstance(trials[0].params[name], int):
-        ordered = sorted(trials, key=lambda trial: int(trial.params[name]))
-    for trial in ordered if not found else ():
-        found.setdefault(str(trial.params[name]), []).append(float(trial.value or 0.0))
+
+    def value(trial: optuna.trial.FrozenTrial) -> Any:
+        return trial.params[name]
+
+    ordered = sorted(trials, key=value)
+    count = len(ordered)
+    if isinstance(value(ordered[0]), float):
+        quarters = [ordered[q * count // 4 : (q + 1) * count // 4] for q in range(4)]
+        groups = {f"{value(part[0]):.1e} to {value(part[-1]):.1e}": part for part in quarters}
+    else:
+        groups = {str(each): list(part) for each, part in groupby(ordered, value)}
+    losses = {
+        label: [float(trial.value or 0.0) for trial in part] for label, part in groups.items()
+    }
     return [
-        f"{label}: {sum(losses) / len(losses):.2f} ({min(losses):.2f})"
-        for label, losses in found.items()
+        f"{label}: {sum(part) / len(part):.2f} ({min(part):.2f})" for label, part in losses.items()
     ]
 
 
