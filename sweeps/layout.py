@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft_jobs import store
 from peft_jobs.checkpoint import CHECKPOINTS
+from peft_jobs.files import write_whole
 from search_spaces import Params
+from sweeps.errors import Unavailable
 from sweeps.putting import Mirror
 from sweeps.spec import SweepSpec
 
@@ -67,6 +70,22 @@ class SweepFolder:
         if self.mirror is not None:
             for path in paths:
                 self.mirror.put(path)
+
+    def sign(self) -> tuple[str, str]:
+        """(place, text) of a file that is in this storage, and nowhere else, from now on.
+
+        Raises Unavailable if the storage does not take it.
+        """
+        sign, text = self.path / ".driver", uuid.uuid4().hex
+        place = self.place(sign)
+        try:
+            if self.in_store:
+                store.put_text(text, place)
+            else:
+                write_whole(sign, text)
+        except OSError as error:
+            raise Unavailable(f"{place} cannot be written: {error}") from error
+        return place, text
 
     def remove(self, path: Path) -> None:
         """Delete a file or a folder of the storage, if it is there; does not wait for a store."""

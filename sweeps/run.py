@@ -173,7 +173,8 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
         return InlineBackend(resources.engine, options)
     from sweeps.cluster.backend import RayBackend
 
-    return RayBackend(resources, options, modules(functions(spec)))
+    sign = None if resources.address is None else folder.sign()
+    return RayBackend(resources, options, modules(functions(spec)), sign)
 
 
 def _write_sweep(

@@ -23,7 +23,7 @@ from sweeps.cluster.bridge import (
     StudySearcher,
     Watch,
 )
-from sweeps.cluster.fleet import Fleet
+from sweeps.cluster.fleet import Fleet, last_words
 from sweeps.cluster.proxy import TrialProxy
 from sweeps.driver import Driver
 from sweeps.errors import Unavailable
@@ -56,7 +56,11 @@ class RayBackend:
     """Connects on construction; `close` takes down what it started."""
 
     def __init__(
-        self, resources: ResourcesSpec, options: dict[str, Any], modules: Sequence[Path] = ()
+        self,
+        resources: ResourcesSpec,
+        options: dict[str, Any],
+        modules: Sequence[Path] = (),
+        sign: tuple[str, str] | None = None,
     ) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -67,7 +71,7 @@ class RayBackend:
         _connect(resources.address, modules)
         self._kind = resources.accelerator_type
         try:
-            self.fleet = Fleet(resources, options)
+            self.fleet = Fleet(resources, options, sign)
         except BaseException:
             ray.shutdown()
             raise
@@ -93,7 +97,8 @@ class RayBackend:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayActorError as error:
-            raise SpecError(f"the host died while it loaded base and data: {error}") from error
+            words = last_words(error)
+            raise SpecError(f"the host died while it loaded base and data: {words}") from error
 
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is interrupted."""

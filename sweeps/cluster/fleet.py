@@ -52,8 +52,14 @@ class _Host:
 class Fleet:
     """All hosts of a sweep on the cluster that this process is connected to."""
 
-    def __init__(self, resources: ResourcesSpec, options: dict[str, Any]) -> None:
-        self._engine, self._options = resources.engine, options
+    def __init__(
+        self,
+        resources: ResourcesSpec,
+        options: dict[str, Any],
+        sign: tuple[str, str] | None = None,
+    ) -> None:
+        """`sign`: see `SweepFolder.sign`; a host that does not see it does not start."""
+        self._engine, self._options, self._sign = resources.engine, options, sign
         self._max_concurrent = resources.max_concurrent
         self._hosts: dict[Place, _Host] = {}
         self._draining: dict[str, float] = {}
@@ -173,7 +179,7 @@ class Fleet:
         host = self._hosts[place]
         settled = time.monotonic() - host.made > _SETTLED_SECONDS
         failures = 1 if settled else host.failures + 1
-        error = _last_words(host.actor)
+        error = _end_of(host.actor)
         if failures >= MAX_STARTS:
             raise RuntimeError(f"the host {place.name} cannot be started: {error}")
         log.warning("the host %s could not be started, trying again: %s", place.name, error)
@@ -207,12 +213,18 @@ class Fleet:
             max_concurrency=MAX_CALLS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
         )
-        return actor.remote(self._engine, options, place.gpus)
+        return actor.remote(self._engine, options, place.gpus, self._sign)
 
 
-def _last_words(actor: Any) -> str:
+def last_words(error: ray.exceptions.RayError) -> str:
+    """Why an actor is dead: of an exception in its constructor, what that says."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if "creation task" in text else text
+
+
+def _end_of(actor: Any) -> str:
     try:
         ray.get(actor.status.remote(), timeout=_CALL_SECONDS)
     except ray.exceptions.RayError as error:
-        return str(error)
+        return last_words(error)
     return "it ended"

@@ -6,14 +6,18 @@ Async, so that hundreds of waiting proxies block nobody; training runs in the ho
 import asyncio
 import contextlib
 import os
+import platform
 import time
+from pathlib import Path
 from typing import Any
 
-from peft_jobs import Fenced, faults
+from peft_jobs import Fenced, SpecError, faults, store
 from peft_jobs.engines import load_engine
 from peft_jobs.host import Message, TrialHost
 
 LONG_POLL_SECONDS = 10.0
+SIGN_SECONDS = 20.0
+"""How long a new host looks for the sweep's storage."""
 CLAIM_SECONDS = 5.0
 """How long a place is kept free for a trial that must run alone and was last heard of."""
 
@@ -21,8 +25,19 @@ CLAIM_SECONDS = 5.0
 class HostActor:
     """See `TrialHost` for the calls' meaning; everything that crosses the wire is plain JSON."""
 
-    def __init__(self, engine: str, options: dict[str, Any], gpus: str | None) -> None:
-        """`gpus`: see `sweeps.cluster.nodes.Place`."""
+    def __init__(
+        self,
+        engine: str,
+        options: dict[str, Any],
+        gpus: str | None,
+        sign: tuple[str, str] | None = None,
+    ) -> None:
+        """`gpus`: see `sweeps.cluster.nodes.Place`; `sign`: see `SweepFolder.sign`.
+
+        Raises SpecError if this machine does not see the sign.
+        """
+        if sign is not None:
+            _look_for(*sign)
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
         # Ray gives an actor without CPUs OMP_NUM_THREADS=1; the engine sets its own threads.
@@ -118,6 +133,26 @@ class HostActor:
         news, self._news = self._news, asyncio.Event()
         if news is not None:
             news.set()
+
+
+def _look_for(place: str, text: str) -> None:
+    deadline, seen = time.monotonic() + SIGN_SECONDS, "nothing there"
+    while True:
+        try:
+            found = store.read(place) if store.is_url(place) else Path(place).read_text("utf-8")
+            if found == text:
+                return
+            seen = "nothing there" if found is None else "another machine's file there"
+        except FileNotFoundError:
+            seen = "nothing there"
+        except OSError as error:
+            seen = str(error)
+        if time.monotonic() > deadline:
+            raise SpecError(
+                f"storage: must be a path that all nodes share, or an object store's URL that all "
+                f"reach; {platform.node()} looked for the sweep's file {place} and found {seen}"
+            )
+        time.sleep(0.5)
 
 
 def _visible(gpus: str) -> str:

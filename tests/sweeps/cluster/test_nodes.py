@@ -180,6 +180,20 @@ def test_a_sweep_uses_all_gpus_of_all_nodes_and_its_records_are_whole(
 
 
 @pytest.mark.slow
+def test_a_node_that_does_not_reach_the_store_ends_the_sweep_and_is_named(
+    cluster: Cluster, drive: Drive
+) -> None:
+    with patch.dict(os.environ, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}):
+        node = cluster.join()
+    driver = drive(cluster.tree("apart"))
+    told = driver.finish(240)
+    assert driver.process.returncode != 0
+    assert f"the host peft-sweeps-host-{node.id}-0 cannot be started: " in told
+    assert "storage: must be a path that all nodes share" in told
+    assert f"{cluster.store.url}/apart/.driver" in told
+
+
+@pytest.mark.slow
 def test_nodes_die_are_taken_away_and_join_in_the_middle_of_a_sweep(
     cluster: Cluster, drive: Drive
 ) -> None:

@@ -1,0 +1,36 @@
+"""What a host wants before it starts."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from peft_jobs import SpecError
+from sweeps.cluster import host_actor
+from sweeps.cluster.host_actor import HostActor
+from sweeps.layout import SweepFolder
+
+
+@pytest.mark.parametrize(
+    ("here", "seen"),
+    [(None, "nothing there"), ("of an earlier driver", "another machine's file there")],
+)
+def test_a_host_that_does_not_see_the_storage_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str | None, seen: str
+) -> None:
+    monkeypatch.setattr(host_actor, "SIGN_SECONDS", 0.0)
+    place, text = SweepFolder(tmp_path, "sweep").sign()
+    if here is None:
+        Path(place).unlink()
+    else:
+        Path(place).write_text(here)
+    with pytest.raises(SpecError, match=rf"^storage: must be .*{place} and found {seen}$"):
+        HostActor("simulated", {}, None, (place, text))
+
+
+def test_a_host_waits_for_the_storage(tmp_path: Path) -> None:
+    place, text = SweepFolder(tmp_path, "sweep").sign()
+    Path(place).unlink()
+    threading.Timer(0.3, lambda: Path(place).write_text(text)).start()
+    host = HostActor("simulated", {}, None, (place, text))
+    assert host._host.close(10)
