@@ -105,7 +105,7 @@ class Outlet:
         faults.passing("outlet.checkpoint")
         report(progress.model_copy(update={"checkpoint": self._remote(path)}))
         for other in path.parent.iterdir():
-            if other.name < path.name:
+            if other.name < path.name and not other.name.startswith("."):  # that is being written
                 shutil.rmtree(other, ignore_errors=True)
 
     def _put_end(self, result: TrialResult | None) -> TrialResult | None:

@@ -8,6 +8,7 @@ What a process works on lies on its own disk, under the staging folder (PEFT_SWE
 default ~/.cache/peft-sweeps): a driver's copy of a storage, and apart from it a host's attempts.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -135,6 +136,13 @@ def exists(url: str) -> bool:
     return any(info.is_file for info in found)
 
 
+def size(url: str) -> int | None:
+    """Bytes of a file; None if there is none."""
+    system, path = _reach(url)
+    found: int | None = system.get_file_info([path])[0].size
+    return found
+
+
 def names(url: str) -> list[str]:
     """Files at any depth below `url`, as relative paths; none if nothing is there."""
     from pyarrow.fs import FileSelector
@@ -195,7 +203,8 @@ def _reach(url: str) -> tuple[Any, str]:
     parts = urlsplit(url)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     system, root = _system(parts.scheme, parts.netloc, endpoint)
-    return system, f"{root}{parts.path}".rstrip("/")
+    path = f"{root}{parts.path}".rstrip("/")
+    return system, path.lstrip("/") if system.type_name in _FLAT else path
 
 
 @lru_cache(maxsize=32)
@@ -233,8 +242,13 @@ def _make_room(system: Any, path: str) -> None:
 
 def _put_file(system: Any, local: Path, path: str) -> None:
     _make_room(system, path)
-    with local.open("rb") as source, system.open_output_stream(path) as target:
-        shutil.copyfileobj(source, target, 8 << 20)
+    try:
+        with local.open("rb") as source, system.open_output_stream(path) as target:
+            shutil.copyfileobj(source, target, 8 << 20)
+    except BaseException:  # pyarrow 25 completes the upload of what it has got
+        with contextlib.suppress(OSError):
+            system.delete_file(path)
+        raise
 
 
 def _fetch_file(system: Any, path: str, local: Path) -> None:

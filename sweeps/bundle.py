@@ -1,4 +1,4 @@
-"""What a submitted sweep takes along: its file, its local data, the Python files it names.
+"""What a submitted sweep takes along: its file, its local data, the modules it names.
 
 All of it lies in one folder, which Ray carries to the cluster; nothing else travels, so no secret
 does. There, `run` puts the data into the sweep's storage (`sweeps.inputs`).
@@ -52,7 +52,13 @@ def pack(path: Path, overrides: Sequence[str], folder: Path) -> Bundle:
     if spec.resources.backend != "ray":
         raise SpecError("a submitted sweep runs on Ray: leave resources.backend out")
     shutil.copyfile(path, folder / path.name)
-    for source, target in _python_files(spec):
+    code = list(_code(spec))
+    if (size := sum(source.stat().st_size for source, _ in code)) > MAX_BYTES:
+        raise SpecError(
+            f"the modules that the sweep names have {size / 2**20:.0f} MiB of files, and "
+            f"{MAX_BYTES / 2**20:.0f} travel: put them into a package without data beside it"
+        )
+    for source, target in code:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / target)
     places, left = _data(tree, folder)
@@ -134,9 +140,9 @@ def _data(tree: dict[str, Any], folder: Path) -> tuple[dict[str, str], tuple[str
     return places, tuple(left)
 
 
-def _python_files(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
-    """The Python files behind the functions that the sweep names, and their places; of a package,
-    all."""
+def _code(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
+    """The files behind the functions that the sweep names, and their places; of a package, all that
+    are not hidden."""
     references = functions(spec) | space_functions(spec)
     for top in sorted({re.split("[.:]", reference)[0] for reference in references}):
         if importlib.util.find_spec(top) is None:
@@ -145,5 +151,8 @@ def _python_files(spec: SweepSpec) -> Iterator[tuple[Path, str]]:
         if path.is_file():
             yield path, path.name
         else:
-            inside = sorted(path.rglob("*.py"))
-            yield from ((file, f"{path.name}/{file.relative_to(path)}") for file in inside)
+            for file in sorted(path.rglob("*")):
+                below = file.relative_to(path)
+                hidden = any(part.startswith(".") or part == "__pycache__" for part in below.parts)
+                if file.is_file() and not hidden:
+                    yield file, f"{path.name}/{below}"

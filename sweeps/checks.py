@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 from peft_jobs import TrialSpec
 from peft_jobs.mistakes import mistakes, models_in, suggest
-from peft_jobs.spec import DEMO, INCOMPATIBLE, Source
+from peft_jobs.spec import ADAPTERS, DEMO, INCOMPATIBLE, Source
 from peft_jobs.store import is_url
 from search_spaces import FunctionSpace, Params, RandomSuggest, SpaceError
 from sweeps.redact import redact
@@ -107,13 +107,13 @@ def _contradictions(spec: SweepSpec) -> list[str]:
     if generation is not None:
         own = (*own, *generation.functions)
     measured = (*task.METRICS, *(generation.names if generation is not None else ()))
-    if spec.objective.metric not in measured and not (
-        own and spec.objective.metric.startswith("validation/")
-    ):
-        found.append(
-            f"objective.metric: {spec.objective.metric!r} is not measured by {task.type}"
-            f"{suggest(spec.objective.metric, measured)}"
-        )
+    metric = spec.objective.metric
+    if metric not in measured:
+        if not (own and metric.startswith("validation/")):
+            told = f"{metric!r} is not measured by {task.type}{suggest(metric, measured)}"
+            found.append(f"objective.metric: {told}")
+        elif "direction" not in spec.objective.model_fields_set:
+            found.append(f"objective.direction: must be given for a metric of your own, {metric}")
     bounded = (*measured, *MEASURED)
     for name in spec.constraints:
         if name not in bounded and not (own and name.startswith("validation/")):
@@ -208,13 +208,35 @@ def _bad_points(spec: SweepSpec) -> list[str]:
                 impossible.update({line: f"space: {line}" for line in mistakes(error, TrialSpec)})
                 num_impossible += 1
                 continue
+            foreign = _foreign(point, spec, points)
             for line in mistakes(error, TrialSpec):  # one value of each mistake is enough
+                line = foreign.get(line.partition(":")[0], line)
                 found.setdefault(line.rpartition(", got ")[0] or line, f"space: {line}")
         except ValueError as error:
             found[str(error)] = f"space: {error}"
     if num_impossible == len(points):
         found |= impossible
     return list(found.values())
+
+
+def _foreign(point: Params, spec: SweepSpec, points: list[Params]) -> dict[str, str]:
+    """What to say of each parameter of the point that its method does not have, by name."""
+    method = str(point.get("adapter.method", spec.trial.adapter.method))
+    drawn = {str(other["adapter.method"]) for other in points if "adapter.method" in other}
+    told = {}
+    for name in point:
+        section, _, field = name.partition(".")
+        if section != "adapter" or _has(method, field):
+            continue
+        having = [repr(other) for other in sorted(drawn) if _has(other, field)]
+        where = f"in [{', '.join(having)}]" if len(having) > 1 else f"== {''.join(having)}"
+        advice = f'give it `when: "adapter.method {where}"`' if having else "leave it out"
+        told[name] = f"{name}: the method {method} has no {field}; {advice}"
+    return told
+
+
+def _has(method: str, field: str) -> bool:
+    return method in ADAPTERS and field.partition(".")[0] in ADAPTERS[method].model_fields
 
 
 def _is_incompatible(error: ValidationError) -> bool:

@@ -87,7 +87,7 @@ def _put(file: Path, folder: SweepFolder) -> str:
     place = folder.place(target)
     try:
         if folder.in_store:
-            if not store.exists(place):
+            if store.size(place) != file.stat().st_size:
                 store.put(file, place)
         elif not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
+from threading import Thread
 from typing import Protocol
 
 from peft_jobs import State, TrialSpec
@@ -102,9 +105,9 @@ def _launch(
     retry_failed: bool,
 ) -> Outcome:
     folder.path.mkdir(parents=True, exist_ok=True)
-    spec = with_inputs(spec, folder)
     storage = open_storage(spec.study_url or folder.study_url)
     with _driving(Lease(storage, spec.name), watchers.pulse) as tick:
+        spec = _while_ticking(partial(with_inputs, spec, folder), tick)
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
@@ -137,6 +140,22 @@ def _driving(lease: Lease, pulse: Pulse) -> Iterator[Callable[[], bool]]:
         yield lambda: lease.renew(pulse.beat) or not pulse.beat()
     finally:
         lease.release()
+
+
+def _while_ticking(call: Callable[[], SweepSpec], tick: Callable[[], bool]) -> SweepSpec:
+    """`call()`, in a thread: an upload may take long."""
+    done: Future[SweepSpec] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:  # the thread's edge: raised again where it is waited for
+            done.set_exception(error)
+
+    Thread(target=work, name="inputs", daemon=True).start()
+    while not wait([done], 1.0).done:
+        _stop_if(tick())
+    return done.result()
 
 
 def _stop_if(wanted: bool) -> None:

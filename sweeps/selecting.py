@@ -6,7 +6,7 @@ from dataclasses import replace
 from peft_jobs import SpecError
 from peft_jobs.mistakes import suggest
 from sweeps.leaderboard import COLUMNS, Leaderboard, Row
-from sweeps.measured import numbers
+from sweeps.measured import natural_direction, numbers
 
 
 def best_of_each(board: Leaderboard, name: str) -> Leaderboard:
@@ -28,8 +28,9 @@ def best_of_each(board: Leaderboard, name: str) -> Leaderboard:
 def pareto_front(board: Leaderboard, names: Sequence[str]) -> Leaderboard:
     """The ranked rows that no other ranked row beats in all of `names`, in the board's order.
 
-    Beaten is a row if another is as good in every name and better in one. Less is better, but the
-    objective counts in its own direction, and a name may say its own: `validation/f1:max`. A row
+    Beaten is a row if another is as good in every name and better in one. Less is better, but a
+    metric counts in its natural direction, the objective in that of the sweep, and a name may say
+    its own: `validation/own:max`. A row
     that lacks one of the names is left out. Raises SpecError for fewer than two names, and for one
     that no ranked row has.
     """
@@ -59,7 +60,8 @@ def _way(text: str, board: Leaderboard) -> tuple[str, str]:
     name, colon, way = text.rpartition(":")
     if colon and way in ("min", "max"):
         return name, way
-    return text, board.direction[:3] if text == board.metric else "min"
+    direction = board.direction if text == board.metric else natural_direction(text)
+    return text, (direction or "min")[:3]
 
 
 def _beats(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -15,6 +15,7 @@ from peft_jobs.fields import Count, NonNegative, Number, Positive, Section, Whol
 from peft_jobs.mistakes import suggest
 from peft_jobs.spec import TrialSpec
 from search_spaces import ReadSpace
+from sweeps.measured import Direction, natural_direction
 from sweeps.pruners import check_pruner
 from sweeps.redact import redact
 from sweeps.samplers import check_sampler
@@ -26,7 +27,15 @@ def _shorthand(value: Any) -> Any:
 
 class ObjectiveSpec(Section):
     metric: str = "validation/loss"
-    direction: Literal["minimize", "maximize"] = "minimize"
+    direction: Direction = "minimize"
+    """By default the better one of the metric; for one of your own it must be given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_direction(cls, given: Any) -> Any:
+        metric = given.get("metric") if isinstance(given, Mapping) else None
+        direction = natural_direction(metric) if isinstance(metric, str) else None
+        return given if direction is None else {"direction": direction, **given}
 
 
 class SamplerSpec(Section):
@@ -92,7 +101,8 @@ class ResourcesSpec(Section):
     step. `auto`: as many as a host finds worth it before the first trial."""
     gpus_per_trial: NonNegative | Literal["auto"] = "auto"
     """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0. Above 1, and then
-    whole: the base is spread over so many GPUs of a node, and trials are trained alone."""
+    whole: the base is spread over so many GPUs of a node, which no other job may use, and trials
+    are trained alone."""
     accelerator_type: str | None = None
     """Kind of GPU that trials need, in a cluster with several: `A100`, as `ray status` names it."""
     cpus_per_trial: Positive | Literal["auto"] = "auto"

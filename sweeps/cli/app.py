@@ -1,6 +1,7 @@
 """The commands of `peft-sweep`: names, arguments, help. What they do lies in the modules beside."""
 
 import importlib.metadata
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,13 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The console entry point; exits with 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """The console entry point; exits with 0 done, 1 failed, 2 bad input, 130 interrupted.
+
+    A person's own functions are found in the current folder, as with `python -m`, but behind what
+    is installed: a file of theirs named `datasets.py` stands in nobody's way.
+    """
+    if not sys.flags.safe_path:
+        sys.path.append("")
     app(prog_name="peft-sweep")
 
 
@@ -253,8 +260,8 @@ def leaderboard(
         typer.Option(
             metavar="A,B",
             help="Only complete trials that no other beats in all of these: metrics, memory/..., "
-            "trainable_parameters, minutes. Less is better, but for the objective its direction, "
-            "and for a NAME:max more.",
+            "trainable_parameters, minutes. Less is better, but more of accuracy, F1 and the "
+            "like, of an objective to maximize, and of NAME:max.",
         ),
     ] = None,
     study_url: StudyUrl = None,

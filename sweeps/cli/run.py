@@ -139,13 +139,14 @@ def _again(spec: SweepSpec, path: Path | None) -> str:
 def uses(spec: SweepSpec) -> dict[str, str]:
     """What the sweep will use, known before anything is started."""
     resources, tracking = spec.resources, spec.tracking
-    address = resources.address or os.environ.get("RAY_ADDRESS")
     if resources.backend == "inline":
         where = f"{device()}; inline, without Ray"
-    elif address not in (None, "local"):
-        where = f"the Ray cluster at {address}"
+    elif resources.address is not None:
+        where = f"the Ray cluster at {resources.address}"
     else:
         where = f"{device()}; Ray on this machine"
+        if address := os.environ.get("RAY_ADDRESS"):
+            where += f" (`--address auto` joins the cluster of RAY_ADDRESS, {address})"
     if resources.engine != "packed":
         where += f"; {resources.engine} engine"
     folder = SweepFolder.of(spec)

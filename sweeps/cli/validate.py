@@ -78,6 +78,7 @@ def _targets(spec: SweepSpec) -> dict[str, list[str]]:
 def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
     words = {
         "base": f"{spec.trial.model.name_or_path}, {spec.trial.quantization.scheme}",
+        "objective": f"{spec.objective.direction} {spec.objective.metric}",
         "trials": f"{plan['n_trials']}, chosen by {plan['sampler']}",
     }
     if "max_samples" in plan:

@@ -1,16 +1,19 @@
 """Run a sweep on a Ray cluster: this machine alone, or the one at `resources.address`."""
 
+import contextlib
 import gc
 import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.execution import class_cache
 
 from peft_jobs import SpecError, TrialSpec
@@ -23,7 +26,7 @@ from sweeps.cluster.bridge import (
     StudySearcher,
     Watch,
 )
-from sweeps.cluster.fleet import Fleet, last_words
+from sweeps.cluster.fleet import MAX_STARTS, Fleet
 from sweeps.cluster.proxy import TrialProxy
 from sweeps.driver import Driver
 from sweeps.errors import Unavailable
@@ -84,21 +87,28 @@ class RayBackend:
     ) -> Prepared:
         """See `Engine.prepare`; `on_tick` is called about once a second meanwhile.
 
-        SpecError if no node fits a trial, and none that fits is added.
+        SpecError if no node fits a trial, and none that fits is added; or if host after host dies
+        of it.
         """
-        if not self.fleet.wait_for_room(on_tick):
-            raise SpecError(self._no_room())
         texts = [variant.to_json() for variant in variants]
-        call = self.fleet.any().prepare.remote(spec.to_json(), texts)
-        try:
-            while not ray.wait([call], timeout=1.0)[0]:
-                on_tick()
-            return Prepared.model_validate(ray.get(call))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except ray.exceptions.RayActorError as error:
-            words = last_words(error)
-            raise SpecError(f"the host died while it loaded base and data: {words}") from error
+        died: Exception | None = None
+        for _ in range(MAX_STARTS):
+            if not self.fleet.wait_for_room(on_tick):
+                raise SpecError(self._no_room())
+            call = self.fleet.wait_for_host(on_tick).prepare.remote(spec.to_json(), texts)
+            try:
+                while not ray.wait([call], timeout=1.0)[0]:
+                    on_tick()
+                    self.fleet.ensure_now_and_then()
+                return Prepared.model_validate(ray.get(call))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except ray.exceptions.RayActorError as error:
+                log.warning("a host died while it loaded base and data: %s", error)
+                died = error
+        raise SpecError(
+            f"{MAX_STARTS} hosts died while they loaded base and data: {died}"
+        ) from died
 
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is interrupted."""
@@ -160,7 +170,8 @@ def _connect(address: str | None, modules: Sequence[Path]) -> None:
         if address is not None and ":" in address:  # Ray itself would try for a minute
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
-        with keeping_signals():  # Ray 2.60 takes SIGTERM over (`ray._private.node`)
+        alone = _on_loopback() if address is None else contextlib.nullcontext()
+        with keeping_signals(), alone:  # Ray 2.60 takes SIGTERM over (`ray._private.node`)
             ray.init(
                 address=address or "local",
                 include_dashboard=False if address is None else None,
@@ -172,3 +183,15 @@ def _connect(address: str | None, modules: Sequence[Path]) -> None:
         where = "can be started" if address is None else f"at {address!r}"
         hint = "" if address is None else " (a cluster with a token needs RAY_AUTH_MODE=token here)"
         raise Unavailable(f"no Ray cluster {where}: {error}{hint}") from error
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray 2.60 listens on 127.0.0.1 only, if other machines cannot join; by default they can."""
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with mock.patch.dict(os.environ, {name: "0"}):  # for the processes that Ray starts
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

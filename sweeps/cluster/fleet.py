@@ -5,6 +5,7 @@ dies alone is restarted by Ray in its place, empty. They hold
 nothing in Ray's books (proxies do), so a host's device is fixed through its environment.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -35,7 +36,8 @@ MAX_STARTS = 3
 _LOOK_EVERY_SECONDS = 1.0
 _CALL_SECONDS = 10.0
 _CHECKPOINT_EVERY_SECONDS = 10.0
-_SETTLED_SECONDS = 60.0
+_SETTLED_SECONDS = 600.0
+"""A host that is dead for good in less has failed to start."""
 NODE_SECONDS = 600.0
 """How long a sweep that no node fits waits for one that the cluster's autoscaler adds."""
 
@@ -136,9 +138,24 @@ class Fleet:
         """The names of all hosts."""
         return tuple(place.name for place in self._hosts)
 
-    def any(self) -> Any:
-        """Some host, for work that any of them can do."""
-        return next(iter(self._hosts.values())).actor
+    def wait_for_host(self, on_tick: Callable[[], object]) -> Any:
+        """A host that answers, on a node that stays if there is one.
+
+        `on_tick` is called about once a second meanwhile. RuntimeError if none answers in time.
+        """
+        deadline = time.monotonic() + NODE_SECONDS
+        while time.monotonic() < deadline:
+            hosts = dict(self._hosts)
+            stay = {p: host for p, host in hosts.items() if p.node_id not in self._draining}
+            calls = {h.actor.current_attempt.remote(0): h.actor for h in (stay or hosts).values()}
+            for call in ray.wait(list(calls), timeout=1.0)[0] if calls else ():
+                with contextlib.suppress(ray.exceptions.RayActorError):
+                    ray.get(call)
+                    return calls[call]
+            on_tick()
+            self.ensure_now_and_then()
+            time.sleep(0.1)
+        raise RuntimeError(f"no host answers after {NODE_SECONDS:g} s")
 
     def lives(self, host: str) -> bool:
         """Whether the node of a host is alive."""
@@ -179,7 +196,7 @@ class Fleet:
         host = self._hosts[place]
         settled = time.monotonic() - host.made > _SETTLED_SECONDS
         failures = 1 if settled else host.failures + 1
-        error = _end_of(host.actor)
+        error = _last_words(host.actor)
         if failures >= MAX_STARTS:
             raise RuntimeError(f"the host {place.name} cannot be started: {error}")
         log.warning("the host %s could not be started, trying again: %s", place.name, error)
@@ -216,15 +233,11 @@ class Fleet:
         return actor.remote(self._engine, options, place.gpus, self._sign)
 
 
-def last_words(error: ray.exceptions.RayError) -> str:
+def _last_words(actor: Any) -> str:
     """Why an actor is dead: of an exception in its constructor, what that says."""
-    text = str(error).strip()
-    return text.splitlines()[-1] if "creation task" in text else text
-
-
-def _end_of(actor: Any) -> str:
     try:
         ray.get(actor.status.remote(), timeout=_CALL_SECONDS)
     except ray.exceptions.RayError as error:
-        return last_words(error)
+        text = str(error).strip()
+        return text.splitlines()[-1] if "creation task" in text else text
     return "it ended"

@@ -14,6 +14,7 @@ from typing import Any
 from peft_jobs import Fenced, SpecError, faults, store
 from peft_jobs.engines import load_engine
 from peft_jobs.host import Message, TrialHost
+from peft_jobs.patience import patiently
 
 LONG_POLL_SECONDS = 10.0
 SIGN_SECONDS = 20.0
@@ -51,6 +52,7 @@ class HostActor:
         self._host = TrialHost(load_engine(engine, options), on_change=self._on_change)
 
     async def prepare(self, spec_json: str, variants_json: list[str]) -> dict[str, Any]:
+        faults.passing("host.preparing")
         prepared = await asyncio.to_thread(self._host.prepare, spec_json, variants_json)
         return prepared.model_dump(mode="json")
 
@@ -136,23 +138,22 @@ class HostActor:
 
 
 def _look_for(place: str, text: str) -> None:
-    deadline, seen = time.monotonic() + SIGN_SECONDS, "nothing there"
-    while True:
-        try:
-            found = store.read(place) if store.is_url(place) else Path(place).read_text("utf-8")
-            if found == text:
-                return
-            seen = "nothing there" if found is None else "another machine's file there"
-        except FileNotFoundError:
-            seen = "nothing there"
-        except OSError as error:
-            seen = str(error)
+    """A network's file may be seen late, and a store that is away is waited for."""
+    deadline = time.monotonic() + SIGN_SECONDS
+    while (found := patiently(lambda: _read(place))) != text:
         if time.monotonic() > deadline:
+            seen = "another machine's file" if found else "nothing"
             raise SpecError(
                 f"storage: must be a path that all nodes share, or an object store's URL that all "
                 f"reach; {platform.node()} looked for the sweep's file {place} and found {seen}"
             )
         time.sleep(0.5)
+
+
+def _read(place: str) -> str:
+    if store.is_url(place):
+        return store.read(place) or ""
+    return Path(place).read_text("utf-8") if Path(place).exists() else ""
 
 
 def _visible(gpus: str) -> str:

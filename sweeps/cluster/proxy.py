@@ -113,7 +113,9 @@ class TrialProxy(tune.Trainable):
                 return host
             except (ValueError, ray.exceptions.RayActorError) as error:
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"no host {self._host_name}: {error}") from error
+                    hint = " (several GPUs per trial want nodes to themselves)"
+                    hint = hint if "," in self._host_name else ""
+                    raise RuntimeError(f"no host {self._host_name}{hint}: {error}") from error
                 time.sleep(0.1)
 
     def _find_slot(self, hosts: tuple[str, ...]) -> None:

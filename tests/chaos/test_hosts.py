@@ -40,6 +40,16 @@ def test_a_killed_proxy_and_then_a_killed_host_lose_no_trial(
     sweep.check_whole()
 
 
+def test_a_host_that_dies_while_the_base_loads_is_only_a_host(two_at_a_time: Sweep) -> None:
+    sweep = two_at_a_time(address=None)
+    driver = sweep.launch("host.preparing")
+    wait_for(sweep.marker.exists)
+    sweep.died("host, kill -9 while the base loads")
+    sweep.goes_on(driver)
+    sweep.finish(driver)
+    sweep.check_whole()
+
+
 @pytest.mark.slow
 def test_a_killed_proxy_finds_its_slot_still_running(two_at_a_time: Sweep, one_node: Node) -> None:
     sweep = two_at_a_time()

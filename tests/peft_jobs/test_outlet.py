@@ -4,13 +4,15 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
 
-from peft_jobs import State, TrialResult, TrialSpec, patience, store
+from peft_jobs import Progress, State, TrialResult, TrialSpec, patience, store
 from peft_jobs.host import Message, TrialHost
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
+from peft_jobs.outlet import Outlet
 from peft_jobs.simulated import SimulatedEngine
 from tests.cluster_services.object_store import BUCKET, ObjectStore, object_store
 
@@ -91,6 +93,28 @@ def test_a_checkpoint_is_named_when_the_store_has_it(
     assert told == sorted(set(told)), "one report of a rung names its checkpoint"
     assert message["result"]["state"] == "COMPLETE"
     assert not files(tmp_path / "disk-0"), "what the store has needs no room here"
+
+
+def test_a_checkpoint_that_is_being_written_is_left_alone(
+    trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFT_SWEEPS_STAGING", str(tmp_path))
+    directory = store.local_folder(f"{trial}/1")
+    outlet = Outlet(f"{trial}/1", directory)
+    outlet.open(None, "", lambda: None)
+    folder = directory / "checkpoints"
+    for name in ("step-00000010", "step-00000020", ".step-00000030.aside"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "state.json").write_text("{}")
+    named: Queue[Progress] = Queue()
+    progress = Progress(step=20, samples=20, tokens=20, checkpoint=str(folder / "step-00000020"))
+    outlet.report(progress, named.put)
+    assert named.get(timeout=WAIT).checkpoint == f"{trial}/1/checkpoints/step-00000020"
+    ended: Queue[Any] = Queue()
+    before = sorted(path.name for path in folder.iterdir())
+    outlet.end(None, ended.put)
+    ended.get(timeout=WAIT)
+    assert before == [".step-00000030.aside", "step-00000020"]
 
 
 def test_every_report_goes_out_though_checkpoints_are_overtaken(

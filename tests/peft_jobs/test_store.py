@@ -1,9 +1,12 @@
 """A real S3-compatible server: what is put, fetched and removed, and what half an upload is."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -124,6 +127,29 @@ def test_a_store_that_is_away_is_waited_for(server: ObjectStore, folder: Path) -
             store.put(folder, url)
     finally:
         server.gate.open()
+
+
+def test_what_breaks_off_in_the_middle_is_not_there(server: ObjectStore, tmp_path: Path) -> None:
+    large, url = tmp_path / "large.bin", f"{server.url}/broken-off"
+    large.touch()
+    os.truncate(large, 40 << 20)
+    copied: list[int] = []
+
+    def copy(source: Any, target: Any, length: int) -> None:
+        for _ in range(3):  # more than one part of an upload
+            copied.append(target.write(source.read(length)))
+        raise KeyboardInterrupt
+
+    with patch.object(store.shutil, "copyfileobj", copy), pytest.raises(KeyboardInterrupt):
+        store.put(large, url)
+    assert sum(copied) == 24 << 20
+    assert store.size(url) is None
+    assert not store.exists(url)
+
+
+def test_an_url_of_azure_leads_to_its_container() -> None:
+    system, path = store._reach("abfs://account.blob.core.windows.net/container/runs")
+    assert (system.type_name, path) == ("abfs", "container/runs")
 
 
 def test_any_file_system_of_fsspec_will_do(folder: Path, tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ def test_modules_and_packages_travel_whole_but_installed_ones_do_not(packed: Pac
     Path("many/inner").mkdir(parents=True)
     for name in ("__init__", "scores", "inner/rows"):
         Path(f"many/{name}.py").write_text("def exact(model, tokenizer, rows): return {}\n")
-    Path("many/data.bin").write_text("large")
+    Path("many/words.txt").write_text("read beside the module")
+    Path("many/.secret").write_text("hidden")
+    Path("many/__pycache__").mkdir()
+    Path("many/__pycache__/scores.pyc").write_text("made again there")
     Path("loose").mkdir()  # a package without __init__.py
     Path("loose/rows.py").write_text("def exact(model, tokenizer, rows): return {}\n")
     functions = (
@@ -84,7 +87,19 @@ def test_modules_and_packages_travel_whole_but_installed_ones_do_not(packed: Pac
         "many/inner/rows.py",
     }
     assert {name for name in files() if name.endswith(".py")} == modules
-    assert "many/data.bin" not in files()
+    assert {name for name in files() if name.startswith("many/")} == {
+        *(name for name in modules if name.startswith("many/")),
+        "many/words.txt",
+    }
+
+
+def test_a_package_that_is_too_large_does_not_travel(packed: Pack) -> None:
+    Path("many").mkdir()
+    Path("many/scores.py").write_text("def exact(model, tokenizer, rows): return {}\n")
+    Path("many/data.bin").touch()
+    os.truncate("many/data.bin", 2 * MAX_BYTES)  # without a byte on the disk
+    with pytest.raises(SpecError, match="200 MiB of files, and 100 travel"):
+        packed("evaluation.metrics=['many.scores:exact']")
 
 
 def test_a_module_that_is_not_here_is_named(packed: Pack) -> None:

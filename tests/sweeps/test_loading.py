@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import yaml
 
+from peft_jobs.generation_spec import GenerationSpec
+from peft_jobs.task_spec import (
+    QuestionAnsweringSpec,
+    Seq2SeqSpec,
+    SequenceClassificationSpec,
+    TokenClassificationSpec,
+)
 from sweeps import SweepSpec, build_sweep, load_sweep
+from sweeps.measured import natural_direction
+from sweeps.spec import ObjectiveSpec
 from sweeps.sweep_file import MAX_FILE_BYTES, SweepFileError, override
 
 Tree = Callable[..., dict[str, Any]]
@@ -93,6 +102,40 @@ def test_mistakes_beyond_single_fields_are_reported_together(tree: Tree, tmp_pat
     assert "study_url: is no SQLAlchemy URL" in text
     assert "name: 'cache' is a file of the storage" in text
     assert len(lines) == 9
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("validation/loss", "minimize"),
+        ("validation/perplexity", "minimize"),
+        ("validation/macro_f1", "maximize"),
+        ("validation/accuracy", "maximize"),
+    ],
+)
+def test_an_objective_is_better_the_way_its_metric_is(metric: str, direction: str) -> None:
+    assert ObjectiveSpec.model_validate({"metric": metric}).direction == direction
+    assert ObjectiveSpec(metric=metric, direction="minimize").direction == "minimize"
+    assert ObjectiveSpec().direction == "minimize"
+
+
+def test_every_metric_of_a_task_is_known_to_be_better_one_way() -> None:
+    labels = SequenceClassificationSpec(
+        type="sequence_classification", text="{a}", labels=["b", "c"]
+    )
+    tasks = (QuestionAnsweringSpec, Seq2SeqSpec, TokenClassificationSpec)
+    written = GenerationSpec(metrics=("exact_match", "rouge", "bleu")).names
+    names = {*labels.METRICS, *written, *(name for task in tasks for name in task.METRICS)}
+    assert not [name for name in names if natural_direction(name) is None]
+
+
+def test_an_objective_of_ones_own_must_say_which_way_it_is_better(tree: Tree) -> None:
+    own = {"evaluation": {"metrics": ["metrics:own"]}}
+    (line,) = problems_of(tree(objective={"metric": "validation/own"}, **own))
+    assert line == "objective.direction: must be given for a metric of your own, validation/own"
+    for direction in ("minimize", "maximize"):
+        objective = {"metric": "validation/own", "direction": direction}
+        assert found_problems(tree(objective=objective, **own)) == []
 
 
 def test_metrics_of_written_texts_can_be_the_objective(tree: Tree) -> None:

@@ -77,10 +77,12 @@ def test_an_objective_to_maximize_counts_in_its_direction() -> None:
 
 def test_a_name_may_say_its_direction() -> None:
     f1 = [0.5, 0.7, 0.6]
-    rows = [row(n, float(n), n + 1, metrics={"validation/f1": f1[n]}) for n in range(3)]
-    names = ["minutes", "validation/f1:max"]
-    assert numbers(pareto_front(board(*rows), names)) == [1]
-    assert numbers(pareto_front(board(*rows), ["minutes", "validation/f1"])) == [0]
+    rows = [
+        row(n, float(n), n + 1, metrics={"validation/f1": f1[n], "own": f1[n]}) for n in range(3)
+    ]
+    assert numbers(pareto_front(board(*rows), ["minutes", "own:max"])) == [1]
+    assert numbers(pareto_front(board(*rows), ["minutes", "own"])) == [0]
+    assert numbers(pareto_front(board(*rows), ["minutes", "validation/f1"])) == [1], "as all say"
 
 
 def test_what_a_front_is_about_has_columns() -> None:

@@ -13,7 +13,7 @@ from sweeps.layout import SweepFolder
 
 @pytest.mark.parametrize(
     ("here", "seen"),
-    [(None, "nothing there"), ("of an earlier driver", "another machine's file there")],
+    [(None, "nothing"), ("of an earlier driver", "another machine's file")],
 )
 def test_a_host_that_does_not_see_the_storage_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str | None, seen: str

@@ -1,5 +1,7 @@
 """Where trials run: two pretend GPUs, two nodes, and the same records as inline."""
 
+import contextlib
+import ipaddress
 import logging
 import re
 import threading
@@ -11,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 
 from sweeps import SweepSpec
+from sweeps.cluster.backend import RayBackend
 from sweeps.database import open_storage
 from sweeps.run import Watchers, launch
+from sweeps.spec import ResourcesSpec
 
 Sweep = Callable[..., SweepSpec]
 
@@ -150,3 +155,22 @@ def test_two_nodes_are_joined_by_address(sweep: Sweep, two_nodes: str) -> None:
     assert len(ran) == 6
     assert len({provenance["pid"] for provenance in ran}) == 2
     assert {provenance["visible_devices"] for provenance in ran} <= {None, ""}
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
+
+
+def test_a_cluster_of_this_machine_is_reached_from_this_machine_only() -> None:
+    resources = ResourcesSpec(engine="simulated")
+    with contextlib.closing(RayBackend(resources, {"num_slots": 1})) as backend:
+        backend.fleet.wait_for_host(lambda: None)
+        mine = psutil.Process()
+        listening = {
+            (process.name(), _is_loopback(connection.laddr.ip))
+            for process in [mine, *mine.children(recursive=True)]
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert [name for name, is_loopback in listening if not is_loopback] == []
