@@ -98,9 +98,9 @@ def _bad_store(spec: SweepSpec) -> list[str]:
         found.append(f"storage: must look like s3://bucket/prefix, got {redact(url)!r}")
     elif parts.query or parts.fragment or parts.password or redact(url) != url:
         found.append(
-            "storage: must be a plain URL (Azure: abfs://ACCOUNT.blob.core.windows.net/CONTAINER/"
-            "prefix); credentials and endpoint come from the environment of every node "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...)"
+            "storage: must be a plain URL; credentials and endpoint come from the environment of "
+            "every node (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ...), and of "
+            "Azure's, abfs://ACCOUNT.blob.core.windows.net/CONTAINER/prefix will do"
         )
     if len(url) > MAX_URL_CHARACTERS:
         found.append(f"storage: a URL has at most {MAX_URL_CHARACTERS} characters, got {len(url)}")
