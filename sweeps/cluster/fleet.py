@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from peft_jobs import Fenced
+from peft_jobs import Fenced, SpecError
 from sweeps.cluster.demand import Demand, is_vain
 from sweeps.cluster.host_actor import HostActor
 from sweeps.cluster.nodes import (
@@ -192,11 +192,17 @@ class Fleet:
         self._hosts.clear()
 
     def _replace(self, place: Place) -> None:
-        """Make a host anew that Ray has given up: its constructor failed."""
+        """Make a host anew that Ray has given up: its constructor failed.
+
+        SpecError if that found the sweep at fault.
+        """
         host = self._hosts[place]
         settled = time.monotonic() - host.made > _SETTLED_SECONDS
         failures = 1 if settled else host.failures + 1
         error = _last_words(host.actor)
+        _, is_at_fault, told = error.partition(f"{SpecError.__name__}: ")  # all that Ray hands on
+        if is_at_fault:
+            raise SpecError(told)
         if failures >= MAX_STARTS:
             raise RuntimeError(f"the host {place.name} cannot be started: {error}")
         log.warning("the host %s could not be started, trying again: %s", place.name, error)
