@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from peft_jobs.errors import DataError, SpecError
+from peft_jobs.errors import DataError, DeviceLost, SpecError
 from peft_jobs.files import write_json
 from peft_jobs.host import TrialHost
 from peft_jobs.job import Engine
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         if (out / "result.json").exists():
             raise SpecError(f"{out} already holds a result: give another folder with --out")
         result = run(spec, out, options)
-    except (SpecError, DataError) as error:
+    except (SpecError, DataError, DeviceLost) as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return FAILED if isinstance(error, DeviceLost) else BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -79,7 +79,8 @@ def read_spec(path: Path, overrides: list[str]) -> TrialSpec:
 def run(spec: TrialSpec, out: Path, options: argparse.Namespace) -> TrialResult:
     """Run the trial on a host of its own; writes trial.json and result.json into `out`.
 
-    Raises SpecError and DataError before training, KeyboardInterrupt when interrupted.
+    Raises SpecError and DataError before training, DeviceLost in it, KeyboardInterrupt when
+    interrupted.
     """
     from peft_jobs.solo import SoloEngine
 

@@ -2,12 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from peft_jobs.files import whole_folder
+from peft_jobs.label_names import write_labels
 from peft_jobs.methods import write_adapter
 from peft_jobs.result import Progress
 
@@ -51,13 +52,15 @@ def append(directory: Path, progress: Progress) -> None:
         log.warning("%s lacks the report of step %d: %s", METRICS, progress.step, error)
 
 
-def save_adapter(model: Any, directory: Path) -> str:
-    """Save the adapter's files (safetensors) as `adapter/`, whole or not at all.
+def save_adapter(model: Any, directory: Path, classes: Sequence[int | str]) -> str:
+    """Save the adapter's files (safetensors), and the names of its classes, as `adapter/`, whole
+    or not at all.
 
     Returns the folder's name. Replaces an older one of the same attempt.
     """
     with whole_folder(directory / ADAPTER) as aside:
         write_adapter(model, aside)
+        write_labels(aside, classes)
     return ADAPTER
 
 

@@ -157,7 +157,7 @@ def _load(
     missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     fresh = topmost_modules(loaded, missing)
     lost = [name for name in missing if not name.startswith(tuple(f"{part}." for part in fresh))]
-    inner = [name for name in fresh if name.startswith(f"{loaded.base_model_prefix}.")]
+    inner = [name for name in fresh if f"{name}.".startswith(f"{loaded.base_model_prefix}.")]
     if lost or ([name for name in inner if "pooler" not in name] if has_head else fresh):
         raise SpecError(
             f"model.name_or_path: {model.name_or_path} lacks weights of {type(loaded).__name__}: "

@@ -55,9 +55,10 @@ class DataSpec(Section):
     """Read once, for the winner, by `export`."""
     max_length: Tokens = 512
     """Tokens; longer examples are cut on the right."""
-    subset: ShareOrCount | None = None
-    """Share or number of training rows; smaller subsets of one seed lie inside larger ones."""
-    validation_subset: ShareOrCount | None = None
+    subset: ShareOrCount = None
+    """Share (1.0 is everything) or number of training rows; smaller subsets of one seed lie inside
+    larger ones."""
+    validation_subset: ShareOrCount = None
     packing: bool = False
     """Lay the samples of a training batch into as few rows of max_length as they need, in place of
     padding; each still sees itself alone, and what is learned is the same. Causal models only."""

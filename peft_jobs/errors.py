@@ -25,6 +25,10 @@ class OutOfMemory(PeftJobsError, MemoryError):
     """The trial does not fit the memory of its device."""
 
 
+class DeviceLost(PeftJobsError, RuntimeError):
+    """The device takes no more work from this process; its trials can go on in another one."""
+
+
 class Fenced(PeftJobsError, RuntimeError):
     """A call carried an attempt that is no longer the trial's current one (`current`)."""
 

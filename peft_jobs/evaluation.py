@@ -12,7 +12,7 @@ from peft_jobs.base import Base
 from peft_jobs.custom_metrics import checked, custom_metrics
 from peft_jobs.generation import generation_metrics
 from peft_jobs.precision import autocast
-from peft_jobs.spec import TrainingSpec, TrialSpec
+from peft_jobs.spec import CausalLMSpec, TrainingSpec, TrialSpec
 from peft_jobs.tasks import TASKS, Batch, Example, Task
 
 FULL_PRECISION = TrainingSpec()
@@ -75,7 +75,13 @@ def score(
         own = custom_metrics(asked.metrics, model, base.tokenizer, rows)
         if asked.generation is not None:
             batch_size = asked.per_device_eval_batch_size
-            written = generation_metrics(asked.generation, model, base.tokenizer, rows, batch_size)
+            task = spec.task
+            chat = isinstance(task, CausalLMSpec) and (
+                task.messages is not None or task.use_chat_template
+            )
+            written = generation_metrics(
+                asked.generation, model, base.tokenizer, rows, batch_size, chat
+            )
             own |= checked("evaluation.generation", written, own)
     for name, value in own.items():
         if f"{split}/{name}" in metrics:

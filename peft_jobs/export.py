@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from peft_jobs.base import Base, this_device
 from peft_jobs.evaluation import score
+from peft_jobs.label_names import read_labels, write_labels
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.quantized import is_quantized
@@ -26,10 +27,13 @@ def score_adapter(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(validation, test) metrics of a saved adapter on a freshly loaded base.
 
-    The test metrics are empty unless `test` is asked for and the data have such a split.
+    The test metrics are empty unless `test` is asked for and the data have such a split. The names
+    of the classes are written beside the adapter if they are not there.
     """
     spec = TrialSpec.model_validate_json(spec_json)
     base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
+    if not read_labels(adapter):
+        write_labels(adapter, data.classes)
     model = load_adapter(base.model, adapter)
     scored = [
         {} if split is None else score(model, base, spec, split, name)
@@ -41,6 +45,7 @@ def score_adapter(
 def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> dict[str, float]:
     """Write base and adapter as one unquantized model to `out`; its own validation metrics.
 
+    `out` is replaced, by a model that is whole: an earlier one may have come no further.
     The metrics are those of the model as loaded again from `out`, without PEFT and quantization.
     """
     spec = TrialSpec.model_validate_json(spec_json)
@@ -52,6 +57,7 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     shutil.rmtree(aside, ignore_errors=True)
     merged.save_pretrained(str(aside))
     base.tokenizer.save_pretrained(str(aside))
+    shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
     model = spec.model.model_copy(update={"name_or_path": str(out), "revision": None})
     plain = spec.model_copy(

@@ -27,6 +27,22 @@ def _template(value: Any) -> Any:
     return value
 
 
+def _has_column(value: str) -> str:
+    if not templates.columns(value):
+        column = value if value.isidentifier() else "sentence"
+        raise ValueError(f"must name a column in braces, e.g. {{{column}}}; got {value!r}")
+    return value
+
+
+def _no_bare_column(value: str) -> str:
+    if value.isidentifier():
+        raise ValueError(
+            f"must name a column in braces, e.g. {{{value}}}, or be more than one bare word, where "
+            f"all rows share it; got {value!r}"
+        )
+    return value
+
+
 def _names(value: Any) -> Any:
     """Lists of names without order or repeats: equal sets give equal specs."""
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
@@ -61,17 +77,33 @@ Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
 """A part of a whole, written with a decimal point."""
 
 
+def _all_rows(value: Any) -> Any:
+    """1.0 is a share: the whole."""
+    return None if isinstance(value, float) and value == 1 else value
+
+
 def _share_or_count(value: float) -> float | int:
     if 0 < value < 1:
         return value
-    if value >= 1 and value == int(value):
+    if value == 1:  # a dump would write it as 1.0
+        raise ValueError("must be 1.0 for all rows, or at least 2 rows, got 1")
+    if value > 1 and value == int(value):
         return int(value)
     raise ValueError(f"must be a share between 0 and 1 or a whole number of rows, got {value:g}")
 
 
-ShareOrCount = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_share_or_count)]
+ShareOrCount = Annotated[
+    Annotated[float, AfterValidator(_share_or_count)] | None,
+    BeforeValidator(_all_rows),
+    BeforeValidator(_no_bool),
+]
+"""A share below 1, a count, or None for everything, which 1.0 means too."""
 Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**32)]
-Template = Annotated[str, BeforeValidator(_template), Field(min_length=1)]
+_AnyTemplate = Annotated[str, BeforeValidator(_template), Field(min_length=1)]
+Template = Annotated[_AnyTemplate, AfterValidator(_has_column)]
+"""A text that differs from row to row: without a column, all would be the same."""
+Instruction = Annotated[_AnyTemplate, AfterValidator(_no_bare_column)]
+"""A text that all rows may share; one bare word is a column whose braces were forgotten."""
 
 
 def as_mapping(key: str) -> BeforeValidator:

@@ -7,19 +7,22 @@ assistant's last turn, and the prompt all that stands before it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import sacrebleu
 import torch
 from datasets import Dataset
+from peft import PeftType
 from rouge_score.rouge_scorer import RougeScorer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from peft_jobs.custom_metrics import checked, load_metric
-from peft_jobs.errors import SpecError
+from peft_jobs.errors import Refused, SpecError
 from peft_jobs.generation_spec import GenerationSpec
+from peft_jobs.positions import table_length
 from peft_jobs.tasks import IGNORED
 from peft_jobs.tasks._base import mask, pad
 
@@ -32,10 +35,12 @@ def generation_metrics(
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     batch_size: int,
+    chat: bool = False,
 ) -> dict[str, float]:
     """Metrics by name. The model is in eval mode, and no gradients are kept.
 
-    Raises SpecError if the base has no room for the answers.
+    In a `chat`, whose template may close a turn with another token than eos, that token ends an
+    answer too. Raises SpecError if the base has no room for the answers.
     """
     chosen = rows.select(spread(len(rows), spec.max_samples))
     source: Any = model
@@ -44,7 +49,8 @@ def generation_metrics(
         for tokens, labels in zip(chosen["input_ids"], chosen["labels"], strict=True)
     ]
     prompts = [prompt for prompt, _ in pairs]
-    answers = generate(model, tokenizer, prompts, spec.max_new_tokens, batch_size)
+    ends = turn_ends(tokenizer, [reference for _, reference in pairs]) if chat else frozenset()
+    answers = generate(model, tokenizer, prompts, spec.max_new_tokens, batch_size, ends)
     references = [_text(tokenizer, reference) for _, reference in pairs]
     found: dict[str, float] = {}
     for metric in spec.metrics:
@@ -73,20 +79,41 @@ def prompt_and_reference(
     return list(tokens[:start]), list(labels[start:stop])
 
 
+def turn_ends(
+    tokenizer: PreTrainedTokenizerBase, references: Sequence[Sequence[int]]
+) -> frozenset[int]:
+    """The special tokens with which the references end, white space aside, and that are nowhere
+    inside of them (as the last one of a reference that was cut may be)."""
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
+    ends: set[int] = set()
+    inside: set[int] = set()
+    for reference in references:
+        written = list(reference)
+        while written and written[-1] not in special and not _text(tokenizer, written[-1:]):
+            written.pop()
+        if written and written[-1] in special:
+            ends.add(written.pop())
+        inside |= special & set(written)
+    return frozenset(ends - inside)
+
+
 def generate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int,
+    ends: frozenset[int] = frozenset(),
 ) -> list[str]:
     """The model's greedy answer to each prompt, as text without special tokens.
 
-    Prompts are batched by length; decoders have them padded on the left.
+    An answer ends at eos, and at any of `ends`. Prompts are batched by length; decoders have them
+    padded on the left.
     """
     source: Any = model
     decoder = not source.config.is_encoder_decoder
-    _check_room(source.config, prompts, max_new_tokens)
+    _check_room(source, prompts, max_new_tokens)
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -96,13 +123,11 @@ def generate(
         min_length=0,
         min_new_tokens=0,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=_ends(source, tokenizer),
+        eos_token_id=sorted(ends | _ends(source, tokenizer)) or None,
         use_cache=True,
     )
     answers = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
+    for numbers in _batches(prompts, batch_size, mixed=not (decoder and _loses_positions(model))):
         tokens_BS, mask_BS = _padded([prompts[n] for n in numbers], tokenizer, left=decoder)
         written = source.generate(
             input_ids=tokens_BS.to(source.device),
@@ -113,6 +138,29 @@ def generate(
         for number, answer in zip(numbers, new.tolist(), strict=True):
             answers[number] = _text(tokenizer, answer)
     return answers
+
+
+def _batches(
+    prompts: Sequence[Sequence[int]], batch_size: int, *, mixed: bool
+) -> Iterator[list[int]]:
+    """All prompts' numbers, the longest first; lengths differ within a batch only if `mixed`."""
+    order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
+    groups = [order] if mixed else [list(g) for _, g in groupby(order, lambda n: len(prompts[n]))]
+    for group in groups:
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def _loses_positions(model: Any) -> bool:
+    """Whether padding on the left moves what stands behind it: PEFT (0.21.2) puts virtual tokens
+    before the padding and drops the positions that would leave it out. Keys and values of a prefix
+    do not, and keep them."""
+    config = getattr(model, "active_peft_config", None)
+    return (
+        config is not None
+        and config.is_prompt_learning
+        and config.peft_type is not PeftType.PREFIX_TUNING
+    )
 
 
 def _padded(
@@ -150,18 +198,27 @@ def _text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     return str(tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
-def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
-    """The tokens that end an answer: the checkpoint's and the tokenizer's."""
+def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a text: the checkpoint's and the tokenizer's."""
     known = model.generation_config.eos_token_id
-    ends = {*(known if isinstance(known, list) else [known]), tokenizer.eos_token_id} - {None}
-    return sorted(ends) or None
+    ends = {*(known if isinstance(known, list) else [known]), tokenizer.eos_token_id}
+    return frozenset(ends - {None})
 
 
-def _check_room(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    limit = getattr(config, "max_position_embeddings", None)
-    longest = 0 if config.is_encoder_decoder else max(map(len, prompts))
-    if isinstance(limit, int) and longest + max_new_tokens > limit:
-        raise SpecError(
-            f"evaluation.generation.max_new_tokens must be <= {limit - longest}: the base has "
-            f"{limit} positions, and prompts have up to {longest} tokens; got {max_new_tokens}"
+def _check_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise SpecError if the base has too few positions, Refused if an adapter's tokens are why."""
+    alone = not model.config.is_encoder_decoder  # otherwise only answers are in the decoder
+    longest = max(map(len, prompts)) if alone else 0
+    stated, table = getattr(model.config, "max_position_embeddings", None), table_length(model)
+    limit = min((n for n in (stated, table) if isinstance(n, int)), default=None)
+    if limit is None:
+        return
+    adapter = getattr(model, "active_peft_config", None) if alone and table is not None else None
+    virtual = getattr(adapter, "num_virtual_tokens", None) or 0
+    room = limit - longest - virtual
+    if max_new_tokens > room:
+        before = f"{virtual} virtual tokens, and " if virtual else ""
+        raise (Refused if max_new_tokens <= limit - longest else SpecError)(
+            f"evaluation.generation.max_new_tokens must be <= {room}: the base has {limit} "
+            f"positions, {before}prompts have up to {longest} tokens; got {max_new_tokens}"
         )

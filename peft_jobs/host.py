@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft_jobs.errors import Fenced
+from peft_jobs.errors import DeviceLost, Fenced
 from peft_jobs.job import Engine, Job, Prepared
 from peft_jobs.outlet import Outlet
 from peft_jobs.result import TrialResult
@@ -38,10 +38,19 @@ class TrialHost:
     sleep between any two operators instead of spinning (measured: half the speed of small steps).
 
     `on_change` is called, from any thread, whenever a message may have become available.
+
+    A device that takes no more work ends the host, not its trials: `on_lost` is called, which may
+    end the process. Where it does not, `poll` raises DeviceLost for what ran or waited here.
     """
 
-    def __init__(self, engine: Engine, on_change: Callable[[], None] | None = None) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        on_change: Callable[[], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        self._engine, self._on_lost = engine, on_lost
+        self._lost: DeviceLost | None = None
         self._changed = _Condition(on_change)
         self._jobs: dict[int, Job] = {}
         self._queue: deque[Job] = deque()
@@ -103,7 +112,8 @@ class TrialHost:
     def poll(self, trial: int, attempt: int, after_seq: int) -> Message | None:
         """The first message after `after_seq`, which acknowledges all up to it; None if none yet.
 
-        A lost answer loses nothing: the same call gives the same message again.
+        A lost answer loses nothing: the same call gives the same message again. Raises DeviceLost
+        after the last report of a trial that the device was lost under.
         """
         with self._changed:
             job = self._job(trial, attempt)
@@ -116,6 +126,8 @@ class TrialHost:
                 return {"seq": seq, "progress": progress.model_dump(mode="json")}
             if job.result is not None:
                 return {"result": job.result.model_dump(mode="json")}
+            if job.interrupted and self._lost is not None:
+                raise self._lost
             return {"interrupted": True} if job.interrupted else None
 
     def next_report(
@@ -230,6 +242,8 @@ class TrialHost:
                 continue
             try:
                 self._engine.serve(self)
+            except DeviceLost as error:
+                self._lose(error)
             except BaseException as error:  # the thread's edge: nobody above it would hear
                 log.exception("the engine failed; its running trials end as bugs")
                 result = TrialResult.from_error(error, traceback.format_exc())
@@ -239,6 +253,16 @@ class TrialHost:
                         live = [job]  # an engine that cannot even start would fail for ever
                     for job in live:
                         job.end(result)
+
+    def _lose(self, error: DeviceLost) -> None:
+        log.critical("%s", error, exc_info=error)
+        if self._on_lost is not None:
+            self._on_lost()
+        with self._changed:
+            self._lost, self._closed = error, True
+            self._queue.clear()
+            for job in self._jobs.values():
+                job.end(None)
 
     def _prepare(self, prepared: Future[Prepared], call: Callable[[], Prepared]) -> None:
         answer: Callable[[], None]

@@ -155,7 +155,8 @@ def key_base_dropout(peft_model: nn.Module, seed: int, clock: Clock, always: boo
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether the base under `model` drops anything in training: by module or by configuration."""
+    """Whether the base under `model` may drop something in training: by module or by configuration,
+    where some rates are of heads that it does not have."""
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return True
     config: Any = getattr(model, "config", None)

@@ -10,9 +10,9 @@ import torch
 
 from peft_jobs.base import Base, base_key, load_base
 from peft_jobs.data import class_names
-from peft_jobs.errors import SpecError
 from peft_jobs.memory import release
 from peft_jobs.phases import Phases
+from peft_jobs.positions import check_lengths
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tokenized import TokenizedData, load_data
@@ -50,7 +50,7 @@ class Resident:
             with phases.phase("tokenize"):
                 splits = ("test",) if self.with_test and spec.data.test is not None else ()
                 data = load_data(spec, base.tokenizer, self.cache_dir, splits)
-                _check_lengths(base, spec, data)
+                check_lengths(base, spec, data)
             self._data = (key, data)
         return base, self._data[1]
 
@@ -85,15 +85,3 @@ def key_of(spec: TrialSpec, classes: tuple[int | str, ...]) -> str:
     """`Base.key` of the base that `spec` needs for data with these classes."""
     labels = [str(name) for name in classes]
     return base_key(spec.model, spec.quantization, spec.task, labels=labels)
-
-
-def _check_lengths(base: Base, spec: TrialSpec, data: TokenizedData) -> None:
-    """Raise SpecError if an example is longer than the base has positions for."""
-    limit = getattr(base.model.config, "max_position_embeddings", None)
-    splits = [split for split in (data.train, data.validation, data.test) if split is not None]
-    longest = max(max(map(len, split["input_ids"])) for split in splits)
-    if isinstance(limit, int) and longest > limit:
-        raise SpecError(
-            f"data.max_length must be <= {limit}, the positions of {spec.model.name_or_path}, "
-            f"got {spec.data.max_length} with examples of up to {longest} tokens"
-        )

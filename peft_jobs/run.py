@@ -21,6 +21,7 @@ from peft_jobs.ladder import Ladder
 from peft_jobs.memory import peak_memory
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.phases import Phases
+from peft_jobs.positions import check_virtual_tokens
 from peft_jobs.precision import use_tf32
 from peft_jobs.reporting import Loop
 from peft_jobs.result import Progress, finite
@@ -81,7 +82,9 @@ class Run:
                 with self.phases.phase("evaluate"):
                     self.seen.metrics |= self._test_metrics(model)
                 with self.phases.phase("save"):
-                    self.found["adapter"] = attempt.save_adapter(model, self.job.directory)
+                    self.found["adapter"] = attempt.save_adapter(
+                        model, self.job.directory, self.data.classes
+                    )
         return True
 
     @contextmanager
@@ -96,6 +99,7 @@ class Run:
     @contextmanager
     def _attached(self, spec: TrialSpec) -> Iterator[PeftModel]:
         """A fresh adapter on the base for as long as the block lasts."""
+        check_virtual_tokens(self.base, spec, self.data)
         method = METHODS[spec.adapter.method]
         set_seed(spec.seed)
         use_tf32(spec.training)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peft_jobs.checkpoint import CheckpointState, newest_whole, write
-from peft_jobs.errors import DataError, Diverged, OutOfMemory, SpecError
+from peft_jobs.errors import DataError, DeviceLost, Diverged, OutOfMemory, SpecError
 from peft_jobs.job import Inbox, Job, Prepared
 from peft_jobs.result import Progress, State, TrialResult
 from peft_jobs.spec import ADAPTERS, LoraSpec, TrialSpec
@@ -66,7 +66,7 @@ class SimulatedEngine:
     """`Engine` with `num_slots` slots; each optimizer step sleeps `step_seconds`.
 
     `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"};
-    "death" ends the whole process.
+    "death" ends the whole process, "device" loses the device.
     A checkpoint is left at every rung, when asked, and when interrupted; a later attempt goes on
     from it, and reports the checkpoint's rung again.
     """
@@ -150,11 +150,13 @@ class SimulatedEngine:
             if job.cancelled == "interrupted" and slot.step > slot.saved_at:
                 self._save(slot, ())
             return job.end(job.stopped(**seen))
+        fault = self.faults.get(job.trial)
+        if fault == "device":
+            raise DeviceLost("simulated device")
         try:
             if slot.step < slot.total_steps:
                 slot.step += 1
                 self.steps_done += 1
-            fault = self.faults.get(job.trial)
             if fault == "death":
                 os._exit(1)
             if fault is not None:

@@ -19,14 +19,16 @@ from datasets import disable_progress_bars
 from peft_jobs import attempt
 from peft_jobs.base import Base, this_device
 from peft_jobs.custom_metrics import load_metric
-from peft_jobs.errors import OutOfMemory, SpecError
+from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import score
 from peft_jobs.heads import fresh_modules
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.memory import is_out_of_memory, release
+from peft_jobs.lost_device import result_of, telling_lost_devices
+from peft_jobs.memory import release
 from peft_jobs.methods import setting_of
 from peft_jobs.phases import Phases
 from peft_jobs.places import check_places_without_weights
+from peft_jobs.positions import check_some_fit
 from peft_jobs.precision import check_device
 from peft_jobs.provenance import environment
 from peft_jobs.resident import Resident, key_of
@@ -82,7 +84,8 @@ class SoloEngine:
         """Base and data of `spec`, resident from now on; target modules and metrics of it and of
         `variants`.
 
-        Variants with another base are checked without its weights. Raises SpecError, DataError.
+        Variants with another base are checked without its weights. What the base takes of no trial
+        is refused here; what it takes of some is theirs to find. Raises SpecError, DataError.
         """
         self._use_threads()
         base, data = self._resident.get(spec, phases or Phases())
@@ -97,10 +100,12 @@ class SoloEngine:
                     check_apart(base.model)
             else:
                 check_places_without_weights(variant.model, variant.task, variant.adapter)
+        check_some_fit(base, variants or [spec], data)
         return base, data
 
+    @telling_lost_devices()
     def serve(self, inbox: Inbox) -> None:
-        """Run jobs until the inbox closes."""
+        """Run jobs until the inbox closes. Raises DeviceLost."""
         serve_one_at_a_time(inbox, self.run)
 
     def status(self) -> dict[str, Any]:
@@ -130,10 +135,7 @@ class SoloEngine:
                 self._run(job, phases, seen, found)
             except Exception as error:  # the trial's edge: its error is its result
                 log.exception("the trial failed")
-                failed = TrialResult.from_error(
-                    OutOfMemory(str(error)) if is_out_of_memory(error) else error,
-                    traceback.format_exc(),
-                )
+                failed = result_of(error, traceback.format_exc())
             if failed is not None:
                 release(self.device)  # not above: the error still held the trial's tensors
             with phases.phase("verify"):

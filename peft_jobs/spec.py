@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from peft_jobs.adapters import ADAPTERS, AdapterSpec, LoraSpec
+from peft_jobs.adapters import ADAPTERS, AdapterSpec, LoraSpec, carried
 from peft_jobs.data_spec import DEMO, LOCAL_SUFFIXES, DataSpec, Source
 from peft_jobs.fields import (
     Count,
@@ -211,12 +211,13 @@ class TrialSpec(Section):
     def with_params(self, params: Mapping[str, Any]) -> Self:
         """This spec with dotted `params` set, validated again.
 
-        A method other than this spec's starts from that method's own defaults: no field of the old
-        adapter is carried over. Raises pydantic's ValidationError, also for a name that is no path
-        in the spec.
+        A method other than this spec's starts from that method's own defaults, and from what
+        `carried` takes over to it. Raises pydantic's ValidationError, also for a name that is no
+        path in the spec.
         """
         tree = self.model_dump(mode="json")
-        if params.get("adapter.method", self.adapter.method) != self.adapter.method:
+        another = params.get("adapter.method", self.adapter.method) != self.adapter.method
+        if another:
             tree["adapter"] = {}
         for name, value in params.items():
             *parents, leaf = name.split(".")
@@ -228,6 +229,8 @@ class TrialSpec(Section):
                 if not isinstance(node, dict):
                     raise ValueError(f"{name} is no path in a trial: {parent} holds a value")
             node[leaf] = value
+        if another and isinstance(tree["adapter"], dict):
+            tree["adapter"] |= carried(self.adapter, tree["adapter"])
         return type(self).model_validate(tree)
 
     def to_json(self) -> str:

@@ -1,15 +1,15 @@
 """The section `task` of a TrialSpec: what is learned, a union on `type`.
 
-Templates name columns in braces (`peft_jobs.templates`); fields that end in no template are names
-of columns. METRICS are the names that an evaluation records, apart from those of
-`evaluation.generation` and `evaluation.metrics`.
+Templates name columns in braces (`peft_jobs.templates`), each at least one, but for a prompt that
+all rows share; fields that end in no template are names of columns. METRICS are the names that an
+evaluation records, apart from those of `evaluation.generation` and `evaluation.metrics`.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peft_jobs.fields import Section, Template, Tokens
+from peft_jobs.fields import Instruction, Section, Template, Tokens
 
 Column = Annotated[str, Field(min_length=1)]
 _TEXT_METRICS = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")
@@ -20,7 +20,7 @@ class CausalLMSpec(Section):
 
     METRICS: ClassVar = _TEXT_METRICS
     type: Literal["causal_lm"] = "causal_lm"
-    prompt: Template | None = None
+    prompt: Instruction | None = None
     """Template of the text before the response; None trains on the whole text (`response`)."""
     response: Template | None = None
     text: Template | None = None
@@ -88,7 +88,7 @@ class SequenceClassificationSpec(Section):
 
 
 class TokenClassificationSpec(Section):
-    """A tag for each word; spans are read from B- and I- tags."""
+    """A tag for each word; spans are read from BIO, IOBES or BILOU tags."""
 
     METRICS: ClassVar = (
         *("validation/loss", "validation/accuracy"),

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,20 @@ class TokenizedData:
     """Rows by split that had no supervised token left within max_length."""
     fingerprints: dict[str, str]
     """`data` (the validation rows, on which trials are compared), `train_data`, `template`."""
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest example of all splits."""
+        return self._most("input_ids")
+
+    @cached_property
+    def longest_target(self) -> int:
+        """Tokens of the longest target, where it is apart from the input."""
+        return self._most("labels")
+
+    def _most(self, column: str) -> int:
+        splits = [split for split in (self.train, self.validation, self.test) if split is not None]
+        return max(max(map(len, split[column])) for split in splits)
 
 
 def load_data(

@@ -21,7 +21,7 @@ from pydantic import (
 
 from search_spaces.declared import Declared
 from search_spaces.errors import SpaceError, unknown
-from search_spaces.expressions import Lookup, parse
+from search_spaces.expressions import InactiveError, Lookup, parse
 from search_spaces.suggest import Suggest, num_on_grid, on_grid
 from search_spaces.values import Frozen, Scalar, Value, canonical, encode, freeze, number, thaw
 
@@ -58,7 +58,7 @@ class Float(_Parameter):
     """Sample the logarithm uniformly; excludes `step`, as in Optuna."""
     times: ExpressionText | None = None
     """What is sampled is multiplied by this: one range for what others of the parameters move, as
-    the method does the learning rate."""
+    the method does the learning rate. Must have a value at every point."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,7 +72,13 @@ class Float(_Parameter):
         return (*super().expressions(), *own)
 
     def draw(self, name: str, suggest: Suggest, lookup: Lookup) -> Value:
-        factor = 1.0 if self.times is None else parse(self.times).evaluate(lookup)
+        try:
+            factor = 1.0 if self.times is None else parse(self.times).evaluate(lookup)
+        except InactiveError as error:
+            raise SpaceError(
+                f"times {self.times!r} reads {error}, which has no value where its `when` is "
+                "false: write VALUE if CONDITION else 1"
+            ) from None
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             raise SpaceError(f"times must be a number, got {factor!r}")
         value = suggest.suggest_float(name, self.low, self.high, step=self.step, log=self.log)

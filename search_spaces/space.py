@@ -1,8 +1,8 @@
 """The declared search space: what can be sampled, as pure data, and how one point of it is drawn.
 
 An inactive parameter (its `when` is false) has no value, whatever the base says. Where an
-expression needs that value: a `when` is false, a derived parameter is inactive itself, and a
-constraint does not apply. All other names are read from the base.
+expression needs that value: a `when` is false, a derived parameter is inactive itself, a constraint
+does not apply, and a `times` is an error. All other names are read from the base.
 """
 
 import hashlib

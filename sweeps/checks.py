@@ -220,23 +220,23 @@ def _bad_points(spec: SweepSpec) -> list[str]:
 
 
 def _foreign(point: Params, spec: SweepSpec, points: list[Params]) -> dict[str, str]:
-    """What to say of each parameter of the point that its method does not have, by name."""
+    """What to say of each field that the point gives to a method that has no such field."""
     method = str(point.get("adapter.method", spec.trial.adapter.method))
     drawn = {str(other["adapter.method"]) for other in points if "adapter.method" in other}
     told = {}
-    for name in point:
-        section, _, field = name.partition(".")
-        if section != "adapter" or _has(method, field):
+    for section, field in {tuple(name.split(".")[:2]) for name in point if "." in name}:
+        if section != "adapter" or method not in ADAPTERS or _has(method, field):
             continue
         having = [repr(other) for other in sorted(drawn) if _has(other, field)]
         where = f"in [{', '.join(having)}]" if len(having) > 1 else f"== {''.join(having)}"
         advice = f'give it `when: "adapter.method {where}"`' if having else "leave it out"
+        name = f"{section}.{field}"
         told[name] = f"{name}: the method {method} has no {field}; {advice}"
     return told
 
 
 def _has(method: str, field: str) -> bool:
-    return method in ADAPTERS and field.partition(".")[0] in ADAPTERS[method].model_fields
+    return method in ADAPTERS and field in ADAPTERS[method].model_fields
 
 
 def _is_incompatible(error: ValidationError) -> bool:

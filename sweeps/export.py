@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
-from peft_jobs.adapters import OWN
 from peft_jobs.engines import load
 from peft_jobs.files import write_json, write_whole
-from peft_jobs.spec import DEMO
 from peft_jobs.store import at_hand
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.model_card import model_card
 from sweeps.recorded import load_recorded
 
 RECORD = "export.json"
@@ -73,7 +72,7 @@ def export_trial(
     if merge and record["merged"] is None:
         merge_adapter = load("peft_jobs.export:merge_adapter")
         record["merged"] = merge_adapter(spec_json, out, out / "merged", folder.cache)
-    write_whole(out / "README.md", model_card(board, row, spec, record))
+    write_whole(out / "README.md", model_card(board, row, spec, record, out))
     write_json(out / RECORD, record)
     return Exported(
         path=out,
@@ -120,59 +119,3 @@ def _begin(out: Path, folder: SweepFolder, row: Row, board: Leaderboard) -> dict
 
 def _validation(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("validation/")}
-
-
-_LOADER = [
-    "",
-    "PEFT has no such method: load this folder with `peft_jobs.methods.load_adapter(base, folder)` "
-    "of the package peft-sweeps, not with `PeftModel.from_pretrained`.",
-]
-
-
-def model_card(board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any]) -> str:
-    """The export's README.md: what it is, how good, how to load it, how to train it again."""
-    model = spec.model
-    on_hub = model.name_or_path != DEMO and not Path(model.name_or_path).is_absolute()
-    revision = f"@{model.revision}" if model.revision else ""
-    columns = {
-        "recorded in the sweep": record["recorded"],
-        "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
-        "merged model, loaded again": record["merged"],
-    }
-    columns = {name: metrics for name, metrics in columns.items() if metrics is not None}
-    lines = [
-        "---",
-        "library_name: peft",
-        *([f"base_model: {model.name_or_path}"] if on_hub else []),
-        "---",
-        "",
-        f"# Trial {row.number:04d} of the sweep {board.sweep}",
-        "",
-        f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on a "
-        f"`{spec.quantization.scheme}` base. "
-        f"It is rank {row.rank or 'none'} among the sweep's complete trials by {board.metric}.",
-        *(_LOADER if spec.adapter.method in OWN else []),
-        "",
-        "| metric | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for name in columns["adapter, loaded again"]:
-        values = (metrics.get(name) for metrics in columns.values())
-        cells = ["" if value is None else f"{value:.6g}" for value in values]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    if board.baseline is not None:
-        lines += ["", f"The base without an adapter: {board.metric} {board.baseline:.6g}."]
-    lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
-    lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
-    lines += [
-        "",
-        "The whole trial is in `trial.json`. Train it again, or on all of its data:",
-        "",
-        "    python -m peft_jobs run trial.json --out again",
-        "    python -m peft_jobs run trial.json data.subset=null training.max_samples=null \\",
-        "        training.num_train_epochs=1 'evaluation.rungs=[]' --out full",
-        "",
-        "Load it with `PeftModel.from_pretrained`, on the base quantized as in `trial.json`.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -6,6 +6,7 @@ from typing import Any
 
 from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.engines import load_engine
+from peft_jobs.errors import DeviceLost
 from peft_jobs.host import Message, TrialHost
 from peft_jobs.job import Prepared
 from sweeps.driver import Assignment, Driver
@@ -68,11 +69,20 @@ class InlineBackend:
         """Take one message of every trial that has one; False if none has."""
         taken = False
         for number, (assignment, seq) in list(self._live.items()):
-            message = self._host.poll(number, assignment.attempt, seq)
+            message = self._poll(driver, number, assignment.attempt, seq)
             if message is not None:
                 taken = True
                 self._take(driver, assignment, message)
         return taken
+
+    def _poll(self, driver: Driver, number: int, attempt: int, seq: int) -> Message | None:
+        """`TrialHost.poll`; without the device, which only a new process gets back, the sweep
+        ends and its trials wait."""
+        try:
+            return self._host.poll(number, attempt, seq)
+        except DeviceLost as error:
+            driver.failed, driver.stop_reason = True, str(error)
+            return {"interrupted": True}
 
     def _take(self, driver: Driver, assignment: Assignment, message: Message) -> None:
         number, attempt = assignment.trial, assignment.attempt

@@ -8,7 +8,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
 from peft_jobs.adapters._base import Adapter, TargetedAdapter
 from peft_jobs.adapters.adalora import AdaLoraSpec
@@ -47,6 +47,7 @@ __all__ = [
     "PromptTuningSpec",
     "TargetedAdapter",
     "VeraSpec",
+    "carried",
 ]
 
 ADAPTERS: Mapping[str, type[Adapter]] = {
@@ -67,6 +68,7 @@ ADAPTERS: Mapping[str, type[Adapter]] = {
     "full": FullSpec,
     **SECTIONS,
 }
+_TARGETS = "target_modules"
 
 
 def _known(value: Any) -> Any:
@@ -77,6 +79,50 @@ def _known(value: Any) -> Any:
     if isinstance(method, str) and method in REFUSED:
         raise ValueError(f"method {method} is not offered: {REFUSED[method]}")
     return {"method": method, **value}
+
+
+def carried(adapter: Adapter, section: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds of `adapter` for the raw `section` of another method too, beside its own fields.
+
+    A field that both methods have and that means the same in both, which is where they start from
+    one default (a rank of 8 is LoRA's and LoHa's, and not VeRA's, whose default is 256); and the
+    targets, where they are not the method's own choice, since methods are compared on the same
+    modules. A value that is not valid in the section is left out.
+    """
+    other = ADAPTERS.get(str(section.get("method")))
+    if other is None or not _is_valid(other, section):
+        return {}
+    mine, theirs = _defaults(type(adapter)), _defaults(other)
+    values = adapter.model_dump(mode="json")
+    shared = {
+        name: values[name]
+        for name in mine.keys() & theirs.keys() - section.keys()
+        if mine[name] == theirs[name]
+    }
+    targeted = isinstance(adapter, TargetedAdapter) and issubclass(other, TargetedAdapter)
+    if targeted and values[_TARGETS] != mine[_TARGETS] and _TARGETS not in section:
+        shared[_TARGETS] = values[_TARGETS]
+    found: dict[str, Any] = {}
+    for name, value in sorted(shared.items()):
+        if _is_valid(other, {**section, **found, name: value}):
+            found[name] = value
+    return found
+
+
+def _defaults(section: type[Adapter]) -> dict[str, Any]:
+    return {
+        name: field.get_default(call_default_factory=True)
+        for name, field in section.model_fields.items()
+        if name != "method"
+    }
+
+
+def _is_valid(section: type[Adapter], raw: Mapping[str, Any]) -> bool:
+    try:
+        section.model_validate(raw)
+    except ValidationError:
+        return False
+    return True
 
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import examples_of, to_device
 from peft_jobs.keyed import epoch_order
 from peft_jobs.spec import TrialSpec
-from peft_jobs.tasks import TASKS, Batch
+from peft_jobs.tasks import IGNORED, TASKS, Batch
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -65,4 +65,8 @@ class Setting:
             pad = base.tokenizer.pad_token_id
             batch = task.collate(examples_of(self.rows[chosen]), pad)
             inputs = {name: batch[name] for name in _INPUTS if name in batch}
+            if base.model.config.is_encoder_decoder:
+                shift: Any = base.model.prepare_decoder_input_ids_from_labels
+                inputs["decoder_input_ids"] = shift(labels=batch["labels"])
+                inputs["decoder_attention_mask"] = (batch["labels"] != IGNORED).long()
             yield to_device(inputs, base.device)

@@ -119,9 +119,13 @@ def orthogonal(seed: int, module: str, r: int, inputs: int, outputs: int) -> tup
 def eva(model: PeftModel, setting: Setting) -> None:
     """A from the principal components of each layer's inputs; ranks go where they explain most."""
     size = max(setting.spec.training.per_device_train_batch_size, 16)
-    batches = _Passes(list(setting.first_batches(EVA_ROWS, size)))
+    batches = _Passes([_told_apart(batch) for batch in setting.first_batches(EVA_ROWS, size)])
     initialize_lora_eva_weights(
-        model, batches, prepare_layer_inputs_fn=_vectors, show_progress_bar=False
+        model,
+        batches,
+        prepare_model_inputs_fn=_tokens,
+        prepare_layer_inputs_fn=_vectors,
+        show_progress_bar=False,
     )
     # What is saved is an ordinary LoRA, with the ranks that its `rank_pattern` says.
     found: Any = model.peft_config[ADAPTER]
@@ -146,10 +150,27 @@ class _Passes:
         )
 
 
-def _vectors(layer_input: Any, tokens: Tensor, _name: str) -> Tensor:
+def _told_apart(batch: Batch) -> Batch:
+    """Targets that are as long as the sources, made longer by a token that does not count: a
+    layer's inputs tell by their length whose tokens they are."""
+    names = ("decoder_input_ids", "decoder_attention_mask")
+    if names[0] not in batch or batch[names[0]].shape[1] != batch["input_ids"].shape[1]:
+        return batch
+    return {**batch, **{name: nn.functional.pad(batch[name], (0, 1)) for name in names}}
+
+
+def _tokens(batch: Batch, _config: object) -> dict[int, Tensor]:
+    """Where the tokens that count are, [tokens, 2], by the length of the rows that they are in."""
+    masks = [batch[name] for name in ("attention_mask", "decoder_attention_mask") if name in batch]
+    return {mask.shape[1]: mask.nonzero() for mask in masks}
+
+
+def _vectors(layer_input: Any, tokens: dict[int, Tensor], _name: str) -> Tensor:
     """A layer's inputs at the tokens that count; one of a pooled row is taken as it is."""
     states: Tensor = layer_input if isinstance(layer_input, Tensor) else layer_input[0]
-    return states[tokens.T.unbind()] if states.dim() == 3 else states.contiguous()
+    if states.dim() != 3:
+        return states.contiguous()
+    return states[tokens[states.shape[1]].T.unbind()]
 
 
 def learning_rates(model: nn.Module, optimizer: Any, ratio: float) -> None:

@@ -108,7 +108,8 @@ def groups(slots: Sequence[T], width: int) -> list[Sequence[T]]:
 
 
 class Room:
-    """How many slots fit a GPU's memory, by the largest share that one has taken so far.
+    """How many slots fit a GPU's memory. The state of a slot is known, the memory of a pack's row;
+    what its steps need beside it is the largest share that one has taken so far.
 
     Before a step has been measured that is one.
     """
@@ -116,16 +117,17 @@ class Room:
     def __init__(self, resident_bytes: int) -> None:
         """What is resident without any slot."""
         self.resident_bytes = resident_bytes
-        self.share_bytes: int | None = None
+        self.step_bytes: int | None = None
 
-    def saw(self, peak_bytes: int, num_slots: int) -> None:
-        """The peak of steps with so many slots."""
-        share = max(1, (peak_bytes - self.resident_bytes) // num_slots)
-        self.share_bytes = max(share, self.share_bytes or 0)
+    def saw(self, peak_bytes: int, num_slots: int, state_bytes: int) -> None:
+        """The peak of steps with so many slots, each of which has a state of `state_bytes`."""
+        share = max(0, (peak_bytes - self.resident_bytes) // num_slots - state_bytes)
+        self.step_bytes = max(share, self.step_bytes or 0)
 
-    def slots(self, available_bytes: int) -> int:
-        """Slots for which `available_bytes`, the resident ones among them, are enough; one at
-        least."""
-        if self.share_bytes is None:
+    def slots(self, available_bytes: int, state_bytes: int) -> int:
+        """Slots with a state of `state_bytes` each for which `available_bytes`, the resident ones
+        among them, are enough; one at least."""
+        if self.step_bytes is None:
             return 1
-        return max(1, (available_bytes - self.resident_bytes) // self.share_bytes)
+        share = max(1, state_bytes + self.step_bytes)
+        return max(1, (available_bytes - self.resident_bytes) // share)

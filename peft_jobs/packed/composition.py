@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from peft_jobs.base import Base
-from peft_jobs.memory import peak_memory
+from peft_jobs.memory import is_out_of_memory, peak_memory, release
 from peft_jobs.methods._base import checkpoint_activations
 from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.packed.calibration import Room
-from peft_jobs.packed.layout import make_layout
+from peft_jobs.packed.layout import make_layout, row_size
 from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import dtype_of
 from peft_jobs.packed.slot import Slot
@@ -22,6 +22,8 @@ from peft_jobs.precision import use_tf32
 SPARE = 0.95
 """Of a GPU's memory is planned with; its allocator loses some to fragments."""
 UNLIMITED = 1 << 30
+ROWS = 4
+"""Of a slot: values, gradients and AdamW's moments."""
 
 
 class Composition:
@@ -36,6 +38,8 @@ class Composition:
         self._resident: dict[str, int] = {}
         self._rooms: dict[str, Room] = {}
         """By base."""
+        self._itemsizes: dict[str, int] = {}
+        """Bytes of a parameter, by base."""
 
     @property
     def pack(self) -> Pack:
@@ -47,22 +51,28 @@ class Composition:
         return list(slots) == self.slots and (self._pack is not None or not slots)
 
     def compose(self, slots: Sequence[Slot]) -> None:
-        """Put a pack of these slots on their base. What memory is too small for is taken off."""
+        """Put a pack of these slots on their base. What memory is too small for is taken off.
+
+        It is tried again with what the slots have on the CPU: beside the pack, that may be what
+        memory is too small for.
+        """
         self.keep(slots)
-        if not self.slots:
-            return
-        base = self.slots[0].base
-        try:
-            self._watch(base)
-            self._put_on(base)
-        except BaseException:
-            self.dissolve()
-            raise
+        if self.slots and not self._composed(is_last=False):
+            for slot in self.slots:
+                slot.move_aside()
+            release(self.slots[0].base.device)
+            self._composed(is_last=True)
 
     def keep(self, slots: Sequence[Slot]) -> None:
         """Take the pack off and let go of the other slots."""
         self.dissolve()
         self.slots = list(slots)
+
+    def clear(self) -> None:
+        """Take the pack off and let go of all slots, with all that they have."""
+        for slot in self.slots:
+            slot.forget()
+        self.keep([])
 
     def dissolve(self) -> None:
         """The base as it was; the slots keep what they have."""
@@ -79,7 +89,9 @@ class Composition:
         """Let the slots know the memory peaks of this composition so far, and learn from them."""
         allocated = self._let_know().get("peak_allocated_bytes")
         if allocated is not None and all(slot.has_stepped for slot in self.slots):
-            self._room(self.slots[0].base).saw(allocated, len(self.slots))
+            base = self.slots[0].base
+            state = self._state_bytes(base, self.pack.layout.size)
+            self._room(base).saw(allocated, len(self.slots), state)
 
     @contextmanager
     def unplanned(self) -> Iterator[None]:
@@ -88,24 +100,43 @@ class Composition:
         try:
             yield
         finally:
-            self._let_know()
-            if self.slots[0].base.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.slots[0].base.device)
+            self._measure_anew()
 
-    def room(self, base: Base) -> int:
-        """The number of slots that fit the base's device, as far as is known."""
+    def room(self, slots: Sequence[Slot]) -> int:
+        """The number of slots that fit their base's device, as far as is known, where each has as
+        much room as a pack of `slots` gives it."""
+        base = slots[0].base
         if base.device.type != "cuda":
             return UNLIMITED
         if self._pack is not None:
             self.measure()
         free, _ = torch.cuda.mem_get_info(base.device)
         free += torch.cuda.memory_reserved(base.device)
-        return self._room(base).slots(int(free * SPARE))
+        state = self._state_bytes(base, self._row_size(slots))
+        return self._room(base).slots(int(free * SPARE), state)
 
     def _room(self, base: Base) -> Room:
         if base.key not in self._rooms:
             self._rooms[base.key] = Room(torch.cuda.memory_allocated(base.device))
         return self._rooms[base.key]
+
+    def _row_size(self, slots: Sequence[Slot]) -> int:
+        if self._pack is not None and self.holds(slots):
+            return self._pack.layout.size
+        return row_size(max(slot.rank for slot in slots), (slot.shapes for slot in slots))
+
+    def _state_bytes(self, base: Base, size: int) -> int:
+        """Memory of a slot's rows of `size` parameters."""
+        if base.key not in self._itemsizes:
+            self._itemsizes[base.key] = dtype_of(base).itemsize
+        return ROWS * size * self._itemsizes[base.key]
+
+    def _measure_anew(self) -> None:
+        """What peaks there were say nothing of the steps that follow."""
+        self._let_know()
+        device = self.slots[0].base.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
     def _let_know(self) -> dict[str, int]:
         """The pack's peaks, as they were, and with each slot's share of what was added."""
@@ -117,6 +148,20 @@ class Composition:
         for slot in self.slots:
             slot.saw_peaks(found)
         return peaks
+
+    def _composed(self, is_last: bool) -> bool:
+        """False if memory was too small, which raises at the last time."""
+        base = self.slots[0].base
+        try:
+            self._watch(base)
+            self._put_on(base)
+        except BaseException as error:
+            self.dissolve()
+            if is_last or not is_out_of_memory(error):
+                raise
+            return False  # the error holds tensors for as long as it is handled
+        self._measure_anew()
+        return True
 
     def _watch(self, base: Base) -> None:
         self._peaks = self._measuring.enter_context(peak_memory(base.device))

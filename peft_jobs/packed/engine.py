@@ -14,6 +14,7 @@ from typing import Any
 
 from peft_jobs.errors import SpecError
 from peft_jobs.job import Inbox, Job, Prepared
+from peft_jobs.lost_device import result_of, telling_lost_devices
 from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.packed.composition import Composition
 from peft_jobs.packed.packable import parts_of, unpackable
@@ -22,7 +23,6 @@ from peft_jobs.packed.rounds import Results, Rounds
 from peft_jobs.packed.slot import Slot
 from peft_jobs.packed.waiting import Waiting, WaitingLine
 from peft_jobs.phases import Phases
-from peft_jobs.result import TrialResult
 from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 
@@ -47,15 +47,23 @@ class PackedEngine:
             raise SpecError(f"engine option num_slots must be >= 1, got {num_slots}")
         self.solo = SoloEngine(cache_dir, threads, score_test, checkpoint_seconds)
         self._wanted = num_slots
-        self.num_slots = num_slots or MOST[self.solo.device.type]
+        self._most = num_slots or MOST[self.solo.device.type]
+        self._fitting: dict[str, int] = {}
+        """Slots that memory was enough for, by base, since there were none."""
         self.composition = Composition()
-        self.rounds = Rounds(self.composition, self.num_slots)
+        self.rounds = Rounds(self.composition, self._most)
         self._line = WaitingLine()
 
     @property
     def slots(self) -> Sequence[Slot]:
         """The trials that run."""
         return self.composition.slots
+
+    @property
+    def num_slots(self) -> int:
+        """Trials that may run at a time, as far as is known of the resident base."""
+        base = self.solo.base
+        return self._most if base is None else self._fitting.get(base.key, self._most)
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
         """The solo engine's, and how many trials at a time are worth it."""
@@ -78,8 +86,9 @@ class PackedEngine:
             "steps": self.rounds.steps,
         }
 
+    @telling_lost_devices()
     def serve(self, inbox: Inbox) -> None:
-        """Run jobs until the inbox closes."""
+        """Run jobs until the inbox closes. Raises DeviceLost."""
         try:
             while True:
                 self._line.end_cancelled()
@@ -88,18 +97,24 @@ class PackedEngine:
                     continue  # memory was too small for the pack: there are fewer slots now
                 if self.slots:
                     self._advance(inbox)
-                elif (waiting := self._line.next()) is not None:
-                    self._run_alone(waiting)
-                else:
+                elif not self._run_alone():
                     return
         finally:
-            self.composition.keep([])
+            self.composition.clear()
             self._line = WaitingLine()  # after an error, the host ends those who wait
 
-    def _run_alone(self, waiting: Waiting) -> None:
-        job = waiting.job
-        seen = None if waiting.slot is None else waiting.slot.seen
+    def _run_alone(self) -> bool:
+        """Give the first in line to the solo engine; False if nobody is there."""
+        waiting = self._line.next()
+        if waiting is None:
+            return False
+        job, seen = waiting.job, None
+        if waiting.slot is not None:
+            seen = waiting.slot.seen
+            waiting.slot.forget()
+        del waiting  # the slot holds a base, which may have to make room for another
         job.end(job.stopped() if job.cancelled is not None else self.solo.run(job, seen))
+        return True
 
     def _admit(self, inbox: Inbox) -> None:
         """Begin the jobs for which there is room; the first that must wait ends the admission."""
@@ -111,12 +126,18 @@ class PackedEngine:
             if waiting.alone or (slots and not _fit(waiting.job.spec, slots[0].spec)):
                 self._line.put_back(waiting)
                 break
-            self.composition.dissolve()
             slot = waiting.slot
             if slot is None or slot.base is not self.solo.base:
-                slot = self._slot(waiting.job)
-            if slot is not None:
-                slots.append(slot)
+                job = waiting.job
+                waiting = slot = None  # as in `_run_alone`
+                self.composition.dissolve()
+                slot = self._slot(job)
+            if slot is None:
+                continue
+            if len(slots) >= self.composition.room([*slots, slot]):
+                self._line.put_back(Waiting(slot.job, slot))
+                break
+            slots.append(slot)
         if self.composition.holds(slots):
             return
         try:
@@ -139,7 +160,7 @@ class PackedEngine:
             return self.num_slots
         useful = self.rounds.limit(slots) or self.num_slots
         waiting = sum(slot.reporter.waits for slot in slots)
-        return min(self.num_slots, useful + waiting, self.composition.room(slots[0].base))
+        return min(self.num_slots, useful + waiting, self.composition.room(slots))
 
     def _slot(self, job: Job) -> Slot | None:
         """A slot for the job, on the bare base; None if it is to run alone, or could not begin."""
@@ -163,7 +184,7 @@ class PackedEngine:
             )
         except Exception as error:  # the trial's edge: its error is its result
             log.warning("trial %d could not begin", job.trial, exc_info=error)
-            job.end(TrialResult.from_error(error, "".join(traceback.format_exception(error))))
+            job.end(result_of(error, "".join(traceback.format_exception(error))))
             return None
 
     def _advance(self, inbox: Inbox) -> None:
@@ -208,7 +229,7 @@ class PackedEngine:
         log.warning("out of memory with %d trials: trial %d waits", len(slots), newest.job.trial)
         self.composition.keep(others)
         if others:
-            self.num_slots = len(others)
+            self._fitting[newest.base.key] = len(others)
         else:
             newest.job.checkpoint = newest.reporter.loop.saver.latest or newest.job.checkpoint
         self._line.put_back(Waiting(newest.job, newest, alone=not others))
@@ -236,9 +257,13 @@ class PackedEngine:
         if not ends:
             return
         left = [slot for slot in self.slots if slot not in ends]
+        for slot in ends:
+            slot.forget()
         self.composition.keep(left)
         if not left:
             self.solo.verify()
+            self._fitting.clear()  # who comes now may need less memory than those who were here
+            self.rounds.most.clear()
         for slot, result in ends.items():
             slot.job.end(result)
 

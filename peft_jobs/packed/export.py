@@ -1,5 +1,6 @@
 """A slot's parameters as an ordinary PEFT adapter: what the solo engine would have saved."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -8,6 +9,7 @@ from peft_jobs.attempt import ADAPTER
 from peft_jobs.base import Base
 from peft_jobs.files import whole_folder
 from peft_jobs.keyed import ADAPTER as NAME
+from peft_jobs.label_names import write_labels
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.packed.pack import Named
 from peft_jobs.packed.packable import Parts, lora_of
@@ -15,7 +17,14 @@ from peft_jobs.packed.tenant import peft_name
 from peft_jobs.spec import TrialSpec
 
 
-def save_adapter(values: Named, spec: TrialSpec, parts: Parts, base: Base, directory: Path) -> str:
+def save_adapter(
+    values: Named,
+    spec: TrialSpec,
+    parts: Parts,
+    base: Base,
+    directory: Path,
+    classes: Sequence[int | str],
+) -> str:
     """Write `adapter/` into `directory`, whole or not at all; returns the folder's name.
 
     PEFT leaves the adapter's own name out of the file's.
@@ -34,4 +43,5 @@ def save_adapter(values: Named, spec: TrialSpec, parts: Parts, base: Base, direc
         safetensors.torch.save_file(
             tensors, aside / "adapter_model.safetensors", metadata={"format": "pt"}
         )
+        write_labels(aside, classes)
     return ADAPTER

@@ -7,6 +7,7 @@ Decayed parameters come first, so that a row is two slices for the optimizer.
 Dimensions: R the pack's rank, I and O a module's inputs and outputs.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,10 +29,7 @@ class Place:
 
     @property
     def size(self) -> int:
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size
+        return math.prod(self.shape)
 
     @property
     def stop(self) -> int:
@@ -60,7 +58,7 @@ def make_layout(
     `rank` is the highest of the slots; it is rounded up to one of RANKS, so that most changes of
     tenants change no shape.
     """
-    rounded = next((room for room in RANKS if room >= rank), rank)
+    rounded = _rounded(rank)
     decayed: list[tuple[str, Part, Sequence[int]]] = []
     biases: list[tuple[str, Part, Sequence[int]]] = []
     for name in sorted(adapted):
@@ -78,6 +76,26 @@ def make_layout(
         places.append(Place(module, part, tuple(shape), start))
     length = sum(place.size for place in places[: len(decayed)])
     return Layout(rounded, tuple(places), length)
+
+
+def row_size(rank: int, trials: Iterable[Mapping[tuple[str, Part], Sequence[int]]]) -> int:
+    """The size of the layout for trials whose own parameters have these shapes; `rank` as there."""
+    shapes: dict[tuple[str, Part], Sequence[int]] = {}
+    for trial in trials:
+        shapes.update(trial)
+    size = 0
+    for (_, part), shape in shapes.items():
+        if part == "lora_A":
+            size += _rounded(rank) * shape[1]
+        elif part == "lora_B":
+            size += shape[0] * _rounded(rank)
+        else:
+            size += math.prod(shape)
+    return size
+
+
+def _rounded(rank: int) -> int:
+    return next((room for room in RANKS if room >= rank), rank)
 
 
 def by_module(layout: Layout) -> Mapping[str, dict[Part, Place]]:

@@ -24,22 +24,9 @@ Named = dict[tuple[str, Part], Tensor]
 """A trial's tensors by module and part, at its own rank."""
 
 
-MaskSource = Callable[[str, int, torch.dtype], Tensor]
-"""(module, width, dtype) -> dropout factors [K, T, I]."""
-
-
-class Mask:
-    """Dropout of one step; each module's factors are drawn once, so recomputation sees the same."""
-
-    def __init__(self, source: MaskSource) -> None:
-        self._source = source
-        self._drawn: dict[str, Tensor] = {}
-
-    def of(self, module: str, x: Tensor) -> Tensor:
-        """The factors of `module` for its input `x` [K, T, I]."""
-        if module not in self._drawn:
-            self._drawn[module] = self._source(module, x.shape[-1], x.dtype)
-        return self._drawn[module]
+Masks = Callable[[str, int, torch.dtype], Tensor]
+"""Dropout of one step: (module, width, dtype) -> factors [K, T, I], the same for the same module,
+so that recomputation sees them again and nobody has to keep them."""
 
 
 class Pack:
@@ -60,7 +47,7 @@ class Pack:
         """The slots that take part in this step."""
         self.alone: int | None = None
         """The one slot to which all rows of the batch belong, in an evaluation."""
-        self.mask: Mask | None = None
+        self.masks: Masks | None = None
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
         for name, places in by_module(layout).items():
@@ -85,18 +72,18 @@ class Pack:
             self.alone = None
 
     @contextmanager
-    def stepping(self, slots: Sequence[int], mask: Mask | None) -> Iterator[None]:
+    def stepping(self, slots: Sequence[int], masks: Masks | None) -> Iterator[None]:
         """Within the block the model takes a batch of `slots`' rows, one slot after the other."""
         first, last = slots[0], slots[-1]
         if list(slots) == list(range(first, last + 1)):
             self.rows = slice(first, last + 1)
         else:
             self.rows = torch.tensor(slots, device=self.values_KP.device)
-        self.mask = mask
+        self.masks = masks
         try:
             yield
         finally:
-            self.rows, self.mask = slice(0, len(self.values_KP)), None
+            self.rows, self.masks = slice(0, len(self.values_KP)), None
 
 
 class PackedAdapter(nn.Module):
@@ -126,8 +113,8 @@ class PackedAdapter(nn.Module):
             return (result + update).to(result.dtype)
         rows, scales_K = pack.rows, pack.scales_K[pack.rows]
         x_KTI = x.reshape(len(scales_K), -1, x.shape[-1])
-        if pack.mask is not None:
-            x_KTI = x_KTI * pack.mask.of(self.name, x_KTI)
+        if pack.masks is not None:
+            x_KTI = x_KTI * pack.masks(self.name, x_KTI.shape[-1], x_KTI.dtype)
         if mixed:
             x_KTI = x_KTI.to(torch.get_autocast_dtype(x.device.type))
         result_KTO = result.reshape(len(scales_K), -1, result.shape[-1])

@@ -1,5 +1,6 @@
 """Which trials can share a step, and why others cannot: rows must be independent of each other."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from transformers import PreTrainedModel
 from peft_jobs.architecture import head_modules
 from peft_jobs.base import Base
 from peft_jobs.heads import fresh_modules, initial_head
-from peft_jobs.keyed import has_dropout, initial_lora_A
+from peft_jobs.keyed import initial_lora_A
 from peft_jobs.packed.layout import features
 from peft_jobs.packed.pack import Named
+from peft_jobs.packed.watched import watched
 from peft_jobs.quantized import QUANTIZED
 from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
 from peft_jobs.targets import resolve_targets
@@ -46,12 +48,12 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     training = spec.training
     if training.fp16 or not training.optim.startswith("adamw_torch"):
         return "a scaled loss, or another optimizer than torch's AdamW, is asked for"
-    if has_dropout(model):
-        return "the base itself drops activations, by a generator that all rows share"
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return "the base normalises over the batch"
     if _experts(model):
         return "the base routes tokens to experts, and rows compete for them"
+    if spec.data.max_length > (length := _rope_length(model)):
+        return f"beyond {length} tokens the base turns all rows by the longest one's frequencies"
     quantization = spec.quantization
     if quantization.scheme == "int8" and quantization.llm_int8_threshold != 0:
         return "int8 with an outlier threshold takes outliers over all rows; set it to 0 to pack"
@@ -62,6 +64,14 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     for name in parts.whole:
         if type(model.get_submodule(name)) is not nn.Linear:
             return f"the head {name} is no single linear layer"
+    habits = watched(base)
+    if habits.failure is not None:
+        return f"the base fails on two tokens: {habits.failure}"
+    if habits.draws:
+        return "the base itself drops activations, by a generator that all rows share"
+    for name in (*parts.adapted, *parts.whole):
+        if name in habits.opened:
+            return f"the base takes the weight of {name} past its adapter"
     return None
 
 
@@ -98,6 +108,24 @@ def dtype_of(base: Base) -> torch.dtype:
     weights = {p.dtype for m in base.model.modules() for p in m.parameters(recurse=False)
                if not isinstance(m, QUANTIZED)}  # fmt: skip
     return torch.float64 if torch.float64 in weights else torch.float32
+
+
+def _rope_length(model: PreTrainedModel) -> float:
+    """Tokens up to which the frequencies of rotary positions are the same in every batch
+    (`transformers.modeling_rope_utils.dynamic_rope_update`)."""
+    lengths = [math.inf]
+    for module in model.modules():
+        types: Any = getattr(module, "rope_type", None)
+        if types is None:
+            continue
+        config: Any = module.config
+        for layer, kind in types.items() if isinstance(types, dict) else [(None, types)]:
+            parameters = config.rope_parameters if layer is None else config.rope_parameters[layer]
+            if kind == "longrope":
+                lengths.append(parameters["original_max_position_embeddings"])
+            elif "dynamic" in kind:
+                lengths.append(config.max_position_embeddings)
+    return min(lengths)
 
 
 def _experts(model: PreTrainedModel) -> bool:

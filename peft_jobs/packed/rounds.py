@@ -7,9 +7,10 @@ from collections.abc import Hashable, Sequence
 from enum import Enum, auto
 from functools import partial
 
-from peft_jobs.memory import is_out_of_memory
+from peft_jobs.lost_device import raise_if_lost
+from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.packed.calibration import Calibration, groups
-from peft_jobs.packed.composition import Composition
+from peft_jobs.packed.composition import UNLIMITED, Composition
 from peft_jobs.packed.evaluations import Evaluations
 from peft_jobs.packed.slot import Slot
 from peft_jobs.packed.stepping import Work, packed_step
@@ -38,18 +39,23 @@ class Rounds:
         """Slots of a step, as chosen last."""
         self.calibration = Calibration()
         self.evaluations = Evaluations(composition)
+        self.most: dict[Hashable, int] = {}
+        """Slots of a step that memory is enough for, by kind of work, where it is not for all."""
         self.steps = 0
 
     def limit(self, slots: Sequence[Slot]) -> int | None:
         """Running slots beyond which more would gain nothing; None if there is no such number."""
-        return self.calibration.limit(_kind(slots))
+        kind = _kind(slots)
+        limits = [self.calibration.limit(kind), self.most.get(kind)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def make(self, ready: Sequence[Slot]) -> tuple[Results, bool]:
-        """One round: what became of the slots, and False if memory ran out in it.
+        """One round: what became of the slots, and False if memory is too small for so many.
 
-        Then the slots of that step and of later ones have not moved. Slots with micro-batches of
-        a size go together: a step has as many rows of each as all of them can give. Slots that
-        reach a rung are evaluated together, after the last step; nobody else waits for them.
+        Where it runs out, the slots of that step and of later ones have not moved; if the step was
+        of some of the slots, later ones are of fewer. Slots with micro-batches of a size go
+        together: a step has as many rows of each as all of them can give. Slots that reach a rung
+        are evaluated together, after the last step; nobody else waits for them.
         """
         results: Results = {}
         fits = self._steps(ready, results)
@@ -61,7 +67,8 @@ class Rounds:
 
     def _steps(self, ready: Sequence[Slot], results: Results) -> bool:
         kind = _kind(ready)
-        self.width = self.calibration.width(kind, len(ready))
+        most = min(len(ready), self.most.get(kind, UNLIMITED))
+        self.width = self.calibration.width(kind, most)
         seconds, num_tokens, failed = 0.0, 0, False
         for group in self._groups(ready):
             begun = time.perf_counter()
@@ -71,7 +78,9 @@ class Rounds:
                 failed = True
                 for slot in group:
                     slot.begin_step_again()
-                if losses is Failure.MEMORY or not self._one_by_one(group, results):
+                if losses is Failure.MEMORY:
+                    return self._narrowed(kind, group)
+                if not self._one_by_one(group, results):
                     return False
                 continue
             spent = time.perf_counter() - begun
@@ -83,6 +92,15 @@ class Rounds:
                 results[slot] = slot.attempted(partial(_stepped, slot, work, loss))
         if not failed:
             self.calibration.saw(kind, self.width, seconds, num_tokens)
+        return True
+
+    def _narrowed(self, kind: Hashable, group: Sequence[Slot]) -> bool:
+        """Make smaller steps of slots that memory was too small for; False if these were all."""
+        if not 1 < len(group) < len(self.composition.slots):
+            return False
+        self.most[kind] = -(-len(group) // 2)
+        log.warning("out of memory in a step of %d trials: fewer share one", len(group))
+        release(group[0].base.device)
         return True
 
     def _groups(self, ready: Sequence[Slot]) -> list[list[Slot]]:
@@ -119,6 +137,7 @@ class Rounds:
         except Exception as error:
             if is_out_of_memory(error):
                 return Failure.MEMORY
+            raise_if_lost(error)
             log.warning("a step of %d trials failed; each tries alone", len(group), exc_info=error)
             return Failure.ERROR
 

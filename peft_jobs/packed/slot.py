@@ -13,11 +13,10 @@ from typing import Any
 
 from peft_jobs import attempt
 from peft_jobs.base import Base
-from peft_jobs.errors import OutOfMemory
 from peft_jobs.job import Job
 from peft_jobs.keyed import Clock
 from peft_jobs.ladder import Ladder
-from peft_jobs.memory import is_out_of_memory
+from peft_jobs.lost_device import result_of
 from peft_jobs.packed.export import save_adapter
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.pack import Pack
@@ -57,6 +56,8 @@ class Slot:
         start = find_start(job, job.checkpoint)
         self.captured: Captured | None = Captured(initial_values(job.spec, parts, base.model))
         start = self._restored(start)
+        self.shapes = {place: value.shape for place, value in self.captured.values.items()}
+        """Of its own parameters."""
         ladder = Ladder(job.spec, base.device, () if start is None else start.state.ladder)
         self.spec = ladder.spec
         self.scoring = Scoring(job, base, data, self.seen, ladder, score_test)
@@ -137,6 +138,17 @@ class Slot:
         """Keep what is in the row, which is about to go."""
         if self.tenant is not None:
             self.captured, self.tenant = self.tenant.capture(), None
+        self.has_stepped = False
+
+    def move_aside(self) -> None:
+        """Keep what it has where it takes no memory of a GPU."""
+        self.move_out()
+        if self.captured is not None:
+            self.captured = self.captured.on_cpu()
+
+    def forget(self) -> None:
+        """Nothing of its parameters is needed any more."""
+        self.captured = self.tenant = None
 
     def begin(self) -> None:
         """Report again what an earlier attempt may have reported in vain; once."""
@@ -212,13 +224,11 @@ class Slot:
             return TrialResult(state=State.COMPLETE, **self.found)
 
     def failure(self, error: Exception) -> TrialResult:
-        """The result of a trial that `error` ended."""
+        """The result of a trial that `error` ended; raises DeviceLost if it ends none."""
         with attempt.logged(self.job.directory):
             log.error("the trial failed", exc_info=error)
         text = "".join(traceback.format_exception(error))
-        if is_out_of_memory(error):
-            error = OutOfMemory(str(error))
-        return TrialResult.from_error(error, text, **(self.found | self._seen()))
+        return result_of(error, text, **(self.found | self._seen()))
 
     def attempted(self, act: Callable[[], None]) -> TrialResult | None:
         """None, or the result of a trial that an error in `act` ended."""
@@ -241,7 +251,7 @@ class Slot:
         with self.phases.phase("save"):
             values = self.tenant.values()
             self.found["adapter"] = save_adapter(
-                values, self.spec, self.parts, self.base, self.job.directory
+                values, self.spec, self.parts, self.base, self.job.directory, self.data.classes
             )
 
     def _snapshot(self) -> bytes:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peft_jobs.evaluation import to_device
 from peft_jobs.keyed import draw_dropout
 from peft_jobs.packed.feed import Chunk
-from peft_jobs.packed.pack import Mask, Pack
+from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import lora_of
 from peft_jobs.precision import autocast
 from peft_jobs.spec import TrainingSpec, TrialSpec
@@ -48,10 +48,10 @@ def packed_step(
     examples = [example for work in works for example in work.chunk.examples]
     batch = to_device(task.collate(examples, pad_token_id), device)
     length = batch["input_ids"].shape[1]
-    mask = None
+    masks = None
     if any(lora_of(work.spec).lora_dropout for work in works):
-        mask = Mask(SlotMasks(works, length, device))
-    with pack.stepping([work.slot for work in works], mask):
+        masks = SlotMasks(works, length, device)
+    with pack.stepping([work.slot for work in works], masks):
         with autocast(device, training):
             losses_B = task.losses(model, batch)
         losses_K = losses_B.view(len(works), -1).sum(dim=1)

@@ -18,6 +18,7 @@ from torch.optim.adamw import adamw
 from transformers import TrainingArguments, get_scheduler
 
 from peft_jobs.keyed import ADAPTER
+from peft_jobs.memory import is_out_of_memory
 from peft_jobs.packed.layout import Part
 from peft_jobs.packed.pack import Named, Pack
 from peft_jobs.packed.packable import lora_of
@@ -37,6 +38,15 @@ class Captured:
     moments: Mapping[str, Named] = field(default_factory=dict)
     """By name of the optimizer's state; none before the first step."""
     steps: int = 0
+
+    def on_cpu(self) -> "Captured":
+        """The same, where it takes no memory of a GPU."""
+        moments = {name: _on_cpu(named) for name, named in self.moments.items()}
+        return Captured(_on_cpu(self.values), _on_cpu(self.gradients), moments, self.steps)
+
+
+def _on_cpu(named: Named) -> Named:
+    return {place: tensor.to("cpu") for place, tensor in named.items()}
 
 
 class Schedule:
@@ -137,11 +147,11 @@ class Tenant:
         self.pack.gradients_KP[self.slot].zero_()
 
     def values(self) -> Named:
-        """The trial's parameters at its own rank; copies."""
+        """The trial's parameters at its own rank; copies, perhaps in part on the CPU."""
         return self._trimmed(self.pack.values_KP[self.slot])
 
     def capture(self) -> Captured:
-        """All of the trial, to be given to another slot."""
+        """All of the trial, to be given to another slot; perhaps in part on the CPU."""
         pack, moments = self.pack, {}
         if self.steps:
             moments = {
@@ -171,8 +181,18 @@ class Tenant:
                 tensor = tensor[:r]
             elif place.part == "lora_B":
                 tensor = tensor[:, :r]
-            found[place.module, place.part] = tensor.detach().clone()
+            found[place.module, place.part] = _copied(tensor.detach())
         return found
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy; on the CPU if the tensor's own device has no memory for it."""
+    try:
+        return tensor.clone()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    return tensor.to("cpu", copy=True)
 
 
 def peft_name(module: str, part: Part) -> str:

@@ -32,7 +32,9 @@ class WaitingLine:
         return None if job is None else Waiting(job)
 
     def put_back(self, waiting: Waiting) -> None:
-        """It is the first in line again."""
+        """It is the first in line again, and takes no memory of a GPU."""
+        if waiting.slot is not None:
+            waiting.slot.move_aside()
         self._waiting.appendleft(waiting)
 
     def take(self, inbox: Inbox) -> bool:

@@ -4,7 +4,9 @@ The logits of all positions, and with a large vocabulary those of the supervised
 largest tensors of a step by far. A head that is frozen gives the gradient of its input along with
 the loss, so nothing is computed twice; one that is trained computes its chunks again in the
 backward. A model that does something to the logits after its head (caps, scales) is left to do it,
-in one piece.
+in one piece; another type or device is nothing, as the losses are the same.
+
+The head may be on another device than the batch, where a base is spread over several.
 
 Dimensions: N supervised positions, H hidden size, V vocabulary.
 """
@@ -36,7 +38,8 @@ def token_losses(
 ) -> Tensor:
     """Cross entropy [N] of `targets_N` by the logits at `predict_at` of the flattened batch.
 
-    `inputs` are the model's. In float32, or float64 of a model in float64.
+    `inputs` are the model's. In float32, or float64 of a model in float64; on the device of
+    `predict_at`.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     vocabulary = getattr(head, "out_features", None)
@@ -44,9 +47,11 @@ def token_losses(
     if size < len(targets_N) and head not in _CHANGED:
         hidden_NH = _hidden(model, head, inputs, predict_at)
         if hidden_NH is not None:
-            return _in_chunks(head, hidden_NH, targets_N, size)
+            targets_N = targets_N.to(hidden_NH.device)
+            return _in_chunks(head, hidden_NH, targets_N, size).to(predict_at.device)
         _CHANGED.add(head)
-    return _losses(_logits(model, head, inputs, predict_at), targets_N)
+    logits_NV = _logits(model, head, inputs, predict_at)
+    return _losses(logits_NV, targets_N).to(predict_at.device)
 
 
 def _logits(
@@ -73,33 +78,48 @@ def _hidden(
     """What the head is given at the supervised positions, [N, H]; None if its logits are not the
     model's own."""
     given: list[Tensor] = []
-    made: list[tuple[Tensor, int]] = []
+    shown: list[Tensor] = []
 
     def first_only(_head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         given.append(_select(args[0], inputs, predict_at))
         return (given[0][:1].unsqueeze(0), *args[1:])
 
-    def keep(_head: nn.Module, _args: Any, logits: Tensor) -> None:
-        made.append((logits, logits._version))
+    def show(_head: nn.Module, _args: Any, logits: Tensor) -> Tensor:
+        shown.append(_pattern(logits))
+        return shown[-1]
 
-    hooks = head.register_forward_pre_hook(first_only), head.register_forward_hook(keep)
+    hooks = head.register_forward_pre_hook(first_only), head.register_forward_hook(show)
     try:
         logits = model(**inputs, use_cache=False).logits
     finally:
         for hook in hooks:
             hook.remove()
-    unchanged = len(made) == 1 and logits is made[0][0] and logits._version == made[0][1]
-    return given[0] if unchanged else None
+    return given[0] if len(shown) == 1 and _is_same(logits, shown[0]) else None
+
+
+def _pattern(like: Tensor) -> Tensor:
+    """Numbers to which nothing can be done unseen: any type holds them, none is in its place after
+    a sum, a product or a cap."""
+    places = torch.arange(like.numel(), device=like.device)
+    sizes = torch.where(places % 2 == 0, 1.0, 32768.0)
+    return (sizes * (places % 3 - 1)).to(like.dtype).view(like.shape)
+
+
+def _is_same(logits: Tensor, shown: Tensor) -> bool:
+    """Whether these are the logits that were `shown`, perhaps in another type or elsewhere."""
+    if logits is shown and logits._version == shown._version == 0:
+        return True
+    return logits.shape == shown.shape and torch.equal(logits, _pattern(shown).to(logits))
 
 
 def _select(states: Tensor, inputs: Mapping[str, Tensor], predict_at: Tensor) -> Tensor:
     """The states, [B, S, ...], at the positions; an adapter's virtual tokens come before them."""
     length = inputs["input_ids"].shape[1]
-    return states[:, -length:].flatten(0, 1).index_select(0, predict_at)
+    return states[:, -length:].flatten(0, 1).index_select(0, predict_at.to(states.device))
 
 
 def _losses(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    return cross_entropy(upcast(logits_NV), targets_N, reduction="none")
+    return cross_entropy(upcast(logits_NV), targets_N.to(logits_NV.device), reduction="none")
 
 
 def _in_chunks(head: nn.Module, hidden_NH: Tensor, targets_N: Tensor, size: int) -> Tensor:
@@ -140,7 +160,7 @@ class _FrozenHead(torch.autograd.Function):
                 found = _losses(head(hidden), targets_N[rows])
                 if grad_NH is not None:
                     (grad_NH[rows],) = torch.autograd.grad(found.sum(), hidden)
-            losses.append(found.detach())
+            losses.append(found.detach().to(hidden_NH.device))
         return torch.cat(losses), grad_NH
 
     @staticmethod

@@ -6,7 +6,7 @@ beyond max_length are cut and not measured, nor is a word for which the tokenize
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -31,7 +31,7 @@ from peft_jobs.tasks._base import (
     pad,
     upcast,
 )
-from peft_jobs.tasks.spans import precision_recall_f1, spans
+from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ class TokenClassification:
         losses_B = _losses(logits_BSC, labels_BS).double().sum(dim=1)
         config: Any = model.config
         rows = (losses_B.tolist(), logits_BSC.argmax(dim=-1).tolist(), labels_BS.tolist())
-        return [_score(*row, config.id2label) for row in zip(*rows, strict=True)]
+        names: dict[int, str] = config.id2label
+        meaning = prefixes(names.values())
+        return [_score(*row, names, meaning) for row in zip(*rows, strict=True)]
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
         num_words = sum(score.count for score in scores)
@@ -179,10 +181,16 @@ def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     return found
 
 
-def _score(loss: float, predicted: list[int], labels: list[int], names: dict[int, str]) -> TagScore:
+def _score(
+    loss: float,
+    predicted: list[int],
+    labels: list[int],
+    names: Mapping[int, str],
+    meaning: Mapping[str, str],
+) -> TagScore:
     tags = [(p, a) for p, a in zip(predicted, labels, strict=True) if a != IGNORED]
-    found = spans([names[p] for p, _ in tags])
-    true = spans([names[a] for _, a in tags])
+    found = spans([names[p] for p, _ in tags], meaning)
+    true = spans([names[a] for _, a in tags], meaning)
     return TagScore(
         loss,
         len(tags),

@@ -5,6 +5,7 @@ Async, so that hundreds of waiting proxies block nobody; training runs in the ho
 
 import asyncio
 import contextlib
+import logging
 import os
 import platform
 import time
@@ -49,7 +50,7 @@ class HostActor:
         self._claim: tuple[int, float] | None = None
         """The trial that runs or waits to run alone here, and until when it is waited for."""
         faults.passing("host.starting")
-        self._host = TrialHost(load_engine(engine, options), on_change=self._on_change)
+        self._host = TrialHost(load_engine(engine, options), self._on_change, _end_process)
 
     async def prepare(self, spec_json: str, variants_json: list[str]) -> dict[str, Any]:
         faults.passing("host.preparing")
@@ -135,6 +136,12 @@ class HostActor:
         news, self._news = self._news, asyncio.Event()
         if news is not None:
             news.set()
+
+
+def _end_process() -> None:
+    """A death of the host: its trials go on in the process that Ray starts in its place."""
+    logging.shutdown()
+    os._exit(1)
 
 
 def _look_for(place: str, text: str) -> None:

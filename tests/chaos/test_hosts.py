@@ -123,10 +123,11 @@ def test_a_proxy_that_comes_back_on_another_gpu_frees_its_old_slot(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fault", ["death", "device"])
 def test_a_trial_under_which_hosts_die_runs_alone_and_only_then_is_lost(
-    two_at_a_time: Sweep,
+    two_at_a_time: Sweep, fault: str
 ) -> None:
-    options = {"num_slots": 2, "step_seconds": 0.04, "faults": {"1": "death"}}
+    options = {"num_slots": 2, "step_seconds": 0.04, "faults": {"1": fault}}
     sweep = two_at_a_time(resources={"engine_options": options})
     driver = sweep.launch()
     output = sweep.finish(driver)

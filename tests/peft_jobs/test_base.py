@@ -26,6 +26,7 @@ from peft_jobs.spec import (
     CausalLMSpec,
     ModelSpec,
     QuantizationSpec,
+    QuestionAnsweringSpec,
     SequenceClassificationSpec,
     TrialSpec,
 )
@@ -319,6 +320,14 @@ def test_a_causal_model_without_its_head_is_refused(tiny_llama_path: Path, tmp_p
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_llama_path / name, tmp_path)
     refuse(tmp_path, "lacks weights of LlamaForCausalLM: lm_head.weight")
+
+
+def test_a_model_whose_backbone_has_another_name_is_refused(tiny_llama_path: Path) -> None:
+    # LlamaForQuestionAnswering (transformers 5.23) calls it `transformer`, and finds no weights.
+    task = QuestionAnsweringSpec(
+        type="question_answering", question="{q}", context="c", answers="a"
+    )
+    refuse(tiny_llama_path, "lacks weights of LlamaForQuestionAnswering", task)
 
 
 def test_an_encoder_is_no_causal_model(tiny_bert_path: Path) -> None:

@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from pydantic import ValidationError
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from peft_jobs.errors import SpecError
+from peft_jobs.errors import Refused, SpecError
 from peft_jobs.evaluation import score
-from peft_jobs.generation import generate, generation_metrics, prompt_and_reference, spread
+from peft_jobs.generation import (
+    generate,
+    generation_metrics,
+    prompt_and_reference,
+    spread,
+    turn_ends,
+)
 from peft_jobs.generation_spec import GenerationSpec
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
@@ -70,6 +78,97 @@ def test_answers_are_the_most_likely_tokens_one_by_one(llama_base: Any) -> None:
     assert len(set(answers)) > 1
     for batch_size in (1, 4):
         assert generate(base.model, base.tokenizer, PROMPTS, 6, batch_size) == answers
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"])
+def test_answers_behind_virtual_tokens_do_not_depend_on_the_batches(
+    method: str, llama_base: Any, trial: Any
+) -> None:
+    from peft_jobs.methods import METHODS
+
+    base, adapter = llama_base("none"), METHODS[method]
+    prompts = [*PROMPTS, [1, 8], [1, 10, 9, 7], [1, 6, 11, 14, 12, 9, 8, 7, 10, 13, 6], [1, 12, 7]]
+    model = adapter.attach(base, trial({"adapter.method": method, "adapter.num_virtual_tokens": 5}))
+    source = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += torch.randn(parameter.shape, generator=source)
+            together = generate(model, base.tokenizer, prompts, 12, 8)
+            assert together == generate(model, base.tokenizer, prompts, 12, 1)
+            for prompt, answer in zip(prompts, together, strict=True):
+                tokens = list(prompt)
+                while len(tokens) < len(prompt) + 12 and tokens[-1] != base.tokenizer.eos_token_id:
+                    tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+                new = tokens[len(prompt) :]
+                assert answer == base.tokenizer.decode(new, skip_special_tokens=True).strip()
+    finally:
+        adapter.detach(model)
+    assert len(set(together)) > 4
+
+
+def test_a_chats_answer_ends_where_its_template_ends_a_turn(
+    tiny_llama_path: Path, listen: Any, tmp_path: Path
+) -> None:
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    from peft_jobs.solo import SoloEngine
+
+    folder = tmp_path / "chatty"
+    shutil.copytree(tiny_llama_path, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    assert len(tokenizer) <= 128, "the model has a row for each token"
+    assert tokenizer.eos_token != "<|im_end|>"
+    tokenizer.save_pretrained(folder)
+    pairs = [("the cat", "sees a dog"), ("a bird", "likes"), ("red", "blue green"), ("dog", "the")]
+    chats = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in pairs
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    spec = TrialSpec.model_validate(
+        {
+            "model": str(folder),
+            "adapter": {"method": "full"},
+            "task": {"type": "causal_lm", "messages": "messages"},
+            "data": {"train": str(path), "validation": str(path), "max_length": 32},
+            "training": {
+                "learning_rate": 5e-3,
+                "max_steps": 40,
+                "per_device_train_batch_size": 4,
+                "lr_scheduler_type": "constant",
+            },
+            "evaluation": {"generation": {"max_samples": 4, "max_new_tokens": 12}},
+        }
+    )
+    result = listen(SoloEngine(str(tmp_path / "cache")), tmp_path).run(spec)
+    assert result.state == "COMPLETE", result.error
+    assert result.metrics["validation/loss"] < 0.1
+    assert result.metrics["validation/exact_match"] == 1
+
+
+def test_a_turns_end_is_a_special_token_that_is_nowhere_inside_of_a_turn(llama_base: Any) -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(llama_base("none").tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["|", "["]})
+    tokenizer.add_tokens(["\n"])
+    end, call, newline = tokenizer.convert_tokens_to_ids(["|", "[", "\n"])
+    cat, eos = tokenizer.convert_tokens_to_ids("cat"), tokenizer.eos_token_id
+    assert turn_ends(tokenizer, [[cat, end, newline], [call, cat, end]]) == {end}
+    assert turn_ends(tokenizer, [[cat, end], [call, cat, eos]]) == {end, eos}
+    assert turn_ends(tokenizer, [[cat, cat], [newline]]) == frozenset()
+    # the second was cut behind what opens a call
+    assert turn_ends(tokenizer, [[call, cat, end], [call]]) == {end}
 
 
 def test_a_checkpoints_own_generation_settings_change_nothing(llama_base: Any) -> None:
@@ -136,6 +235,19 @@ def test_a_base_without_room_for_the_answers_is_refused(llama_base: Any) -> None
     base = llama_base("none")
     with pytest.raises(SpecError, match=r"max_new_tokens must be <= 121: .* got 122"):
         generate(base.model, base.tokenizer, PROMPTS, 122, 4)
+
+
+def test_virtual_tokens_take_room_in_a_table_of_positions(llama_base: Any) -> None:
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=500, n_positions=32)
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8)
+    model = get_peft_model(GPT2LMHeadModel(config), prompt)
+    tokenizer = llama_base("none").tokenizer
+    assert len(generate(model, tokenizer, [[1] * 10], 14, 1)) == 1
+    with pytest.raises(Refused, match=r"<= 14: the base has 32 positions, 8 virtual tokens, and"):
+        generate(model, tokenizer, [[1] * 10], 15, 1)
+    with pytest.raises(SpecError, match="must be <= 14: ") as refused:
+        generate(model, tokenizer, [[1] * 10], 23, 1)
+    assert not isinstance(refused.value, Refused), "the base alone has no room for so many"
 
 
 def test_only_tasks_with_a_prompt_write_texts(trial: Any) -> None:

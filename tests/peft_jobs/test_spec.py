@@ -128,7 +128,7 @@ def test_only_finite_numbers(value: Any) -> None:
 
 
 def test_a_share_and_a_count_are_told_apart_by_the_decimal_point() -> None:
-    for given, kept in ((0.1, 0.1), (1, 1), (200, 200), (2.0, 2)):
+    for given, kept in ((0.1, 0.1), (1.0, None), (2, 2), (200, 200), (2.0, 2)):
         data = spec(data={"train": "demo", "subset": given}).data
         assert data.subset == kept
         assert type(data.subset) is type(kept)
@@ -138,6 +138,95 @@ def test_a_share_and_a_count_are_told_apart_by_the_decimal_point() -> None:
         )
     assert spec(data={"train": "demo", "validation": 0.2}).data.validation == 0.2
     assert lines(data={"train": "demo", "validation": 1})
+
+
+def test_all_rows_as_a_share_is_no_subset_and_a_single_row_is_refused() -> None:
+    whole = spec(data={**TREE["data"], "subset": 1.0, "validation_subset": 1.0})
+    assert whole == spec() == spec().with_params({"data.subset": 1.0})
+    assert TrialSpec.model_validate_json(whole.to_json()) == whole
+    for one in (1, "1"):
+        (line,) = lines(data={"train": "demo", "subset": one})
+        assert line == "data.subset: must be 1.0 for all rows, or at least 2 rows, got 1"
+
+
+CLASSES = {"type": "sequence_classification", "text": "{a}", "label": "label"}
+
+
+@pytest.mark.parametrize(
+    ("task", "field"),
+    [
+        ({"type": "causal_lm", "prompt": "{a}"}, "response"),
+        ({"type": "causal_lm"}, "text"),
+        (CLASSES, "text"),
+        (CLASSES, "text_pair"),
+        ({"type": "seq2seq", "target": "{a}"}, "source"),
+        ({"type": "seq2seq", "source": "{a}"}, "target"),
+        ({"type": "question_answering"}, "question"),
+    ],
+)
+def test_a_text_that_is_the_same_for_every_row_is_refused(task: dict[str, Any], field: str) -> None:
+    (line,) = lines(task={**task, field: "sentence"})
+    assert line == f"task.{field}: must name a column in braces, e.g. {{sentence}}; got 'sentence'"
+    (line,) = lines(task={**task, field: "{{not a column}}"})
+    assert line.startswith(f"task.{field}: must name a column in braces")
+    assert spec(task={**task, field: "about {sentence}"})
+
+
+def test_only_a_prompt_may_be_shared_by_all_rows() -> None:
+    task = {"type": "causal_lm", "response": "{a}"}
+    for prompt in ("Summarise:", "Write a joke.\n", "{a}"):
+        assert spec(task={**task, "prompt": prompt}).task.prompt == prompt  # type: ignore[union-attr]
+    (line,) = lines(task={**task, "prompt": "instruction"})
+    assert "{instruction}" in line
+
+
+def of_method(adapter: dict[str, Any], method: str, **params: Any) -> Any:
+    whole = spec(quantization="none", adapter=adapter)
+    sampled = {f"adapter.{name}": value for name, value in params.items()}
+    return whole.with_params({"adapter.method": method, **sampled}).adapter
+
+
+@pytest.mark.parametrize("method", ["adalora", "ia3", "loha", "vera", "oft", "hra"])
+def test_methods_are_compared_on_the_modules_that_the_file_names(method: str) -> None:
+    file = {"target_modules": "attention-qv", "modules_to_save": ["lm_head"]}
+    adapter = of_method(file, method)
+    assert adapter.target_modules == "attention-qv"
+    assert adapter.modules_to_save == ("lm_head",)
+    assert of_method(file, method, target_modules="attention").target_modules == "attention"
+
+
+def test_what_a_field_means_in_one_method_alone_is_not_carried_over() -> None:
+    file = {"r": 16, "lora_alpha": 99, "lora_dropout": 0.1, "bias": "lora_only"}
+    assert of_method(file, "loha").r == 16, "8 is the default of both"
+    assert of_method(file, "vera").r == 256, "VeRA's ranks are of another size"
+    assert (of_method(file, "adalora").lora_alpha, of_method(file, "adalora").init_r) == (32, 12)
+    assert of_method(file, "adalora").lora_dropout == 0.1
+    assert of_method(file, "oft").bias == "none", "OFT has no lora_only"
+    named = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+    assert of_method(named, "ln_tuning").target_modules == "all-norms"
+    assert of_method(named, "prompt_tuning").modules_to_save == ("lm_head",)
+
+
+def test_a_method_begins_with_its_own_targets_where_the_file_names_none() -> None:
+    assert of_method({"r": 4}, "ia3").target_modules == "ia3"
+    assert of_method({"method": "ia3"}, "lora").target_modules == "all-linear"
+    assert of_method({"method": "ia3", "target_modules": "attention"}, "lora").target_modules == (
+        "attention"
+    )
+    whole = spec(quantization="none", adapter={"r": 4})
+    dumped = TrialSpec.model_validate_json(whole.to_json())  # where every field is given
+    params = {"adapter.method": "ia3"}
+    assert dumped.with_params(params) == whole.with_params(params)
+
+
+def test_a_point_that_was_valid_stays_so_whatever_the_file_says() -> None:
+    dropped = of_method({"layers_to_transform": 3, "r": 3}, "hra", r=5)
+    assert dropped.r == 5
+    file = {"method": "p_tuning", "num_virtual_tokens": 7, "encoder_hidden_size": 32}
+    plain = of_method(file, "prefix_tuning", prefix_projection=False)
+    assert (plain.num_virtual_tokens, plain.encoder_hidden_size) == (7, 128)
+    with pytest.raises(ValidationError, match=r"adapter\.ia3\.r"):
+        of_method({"r": 16}, "ia3", r=4)
     assert lines(data={"train": "demo", "validation": True})
 
 

@@ -1,10 +1,12 @@
 """Losses in chunks are the losses in one piece, and no chunk holds more logits than it may."""
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils.operations import convert_outputs_to_fp32
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,7 +58,7 @@ def gradients(task: Any, model: Any, batch: Any) -> tuple[torch.Tensor, list[tor
     """Losses, and gradients of their sum with weights of their own."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses = task.losses(model, batch)
-    weights = torch.linspace(0.1, 2.0, len(losses), dtype=losses.dtype)
+    weights = torch.linspace(0.1, 2.0, len(losses), dtype=losses.dtype, device=losses.device)
     return losses.detach(), list(torch.autograd.grad((losses * weights).sum(), trained))
 
 
@@ -173,3 +175,36 @@ def test_no_tensor_holds_more_logits_than_a_chunk(make: Any, head: str) -> None:
                 losses.sum().backward()
         seen.append(logits.most)
     assert seen == [num_targets, chunk]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head", ["frozen", "evaluated"])
+def test_logits_in_another_type_are_had_in_chunks(make: Any, dtype: torch.dtype, head: str) -> None:
+    """As accelerate leaves a model's forward in mixed precision."""
+    model, batch, chunk = make(), batch_of(24), 40
+    model.model.layers[0].requires_grad_(True)
+    plain = model.forward
+    found, most = [], []
+    for task in (WHOLE, CausalLM(most_logits=chunk * 1000)):
+        model.forward = MethodType(convert_outputs_to_fp32(plain.__func__), model)
+        for _ in range(2):  # what is learnt of the head is right
+            with Logits(1000) as logits, torch.autocast("cpu", dtype):
+                if head == "evaluated":
+                    with torch.no_grad():
+                        found.append([task.losses(model, batch)])
+                else:
+                    found.append([*gradients(task, model, batch)[1]])
+            most.append(logits.most)
+            model.forward = plain
+    assert most == [len(batch["targets"])] * 2 + [chunk] * 2
+    for other in found[1:]:
+        assert furthest(found[0], other) < 2e-2
+
+
+def test_a_cap_that_is_far_from_all_logits_is_seen(make: Any) -> None:
+    model, batch = make("Gemma2", final_logit_softcapping=1e6, head_dim=8), batch_of()
+    model.model.layers[0].requires_grad_(True)
+    model.lm_head.weight.data *= 1e-3
+    with Logits(1000) as logits, torch.no_grad():
+        CHUNKED.losses(model, batch)
+    assert logits.most > 7

@@ -12,7 +12,7 @@ from peft_jobs.errors import DataError, SpecError
 from peft_jobs.evaluation import evaluate
 from peft_jobs.spec import TokenClassificationSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
-from peft_jobs.tasks.spans import precision_recall_f1, spans
+from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans
 from peft_jobs.tasks.token_classification import first_pieces
 from peft_jobs.tokenized import load_data
 
@@ -83,6 +83,75 @@ def test_spans_are_those_of_seqeval() -> None:
     theirs = (precision_score(true, found), recall_score(true, found), f1_score(true, found))
     assert 0.2 < ours[2] < 0.9
     assert ours == pytest.approx(theirs)
+
+
+def tag_set(letters: str, *kinds: str) -> list[str]:
+    return ["O", *(f"{letter}-{kind}" for letter in letters for kind in kinds)]
+
+
+def test_ends_and_single_words_are_read_in_the_tag_sets_that_have_them() -> None:
+    iobes, bilou = (prefixes(tag_set(letters, "org", "loc")) for letters in ("BIES", "BILU"))
+    true = ["B-org", "E-org", "S-loc", "S-loc", "O", "B-loc", "I-loc", "E-loc"]
+    wanted = {(0, 2, "org"), (2, 3, "loc"), (3, 4, "loc"), (5, 8, "loc")}
+    assert spans(true, iobes) == wanted
+    letters = str.maketrans("ES", "LU")
+    assert spans([tag[0].translate(letters) + tag[1:] for tag in true], bilou) == wanted
+    # one of four right: the first is too long, the third is missed, the last has another kind
+    found = ["B-org", "I-org", "E-org", "S-loc", "O", "B-org", "I-org", "E-org"]
+    assert spans(found, iobes) == {(0, 3, "org"), (3, 4, "loc"), (5, 8, "org")}
+    assert spans(found, iobes) & wanted == {(3, 4, "loc")}
+    # an end that ends nothing is a span, and so is a beginning without an end
+    assert spans(["E-org", "B-org", "B-org", "O"], iobes) == {
+        (0, 1, "org"), (1, 2, "org"), (2, 3, "org"),
+    }  # fmt: skip
+
+
+def test_letters_of_a_kinds_name_are_no_ends() -> None:
+    for names in (
+        ["O", "B-E-mail", "I-E-mail", "B-S-bahn"],
+        ["O", "B-person", "I-person", "E-mail", "S-bahn"],
+        ["NN", "B-x", "E-x", "S-x"],
+        ["B-x", "E-x", "U-x", "O"],
+        ["O", "S-x", "S-y"],
+        ["O", "", "L-x"],
+    ):
+        assert prefixes(names) == {"B": "B", "I": "I"}, names
+    assert spans(["B-E-mail", "I-E-mail", "E-mail"]) == {(0, 2, "E-mail"), (2, 3, "E-mail")}
+    only_single = [*tag_set("BIE", "org"), "S-loc", "S-org"]
+    assert prefixes(only_single) == prefixes(tag_set("BIES", "org"))
+
+
+@pytest.mark.parametrize("letters", ["BIES", "BILU"])
+def test_spans_with_ends_are_those_of_seqeval_whatever_the_order_of_tags(letters: str) -> None:
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    source, tags = random.Random(2), tag_set(letters, "org", "loc")
+    as_iobes = str.maketrans("LU", "ES")  # seqeval knows L- and U- in its strict mode alone
+    for _ in range(2000):
+        row = [source.choice(tags) for _ in range(source.randint(1, 10))]
+        theirs = get_entities([tag[0].translate(as_iobes) + tag[1:] for tag in row])
+        assert spans(row, prefixes(tags)) == {(s, e + 1, kind) for kind, s, e in theirs}, row
+
+
+def test_the_f1_of_a_model_reads_the_ends_of_its_tag_set(tiny_bert_path: Path) -> None:
+    from seqeval.metrics import f1_score
+    from transformers import AutoModelForTokenClassification
+
+    tags = tag_set("BIES", "org", "loc")
+    model = AutoModelForTokenClassification.from_pretrained(
+        tiny_bert_path, id2label=dict(enumerate(tags))
+    ).eval()
+    source = torch.Generator().manual_seed(0)
+    tokens = torch.randint(6, 100, (30, 8), generator=source)
+    labels = torch.randint(0, len(tags), (30, 8), generator=source)
+    with torch.no_grad():
+        best = model(tokens).logits.argmax(-1)
+    labels = torch.where(torch.rand(30, 8, generator=source) < 0.6, best, labels)
+    named = [[[tags[i] for i in row] for row in rows.tolist()] for rows in (labels, best)]
+    batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+    found = TASK.metrics(TASK.scores(model, batch))
+    assert 0.2 < found["f1"] < 0.9
+    assert found["f1"] == pytest.approx(f1_score(*named))
 
 
 def test_tags_that_are_no_spans_count_word_by_word() -> None:

@@ -107,6 +107,19 @@ def test_what_reads_an_inactive_parameter_is_inactive_or_does_not_apply():
     assert space.violated(params) == "s < 5"
 
 
+def test_a_factor_that_reads_an_inactive_parameter_is_an_error_and_drops_nothing():
+    rate = {"low": 1.0, "high": 2.0, "times": "8 / s"}
+    parameters = {"r": {"low": 1, "high": 64}, "s": {"low": 1, "high": 9, "when": "r > 8"}}
+    space = space_of(**parameters, rate=rate)
+    assert space.draw(Answers(r=9, s=4, rate=1.5))["rate"] == 3.0
+    with pytest.raises(SpaceError, match=r"^rate: times '8 / s' reads s, which has no value"):
+        space.draw(Answers(r=1, rate=1.5))
+    guarded = space_of(**parameters, rate={**rate, "times": "8 / s if r > 8 else 1"})
+    assert guarded.draw(Answers(r=1, rate=1.5)) == {"r": 1, "rate": 1.5}
+    gone = space_of(**parameters, rate={**rate, "when": "s > 0"})
+    assert gone.draw(Answers(r=1)) == {"r": 1}
+
+
 def test_other_names_are_read_from_the_base():
     space = space_of(
         ["adapter.r * model.layers <= 64"],

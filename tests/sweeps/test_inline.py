@@ -119,6 +119,19 @@ def test_too_many_failures_end_the_sweep_as_failed(sweep: Sweep) -> None:
         run_sweep(sweep(resources=resources, budget=budget, pruner="none"))
 
 
+def test_a_lost_device_ends_the_sweep_and_no_trial(sweep: Sweep) -> None:
+    options = {"num_slots": 3, "faults": {"4": "device"}}
+    outcome = launch(sweep(resources={"engine_options": options, "max_concurrent": 3}))
+    assert (outcome.status, outcome.reason) == ("failed", "simulated device")
+    states = Counter(trial.state.name for trial in trials_of(sweep()))
+    assert states["FAIL"] == 0
+    assert 1 <= states["RUNNING"] <= 3
+    outcome = launch(sweep(resources={"engine_options": {"num_slots": 3}, "max_concurrent": 3}))
+    assert outcome.status == "complete"
+    assert len(outcome.leaderboard.rows) == 12
+    check_files_agree(sweep())
+
+
 def test_a_sweep_without_a_complete_trial_has_failed(sweep: Sweep) -> None:
     resources = {"engine_options": {"faults": dict.fromkeys(range(12), "oom")}}
     outcome = launch(sweep(resources=resources))

@@ -17,6 +17,7 @@ from sweeps.asking import Point
 from sweeps.checks import draw_points, drawn_trials, problems
 from sweeps.planning import variants
 from sweeps.study import SweepStudy
+from sweeps.sweep_file import SweepFileError
 
 OF_METHODS = """
 name: methods
@@ -73,10 +74,10 @@ def test_every_method_is_drawn_with_its_own_parameters_and_its_own_defaults(
         rate = point["training.learning_rate"]
         assert isinstance(rate, float)
         assert (rate > 1e-2) == (point["adapter.method"] == "prompt_tuning")
-    loras = [trial.adapter for trial in trials if trial.adapter.method == "lora"]
-    others = [trial.adapter for trial in trials if trial.adapter.method != "lora"]
-    assert all(adapter.modules_to_save == ("lm_head",) for adapter in loras)
-    assert all(adapter.modules_to_save == () for adapter in others), "lora's own are not carried on"
+    adapters = [trial.adapter for trial in trials]
+    assert all(adapter.modules_to_save == ("lm_head",) for adapter in adapters)
+    assert {a.lora_dropout for a in adapters if a.method in ("lora", "adalora")} == {0.1}  # type: ignore[attr-defined]
+    assert {a.init_r for a in adapters if a.method == "adalora"} == {12}  # type: ignore[attr-defined]
     assert {trial.adapter.method for trial in variants(spec)} == {t.adapter.method for t in trials}
 
 
@@ -115,6 +116,26 @@ def test_a_sweep_whose_every_point_is_impossible_is_refused(
     )
     found = problems(spec.model_copy(update={"space": space}))
     assert found == ["space: adapter.method: loha needs quantization.scheme none, got nf4"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "field", "says"),
+    [
+        (["lora", "ia3"], "r", "ia3 has no r; give it `when: \"adapter.method == 'lora'\"`"),
+        (["ia3", "loha", "lora"], "r", "`when: \"adapter.method in ['loha', 'lora']\"`"),
+        (["lora", "ia3"], "eva_config.rho", "ia3 has no eva_config; give it `when:"),
+        (["ia3"], "r", "ia3 has no r; leave it out"),
+    ],
+)
+def test_a_field_that_a_method_lacks_is_told_with_the_when_that_it_needs(
+    of_methods: Callable[..., SweepSpec], methods: list[str], field: str, says: str
+) -> None:
+    space = {"adapter.method": {"choices": methods}, f"adapter.{field}": {"choices": [4, 8]}}
+    with pytest.raises(SweepFileError) as caught:
+        of_methods(space={"parameters": space}, adapter={})
+    (line,) = caught.value.problems
+    assert line.startswith(f"space: adapter.{field.partition('.')[0]}: the method ia3 has no")
+    assert says in line
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -328,11 +328,45 @@ def test_memory_that_runs_out_evicts_the_newest_and_kills_nobody(
         if training and rows > 4 and sum(found > 4 for found in passes) > 5:
             torch.empty(PETABYTE)
 
+    fitting: list[int] = []
+
+    def heard(host: Any, trial: int, report: Any) -> None:
+        fitting.append(engine.num_slots)
+
     with watch_forward(base, look):
-        found = run_all(engine, specs, tmp_path / "packed")
+        found = run_all(engine, specs, tmp_path / "packed", heard)
     check_same(expected, found)
-    assert engine.num_slots == 2
+    assert min(fitting) == 2
+    assert engine.num_slots == 4, "where nobody runs any more, there is room again"
     assert engines_of(found) == ["packed"] * 4
+
+
+def test_memory_that_runs_out_in_a_part_of_the_pack_makes_its_parts_smaller(
+    cache: str, lively: list[Any], watch_forward: Any, tmp_path: Path
+) -> None:
+    specs = [*lively, lively[0].with_params({"seed": 7})]
+    specs = [spec.with_params({"training.per_device_train_batch_size": 2}) for spec in specs]
+    expected = run_all(SoloEngine(cache, threads=1), specs, tmp_path / "solo")
+    engine = PackedEngine(cache, num_slots=4, threads=1)
+    base, _ = engine.solo.check(specs[0])
+    steps: list[int] = []
+    fitting: list[int] = []
+
+    def look(training: bool, rows: int) -> None:
+        steps.extend([rows] * training)
+        if training and 2 < rows < 8 and len(steps) > 2:
+            torch.empty(PETABYTE)  # as on a GPU that longer rows of some of them fill
+
+    def heard(host: Any, trial: int, report: Any) -> None:
+        fitting.append(engine.num_slots)
+
+    with watch_forward(base, look):
+        found = run_all(engine, specs, tmp_path / "packed", heard)
+    check_same(expected, found)
+    assert set(fitting) == {4}, "nobody was evicted"
+    assert 8 in steps
+    assert steps.count(4) == 1, "two slots share a step no more"
+    assert steps[-1] == 2
 
 
 def test_a_trial_too_large_for_one_slot_takes_the_solo_engines_ladder(

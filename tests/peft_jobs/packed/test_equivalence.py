@@ -1,5 +1,6 @@
 """In float64 a packed trial is the plain loop's trial, whatever is beside it."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peft_jobs.methods._base import checkpoint_activations
 from peft_jobs.packed.packable import initial_values, parts_of
+from peft_jobs.packed.stepping import SlotMasks, Work
 from peft_jobs.packed.tenant import to_snapshot
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.causal_lm import CausalLM
@@ -44,7 +47,6 @@ def test_five_mixed_trials_are_those_of_plain_loops(
 def test_options_of_a_trial_are_those_of_plain_loops(
     double: Any, mixed: Any, params: dict[str, Any]
 ) -> None:
-    from peft_jobs.methods._base import checkpoint_activations
     from peft_jobs.methods._snapshot import Snapshot
 
     base, rows = double
@@ -226,3 +228,35 @@ def test_the_number_of_products_does_not_depend_on_the_number_of_slots(
         counts.append(products.count)
     assert counts[0] > 2 * 14, "two layers of seven adapted modules"
     assert counts == [counts[0]] * 3
+
+
+def test_dropout_factors_of_checkpointed_layers_are_drawn_again_and_not_kept(
+    double: Any, mixed: Any
+) -> None:
+    base, rows = double
+    specs = [mixed(**{"adapter.lora_dropout": 0.2})[0].with_params({"seed": s}) for s in range(2)]
+    with Driven(base, rows, specs, 2) as driven:
+        checkpoint_activations(base.model)
+        works = [Work(n, spec, driven.feeds[n].take(4)) for n, spec in enumerate(specs)]
+        examples = [example for work in works for example in work.chunk.examples]
+        batch = TASKS["causal_lm"].collate(examples, base.tokenizer.pad_token_id)
+        masks = SlotMasks(works, batch["input_ids"].shape[1], base.device)
+        drawn: dict[str, list[Any]] = {}
+        alive: list[int] = []
+
+        def noting(module: str, width: int, dtype: torch.dtype) -> torch.Tensor:
+            found = masks(module, width, dtype)
+            drawn.setdefault(module, []).append((weakref.ref(found), found.sum().item()))
+            there = [ref for times in drawn.values() for ref, _ in times if ref() is not None]
+            alive.append(len(there))
+            return found
+
+        with driven.pack.stepping(range(2), noting):
+            losses = TASKS["causal_lm"].losses(base.model, batch)
+            assert max(alive) == 1
+            losses.sum().backward()
+    assert len(drawn) == 14
+    for times in drawn.values():
+        assert len({total for _, total in times}) == 1
+        assert len(times) == 2
+    assert max(alive) <= 7, "those of one layer"

@@ -125,7 +125,10 @@ def test_a_pack_that_does_not_fit_is_made_smaller(
     ]
     with Small(row, fitting) as device:
         engine.serve(Queue(jobs))
-    assert device.refused == (2 if fitting else 5 + 4), "the first pack; then each trial on its own"
+    packs = 2 if fitting else 5 + 4  # the first one; then each trial on its own
+    assert device.refused == 2 * packs, "each is tried with nothing else in the device's memory"
     found = ({job.trial: job.heard for job in jobs}, {job.trial: job.result for job in jobs})
     check_same(expected, found)
-    assert engine.num_slots == max(fitting, 1)
+    widths = [end.provenance["slots"] for end in found[1].values() if fitting]
+    assert max(widths, default=0) == fitting
+    assert engine.num_slots == (5 if fitting else 1), "after those who fitted there is room again"

@@ -54,6 +54,18 @@ def test_version(cli: Cli) -> None:
     assert result.output.split() == ["peft-sweep", importlib.metadata.version("peft-sweeps")]
 
 
+def test_the_script_finds_functions_in_the_current_folder_behind_what_is_installed(
+    folder: Path,
+) -> None:
+    (folder / "draws.py").write_text("def draw(trial):\n    return {'adapter.r': 4}\n")
+    (folder / "yaml.py").write_text("raise RuntimeError('not this one')\n")
+    script = Path(sys.executable).with_name("peft-sweep")
+    command = [script, "validate", "waves.yaml", "--fast", "space={function: 'draws:draw'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "draws:draw" in done.stdout
+
+
 def test_help_comes_at_once() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     modules = modules_after("--help")

@@ -1,11 +1,13 @@
-"""What a host wants before it starts."""
+"""What a host wants before it starts, and what ends it."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from peft_jobs import SpecError
+from peft_jobs import SpecError, TrialSpec
 from sweeps.cluster import host_actor
 from sweeps.cluster.host_actor import HostActor
 from sweeps.layout import SweepFolder
@@ -34,3 +36,31 @@ def test_a_host_waits_for_the_storage(tmp_path: Path) -> None:
     threading.Timer(0.3, lambda: Path(place).write_text(text)).start()
     host = HostActor("simulated", {}, None, (place, text))
     assert host._host.close(10)
+
+
+LOSING = """
+import asyncio, sys
+from pathlib import Path
+from sweeps.cluster.host_actor import HostActor
+
+async def main(spec, directory):
+    host = HostActor("simulated", {"faults": {"0": "device"}}, None)
+    await host.submit(0, 1, spec, directory, None)
+    print("heard", await host.next_report(0, 1, 0))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_a_host_that_loses_its_device_ends_its_process(tmp_path: Path) -> None:
+    trial = {
+        "model": "demo",
+        "task": {"type": "causal_lm", "response": "{sentence}"},
+        "data": {"train": "demo"},
+    }
+    spec = TrialSpec.model_validate(trial).to_json()
+    words = [sys.executable, "-c", LOSING, spec, str(tmp_path / "attempts" / "1")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "simulated device" in ended.stderr

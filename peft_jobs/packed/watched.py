@@ -1,0 +1,95 @@
+"""What a base does in training that its structure does not show, seen in one forward of it.
+
+Some models take the weight of a linear layer and multiply by themselves (Mamba, and what is built
+like it), which passes an adapter by; some drop activations by functions, at rates of their
+configuration, of which others belong to heads that the model does not have. Which of both happens
+differs by kernel, so it is looked at on the device where it will.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from peft_jobs.base import Base
+from peft_jobs.methods._snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+_WATCHED: "WeakKeyDictionary[PreTrainedModel, Watched]" = WeakKeyDictionary()
+
+
+@dataclass
+class Watched:
+    """Of one model."""
+
+    draws: bool = False
+    """It takes random numbers."""
+    opened: set[str] = field(default_factory=set)
+    """Linear layers of which it uses more than what they give when called."""
+    failure: str | None = None
+    """Why it could not be watched."""
+
+
+def watched(base: Base) -> Watched:
+    """Of the bare base; looked at once. Leaves the base and torch's generators as they were."""
+    if base.model not in _WATCHED:
+        _WATCHED[base.model] = _watch(base)
+    return _WATCHED[base.model]
+
+
+@torch.no_grad()
+def _watch(base: Base) -> Watched:
+    model, found = base.model, Watched()
+    token = base.tokenizer.eos_token_id or 0  # which encoders with a decoder look for
+    ids = torch.full((1, 2), token, device=base.device)
+    snapshot = Snapshot.of(model)
+    try:
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, nn.Linear):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, _Closed(layer, name, found.opened))
+        model.train()
+        with torch.random.fork_rng([base.device] if base.device.type == "cuda" else []):
+            before = _generators(base.device)
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            states = zip(before, _generators(base.device), strict=True)
+            found.draws = any(not torch.equal(*state) for state in states)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # these tokens are ours: a trial's own may do
+        log.warning("the base could not be watched", exc_info=error)
+        found.failure = str(error) or type(error).__name__
+    finally:
+        snapshot.restore()
+    return found
+
+
+def _generators(device: torch.device) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+class _Closed(nn.Module):
+    """A layer that notes its name in `opened` where anything but a call is asked of it."""
+
+    def __init__(self, layer: nn.Module, name: str, opened: set[str]) -> None:
+        super().__init__()
+        self.layer, self.name, self.opened = layer, name, opened
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            value = getattr(self.layer, name)
+        self.opened.add(self.name)
+        return value

@@ -1,0 +1,167 @@
+"""The README.md of an export: what it is, how good, how to load it, how to train it again.
+
+The loading code needs PEFT alone, and is run as it stands by a test. It repeats what a base of the
+sweep is made of and `PeftModel.from_pretrained` does not know: the head's classes, the quantization
+and what it leaves out.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from peft_jobs import TrialSpec
+from peft_jobs.adapters import OWN
+from peft_jobs.label_names import LABELS, read_labels
+from peft_jobs.spec import DEMO, QuantizationSpec
+from sweeps.leaderboard import Leaderboard, Row
+
+CLASSES = {
+    "causal_lm": "AutoModelForCausalLM",
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "question_answering": "AutoModelForQuestionAnswering",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+"""By task; `peft_jobs.tasks` has them too, with torch behind them."""
+_OUTPUTS = ("lm_head", "embed_out")
+"""Output embeddings, which are not quantized: transformers leaves them out by itself unless other
+modules are named."""
+
+
+def model_card(
+    board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any], folder: Path
+) -> str:
+    """The card of an export in `folder`, whose figures are in `record`."""
+    model = spec.model
+    on_hub = model.name_or_path != DEMO and not Path(model.name_or_path).is_absolute()
+    revision = f"@{model.revision}" if model.revision else ""
+    columns = {
+        "recorded in the sweep": record["recorded"],
+        "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
+        "merged model, loaded again": record["merged"],
+    }
+    columns = {name: metrics for name, metrics in columns.items() if metrics is not None}
+    lines = [
+        "---",
+        "library_name: peft",
+        *([f"base_model: {model.name_or_path}"] if on_hub else []),
+        "---",
+        "",
+        f"# Trial {row.number:04d} of the sweep {board.sweep}",
+        "",
+        f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on a "
+        f"`{spec.quantization.scheme}` base. "
+        f"It is rank {row.rank or 'none'} among the sweep's complete trials by {board.metric}.",
+        "",
+        "| metric | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name in columns["adapter, loaded again"]:
+        values = (metrics.get(name) for metrics in columns.values())
+        cells = ["" if value is None else f"{value:.6g}" for value in values]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if board.baseline is not None:
+        lines += ["", f"The base without an adapter: {board.metric} {board.baseline:.6g}."]
+    lines += ["", "## Loading", "", "In this folder:", ""]
+    lines += ["```python", *loading(spec, folder), "```"]
+    if spec.adapter.method in OWN:
+        lines += ["", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps."]
+    if record["merged"] is not None:
+        lines += [
+            "",
+            "`merged/` is base and adapter as one unquantized model, which needs no adapter: "
+            f'`{CLASSES[spec.task.type]}.from_pretrained("merged")`.',
+        ]
+    lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
+    lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
+    lines += [
+        "",
+        "The whole trial is in `trial.json`. Train it again, or on all of its data:",
+        "",
+        "    python -m peft_jobs run trial.json --out again",
+        "    python -m peft_jobs run trial.json data.subset=null training.max_samples=null \\",
+        "        training.num_train_epochs=1 'evaluation.rungs=[]' --out full",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
+    """Lines of Python that give `model` and `tokenizer` where the export in `folder` is current."""
+    kind, own = CLASSES[spec.task.type], spec.adapter.method in OWN
+    demo, quantized = spec.model.name_or_path == DEMO, spec.quantization.scheme != "none"
+    labels = read_labels(folder)
+    name = "BASE" if demo else json.dumps(spec.model.name_or_path)
+    revision = f"revision={json.dumps(spec.model.revision)}" if spec.model.revision else ""
+    options = [revision, *_options(spec, bool(labels))]
+    if quantized:
+        about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        whole = about.get("whole" if own else "modules_to_save") or []
+        options.append(_quantization(spec.quantization, whole if _has_head(spec) else ()))
+    if labels:
+        yield from ("import json", "from pathlib import Path", "")
+    if any("torch." in option for option in options):
+        yield "import torch"
+    if not own:
+        yield "from peft import PeftModel"
+    yield f"from transformers import {kind}, AutoTokenizer{', BitsAndBytesConfig' * quantized}"
+    if demo or own:
+        yield ""
+    if demo:
+        yield "from peft_jobs.demo import BASE"
+    if own:
+        yield "from peft_jobs.methods import load_adapter"
+    yield ""
+    if labels:
+        yield f'labels = json.loads(Path("{LABELS}").read_text(encoding="utf-8"))'
+    yield f"base = {kind}.from_pretrained("
+    yield from (f"    {option}," for option in (name, *options) if option)
+    yield ")"
+    yield f"tokenizer = AutoTokenizer.from_pretrained({', '.join(filter(None, (name, revision)))})"
+    yield "tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"
+    yield "base.config.pad_token_id = tokenizer.pad_token_id"
+    load = "load_adapter" if own else "PeftModel.from_pretrained"
+    yield f'model = {load}(base, ".").eval()'
+
+
+def _has_head(spec: TrialSpec) -> bool:
+    return spec.task.type.endswith(("classification", "answering"))
+
+
+def _options(spec: TrialSpec, has_labels: bool) -> Iterator[str]:
+    model = spec.model
+    by_device = '"auto" if torch.cuda.is_available() else "float32"'
+    yield f"dtype={by_device if model.dtype == 'auto' else json.dumps(model.dtype)}"
+    if model.attn_implementation:
+        yield f"attn_implementation={json.dumps(model.attn_implementation)}"
+    if has_labels:
+        yield "id2label=dict(enumerate(labels))"
+        yield "label2id={label: number for number, label in enumerate(labels)}"
+    if spec.task.type == "question_answering":
+        yield "num_labels=2"
+    if getattr(spec.task, "labels", None) is not None:
+        yield 'problem_type="multi_label_classification"'
+    if _has_head(spec):
+        yield "ignore_mismatched_sizes=True"
+
+
+def _quantization(quantization: QuantizationSpec, whole: tuple[str, ...] | list[str]) -> str:
+    skipped = list(dict.fromkeys([*whole, *quantization.llm_int8_skip_modules]))
+    if skipped and not whole:
+        skipped += _OUTPUTS
+    skip = [f"llm_int8_skip_modules={json.dumps(skipped)}"] if skipped else []
+    if quantization.scheme == "int8":
+        options = ["load_in_8bit=True", f"llm_int8_threshold={quantization.llm_int8_threshold}"]
+    else:
+        compute = json.dumps(quantization.bnb_4bit_compute_dtype)
+        if quantization.bnb_4bit_compute_dtype == "auto":
+            compute = '"bfloat16" if torch.cuda.is_available() else "float32"'
+        options = [
+            "load_in_4bit=True",
+            f"bnb_4bit_quant_type={json.dumps(quantization.scheme)}",
+            f"bnb_4bit_use_double_quant={quantization.bnb_4bit_use_double_quant}",
+            f"bnb_4bit_compute_dtype={compute}",
+        ]
+    inside = "".join(f"        {option},\n" for option in (*options, *skip))
+    return f"quantization_config=BitsAndBytesConfig(\n{inside}    )"

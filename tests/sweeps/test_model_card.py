@@ -1,0 +1,200 @@
+"""The card of an export: its loading code, run as it stands, gives the model that was scored."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_jobs import TrialSpec
+from sweeps import build_sweep
+from sweeps.export import Exported, export_trial
+from sweeps.model_card import CLASSES
+from sweeps.run import launch
+
+ANIMALS = ("zebra", "cat", "dog", "bird")
+ROWS = [
+    {
+        "text": f"a {ANIMALS[i % 4]} sees {i}",
+        "kind": ANIMALS[i % 4],
+        "kinds": [ANIMALS[i % 4], ANIMALS[(i + i // 4) % 4]],
+        "tokens": ["a", ANIMALS[i % 4], "here"],
+        "tags": ["O", f"B-{ANIMALS[i % 4]}", "O"],
+        "question": f"who sees {i}?",
+        "context": f"a {ANIMALS[i % 4]} sees {i}",
+        "answers": {"text": [ANIMALS[i % 4]], "answer_start": [2]},
+    }
+    for i in range(24)
+]
+CLASSIFY = {"type": "sequence_classification", "text": "{text}", "label": "kind"}
+SETS = {"type": "sequence_classification", "text": "{text}", "labels": "kinds"}
+TAG = {"type": "token_classification"}
+ANSWER = {"type": "question_answering"}
+WRITE = {"type": "causal_lm", "prompt": "{question} ", "response": "{kind}"}
+TRANSLATE = {"type": "seq2seq", "source": "{question}", "target": "{kind}"}
+SKIPPING = {"scheme": "int8", "llm_int8_skip_modules": ["down_proj"]}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Small bases by task: random ones where the demo's has no form for it."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel, T5Config
+    from transformers import T5ForConditionalGeneration as T5
+
+    from peft_jobs.demo import BASE
+
+    folder, words = tmp_path_factory.mktemp("bases"), {"vocab_size": 1024, "num_hidden_layers": 2}
+    heads = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    widths = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "decoder_start_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(BertConfig(**words, **heads)).save_pretrained(folder / "bert")
+        T5(T5Config(**words, **widths)).save_pretrained(folder / "t5")
+    for name in ("bert", "t5"):
+        AutoTokenizer.from_pretrained(BASE).save_pretrained(folder / name)
+    return {"question_answering": str(folder / "bert"), "seq2seq": str(folder / "t5")}
+
+
+@pytest.fixture
+def export(tmp_path: Path, bases: dict[str, str]) -> Callable[..., Exported]:
+    """Sections of a sweep of one trial -> its export."""
+
+    def run(task: dict[str, Any], **sections: Any) -> Exported:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        rate = {"training.learning_rate": {"low": 1e-3, "high": 2e-3}}
+        sweep = {
+            "name": "one",
+            "model": bases.get(task["type"], "demo"),
+            "task": task,
+            "data": {"train": str(rows), "validation": str(rows), "max_length": 64},
+            "space": {"parameters": rate},
+            "budget": {"n_trials": 1, "max_samples": 32, "num_rungs": 1},
+            "resources": {"backend": "inline"},
+            "tracking": {"enabled": False},
+            "storage": str(tmp_path / "runs"),
+            **sections,
+        }
+        assert launch(build_sweep(sweep)).status == "complete"
+        return export_trial(tmp_path / "runs", "one", out=tmp_path / "out")
+
+    return run
+
+
+def code_of(card: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return str(code)
+
+
+def scored(exported: Exported, loaded: dict[str, Any], cache: Path) -> dict[str, float]:
+    """Validation metrics of what the card's code gives."""
+    import torch
+
+    from peft_jobs.evaluation import evaluate
+    from peft_jobs.tasks import TASKS
+    from peft_jobs.tokenized import load_data
+
+    spec = TrialSpec.model_validate_json((exported.path / "trial.json").read_text())
+    return evaluate(
+        loaded["model"],
+        TASKS[spec.task.type],
+        load_data(spec, loaded["tokenizer"], cache).validation,
+        batch_size=8,
+        pad_token_id=loaded["base"].config.pad_token_id,
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "adapter", "quantization"),
+    [
+        pytest.param(CLASSIFY, {"r": 4}, "none", id="classes"),
+        pytest.param(
+            SETS, {"method": "prefix_tuning"}, "none", id="label sets", marks=pytest.mark.slow
+        ),
+        pytest.param(TAG, {"method": "bottleneck"}, "none", id="tags, own method"),
+        pytest.param(ANSWER, {"r": 4}, "none", id="answers"),
+        pytest.param(TRANSLATE, {"r": 4}, "none", id="targets"),
+        pytest.param(WRITE, {"r": 4}, "none", id="texts"),
+        pytest.param(
+            WRITE, {"method": "full"}, "none", id="texts, own method", marks=pytest.mark.slow
+        ),
+        pytest.param(CLASSIFY, {"r": 4}, SKIPPING, id="classes, int8"),
+        pytest.param(WRITE, {"r": 4}, SKIPPING, id="texts, int8", marks=pytest.mark.slow),
+        pytest.param(WRITE, {"r": 4}, "nf4", id="texts, nf4", marks=pytest.mark.slow),
+    ],
+)
+def test_the_cards_code_loads_the_model_that_was_scored(
+    task: dict[str, Any],
+    adapter: dict[str, Any],
+    quantization: Any,
+    export: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exported = export(task=task, adapter=adapter, quantization=quantization)
+    card = (exported.path / "README.md").read_text()
+    own = adapter.get("method") in ("bottleneck", "full")
+    assert ("PeftModel.from_pretrained" in card, "load_adapter(" in card) == (not own, own)
+    monkeypatch.chdir(exported.path)
+    loaded: dict[str, Any] = {}
+    exec(code_of(card), loaded)
+    found = scored(exported, loaded, tmp_path / "tokens")
+    # bitsandbytes' own 4-bit kernel of some CPUs computes in bfloat16
+    close = 2e-2 if quantization == "nf4" else 1e-5
+    assert found == pytest.approx({name: exported.recorded[name] for name in found}, rel=close)
+
+
+def test_an_export_names_the_classes_of_its_outputs(
+    export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch.nn.functional import cross_entropy
+    from transformers import AutoConfig
+
+    exported = export(task=CLASSIFY, adapter={"r": 4})
+    assert json.loads((exported.path / "labels.json").read_text()) == sorted(ANIMALS)
+    monkeypatch.chdir(exported.path)
+    loaded: dict[str, Any] = {}
+    exec(code_of((exported.path / "README.md").read_text()), loaded)
+    model, tokenizer = loaded["model"], loaded["tokenizer"]
+    inputs = tokenizer([row["text"] for row in ROWS], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    wanted = [model.config.label2id[row["kind"]] for row in ROWS]
+    loss = cross_entropy(logits, torch.tensor(wanted)).item()
+    right = [
+        model.config.id2label[number] == row["kind"]
+        for number, row in zip(logits.argmax(-1).tolist(), ROWS, strict=True)
+    ]
+    assert loss == pytest.approx(exported.recorded["validation/loss"], rel=1e-5)
+    assert sum(right) / len(ROWS) == exported.recorded["validation/accuracy"]
+    merged = export_trial(tmp_path / "runs", "one", out=exported.path, merge=True)
+    named = AutoConfig.from_pretrained(str(merged.merged_path)).id2label
+    assert named == dict(enumerate(sorted(ANIMALS)))
+    assert (
+        '`AutoModelForSequenceClassification.from_pretrained("merged")`'
+        in (exported.path / "README.md").read_text()
+    )
+
+
+def test_a_merge_that_broke_off_is_made_again(export: Any, tmp_path: Path) -> None:
+    exported = export(task=WRITE, adapter={"r": 4})
+    for left in ("merged", ".merged"):
+        (exported.path / left).mkdir()
+        (exported.path / left / "leftover.safetensors").write_text("half")
+    again = export_trial(tmp_path / "runs", "one", out=exported.path, merge=True)
+    assert again.merged == pytest.approx(exported.validation, rel=1e-4)
+    assert again.merged_path is not None
+    assert (again.merged_path / "config.json").is_file()
+    assert not (again.merged_path / "leftover.safetensors").exists()
+    assert not (exported.path / ".merged").exists()
+
+
+def test_cards_name_the_classes_of_transformers_that_tasks_load() -> None:
+    from peft_jobs.tasks import TASKS
+
+    assert {name: task.auto_class.__name__ for name, task in TASKS.items()} == CLASSES
