@@ -162,13 +162,13 @@ def _is_loopback(address: str) -> bool:
 
 
 def test_a_cluster_of_this_machine_is_reached_from_this_machine_only() -> None:
-    resources = ResourcesSpec(engine="simulated")
+    resources, mine = ResourcesSpec(engine="simulated"), psutil.Process()
+    before = set(mine.children(recursive=True))
     with contextlib.closing(RayBackend(resources, {"num_slots": 1})) as backend:
         backend.fleet.wait_for_host(lambda: None)
-        mine = psutil.Process()
         listening = {
             (process.name(), _is_loopback(connection.laddr.ip))
-            for process in [mine, *mine.children(recursive=True)]
+            for process in {mine, *mine.children(recursive=True)} - before
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         }

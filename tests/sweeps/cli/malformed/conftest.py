@@ -72,6 +72,8 @@ def refusal(refused: Callable[[], list[str]], folder: Path) -> Callable[..., str
 
     def run(spoil: Spoil = lambda _: None, **given: Any) -> str:
         shutil.copytree(BASE, folder / "base")
+        if given.get("task", {}).get("type") == "question_answering":
+            _make_encoder(folder / "base")
         rows = given.pop("rows", GOOD)
         for split in ("train", "validation"):
             content = given.pop(split, rows)
@@ -85,3 +87,13 @@ def refusal(refused: Callable[[], list[str]], folder: Path) -> Callable[..., str
         return refused()[-1]
 
     return run
+
+
+def _make_encoder(base: Path) -> None:
+    """Put a random BertModel in the place of the model; spans are not found by decoders alone."""
+    from transformers import BertConfig, BertModel
+
+    vocabulary = json.loads((base / "config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 128}
+    config = BertConfig(vocab_size=vocabulary, num_hidden_layers=1, num_attention_heads=2, **sizes)
+    BertModel(config).save_pretrained(base)
