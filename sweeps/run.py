@@ -2,10 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Thread
 from typing import Protocol
 
 from peft_jobs import State, TrialSpec
@@ -14,6 +13,7 @@ from peft_jobs.job import Prepared
 from peft_jobs.provenance import environment
 from sweeps.database import open_storage
 from sweeps.driver import Driver
+from sweeps.futures import called
 from sweeps.inline import InlineBackend
 from sweeps.inputs import functions, modules, with_inputs
 from sweeps.interrupts import interrupted_by_signals
@@ -144,15 +144,7 @@ def _driving(lease: Lease, pulse: Pulse) -> Iterator[Callable[[], bool]]:
 
 def _while_ticking(call: Callable[[], SweepSpec], tick: Callable[[], bool]) -> SweepSpec:
     """`call()`, in a thread: an upload may take long."""
-    done: Future[SweepSpec] = Future()
-
-    def work() -> None:
-        try:
-            done.set_result(call())
-        except BaseException as error:  # the thread's edge: raised again where it is waited for
-            done.set_exception(error)
-
-    Thread(target=work, name="inputs", daemon=True).start()
+    done = called(call, thread="inputs")
     while not wait([done], 1.0).done:
         _stop_if(tick())
     return done.result()

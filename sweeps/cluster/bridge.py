@@ -8,10 +8,7 @@ cancelled on its host and ends through its proxy like any other, with its own re
 import json
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, wait
-from functools import partial
-from threading import Thread
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -23,6 +20,7 @@ from peft_jobs import Kind, Progress, TrialResult
 from sweeps.asking import Point
 from sweeps.cluster.fleet import Fleet
 from sweeps.driver import Driver
+from sweeps.futures import called
 from sweeps.samplers import SAMPLERS
 
 log = logging.getLogger(__name__)
@@ -117,12 +115,8 @@ class StudySearcher(Searcher):
         """Whether the next point is there; a slow sampler draws it in a thread of its own."""
         driver = self._bridge.driver
         if self._drawing is None:
-            self._drawing = Future()
-            draw = partial(_resolve, self._drawing, driver.next_point)
-            if SAMPLERS[driver.spec.sampler.type].slow:
-                Thread(target=draw, name="sampler", daemon=True).start()
-            else:
-                draw()
+            is_slow = SAMPLERS[driver.spec.sampler.type].slow
+            self._drawing = called(driver.next_point, thread="sampler" if is_slow else None)
         if not driver.running:  # nobody else waits; Tune would sleep for a second
             wait([self._drawing])
         return self._drawing.done()
@@ -140,13 +134,6 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise RuntimeError("a sweep is taken up from its study, never from Ray's state")
-
-
-def _resolve(future: "Future[Point | None]", draw: Callable[[], Point | None]) -> None:
-    try:
-        future.set_result(draw())
-    except Exception as error:  # raised again where the result is taken
-        future.set_exception(error)
 
 
 class ReportScheduler(FIFOScheduler):

@@ -145,9 +145,9 @@ class Fleet:
         """
         deadline = time.monotonic() + NODE_SECONDS
         while time.monotonic() < deadline:
-            hosts = dict(self._hosts)
-            stay = {p: host for p, host in hosts.items() if p.node_id not in self._draining}
-            calls = {h.actor.current_attempt.remote(0): h.actor for h in (stay or hosts).values()}
+            stay = [place for place in self._hosts if place.node_id not in self._draining]
+            actors = [self._hosts[place].actor for place in stay or self._hosts]
+            calls = {actor.current_attempt.remote(0): actor for actor in actors}
             for call in ray.wait(list(calls), timeout=1.0)[0] if calls else ():
                 with contextlib.suppress(ray.exceptions.RayActorError):
                     ray.get(call)
