@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import ray
 from ray import tune
@@ -189,9 +188,13 @@ def _connect(address: str | None, modules: Sequence[Path]) -> None:
 def _on_loopback() -> Iterator[None]:
     """Ray 2.60 listens on 127.0.0.1 only, if other machines cannot join; by default they can."""
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    given = os.environ.get(name)
     ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[name] = "0"  # for the processes that Ray starts
     try:
-        with mock.patch.dict(os.environ, {name: "0"}):  # for the processes that Ray starts
-            yield
+        yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+        if given is not None:
+            os.environ[name] = given

@@ -110,11 +110,14 @@ def test_a_checkpoint_that_is_being_written_is_left_alone(
     progress = Progress(step=20, samples=20, tokens=20, checkpoint=str(folder / "step-00000020"))
     outlet.report(progress, named.put)
     assert named.get(timeout=WAIT).checkpoint == f"{trial}/1/checkpoints/step-00000020"
+    deadline = time.monotonic() + WAIT
+    while (folder / "step-00000010").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    left = sorted(path.name for path in folder.iterdir())
     ended: Queue[Any] = Queue()
-    before = sorted(path.name for path in folder.iterdir())
     outlet.end(None, ended.put)
     ended.get(timeout=WAIT)
-    assert before == [".step-00000030.aside", "step-00000020"]
+    assert left == [".step-00000030.aside", "step-00000020"]
 
 
 def test_every_report_goes_out_though_checkpoints_are_overtaken(

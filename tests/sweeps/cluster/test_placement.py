@@ -78,6 +78,26 @@ class TorchWatch:
                 self.maps[process.pid] = maps or self.maps.get(process.pid, "")
 
 
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
+
+
+def test_a_cluster_of_this_machine_is_reached_from_this_machine_only() -> None:
+    """First: this process, in token mode from now on, must still reach the clusters below."""
+    resources, mine = ResourcesSpec(engine="simulated"), psutil.Process()
+    before = set(mine.children(recursive=True))
+    with contextlib.closing(RayBackend(resources, {"num_slots": 1})) as backend:
+        backend.fleet.wait_for_host(lambda: None)
+        listening = {
+            (process.name(), _is_loopback(connection.laddr.ip))
+            for process in {mine, *mine.children(recursive=True)} - before
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
+    assert [name for name, is_loopback in listening if not is_loopback] == []
+
+
 def test_each_trial_runs_on_the_host_of_its_gpu_and_no_proxy_imports_torch(
     sweep: Sweep, two_gpus: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,22 +175,3 @@ def test_two_nodes_are_joined_by_address(sweep: Sweep, two_nodes: str) -> None:
     assert len(ran) == 6
     assert len({provenance["pid"] for provenance in ran}) == 2
     assert {provenance["visible_devices"] for provenance in ran} <= {None, ""}
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
-
-
-def test_a_cluster_of_this_machine_is_reached_from_this_machine_only() -> None:
-    resources, mine = ResourcesSpec(engine="simulated"), psutil.Process()
-    before = set(mine.children(recursive=True))
-    with contextlib.closing(RayBackend(resources, {"num_slots": 1})) as backend:
-        backend.fleet.wait_for_host(lambda: None)
-        listening = {
-            (process.name(), _is_loopback(connection.laddr.ip))
-            for process in {mine, *mine.children(recursive=True)} - before
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        }
-    assert {"gcs_server", "raylet"} <= {name for name, _ in listening}
-    assert [name for name, is_loopback in listening if not is_loopback] == []
