@@ -7,6 +7,7 @@ nothing in Ray's books (proxies do), so a host's device is fixed through its env
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from sweeps.cluster.nodes import (
     places_of,
     share_of,
 )
+from sweeps.errors import Unavailable
 from sweeps.spec import ResourcesSpec
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ _CALL_SECONDS = 10.0
 _CHECKPOINT_EVERY_SECONDS = 10.0
 _SETTLED_SECONDS = 600.0
 """A host that is dead for good in less has failed to start."""
+_UNCALLED = "all references to the actor were removed"
+"""What Ray 2.60 says of an actor if it cannot ask its owner, which has not let go of it."""
 NODE_SECONDS = 600.0
 """How long a sweep that no node fits waits for one that the cluster's autoscaler adds."""
 
@@ -194,7 +198,7 @@ class Fleet:
     def _replace(self, place: Place) -> None:
         """Make a host anew that Ray has given up: its constructor failed.
 
-        SpecError if that found the sweep at fault.
+        SpecError if that found the sweep at fault, Unavailable if Ray cannot call this driver.
         """
         host = self._hosts[place]
         settled = time.monotonic() - host.made > _SETTLED_SECONDS
@@ -204,6 +208,12 @@ class Fleet:
         if is_at_fault:
             raise SpecError(told)
         if failures >= MAX_STARTS:
+            if _UNCALLED in error:
+                mode = os.environ.get("RAY_AUTH_MODE", "disabled")
+                raise Unavailable(
+                    f"the cluster cannot call this driver: RAY_AUTH_MODE is {mode!r} here and must "
+                    "be the same there, and no firewall may be between them"
+                )
             raise RuntimeError(f"the host {place.name} cannot be started: {error}")
         log.warning("the host %s could not be started, trying again: %s", place.name, error)
         ray.kill(host.actor)  # the name of a dead actor stays taken until then (Ray 2.60)

@@ -17,10 +17,12 @@ import psutil
 import pytest
 
 from sweeps import SweepSpec
+from sweeps.cli.errors import ExitCode
 from sweeps.cluster.backend import RayBackend
 from sweeps.database import open_storage
 from sweeps.run import Watchers, launch
 from sweeps.spec import ResourcesSpec
+from tests.ray_nodes import Launched, ray_node
 
 Sweep = Callable[..., SweepSpec]
 
@@ -159,6 +161,23 @@ def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gp
     assert [row.state for row in outcome.leaderboard.rows] == ["COMPLETE"] * 24
     pauses = [later - earlier for earlier, later in pairwise(ends)]
     assert max(pauses[8:]) < 5, "Tune blocks for seconds where its searcher has nothing to give"
+
+
+def test_a_cluster_that_cannot_call_its_driver(
+    tree: Callable[..., dict[str, Any]],
+    drive: Callable[..., Launched],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+    with ray_node(tmp_path, "--num-cpus=1", RAY_AUTH_MODE="disabled") as head:
+        resources = {"backend": "ray", "address": head.address}
+        driver = drive(tree(resources=resources), supervised=True)
+        printed = driver.finish()
+    assert driver.process.returncode == ExitCode.BAD_INPUT
+    assert "RAY_AUTH_MODE is 'token' here" in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.slow
