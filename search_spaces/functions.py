@@ -17,7 +17,7 @@ from search_spaces.expressions import InactiveError
 from search_spaces.parameters import ExpressionText
 from search_spaces.space import NO_BASE, Base, first_violated
 from search_spaces.suggest import Suggest
-from search_spaces.values import Frozen, Params, Value, canonical, check_name, freeze, thaw
+from search_spaces.values import Frozen, Params, Scalar, Value, canonical, check_name, freeze, thaw
 
 
 class FunctionSpace(Declared):
@@ -37,6 +37,10 @@ class FunctionSpace(Declared):
             return {check_name(str(name)): thaw(freeze(value)) for name, value in raw.items()}
         except ValueError as error:
             raise SpaceError(f"{self.function}: {error}") from None
+
+    def given(self, index: int) -> dict[str, Scalar]:
+        """Nothing: a function chooses its own first points."""
+        return {}
 
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None:
         """The first constraint that is false at `params`; None if the point may be launched."""

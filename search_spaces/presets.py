@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import WrapValidator
+from pydantic import ValidationError, WrapValidator
 
 from search_spaces.errors import SpaceError, unknown
 from search_spaces.functions import FunctionSpace
@@ -27,9 +27,12 @@ PRESETS: Mapping[str, Path] = {name: _FOLDER / f"{name}.yaml" for name in (*_QUE
 def load_space(raw: object) -> SearchSpace | FunctionSpace:
     """The space that the mapping `raw` declares.
 
-    With `preset`, the file's parameters replace those of the preset by name or are added, and its
-    constraints are appended. SpaceError for an unknown preset; otherwise pydantic's ValidationError
-    (a ValueError as well), which holds all mistakes with their places.
+    With `preset`, the file's parameters replace those of the preset by name or are added, which
+    leaves out what of the preset is never active then. The file's constraints are appended, its
+    points come first; the preset's points that give a replaced parameter are left out.
+
+    SpaceError for an unknown preset; otherwise pydantic's ValidationError (a ValueError as well),
+    which holds all mistakes with their places.
     """
     if isinstance(raw, SearchSpace | FunctionSpace):
         return raw
@@ -37,7 +40,19 @@ def load_space(raw: object) -> SearchSpace | FunctionSpace:
         raise SpaceError(f"a space must be a mapping, got {type(raw).__name__}")
     if "function" in raw:
         return FunctionSpace.model_validate(raw)
-    return SearchSpace.model_validate(_with_preset(raw) if "preset" in raw else raw)
+    if "preset" not in raw:
+        return SearchSpace.model_validate(raw)
+    merged = _with_preset(raw)
+    try:
+        return SearchSpace.model_validate(merged)
+    except ValidationError as error:
+        own, parameters = raw.get("parameters"), merged["parameters"]
+        idle = {line["loc"][1] for line in error.errors() if line["loc"][2:] == ("when",)}
+        idle -= set(own) if isinstance(own, Mapping) else set()
+        if not idle or not isinstance(parameters, Mapping):
+            raise
+        active = {name: value for name, value in parameters.items() if name not in idle}
+        return SearchSpace.model_validate({**merged, "parameters": active})
 
 
 ReadSpace = Annotated[SearchSpace | FunctionSpace, WrapValidator(lambda raw, _: load_space(raw))]
@@ -55,4 +70,9 @@ def _with_preset(raw: Mapping[str, object]) -> dict[str, object]:
         merged["parameters"] = {**preset["parameters"], **parameters}
     if isinstance(constraints, list | tuple):
         merged["constraints"] = [*preset.get("constraints", []), *constraints]
+    given = raw.get("points_to_evaluate") or []
+    if isinstance(parameters, Mapping) and isinstance(given, list | tuple):
+        known = preset.get("points_to_evaluate", [])
+        kept = [point for point in known if not point.keys() & parameters.keys()]
+        merged["points_to_evaluate"] = [*given, *kept]
     return merged

@@ -14,10 +14,11 @@ from typing import Annotated, ClassVar, Protocol, Self, cast
 from pydantic import AfterValidator, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
+from search_spaces import points
 from search_spaces.declared import Declared, mistake, raise_mistakes
 from search_spaces.errors import SpaceError, unknown
 from search_spaces.expressions import InactiveError, Lookup, holds, parse
-from search_spaces.parameters import ExpressionText, Parameter, ReadParameter
+from search_spaces.parameters import ExpressionText, Literally, Parameter, ReadParameter
 from search_spaces.suggest import Suggest
 from search_spaces.values import NAME, Frozen, Params, Scalar, canonical, check_name, encode, thaw
 
@@ -32,6 +33,7 @@ class Space(Protocol):
     """What a sweep needs of a space, declared or a function."""
 
     def draw(self, suggest: Suggest, base: Base = NO_BASE) -> Params: ...
+    def given(self, index: int) -> dict[str, Scalar]: ...
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None: ...
     def check_names(self, known: Collection[str]) -> None: ...
     def size(self) -> int | None: ...
@@ -48,6 +50,9 @@ class SearchSpace(Declared):
     """In the order in which they are drawn, save that what an expression reads is drawn before."""
     constraints: tuple[ExpressionText, ...] = ()
     """Conditions over parameters and names of the base; a point where one is false is rejected."""
+    points_to_evaluate: tuple[dict[str, Literally], ...] = ()
+    """What the first trials take, in this order, instead of what the sampler would; it chooses what
+    a point leaves out. Of a parameter with `times`, the value before that."""
     file_keys: ClassVar[tuple[str, ...]] = ("preset",)
 
     @field_validator("parameters", mode="before")
@@ -108,6 +113,11 @@ class SearchSpace(Declared):
                 raise SpaceError(f"{name}: {error}") from None
         return params
 
+    def given(self, index: int) -> dict[str, Scalar]:
+        """The point of that index in `points_to_evaluate`, encoded for Optuna; {} past them."""
+        given = self.points_to_evaluate[index] if index < len(self.points_to_evaluate) else {}
+        return {name: points.encoded(self.parameters[name], value) for name, value in given.items()}
+
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None:
         """The first constraint that is false at `params`; None if the point may be launched."""
         return first_violated(self.constraints, self._lookup(params, base))
@@ -146,13 +156,14 @@ class SearchSpace(Declared):
         return axes
 
     def describe(self) -> str:
-        """One line per parameter in order of drawing, one per constraint."""
+        """One line per parameter in order of drawing, one per constraint and per given point."""
         lines = []
         for name in self.names():
             parameter = self.parameters[name]
             when = f", when {parameter.when}" if parameter.when is not None else ""
             lines.append(f"{name}: {parameter.describe()}{when}")
-        return "\n".join([*lines, *(f"constraint: {text}" for text in self.constraints)])
+        lines += [f"constraint: {text}" for text in self.constraints]
+        return "\n".join([*lines, *(f"first: {canonical(p)}" for p in self.points_to_evaluate)])
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON, in hex; the order of the parameters does not count."""
@@ -202,6 +213,7 @@ class SearchSpace(Declared):
             if self._never(text):
                 message = f"must allow some point, got {text!r}"
                 yield mistake(("constraints", index), message, text)
+        yield from points.mistakes(self.points_to_evaluate, self.parameters)
 
     def _never(self, text: str) -> bool:
         """Whether `text` is false at every point; False where that takes too long to know."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from peft_jobs import Kind, TrialSpec, faults
 from peft_jobs.mistakes import mistakes
 from search_spaces import Params, SpaceError
+from search_spaces.values import Scalar
 from sweeps.changes import Changes
 from sweeps.checks import flatten
 from sweeps.drawing import Drawn, draw
@@ -163,7 +164,7 @@ class Asker:
 
     def _draw(self, trial: Trial, changes: Changes) -> Params:
         """Draw the parameters of a trial into `changes`; each try starts from the same state."""
-        tries = 0
+        tries, given = 0, self._given(trial)
 
         def once() -> tuple[Params, Drawn, Changes]:
             nonlocal tries
@@ -171,6 +172,7 @@ class Asker:
             if tries > 1:
                 self._take_sampler(trial.number)
                 source = Trial(self._study, trial._trial_id)
+            source._fixed_params = given or source._fixed_params
             with self._ledger.gathering(trial._trial_id) as noted:
                 return *draw(source, lambda t: self._spec.space.draw(t, self._base)), noted
 
@@ -178,6 +180,13 @@ class Asker:
         changes.update(noted)
         changes.params = drawn
         return params
+
+    def _given(self, trial: Trial) -> dict[str, Scalar]:
+        """What the space gives this trial, if it is one of the first; a retry has its own."""
+        if "retry_of" in trial.user_attrs:
+            return {}
+        before = self._study.get_trials(deepcopy=False)[: trial.number]
+        return self._spec.space.given(sum("retry_of" not in t.user_attrs for t in before))
 
     def _turn_away(self, trial: Trial, changes: Changes, kind: Kind, reason: str) -> Point | None:
         log.info("trial %d is %s: %s", trial.number, kind, reason)

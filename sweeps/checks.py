@@ -153,6 +153,8 @@ def _contradictions(spec: SweepSpec) -> list[str]:
             spec.space.grid()
         except SpaceError as error:
             found.append(f"sampler: {error}")
+        if spec.space.given(0):
+            found.append("space.points_to_evaluate: leave it out with grid, which takes all points")
     return found
 
 

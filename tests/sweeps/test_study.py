@@ -143,6 +143,28 @@ def test_two_studies_of_one_seed_ask_the_same_points(
     assert ask_and_run(other, run, 14) != asked
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "cmaes", "gp"])
+def test_the_first_trials_take_the_points_that_are_given(
+    open_study: Open, run: Any, sampler: str
+) -> None:
+    points = [{"adapter.r": 8, "training.learning_rate": 3e-3}, *[{"adapter.r": 32}] * 2]
+    study = open_study(space={"points_to_evaluate": points}, sampler=sampler, pruner="none")
+    asked = ask_and_run(study, run, 1)
+    failed = study.ask()
+    assert failed is not None
+    study.tell(failed.number, fail(Kind.BUG))
+    again = open_study(space={"points_to_evaluate": points}, sampler=sampler, pruner="none")
+    assert again.retry_failed() == [failed.number]
+    asked += ask_and_run(again, run, 4)
+    ranks = [params["adapter.r"] for _, params in asked]
+    rates = [params["training.learning_rate"] for _, params in asked]
+    assert ranks[:3] == [8, 32, 32]
+    assert asked[1][1] == failed.params, "the failed trial runs again as it was"
+    assert rates[0] == 3e-3
+    assert len(set(rates)) == 5, "what a point leaves out is sampled for each trial anew"
+    assert [params["adapter.lora_alpha"] for _, params in asked] == [2 * r for r in ranks]
+
+
 def check_resumed(open_study: Open, run: Any, **sections: Any) -> None:
     """A study that is taken up after every few points asks what an unbroken one asks."""
     unbroken = ask_and_run(open_study(name="unbroken", **sections), run, 16)
