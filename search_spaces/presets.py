@@ -29,7 +29,7 @@ def load_space(raw: object) -> SearchSpace | FunctionSpace:
 
     With `preset`, the file's parameters replace those of the preset by name or are added, which
     leaves out what of the preset is never active then. The file's constraints are appended, its
-    points come first; the preset's points that give a replaced parameter are left out.
+    points come first, then the preset's, as far as replaced parameters still have their values.
 
     SpaceError for an unknown preset; otherwise pydantic's ValidationError (a ValueError as well),
     which holds all mistakes with their places.
@@ -73,6 +73,16 @@ def _with_preset(raw: Mapping[str, object]) -> dict[str, object]:
     given = raw.get("points_to_evaluate") or []
     if isinstance(parameters, Mapping) and isinstance(given, list | tuple):
         known = preset.get("points_to_evaluate", [])
-        kept = [point for point in known if not point.keys() & parameters.keys()]
+        kept = [point for point in known if _may_be(point, parameters)]
         merged["points_to_evaluate"] = [*given, *kept]
     return merged
+
+
+def _may_be(point: Mapping[str, object], parameters: Mapping[object, object]) -> bool:
+    """Whether those of `parameters` that the point gives have its values among their choices."""
+    for name in point.keys() & parameters.keys():
+        declared = parameters[name]
+        choices = declared.get("choices") if isinstance(declared, Mapping) else None
+        if not isinstance(choices, list | tuple) or point[name] not in choices:
+            return False
+    return True

@@ -63,7 +63,7 @@ def test_parameters_override_a_preset_by_name_and_constraints_are_appended():
     assert space.constraints == (*plain.constraints, "adapter.lora_alpha <= 32")
 
 
-def test_the_presets_points_come_after_those_of_the_file_and_hold_for_its_own_parameters():
+def test_the_presets_points_come_after_those_of_the_file_where_they_still_hold():
     plain = load_space({"preset": "methods"})
     families = plain.parameters["adapter.method"].choices
     assert [plain.given(i) for i in range(99)][: len(families) + 1] == [
@@ -73,9 +73,10 @@ def test_the_presets_points_come_after_those_of_the_file_and_hold_for_its_own_pa
     first = {"adapter.method": "lora", "adapter.r": 16}
     space = load_space({"preset": "methods", "points_to_evaluate": [first]})
     assert space.points_to_evaluate == (first, *plain.points_to_evaluate)
-    fewer = {"adapter.method": {"choices": ["lora", "oft"]}}
-    space = load_space({"preset": "methods", "parameters": fewer, "points_to_evaluate": [first]})
-    assert space.points_to_evaluate == (first,)
+    others = {"adapter.method": {"choices": ["oft", "lora", "full"]}}
+    space = load_space({"preset": "methods", "parameters": others, "points_to_evaluate": [first]})
+    kept = [{"adapter.method": "lora"}, {"adapter.method": "oft"}]
+    assert space.points_to_evaluate == (first, *kept)
     assert "adapter.oft_block_size" in space.parameters
     assert "adapter.target_r" not in space.parameters, "AdaLoRA's: never active here"
 
