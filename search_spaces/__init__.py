@@ -8,7 +8,7 @@ from search_spaces.functions import FunctionSpace
 from search_spaces.parameters import Categorical, Derived, Fixed, Float, Int, Parameter
 from search_spaces.presets import PRESETS, ReadSpace, load_space
 from search_spaces.space import SearchSpace, Space
-from search_spaces.suggest import RandomSuggest, Suggest
+from search_spaces.suggest import GivenSuggest, RandomSuggest, Suggest
 from search_spaces.values import Params, Scalar, Value
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Fixed",
     "Float",
     "FunctionSpace",
+    "GivenSuggest",
     "Int",
     "Parameter",
     "Params",

@@ -28,6 +28,11 @@ class FunctionSpace(Declared):
     constraints: tuple[ExpressionText, ...] = ()
     """Conditions as in `SearchSpace`; a name that neither point nor base has counts as inactive."""
 
+    @property
+    def points_to_evaluate(self) -> tuple[()]:
+        """None: a function chooses its own first points."""
+        return ()
+
     def draw(self, suggest: Suggest, base: Base = NO_BASE) -> Params:
         """What the function returns for `suggest`; SpaceError if that is no `Params`."""
         raw = self._load()(suggest)
@@ -39,8 +44,8 @@ class FunctionSpace(Declared):
             raise SpaceError(f"{self.function}: {error}") from None
 
     def given(self, index: int) -> dict[str, Scalar]:
-        """Nothing: a function chooses its own first points."""
-        return {}
+        """Always IndexError: there are none."""
+        raise IndexError(index)
 
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None:
         """The first constraint that is false at `params`; None if the point may be launched."""

@@ -29,7 +29,8 @@ def load_space(raw: object) -> SearchSpace | FunctionSpace:
 
     With `preset`, the file's parameters replace those of the preset by name or are added, which
     leaves out what of the preset is never active then. The file's constraints are appended, its
-    points come first, then the preset's, as far as replaced parameters still have their values.
+    points come first, then the preset's, as far as replaced parameters still have their values;
+    an empty list of points means none.
 
     SpaceError for an unknown preset; otherwise pydantic's ValidationError (a ValueError as well),
     which holds all mistakes with their places.
@@ -70,11 +71,11 @@ def _with_preset(raw: Mapping[str, object]) -> dict[str, object]:
         merged["parameters"] = {**preset["parameters"], **parameters}
     if isinstance(constraints, list | tuple):
         merged["constraints"] = [*preset.get("constraints", []), *constraints]
-    given = raw.get("points_to_evaluate") or []
-    if isinstance(parameters, Mapping) and isinstance(given, list | tuple):
-        known = preset.get("points_to_evaluate", [])
+    given = raw.get("points_to_evaluate")
+    if isinstance(parameters, Mapping) and (given is None or isinstance(given, list | tuple)):
+        known = [] if given == [] else preset.get("points_to_evaluate", [])
         kept = [point for point in known if _may_be(point, parameters)]
-        merged["points_to_evaluate"] = [*given, *kept]
+        merged["points_to_evaluate"] = [*(given or []), *kept]
     return merged
 
 

@@ -6,7 +6,7 @@ does not apply, and a `times` is an error. All other names are read from the bas
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Annotated, ClassVar, Protocol, Self, cast
@@ -32,6 +32,8 @@ _MOST_POINTS_TRIED = 4096
 class Space(Protocol):
     """What a sweep needs of a space, declared or a function."""
 
+    @property
+    def points_to_evaluate(self) -> Sequence[Mapping[str, Frozen]]: ...
     def draw(self, suggest: Suggest, base: Base = NO_BASE) -> Params: ...
     def given(self, index: int) -> dict[str, Scalar]: ...
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None: ...
@@ -114,8 +116,8 @@ class SearchSpace(Declared):
         return params
 
     def given(self, index: int) -> dict[str, Scalar]:
-        """The point of that index in `points_to_evaluate`, encoded for Optuna; {} past them."""
-        given = self.points_to_evaluate[index] if index < len(self.points_to_evaluate) else {}
+        """The point of that index in `points_to_evaluate`, encoded for Optuna."""
+        given = self.points_to_evaluate[index]
         return {name: points.encoded(self.parameters[name], value) for name, value in given.items()}
 
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None:

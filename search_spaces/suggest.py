@@ -2,9 +2,9 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, cast
 
 from search_spaces.values import Scalar
 
@@ -61,6 +61,32 @@ class RandomSuggest:
 
     def _stream(self, name: str) -> random.Random:
         return self._streams.setdefault(name, random.Random(f"{self._seed} {name}"))
+
+
+class GivenSuggest:
+    """Suggests the `given` values by name, and of other names what `rest` suggests."""
+
+    def __init__(self, given: Mapping[str, Scalar], rest: Suggest) -> None:
+        self._given, self._rest = given, rest
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        if name in self._given:
+            return cast(float, self._given[name])
+        return self._rest.suggest_float(name, low, high, step=step, log=log)
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        if name in self._given:
+            return cast(int, self._given[name])
+        return self._rest.suggest_int(name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar:
+        if name in self._given:
+            return self._given[name]
+        return self._rest.suggest_categorical(name, choices)
 
 
 def num_on_grid(low: float, high: float, step: float) -> int:

@@ -183,13 +183,16 @@ class Asker:
 
     def _given(self, trial: Trial) -> dict[str, Scalar]:
         """What the space gives this trial, if it is one of the first; a retry has its own."""
-        if "retry_of" in trial.user_attrs:
+        space = self._spec.space
+        if not space.points_to_evaluate or "retry_of" in trial.user_attrs:
             return {}
         before = self._study.get_trials(deepcopy=False)[: trial.number]
-        return self._spec.space.given(sum("retry_of" not in t.user_attrs for t in before))
+        index = sum("retry_of" not in other.user_attrs for other in before)
+        return space.given(index) if index < len(space.points_to_evaluate) else {}
 
     def _turn_away(self, trial: Trial, changes: Changes, kind: Kind, reason: str) -> Point | None:
-        log.info("trial %d is %s: %s", trial.number, kind, reason)
+        level = logging.WARNING if self._given(trial) else logging.INFO
+        log.log(level, "trial %d is %s: %s", trial.number, kind, reason)
         changes.user_attrs |= {"kind": kind, "reason": reason}
         with self._ledger.gathering(trial._trial_id) as noted:
             trial.set_constraint(str(kind), 1.0)

@@ -13,7 +13,7 @@ from peft_jobs import TrialSpec
 from peft_jobs.mistakes import mistakes, models_in, suggest
 from peft_jobs.spec import ADAPTERS, DEMO, INCOMPATIBLE, Source
 from peft_jobs.store import is_url
-from search_spaces import FunctionSpace, Params, RandomSuggest, SpaceError
+from search_spaces import FunctionSpace, GivenSuggest, Params, RandomSuggest, SpaceError
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 
@@ -153,8 +153,8 @@ def _contradictions(spec: SweepSpec) -> list[str]:
             spec.space.grid()
         except SpaceError as error:
             found.append(f"sampler: {error}")
-        if spec.space.given(0):
-            found.append("space.points_to_evaluate: leave it out with grid, which takes all points")
+        if spec.space.points_to_evaluate:
+            found.append("space.points_to_evaluate: must be [] with grid, which takes all points")
     return found
 
 
@@ -186,6 +186,7 @@ def _bad_points(spec: SweepSpec) -> list[str]:
         known = {*flatten(spec.trial), *_paths(TrialSpec)}
         spec.space.check_names(known)
         points = draw_points(spec)
+        given = _bad_given_points(spec)
     except SpaceError as error:
         return [f"space: {line}" for line in str(error).splitlines()]
     except Exception as error:
@@ -194,7 +195,7 @@ def _bad_points(spec: SweepSpec) -> list[str]:
         return [f"space: {spec.space.function} raised {type(error).__name__}: {error}"]
     if not points:
         return [f"space: none of {_POINTS_CHECKED} random points satisfies the constraints"]
-    found: dict[str, str] = {}
+    found: dict[str, str] = {line: line for line in given}
     num_impossible = 0
     for name in sorted({name for point in points for name in point}):
         if name in _HORIZONS or name.startswith(_FIXED_PARTS):
@@ -219,6 +220,24 @@ def _bad_points(spec: SweepSpec) -> list[str]:
     if num_impossible == len(points):
         found |= impossible
     return list(found.values())
+
+
+def _bad_given_points(spec: SweepSpec) -> list[str]:
+    """What is wrong with the given points that shows only where the rest of a trial is known."""
+    base, found = flatten(spec.trial), []
+    for index in range(len(spec.space.points_to_evaluate)):
+        given, place = spec.space.given(index), f"space.points_to_evaluate.{index}"
+        drawn = [
+            spec.space.draw(GivenSuggest(given, RandomSuggest(seed)), base)
+            for seed in range(_POINTS_CHECKED)
+        ]
+        idle = [name for name in given if not any(name in params for params in drawn)]
+        if idle:
+            found.append(f"{place}: {', '.join(idle)}: has no value here, as its `when` is false")
+        violated = [spec.space.violated(params, base) for params in drawn]
+        if None not in violated:
+            found.append(f"{place}: must satisfy the constraint {violated[0]}")
+    return found
 
 
 def _foreign(point: Params, spec: SweepSpec, points: list[Params]) -> dict[str, str]:

@@ -6,18 +6,21 @@ from sweeps.checks import flatten
 from sweeps.spec import SweepSpec
 
 _FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
+_SINCE = ("space.points_to_evaluate",)
 
 
 def identity(spec: SweepSpec) -> dict[str, Any]:
     """The leaves that must stay: all but how much is run, where, and who watches.
 
     A larger or smaller budget (n_trials, timeout, max_failures), the resources and the tracking
-    may differ.
+    may differ. What a file may hold only since a later version counts if the file holds it.
     """
     return {
         name: value
         for name, value in flatten(spec).items()
-        if name not in _FREE and not name.startswith(("checkpoints.", "resources.", "tracking."))
+        if name not in _FREE
+        and not name.startswith(("checkpoints.", "resources.", "tracking."))
+        and (value or name not in _SINCE)
     }
 
 

@@ -126,7 +126,7 @@ class Lease:
             "owner": self._owner,
             "host": this_host(),
             "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
+            "process_started": _started(psutil.Process()),
             "since": now,
             "renewed": now,
             "stop": False,
@@ -189,7 +189,12 @@ def this_host() -> str:
 def _runs(pid: int, started: float) -> bool:
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < 1.0
+        same = abs(_started(process) - started) < 1.0
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's: the clock may be set in between."""
+    return process.create_time() - psutil.boot_time()

@@ -38,17 +38,30 @@ def load_recorded(storage: Path, name: str, study_url: str | None = None) -> Swe
     return _load(storage, name, study_url, {})
 
 
-def recorded_sweep(storage: Path, name: str, overrides: Sequence[str] = ()) -> SweepSpec:
+def recorded_sweep(
+    storage: Path, name: str, overrides: Sequence[str] = (), study_url: str | None = None
+) -> SweepSpec:
     """The sweep `name` of `storage` as it was recorded, with `key=value` overrides.
 
-    Credentials are not recorded: give URLs that need them as overrides. Raises SpecError.
+    `study_url`: as `load_recorded` takes it. Raises SpecError, also where the credentials of a URL
+    are needed, because they are not recorded.
     """
     folder = SweepFolder(storage, name)
     tree = {**read_record(storage, name)["sweep"], "storage": folder.location}
     tree.update(tree.pop("trial"))
+    if tree["study_url"] is not None and study_url is not None:
+        tree["study_url"] = study_url
     for text in overrides:
         override(tree, text)
-    return _validated(tree, folder)
+    spec = _validated(tree, folder)
+    if "***@" in (spec.study_url or ""):
+        raise SpecError(_without_credentials(name, str(spec.study_url)))
+    if spec.tracking.enabled and "***@" in (spec.tracking.uri or ""):
+        raise SpecError(
+            f"{name!r} is tracked at {spec.tracking.uri}, whose credentials are not recorded: "
+            "give the URL with tracking.uri=URL"
+        )
+    return spec
 
 
 def load_all(storage: Path, study_url: str | None = None) -> Iterator[SweepStudy | Unreadable]:
@@ -91,6 +104,13 @@ def read_record(storage: Path, name: str) -> dict[str, Any]:
     return record
 
 
+def _without_credentials(name: str, url: str) -> str:
+    return (
+        f"the study of {name!r} is in {url}, whose credentials are not recorded: give the URL "
+        "in PEFT_SWEEPS_STUDY_URL"
+    )
+
+
 def _validated(tree: dict[str, Any], folder: SweepFolder) -> SweepSpec:
     try:
         return SweepSpec.model_validate(tree)
@@ -112,10 +132,7 @@ def _load(
     spec = _validated({**record["sweep"], "storage": folder.location}, folder)
     url = folder.study_url if spec.study_url is None else study_url or spec.study_url
     if "***@" in url:
-        raise SpecError(
-            f"the study of {name!r} is in {url}, whose credentials are not recorded: give the URL "
-            "in PEFT_SWEEPS_STUDY_URL"
-        )
+        raise SpecError(_without_credentials(name, url))
     if spec.study_url is None and not (folder.storage / "optuna.db").is_file():
         raise SpecError(f"the study of {name!r} is gone: no {folder.storage / 'optuna.db'}")
     rdb = opened.get(url) or opened.setdefault(url, open_storage(url))

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from peft_jobs import State, TrialSpec
+from optuna.storages import BaseStorage
+
+from peft_jobs import SpecError, State, TrialSpec
 from peft_jobs.files import write_json, write_whole
 from peft_jobs.job import Prepared
 from peft_jobs.provenance import environment
@@ -106,6 +108,7 @@ def _launch(
 ) -> Outcome:
     folder.path.mkdir(parents=True, exist_ok=True)
     storage = open_storage(spec.study_url or folder.study_url)
+    _refuse_orphans(spec, folder, storage)
     with _driving(Lease(storage, spec.name), watchers.pulse) as tick:
         spec = _while_ticking(partial(with_inputs, spec, folder), tick)
         with contextlib.closing(make_backend(spec, folder)) as backend:
@@ -130,6 +133,20 @@ def _launch(
                 tracker.close(FLUSH_SECONDS)
                 raise
         return _finish(driver)
+
+
+def _refuse_orphans(spec: SweepSpec, folder: SweepFolder, storage: BaseStorage) -> None:
+    """SpecError if the folder has trials of a study that is in another database."""
+    try:
+        storage.get_study_id_from_name(spec.name)
+    except KeyError:
+        if any(name.endswith("/result.json") for name in folder.files(folder.path / "trials")):
+            url = redact(spec.study_url or folder.study_url)
+            raise SpecError(
+                f"{folder.place(folder.path)} holds trials of {spec.name!r} that would be written "
+                f"over, as their study is not in {url}: give its database with --study-url (or "
+                "PEFT_SWEEPS_STUDY_URL), another name, or remove the folder"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ started again when it dies. An inline sweep runs in this process, so that a debu
 """
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -51,14 +52,12 @@ class Options:
         yield "--no-supervise"
 
     def as_overrides(self) -> Iterator[str]:
-        """All that changes the sweep, as `key=value`."""
+        """All that changes the sweep, as `key=value`, but for the study's URL."""
         yield from self.overrides
         if self.address is not None:
             yield f"resources.address='{self.address}'"
         if self.inline:
             yield "resources.backend=inline"
-        if self.study_url is not None:
-            yield f"study_url='{self.study_url}'"
 
 
 class Watcher(Protocol):
@@ -75,7 +74,10 @@ class Watcher(Protocol):
 
 def run(path: Path, options: Options) -> int:
     """Run the sweep of the file at `path`; SweepFileError with every mistake of it."""
-    spec = load_sweep(path, [*options.as_overrides()])
+    overrides = [*options.as_overrides()]
+    if options.study_url is not None:
+        overrides.append(f"study_url={json.dumps(options.study_url)}")
+    spec = load_sweep(path, overrides)
     command = ["run", str(path), *options.words()]
     if _supervises(spec, options):
         return _supervise(options, command, command)
@@ -84,7 +86,7 @@ def run(path: Path, options: Options) -> int:
 
 def resume(storage: Path, name: str, options: Options, retry_failed: bool = False) -> int:
     """Take up a recorded sweep, with its file or without."""
-    spec = recorded_sweep(storage, name, [*options.as_overrides()])
+    spec = recorded_sweep(storage, name, [*options.as_overrides()], options.study_url)
     rest = [name, *options.words(), "--storage", SweepFolder(storage, name).location]
     command = ["retry", *rest, "--failed"] if retry_failed else ["resume", *rest]
     if _supervises(spec, options):

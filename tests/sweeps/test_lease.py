@@ -86,6 +86,18 @@ def test_a_process_that_got_the_dead_drivers_number_is_not_the_driver(
     assert holder.is_gone
 
 
+def test_setting_the_clock_does_not_kill_the_driver(
+    storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lease(storage, "waves").take()
+    later = psutil.boot_time() + 3600
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: later)
+    assert psutil.Process().create_time() > time.time() + 3000, "so psutil has it now"
+    holder = read_lease(storage.engine, "waves")
+    assert holder is not None
+    assert not holder.is_gone
+
+
 def test_a_silent_driver_of_another_machine_keeps_the_sweep_until_its_lease_runs_out(
     storage: optuna.storages.RDBStorage,
 ) -> None:

@@ -174,6 +174,29 @@ def test_points_of_the_space_are_checked_against_the_trial(tree: Tree) -> None:
     assert "none of 128 random points" in problems_of(tree(space=never))[0]
 
 
+def test_given_points_that_can_never_run_are_mistakes(tree: Tree) -> None:
+    parameters = {
+        "adapter.r": {"choices": [4, 32]},
+        "adapter.lora_alpha": {"choices": [8, 16], "when": "quantization.scheme == 'none'"},
+    }
+    points = [{"adapter.r": 4}, {"adapter.r": 32}, {"adapter.lora_alpha": 16}]
+    space = {
+        "parameters": parameters,
+        "constraints": ["adapter.r <= 16"],
+        "points_to_evaluate": points,
+    }
+    assert problems_of(tree(space=space, quantization="nf4")) == [
+        "space.points_to_evaluate.1: must satisfy the constraint adapter.r <= 16",
+        "space.points_to_evaluate.2: adapter.lora_alpha: has no value here, as its `when` is false",
+    ]
+
+
+def test_a_grid_takes_all_points_and_is_given_none(tree: Tree) -> None:
+    space = {"parameters": {"adapter.r": {"choices": [4, 8]}}, "points_to_evaluate": [{}]}
+    (line,) = problems_of(tree(space=space, sampler="grid"))
+    assert line.startswith("space.points_to_evaluate: must be [] with grid")
+
+
 def test_grid_needs_a_finite_space(tree: Tree) -> None:
     (line,) = problems_of(tree(sampler="grid"))
     assert line.startswith("sampler: training.learning_rate must be finite for a grid")

@@ -289,6 +289,13 @@ def test_a_changed_spec_is_refused_with_the_difference(open_study: Open) -> None
     assert "learning_rate" not in text
 
 
+def test_a_study_from_before_points_could_be_given_is_taken_up(open_study: Open) -> None:
+    before = open_study().optuna.user_attrs["spec"]
+    assert not [name for name in before if "points_to_evaluate" in name]
+    with pytest.raises(SpecError, match=r"points_to_evaluate: was None, is \[\{"):
+        open_study(space={"points_to_evaluate": [{"adapter.r": 8}]})
+
+
 def test_budget_resources_and_tracking_may_change(open_study: Open) -> None:
     open_study()
     larger = {"n_trials": 100, "timeout": 60.0, "max_failures": 9}

@@ -12,7 +12,7 @@ from typer.testing import Result
 from peft_jobs import SpecError
 from sweeps.database import open_storage
 from sweeps.leaderboard import make_leaderboard
-from sweeps.recorded import Unreadable, load_all, load_recorded
+from sweeps.recorded import Unreadable, load_all, load_recorded, recorded_sweep
 
 Cli = Callable[..., Result]
 
@@ -32,8 +32,19 @@ def test_credentials_that_are_not_recorded_must_be_given(ended: Cli, folder: Pat
     path.write_text(json.dumps(record))
     with pytest.raises(SpecError, match="PEFT_SWEEPS_STUDY_URL"):
         load_recorded(folder / "runs", "waves")
+    with pytest.raises(SpecError, match="PEFT_SWEEPS_STUDY_URL"):
+        recorded_sweep(folder / "runs", "waves")
     url = f"sqlite:///{folder / 'runs' / 'optuna.db'}"
     assert len(load_recorded(folder / "runs", "waves", url).trials()) >= 9
+    assert recorded_sweep(folder / "runs", "waves", (), url).study_url == url
+
+    record["sweep"]["study_url"] = None
+    record["sweep"]["tracking"] = {"uri": "https://***@mlflow.example"}
+    path.write_text(json.dumps(record))
+    with pytest.raises(SpecError, match=r"not recorded: give the URL with tracking\.uri=URL"):
+        recorded_sweep(folder / "runs", "waves")
+    given = recorded_sweep(folder / "runs", "waves", ["tracking.uri=https://me:pw@mlflow.example"])
+    assert given.tracking.uri == "https://me:pw@mlflow.example"
 
 
 def test_a_sweep_in_the_storages_own_database_ignores_the_url(ended: Cli, folder: Path) -> None:

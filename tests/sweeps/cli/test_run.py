@@ -65,6 +65,23 @@ def test_a_larger_budget_goes_on_from_the_first(cli: Cli) -> None:
     assert more.stderr.count(" starts: ") == 2
 
 
+def test_trials_are_not_written_over_from_another_database(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("run", "waves.yaml")
+    results = (folder / "runs" / "waves").glob("trials/*/result.json")
+    written = {path: path.stat().st_mtime_ns for path in results}
+    assert len(written) == 9
+    monkeypatch.setenv("PEFT_SWEEPS_STUDY_URL", f"sqlite:///{folder / 'central.db'}")
+    resumed = cli("resume", "waves", "budget.n_trials=10")
+    assert resumed.exit_code == 0
+    assert resumed.stderr.count(" starts: ") == 1, "its study is where it was"
+    again = cli("run", "waves.yaml")
+    assert again.exit_code == 2
+    assert "holds trials of 'waves' that would be written over" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
 def test_a_sweep_that_failed_exits_with_1_and_names_the_trials(cli: Cli) -> None:
     bugs = "resources.engine_options={faults: {1: bug, 2: data}}"
     result = cli("run", "waves.yaml", bugs, "budget.max_failures=1")
