@@ -10,15 +10,19 @@ import shutil
 from pathlib import Path
 from typing import cast
 
+from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedModel
 
 from peft_jobs.base import Base, this_device
 from peft_jobs.evaluation import score
 from peft_jobs.label_names import read_labels, write_labels
+from peft_jobs.ladder import Ladder
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.quantized import is_quantized
 from peft_jobs.resident import Resident
+from peft_jobs.seen import Seen
 from peft_jobs.spec import QuantizationSpec, TrialSpec
 
 
@@ -35,11 +39,9 @@ def score_adapter(
     if not read_labels(adapter):
         write_labels(adapter, data.classes)
     model = load_adapter(base.model, adapter)
-    scored = [
-        {} if split is None else score(model, base, spec, split, name)
-        for name, split in (("validation", data.validation), ("test", data.test))
-    ]
-    return scored[0], scored[1]
+    return _scored(model, base, spec, data.validation), (
+        {} if data.test is None else _scored(model, base, spec, data.test, "test")
+    )
 
 
 def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> dict[str, float]:
@@ -65,7 +67,16 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     )
     del merged, base  # the plain model takes the memory of this one
     again, data = resident.get(plain, Phases())
-    return score(again.model, again, plain, data.validation, "validation")
+    return _scored(again.model, again, plain, data.validation)
+
+
+def _scored(
+    model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
+) -> dict[str, float]:
+    """Metrics on a split, in as small batches as memory asks for, as the trial took them."""
+    return Ladder(spec, base.device).measured(
+        Seen(), lambda smaller: score(model, base, smaller, rows, split)
+    )
 
 
 def _dequantized(base: Base) -> PreTrainedModel:

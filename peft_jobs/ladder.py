@@ -18,6 +18,7 @@ from peft_jobs.spec import TrialSpec
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Metrics = dict[str, float]
 
 
 class Ladder:
@@ -58,6 +59,13 @@ class Ladder:
         self._step_down(rung)
         log.warning("out of memory (%s): %s; going on with %s", phase, text, settings_of(self.spec))
         return None
+
+    def measured(self, seen: Seen, measure: Callable[[TrialSpec], Metrics]) -> Metrics:
+        """What an evaluation gives, in as small batches as memory asks for. Raises OutOfMemory."""
+        while True:
+            metrics = self.tried("evaluate", seen, measure)
+            if metrics is not None:
+                return metrics
 
     def _step_down(self, rung: LadderRung) -> None:
         settings = below(rung.tried, rung.phase)

@@ -147,13 +147,9 @@ class Run:
     def _scored(
         self, model: PeftModel, rows: Dataset, split: str = "validation"
     ) -> dict[str, float]:
-        """Metrics on a split, in as small batches as memory asks for."""
-        while True:
-            metrics = self.ladder.tried(
-                "evaluate", self.seen, lambda spec: score(model, self.base, spec, rows, split)
-            )
-            if metrics is not None:
-                return metrics
+        return self.ladder.measured(
+            self.seen, lambda spec: score(model, self.base, spec, rows, split)
+        )
 
     def _test_metrics(self, model: PeftModel) -> dict[str, float]:
         if not self.score_test or self.data.test is None:

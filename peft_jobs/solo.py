@@ -19,10 +19,11 @@ from datasets import disable_progress_bars
 from peft_jobs import attempt
 from peft_jobs.base import Base, this_device
 from peft_jobs.custom_metrics import load_metric
-from peft_jobs.errors import SpecError
+from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
 from peft_jobs.heads import fresh_modules
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
+from peft_jobs.ladder import Ladder
 from peft_jobs.lost_device import result_of, telling_lost_devices
 from peft_jobs.memory import release
 from peft_jobs.methods import setting_of
@@ -74,7 +75,7 @@ class SoloEngine:
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
         new_head = data.classes or fresh_modules(base.model)
-        baseline = {} if new_head else score(base.model, base, spec, data.validation)
+        baseline = {} if new_head else _baseline(base, spec, data)
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(train_rows=len(data.train), baseline=baseline, provenance=provenance)
 
@@ -198,3 +199,16 @@ class SoloEngine:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _baseline(base: Base, spec: TrialSpec, data: TokenizedData) -> dict[str, float]:
+    """The metrics of the base without an adapter. SpecError if memory is too small for them."""
+    try:
+        return Ladder(spec, base.device).measured(
+            Seen(), lambda smaller: score(base.model, base, smaller, data.validation)
+        )
+    except OutOfMemory as error:
+        raise SpecError(
+            f"the base must be evaluated without an adapter before the first trial: {error}; "
+            "lower data.max_length or quantize the base"
+        ) from error

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.errors import SpecError
+from peft_jobs.export import score_adapter
 from peft_jobs.memory_settings import below, settings_of
 from peft_jobs.solo import SoloEngine
 
@@ -259,6 +261,45 @@ again = run(large, 1)
 after = run(small, 2)
 print(json.dumps([result.model_dump(mode="json") for result in (expected, again, after)]))
 """
+
+
+def test_the_base_alone_is_evaluated_in_smaller_batches_too(
+    engine: SoloEngine, spec: Any, short_of_memory: Any
+) -> None:
+    expected = engine.prepare(spec, []).baseline
+    with short_of_memory(lambda _, rows: rows > 3) as passes:
+        baseline = engine.prepare(spec, []).baseline
+    assert baseline == pytest.approx(expected, rel=1e-5)
+    assert [rows for _, rows in passes[:3]] == [16, 8, 4]
+    with (
+        short_of_memory(lambda *_: True),
+        pytest.raises(SpecError, match="the base must be evaluated without an adapter"),
+    ):
+        engine.prepare(spec, [])
+
+
+def test_an_adapter_leaves_by_the_same_ladder(
+    engine: SoloEngine, listen: Any, spec: Any, tmp_path: Path
+) -> None:
+    run = listen(engine, tmp_path / "trial")
+    result = run.run(spec)
+    adapter = tmp_path / "trial" / "attempts" / "1" / str(result.adapter)
+    asked: list[int] = []
+
+    def too_large(module: torch.nn.Module, given: Any) -> None:
+        if isinstance(module, torch.nn.Embedding):
+            asked.append(len(given[0]))
+            if len(given[0]) > 3:
+                torch.empty(PETABYTE)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(too_large)
+    try:
+        validation, test = score_adapter(spec.model_dump_json(), adapter, tmp_path / "c", False)
+    finally:
+        hook.remove()
+    assert asked[:3] == [16, 8, 4]
+    assert validation["validation/loss"] == pytest.approx(result.metrics["validation/loss"])
+    assert test == {}
 
 
 def test_an_address_space_that_is_too_small_is_survived(trial: Any, tmp_path: Path) -> None:
