@@ -14,9 +14,8 @@ from peft_jobs import Progress, State, TrialResult
 from peft_jobs.files import write_json
 from sweeps.asking import Point
 from sweeps.checkpoints import Checkpoints
-from sweeps.checks import flatten
-from sweeps.ending import claim_adapter, now_ms, record_end
-from sweeps.layout import SweepFolder, run_name
+from sweeps.ending import claim_adapter, now_ms, record_end, record_missing, track_start
+from sweeps.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.study import SweepStudy
 from sweeps.tracking import Tracker
@@ -77,16 +76,14 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._checkpoints = Checkpoints(self.folder)
-        results = self.folder.results()
+        folder, tracker, results = self.folder, self.tracker, self.folder.results()
         for trial in self.study.launched():
             self._alive = self._alive or bool(trial.intermediate_values)
             if "result" in trial.user_attrs:
                 result = TrialResult.model_validate(trial.user_attrs["result"])
                 self._count(trial.number, result)
-                recorded = trial.number in results
-                if not (recorded and self.tracker.has_ended(trial.number)):  # a driver died here
-                    attempt = int(trial.user_attrs["attempt"])
-                    record_end(self.folder, self.tracker, trial.number, attempt, result)
+                has_file = trial.number in results
+                record_missing(folder, tracker, trial, self.spec.trial, result, has_file)
                 self._checkpoints.ended(trial.number)
         self._asked = len(self.ended)
 
@@ -145,11 +142,7 @@ class Driver:
         write_json(folder / "trial.json", point.spec.model_dump(mode="json"))
         self.folder.keep(folder / "trial.json")
         self.running[point.number] = Running(point, time.time(), point.attempt)
-        tags = {"trial.number": str(point.number), "trial.state": str(State.RUNNING)}
-        if point.retry_of is not None:
-            tags["trial.retry_of"] = str(point.retry_of)
-        name = run_name(point.number, point.params)
-        self.tracker.trial_started(point.number, name, flatten(point.spec), tags, now_ms())
+        track_start(self.tracker, point, now_ms())
         self.on_change(self)
         spec_json, place = point.spec.to_json(), self.folder.place(directory)
         return Assignment(point.number, point.attempt, spec_json, place, point.checkpoint)

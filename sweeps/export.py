@@ -18,6 +18,7 @@ from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
 from sweeps.model_card import model_card
 from sweeps.recorded import load_recorded
+from sweeps.spec import SweepSpec
 
 RECORD = "export.json"
 
@@ -52,14 +53,15 @@ def export_trial(
     `out` defaults to `<sweep>/exports/trial-0007`, of a sweep in an object store to that path in
     the current folder. An export that is there already is completed,
     not repeated. `study_url` is for a study whose database takes credentials. Raises SpecError for
-    a trial without an adapter, or an `out` that holds something else.
+    a trial without an adapter or with one that was deleted, or an `out` that holds something else.
     """
-    board = make_leaderboard(load_recorded(storage, name, study_url))
+    study = load_recorded(storage, name, study_url)
+    board = make_leaderboard(study)
     folder = SweepFolder(storage, name)
     row = _choose(board, number)
     exports = Path("exports") / name if folder.in_store else folder.exports
     out = out or exports / f"trial-{row.number:04d}"
-    record = _begin(out, folder, row, board)
+    record = _begin(out, folder, row, study.spec)
     spec_json = (out / "trial.json").read_text(encoding="utf-8")
     spec = TrialSpec.model_validate_json(spec_json)
     if merge:
@@ -98,9 +100,9 @@ def _choose(board: Leaderboard, number: int | None) -> Row:
     return row
 
 
-def _begin(out: Path, folder: SweepFolder, row: Row, board: Leaderboard) -> dict[str, Any]:
+def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[str, Any]:
     """Copy the adapter and the trial to `out`, or take up the export that is there."""
-    identity = {"sweep": board.sweep, "trial": row.number, "recorded": _validation(row.metrics)}
+    identity = {"sweep": spec.name, "trial": row.number, "recorded": _validation(row.metrics)}
     if (out / RECORD).is_file():
         record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
         if all(record.get(key) == value for key, value in identity.items()):
@@ -108,13 +110,25 @@ def _begin(out: Path, folder: SweepFolder, row: Row, board: Leaderboard) -> dict
     if out.exists() and any(out.iterdir()):
         raise SpecError(f"{out} holds something else; give another --out, or remove it")
     assert row.adapter is not None
-    with at_hand(folder.path / row.adapter) as adapter:
-        shutil.copytree(adapter, out, dirs_exist_ok=True)
+    try:
+        with at_hand(folder.path / row.adapter) as adapter:
+            shutil.copytree(adapter, out, dirs_exist_ok=True)
+    except FileNotFoundError:
+        raise SpecError(_gone(folder, row.number, row.adapter, spec)) from None
     with at_hand(folder.trial(row.number) / "trial.json") as trial:
         shutil.copyfile(trial, out / "trial.json")
     record = {**identity, "validation": None, "test": None, "merged": None}
     write_json(out / RECORD, record)
     return record
+
+
+def _gone(folder: SweepFolder, number: int, adapter: str, spec: SweepSpec) -> str:
+    keep, place = spec.checkpoints.keep, folder.place(folder.path / adapter)
+    if keep is None:
+        return f"the adapter of trial {number} is gone: no {place}"
+    deleted = f"the adapter of trial {number} was deleted by checkpoints.keep: {keep}"
+    copy = f"; MLflow has a copy, in the trial's run of experiment {spec.tracking.experiment!r}"
+    return deleted + (copy if spec.tracking.enabled else "")
 
 
 def _validation(metrics: Mapping[str, float]) -> dict[str, float]:

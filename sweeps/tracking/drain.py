@@ -43,10 +43,7 @@ class Drain(threading.Thread):
         self._arrived.set()
         self.join(timeout_seconds)
         self._stopped.set()
-        left = self._outbox.pending()
-        if not self.is_alive():
-            self._outbox.close()
-        return left
+        return self._outbox.pending()
 
     def run(self) -> None:
         delivery = None

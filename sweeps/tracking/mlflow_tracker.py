@@ -53,6 +53,8 @@ class MlflowTracker:
         self._drain = Drain(self._outbox, destination)
         self._drain.start()
         self._left: int | None = None
+        self._lost: set[str] = set()
+        """Keys with an artifact that MLflow will not get: not even queued, or refused."""
 
     def sweep_started(
         self, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Sequence[Artifact]
@@ -101,12 +103,22 @@ class MlflowTracker:
         return self._outbox.has_ended(str(number))
 
     def waits(self, number: int) -> bool:
-        return self._outbox.pending(str(number)) > 0 if self._left is None else self._left > 0
+        key = str(number)
+        if self._left is not None:
+            return self._left > 0 or key in self._lost
+        # In this order: what is refused in between is seen.
+        return self._outbox.pending(key) > 0 or key in self._lost | self._refused()
 
     def close(self, timeout_seconds: float) -> int:
         if self._left is None:
             self._left = self._drain.close(timeout_seconds)
+            self._lost |= self._refused()
+            if not self._drain.is_alive():
+                self._outbox.close()
         return self._left
+
+    def _refused(self) -> set[str]:
+        return {key for key, kind, _ in self._outbox.dead_letters() if kind == "artifact"}
 
     def _start(
         self,
@@ -150,6 +162,7 @@ class MlflowTracker:
             self._outbox.put(*ops)
         except (sqlite3.Error, OSError) as error:  # a full disk, say: the study still has the truth
             log.error("could not queue %r of %s for MLflow: %s", ops[0].kind, ops[0].key, error)
+            self._lost |= {op.key for op in ops if op.kind == "artifact"}
         self._drain.wake()
 
 

@@ -84,7 +84,7 @@ class Tracker(Protocol):
         ...
 
     def waits(self, number: int) -> bool:
-        """Whether something of trial `number` was not delivered yet."""
+        """Whether something of trial `number` was not delivered yet, or an artifact never can."""
         ...
 
     def close(self, timeout_seconds: float) -> int:

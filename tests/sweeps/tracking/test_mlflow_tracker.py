@@ -4,13 +4,17 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from peft_jobs import TrialSpec
+from sweeps.checks import flatten
 from sweeps.tracking import Artifact, MlflowTracker, Tracker, View, deliver_pending
 from sweeps.tracking.outbox import Outbox
 
@@ -256,6 +260,78 @@ def test_what_mlflow_refuses_is_set_aside_and_its_neighbours_go_on(
     assert "no such name!" in letters[0][2]
     assert "the artifact is gone" in letters[1][2]
     assert caplog.text.count("set aside") == 2
+
+
+def test_names_that_mlflow_refuses_do_not_lose_the_rest(tmp_path, database, look) -> None:
+    spec = TrialSpec.model_validate(
+        {
+            "model": "demo",
+            "task": {"type": "causal_lm", "prompt": "{record} ", "response": "{sentence}"},
+            "data": {"train": "demo", "validation": "demo"},
+            "adapter": {"rank_pattern": {r"^model\.layers\.(0|1)\..*q_proj": 32, "v_proj": 4}},
+        }
+    )
+    tracker = MlflowTracker(tmp_path / "outbox.db", database, "pattern", "s")
+    tracker.trial_started(0, "trial-0000", flatten(spec), {}, T0)
+    assert tracker.close(60) == 0
+    assert Outbox(tmp_path / "outbox.db").dead_letters() == []
+    store = look(database, "pattern")
+    child = store.children[0]
+    assert child.data.tags["sweep"] == "s"
+    assert child.data.params["adapter.r"] == str(spec.adapter.r)
+    assert child.data.params["adapter.rank_pattern.v_proj"] == "4"
+    name = "adapter.rank_pattern._model_.layers_._0_1__.._q_proj"
+    assert child.data.params[name] == "32"
+    full = store.client.download_artifacts(child.info.run_id, "config/params.json", str(tmp_path))
+    assert json.loads(Path(full).read_text()) == flatten(spec)
+
+
+def test_mlflow_takes_every_fitted_name(tmp_path, database, look) -> None:
+    odd = ["..", ".", "/etc", "a//b", "a/", "a/../b", "a\n", "é²:x", "a|b", "a*b", "n" * 999, "a_b"]
+    tracker = MlflowTracker(tmp_path / "outbox.db", database, "names", "s")
+    tracker.trial_started(0, "trial-0000", {name: i for i, name in enumerate(odd)}, {}, T0)
+    tracker.trial_started(0, "trial-0000", {"n" * 999: "changed"}, {}, T0)
+    assert tracker.close(60) == 0
+    assert Outbox(tmp_path / "outbox.db").dead_letters() == []
+    child = look(database, "names").children[0]
+    assert sorted(map(int, child.data.params.values())) == list(range(len(odd)))
+    assert "changed" in child.data.tags.values()
+
+
+def test_a_trial_waits_for_artifacts_that_mlflow_refused(tmp_path, database) -> None:
+    tracker = MlflowTracker(tmp_path / "outbox.db", database, "waits", "s")
+    (tmp_path / "adapter.bin").write_bytes(b"1")
+    for number, file in enumerate(["adapter.bin", "gone"]):
+        tracker.trial_started(number, f"trial-{number:04d}", {}, {}, T0)
+        tracker.trial_ended(number, "FINISHED", {}, {}, [Artifact(tmp_path / file)], T0)
+    deadline = time.monotonic() + 60
+    while Outbox(tmp_path / "outbox.db").pending() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [tracker.waits(number) for number in range(2)] == [False, True]
+    assert tracker.close(60) == 0
+    assert [tracker.waits(number) for number in range(2)] == [False, True]
+    again = MlflowTracker(tmp_path / "outbox.db", database, "waits", "s")
+    assert [again.waits(number) for number in range(2)] == [False, True]
+    assert again.close(60) == 0
+
+
+def test_a_trial_waits_for_artifacts_that_could_not_be_queued(tmp_path, database, caplog) -> None:
+    tracker = MlflowTracker(tmp_path / "outbox.db", database, "full", "s")
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as outbox:
+        outbox.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON op WHEN NEW.kind = 'artifact' AND NEW.key = '1' "
+            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    (tmp_path / "adapter.bin").write_bytes(b"1")
+    with caplog.at_level(logging.ERROR):
+        for number in range(2):
+            artifacts = [Artifact(tmp_path / "adapter.bin")]
+            tracker.trial_ended(number, "FINISHED", {}, {}, artifacts, T0)
+    assert "disk is full" in caplog.text
+    assert tracker.waits(1)
+    assert not tracker.has_ended(1), "the next driver tells it again"
+    assert tracker.close(60) == 0
+    assert [tracker.waits(number) for number in range(2)] == [False, True]
 
 
 def test_an_unreachable_server_is_told_once_and_without_its_password(tmp_path, caplog):

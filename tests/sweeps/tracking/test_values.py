@@ -33,6 +33,20 @@ def test_a_param_of_exactly_the_limit_is_whole() -> None:
     assert texts.artifacts == {}
 
 
+def test_names_outside_mlflows_alphabet_are_adapted_and_stay_distinct() -> None:
+    params = {"p.a|b": 1, "p.a*b": 2, "p.a_b": 3, "p/q": 4, "x" * 300: 5, "x" * 301: 6}
+    texts = fit_params(params)
+    assert texts.values == {
+        "p.a_b_2": "1",
+        "p.a_b_3": "2",
+        "p.a_b": "3",
+        "p/q": "4",
+        "x" * 240: "5",
+        "x" * 238 + "_2": "6",
+    }
+    assert json.loads(texts.artifacts["config/params.json"]) == params
+
+
 def test_a_long_leaderboard_is_cut_between_rows() -> None:
     row = "| 1 | trial-0007 | 0.9134 |\n"
     texts = fit_tags({"mlflow.note.content": row * 1000, "trial.state": "COMPLETE"})
