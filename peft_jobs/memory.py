@@ -1,6 +1,6 @@
 """Peak memory of one trial, not of the life of its process.
 
-A GPU's counters are reset at the start of the trial. The resident set's high-water mark (VmHWM)
+The GPUs' counters are reset at the start of the trial. The resident set's high-water mark (VmHWM)
 is reset through /proc/self/clear_refs where the kernel lets us; elsewhere a thread samples it.
 Either way `peak_rss_bytes` starts from what the process held already: the resident base counts.
 """
@@ -30,19 +30,21 @@ SAMPLING_SECONDS = 0.02
 def peak_memory(device: torch.device) -> Iterator[Callable[[], dict[str, int]]]:
     """Gives a function that tells the peaks, in bytes, since the block was entered.
 
-    Keys: peak_rss_bytes; on a GPU also peak_allocated_bytes and peak_reserved_bytes. One trial of
-    a process at a time: the counters are the process's own.
+    Keys: peak_rss_bytes; on a GPU also peak_allocated_bytes and peak_reserved_bytes, of the fullest
+    GPU where the base is spread over several. One trial of a process at a time: the counters are
+    the process's own.
     """
     release(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
     with _peak_rss() as rss:
 
         def peaks() -> dict[str, int]:
             found = {"peak_rss_bytes": rss()}
-            if device.type == "cuda":
-                found["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
-                found["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(device)
+            if gpus:  # those that this process does not use have counted nothing
+                found["peak_allocated_bytes"] = max(map(torch.cuda.max_memory_allocated, gpus))
+                found["peak_reserved_bytes"] = max(map(torch.cuda.max_memory_reserved, gpus))
             return found
 
         yield peaks

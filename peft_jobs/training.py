@@ -6,12 +6,16 @@ mean over the supervised tokens of its whole effective batch, however it is cut 
 Precision is our own autocast, the same in training and evaluation, not the Trainer's.
 """
 
+from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count, islice
 from typing import Any, cast
 
 import torch
+from bitsandbytes.optim.optimizer import GlobalOptimManager
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
@@ -24,7 +28,7 @@ from peft_jobs.precision import autocast
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
 from peft_jobs.sample_packing import check_apart, pack
 from peft_jobs.tasks import Batch
-from peft_jobs.training_state import restore_optimizer, snapshot
+from peft_jobs.training_state import restore_optimizer, restore_scaler, snapshot
 
 
 def train(model: nn.Module, loop: Loop) -> None:
@@ -35,7 +39,7 @@ def train(model: nn.Module, loop: Loop) -> None:
     the end `loop.seen` holds the final evaluation's metrics. Raises Diverged at the first loss that
     is not finite, or too large.
     """
-    with loop.phases.phase("train"):
+    with loop.phases.phase("train"), _own_overrides():
         trainer = TrialTrainer(model, loop)
         trainer.reporter.resume()
         pause(trainer.reporter)
@@ -51,6 +55,21 @@ def pause(reporter: Reporter) -> None:
         with reporter.loop.phases.phase("wait"):
             reporter.loop.job.await_decision()
     reporter.settle()
+
+
+@contextmanager
+def _own_overrides() -> Iterator[None]:
+    """A block whose 8-bit optimizer leaves nothing to the next one.
+
+    The Trainer has embeddings' state kept in 32 bits, by a registry of the process that holds the
+    modules and applies what it says, by position, to every later optimizer.
+    """
+    registry = cast(Any, GlobalOptimManager).get_instance()
+    registry.initialize()
+    try:
+        yield
+    finally:
+        registry.initialize()
 
 
 class SampleOrder(Sampler[int]):
@@ -169,6 +188,7 @@ class _AfterSteps(TrainerCallback):
             state.global_step = start.state.step
             parts = (kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"])
             restore_optimizer(*parts, start.tensors, start.state.scheduler)
+            restore_scaler(self.trainer.accelerator.scaler, start.tensors)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.learning_rate = float(kwargs["optimizer"].param_groups[0]["lr"])
@@ -180,11 +200,12 @@ class _AfterSteps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         loop, reporter = self.trainer.loop, self.trainer.reporter
+        parts = (kwargs["model"], kwargs["optimizer"], self.trainer.accelerator.scaler)
         end = StepEnd(
             loss=self.trainer.take_step(),
             learning_rate=self.learning_rate,
             schedule=kwargs["lr_scheduler"].state_dict(),
-            tensors=lambda: snapshot(kwargs["model"], kwargs["optimizer"]),
+            tensors=lambda: snapshot(*parts),
             is_last=loop.seen.step + 1 == state.max_steps,
         )
         reporter.step_ended(end)

@@ -12,22 +12,26 @@ from torch import Tensor, nn
 from peft_jobs.checkpoint import Damaged
 
 Tensors = dict[str, Tensor]
-"""`model/<parameter>`, `optimizer/<parameter>/<name of the state>`, `method/<what it keeps>`."""
+"""`model/<parameter>`, `optimizer/<parameter>/<name of the state>`, `method/<what it keeps>`,
+`scaler/<name of the state>`."""
 METHOD_STATE = "_method_state"
 """Attribute of a model whose method keeps more than parameters: an object with `tensors()` and
 `load(tensors)`."""
 
 
-def snapshot(model: nn.Module, optimizer: Any) -> bytes:
-    """The tensors, on the CPU, as the content of a safetensors file."""
+def snapshot(model: nn.Module, optimizer: Any, scaler: torch.amp.GradScaler | None = None) -> bytes:
+    """The tensors, on the CPU, as the content of a safetensors file; `scaler` is float16's."""
     tensors: Tensors = {f"model/{name}": value for name, value in _trainable(model).items()}
     for name, parameter in _trainable(model).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
     if (kept := getattr(model, METHOD_STATE, None)) is not None:
         tensors |= {f"method/{name}": value for name, value in kept.tensors().items()}
+    if scaler is not None:
+        state = scaler.state_dict().items()
+        tensors |= {f"scaler/{name}": torch.as_tensor(value) for name, value in state}
     content: bytes = safetensors.torch.save(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     )
     return content
 
@@ -84,6 +88,14 @@ def restore_optimizer(
                     k: v.item() if v.dtype == torch.int64 else v for k, v in held.items()
                 }
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def restore_scaler(scaler: torch.amp.GradScaler | None, tensors: Tensors) -> None:
+    """Give float16's scaler the state of a snapshot, in place; one without it changes nothing."""
+    prefix = "scaler/"
+    saved = {k.removeprefix(prefix): v.item() for k, v in tensors.items() if k.startswith(prefix)}
+    if scaler is not None and saved:
+        scaler.load_state_dict(saved)
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,7 +18,7 @@ from peft_jobs.base import Base
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.heads import fresh_modules, reset_head
 from peft_jobs.keyed import Clock, key, key_base_dropout, key_dropout, tuner_layers
-from peft_jobs.methods._precision import train_in_float32
+from peft_jobs.methods._precision import check_scaled_gradients, train_in_float32
 from peft_jobs.methods._setting import Setting
 from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.places import places
@@ -92,6 +92,7 @@ class Method:
             _check_wrapped(adapted, setting)
             reset_head(adapted, spec.seed)
             train_in_float32(adapted)
+            check_scaled_gradients(adapted, spec.training)
             key_dropout(adapted, own, spec.seed, clock)
             key_base_dropout(adapted, spec.seed, clock, always=self.name != "lora")
             if spec.training.gradient_checkpointing:

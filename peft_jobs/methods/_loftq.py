@@ -28,8 +28,8 @@ def factors(
 ) -> tuple[Tensor, Tensor]:
     """A [r, in] and B [out, r] with scale * B A nearest to (original - quantized) weight."""
     layer: Any = base.model.get_submodule(f"{module}.base_layer")
-    original = original_weight(base, spec, module).to(base.device, torch.float32)
-    lost = original - _dequantized(layer).float()
+    kept = _dequantized(layer).float()
+    lost = original_weight(base, spec, module).to(kept) - kept
     left, values, right = torch.linalg.svd(lost, full_matrices=False)
     root = (values[:r] / scale).sqrt()
     return root[:, None] * right[:r], left[:, :r] * root

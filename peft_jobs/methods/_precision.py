@@ -8,7 +8,9 @@ from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
+from peft_jobs.errors import SpecError
 from peft_jobs.keyed import ADAPTER
+from peft_jobs.spec import TrainingSpec
 
 HALF = {torch.bfloat16, torch.float16}
 
@@ -26,6 +28,18 @@ def raise_to_float32(module: nn.Module) -> None:
         module.float()
         module.register_forward_pre_hook(_to_float32)
         module.register_forward_hook(_to_dtype(half.pop()))
+
+
+def check_scaled_gradients(model: nn.Module, training: TrainingSpec) -> None:
+    """SpecError if `fp16`, whose scaled gradients are float32's alone, meets trained float16."""
+    if not training.fp16:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype == torch.float16:
+            raise SpecError(
+                f"training.fp16 needs trainable parameters in float32, and {name} is float16; "
+                "give adapter.bias none, or model.dtype float32"
+            )
 
 
 def _copies(model: nn.Module) -> Iterator[nn.Module]:

@@ -10,7 +10,7 @@ from peft import AdaLoraConfig, PeftModel
 from torch import Tensor, nn
 
 from peft_jobs.adapters import AdaLoraSpec
-from peft_jobs.errors import SpecError
+from peft_jobs.errors import Diverged, SpecError
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._setting import Setting
 from peft_jobs.training_state import METHOD_STATE, Tensors
@@ -20,6 +20,11 @@ _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 def config(setting: Setting) -> AdaLoraConfig:
     adapter: AdaLoraSpec = setting.adapter
+    if len({parameter.device for parameter in setting.base.model.parameters()}) > 1:
+        raise SpecError(
+            "adapter.method: adalora compares the importances of all layers on one GPU, and this "
+            "base is spread over several; take another method, or a base that fits one GPU"
+        )
     steps = setting.num_steps
     first, last = adapter.schedule(steps)
     if first >= steps - last:
@@ -51,9 +56,27 @@ def penalty(model: nn.Module) -> Tensor:
 
 
 def after_step(model: nn.Module, step: int) -> None:
-    """Cut ranks as the schedule says."""
+    """Cut ranks as the schedule says, by the gradients of the steps that float16 did not skip.
+
+    Raises Diverged if there was none before the last cut.
+    """
     tuner: Any = model.base_model
+    config = tuner.peft_config["default"]
+    last_cut = config.total_step - config.tfinal
+    if step < last_cut and not _has_finite_gradients(model):
+        return  # the averages would never be finite again
+    if step == last_cut and not tuner.rankallocator.exp_avg_ipt:
+        raise Diverged(f"no gradient was finite before step {step}, AdaLoRA's last cut of ranks")
     tuner.update_and_allocate(step)
+
+
+def _has_finite_gradients(model: nn.Module) -> bool:
+    found = [
+        parameter.grad.isfinite().all()
+        for name, parameter in model.named_parameters()
+        if "lora_" in name and parameter.grad is not None
+    ]
+    return bool(torch.stack(found).all())
 
 
 class Allocation:

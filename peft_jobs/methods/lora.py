@@ -166,11 +166,15 @@ def _tokens(batch: Batch, _config: object) -> dict[int, Tensor]:
 
 
 def _vectors(layer_input: Any, tokens: dict[int, Tensor], _name: str) -> Tensor:
-    """A layer's inputs at the tokens that count; one of a pooled row is taken as it is."""
+    """A layer's inputs at the tokens that count; one of a pooled row is taken as it is.
+
+    They come to the batch's device: PEFT compares what it finds in them between all layers.
+    """
     states: Tensor = layer_input if isinstance(layer_input, Tensor) else layer_input[0]
+    device = next(iter(tokens.values())).device
     if states.dim() != 3:
-        return states.contiguous()
-    return states[tokens[states.shape[1]].T.unbind()]
+        return states.contiguous().to(device)
+    return states[tokens[states.shape[1]].to(states.device).T.unbind()].to(device)
 
 
 def learning_rates(model: nn.Module, optimizer: Any, ratio: float) -> None:

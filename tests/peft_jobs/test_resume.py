@@ -45,7 +45,7 @@ CASES = {
         "training.warmup_steps": 3,
         "training.adam_beta1": 0.5,
     },
-    "8bit": {"training.optim": "adamw_8bit", "training.weight_decay": 0.1},
+    "8bit": {"adapter.r": 64, "training.optim": "adamw_8bit", "training.weight_decay": 0.1},
     "bert": {
         "task": CLASSES,
         "adapter.bias": "lora_only",

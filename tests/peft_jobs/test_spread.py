@@ -14,6 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from peft_jobs.base import load_base
 from peft_jobs.evaluation import to_device
+from peft_jobs.methods._loftq import factors
+from peft_jobs.methods.lora import _vectors
 from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec
 from peft_jobs.tasks.causal_lm import CausalLM
 from tests.peft_jobs.test_supervised import SMALL, batch_of, furthest, gradients
@@ -81,6 +83,33 @@ def test_losses_come_back_to_the_batch_whose_base_is_elsewhere(
         losses = CausalLM(most_logits).losses(model, batch)
     assert losses.device == torch.device("cuda:0")
     assert losses.shape == (6,)
+
+
+@pytest.mark.parametrize("num_rows", [(), (2,)])
+def test_eva_compares_layers_on_the_device_of_the_batch(num_rows: tuple[int, ...]) -> None:
+    mode = FakeTensorMode()
+
+    def on(device: str, *shape: int, **kind: Any) -> Any:
+        return FakeTensor(mode, torch.empty(shape, device="meta", **kind), torch.device(device))
+
+    states, places = on("cpu", *num_rows, 5, 8), on("cuda:0", 7, 2, dtype=torch.long)
+    with mode:
+        found = _vectors((states,), {5: places}, "layer")
+    assert found.device == torch.device("cuda:0")
+    assert found.shape == ((7, 8) if num_rows else (5, 8))
+
+
+def test_loftq_works_on_the_device_of_each_layer(trial: Any) -> None:
+    """On one without contents, for which bitsandbytes has no kernels: it is not quantized."""
+    spec, name = trial(), "model.layers.1.self_attn.q_proj"
+    base = load_base(spec.model, spec.quantization, spec.task)
+    layer = base.model.get_submodule(name)
+    wrapper = torch.nn.Module()
+    wrapper.base_layer = layer.to("meta")
+    base.model.set_submodule(name, wrapper)
+    down, up = factors(base, spec, name, r=4, scale=2.0)
+    assert (down.shape, up.shape) == ((4, 64), (64, 4))
+    assert {down.device, up.device} == {torch.device("meta")}
 
 
 @pytest.mark.gpu

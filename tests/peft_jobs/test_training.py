@@ -1,7 +1,10 @@
 """The training loop: order, loss, clock, schedules and reports, against a loop written by hand."""
 
+import gc
 import json
 import threading
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,13 @@ from peft_jobs.methods._base import clock_of
 from peft_jobs.phases import Phases
 from peft_jobs.reporting import Loop
 from peft_jobs.result import Progress
+from peft_jobs.resume import find_start, restored
 from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.training import SampleOrder, train
+from peft_jobs.training import SampleOrder, TrialTrainer, train
+from peft_jobs.training_state import parse
 
 TASK = TASKS["causal_lm"]
 WORDS = ("the", "a", "red", "green", "cat", "dog", "bird", "sees", "likes")
@@ -80,6 +85,7 @@ class Run:
         self.seen = Seen()
         self.job = Job(0, 1, spec, tmp_path, None, threading.Condition())
         self.cancel_at_rung: str | None = None
+        self.checkpoint_seconds: float | None = None
         self.base, self.rows, self.spec = base, rows, spec
 
     def __call__(self) -> "Run":
@@ -115,7 +121,7 @@ class Run:
             job=self.job,
             phases=Phases(),
             seen=self.seen,
-            saver=Saver(self.job, None),
+            saver=Saver(self.job, self.checkpoint_seconds),
             ladder=Ladder(self.spec, self.base.device),
         )
 
@@ -329,6 +335,78 @@ def test_a_loss_above_the_limit_ends_the_trial_at_once(
     spec = trial(tmp_path, {"evaluation.rungs": [8]}, max_loss=7.5)
     with pytest.raises(Diverged, match=r"validation/loss is 8 at step 2, above"):
         Run(base, rows, spec, tmp_path)()
+
+
+def optimizer_dtypes(base: Any, rows: Any, spec: TrialSpec, folder: Path) -> dict[str, torch.dtype]:
+    """Of the state of each parameter, after the first step."""
+    run = Run(base, rows, spec, folder)
+    run.checkpoint_seconds = 0
+    run()
+    (path,) = folder.glob("checkpoints/step-00000001/tensors.safetensors")
+    tensors = parse(path.read_bytes())
+    return {name: value.dtype for name, value in tensors.items() if name.endswith("/state1")}
+
+
+def test_an_8bit_optimizer_is_the_same_after_a_trial_that_trains_embeddings(
+    base: Any, rows: Any, tmp_path: Path
+) -> None:
+    large = {"adapter.r": 64, "training.optim": "adamw_8bit"}  # of 4096 elements or more
+    small, whole = {"training.max_steps": 2}, {"adapter.modules_to_save": ["embed_tokens"]}
+    spec = trial(tmp_path, large | small)
+    before = optimizer_dtypes(base, rows, spec, tmp_path / "before")
+    both = trial(tmp_path, large | small | whole)
+    embedding = optimizer_dtypes(base, rows, both, tmp_path / "both")
+    after = optimizer_dtypes(base, rows, spec, tmp_path / "after")
+    assert after == before
+    assert torch.uint8 in before.values()
+    assert [d for n, d in embedding.items() if "embed_tokens" in n] == [torch.float32]
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_an_8bit_optimizer_does_not_keep_the_base(
+    tiny_llama_path: Path, rows: Any, tmp_path: Path, diverges: bool
+) -> None:
+    spec = trial(tiny_llama_path, optim="adamw_8bit", max_loss=1e-6 if diverges else None)
+
+    def ended() -> weakref.ref[Any]:
+        base = load_base(spec.model, spec.quantization, spec.task)
+        try:
+            Run(base, rows, spec, tmp_path)()
+        except Diverged:
+            assert diverges
+        return weakref.ref(base.model.get_input_embeddings())
+
+    embedding = ended()
+    gc.collect()
+    assert embedding() is None
+
+
+def test_a_trial_goes_on_with_the_scale_of_its_gradients(
+    base: Any, rows: Any, tmp_path: Path
+) -> None:
+    """float16's scaler at the work of a trial in float32: a CPU does not train in float16."""
+    spec = trial(tmp_path, max_grad_norm=0)
+
+    def scaled(checkpoint: Path | None = None) -> dict[str, Any]:
+        run = Run(base, rows, spec, tmp_path / "attempts/1")
+        run.checkpoint_seconds = 0
+        model = METHODS["lora"].attach(base, spec)
+        try:
+            start = restored(model, find_start(run.job, checkpoint))
+            run.seen.go_back(None if start is None else start.state)
+            trainer = TrialTrainer(model, replace(run.loop(model), start=start))
+            trainer.accelerator.scaler = torch.amp.GradScaler("cpu", growth_interval=2)
+            trainer.train()
+        finally:
+            METHODS["lora"].detach(model)
+        state: dict[str, Any] = trainer.accelerator.scaler.state_dict()
+        return state
+
+    whole = scaled()
+    assert (whole["scale"], whole["_growth_tracker"]) == (8 * 65536, 0)  # 6 steps, 3 times doubled
+    checkpoints = sorted(tmp_path.glob("attempts/1/checkpoints/*"))
+    assert len(checkpoints) == 5
+    assert [scaled(path) for path in checkpoints] == [whole] * 5
 
 
 def test_nothing_is_printed(
