@@ -18,6 +18,7 @@ from peft_jobs.spec import (
     TaskSpec,
 )
 from peft_jobs.tasks import TASKS
+from peft_jobs.vocabulary import drop_odd_padding
 
 HEADS = {
     *("lm_head", "embed_out"),
@@ -100,6 +101,7 @@ def read_config(
             f"model.name_or_path: {model.name_or_path} ({config.model_type}) attends to later "
             "tokens and cannot be trained on task.type causal_lm; use a decoder"
         )
+    drop_odd_padding(config)
     return config
 
 

@@ -36,6 +36,7 @@ from peft_jobs.heads import FRESH, fresh_modules, reset_head, topmost_modules
 from peft_jobs.quantized import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
 from peft_jobs.tasks import TASKS
+from peft_jobs.vocabulary import check_padding
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
@@ -101,6 +102,7 @@ def load_base(
         config = read_config(model, task, num_labels, labels)
         outline = skeleton(model, task)
     tokenizer = _tokenizer(model)
+    check_padding(config, tokenizer, model.name_or_path)
     config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False
     _check_skipped(outline, quantization)

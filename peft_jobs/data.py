@@ -16,6 +16,7 @@ from datasets import ClassLabel, Value
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.files import canonical_json
 from peft_jobs.mistakes import suggest
+from peft_jobs.named_labels import label_names
 from peft_jobs.sources import Rows, read
 from peft_jobs.spec import DataSpec, Source, TaskSpec
 from peft_jobs.tasks import Task
@@ -179,9 +180,8 @@ def class_names(
     (column,) = columns = task.columns(task_spec)[field]
     rows = read(data.train, "train", cache_dir)
     check_columns(rows, {field: columns})
-    listed = getattr(rows.dataset.features[column], "feature", None)
-    if isinstance(listed, ClassLabel):
-        return tuple(listed.names)
+    if names := label_names(rows, task, task_spec):
+        return names
     seen: dict[Any, int] = {}
     for number, cell in enumerate(rows.dataset[column], start=1):
         for label in cell if isinstance(cell, list) else [cell]:

@@ -1,20 +1,21 @@
 """Metrics of texts that a model writes: greedy answers to the prompts of some rows of a split.
 
-Nothing is sampled, and what a checkpoint's own generation settings would change (beams, penalties)
-is switched off, so an answer depends on the weights alone. Prompt and reference come from the
-tokenised rows: the reference is the last run of supervised tokens, in a conversation the
-assistant's last turn, and the prompt all that stands before it.
+Nothing is sampled, and what a checkpoint's own generation settings would change (beams, penalties,
+forced or forbidden tokens) is switched off, so an answer depends on the weights alone. Prompt and
+reference come from the tokenised rows: the reference is the last run of supervised tokens, in a
+conversation the assistant's last turn, and the prompt all that stands before it.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
 import sacrebleu
 import torch
 from datasets import Dataset
-from peft import PeftType
+from peft import PeftModel, PeftType
 from rouge_score.rouge_scorer import RougeScorer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -27,6 +28,7 @@ from peft_jobs.tasks import IGNORED
 from peft_jobs.tasks._base import mask, pad
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
+_SPECIAL = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def generation_metrics(
@@ -129,15 +131,30 @@ def generate(
     answers = [""] * len(prompts)
     for numbers in _batches(prompts, batch_size, mixed=not (decoder and _loses_positions(model))):
         tokens_BS, mask_BS = _padded([prompts[n] for n in numbers], tokenizer, left=decoder)
-        written = source.generate(
-            input_ids=tokens_BS.to(source.device),
-            attention_mask=mask_BS.to(source.device),
-            generation_config=settings,
-        )
+        with _without_own_settings(source):
+            written = source.generate(
+                input_ids=tokens_BS.to(source.device),
+                attention_mask=mask_BS.to(source.device),
+                generation_config=settings,
+            )
         new = written[:, tokens_BS.shape[1] :] if decoder else written
         for number, answer in zip(numbers, new.tolist(), strict=True):
             answers[number] = _text(tokenizer, answer)
     return answers
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """Of the checkpoint's generation settings only the special tokens hold in the block: where
+    `generate` is told nothing, or None, it takes what it finds there."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = inner.generation_config
+    tokens = {name: getattr(own, name) for name in _SPECIAL}
+    inner.generation_config = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 def _batches(

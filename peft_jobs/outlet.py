@@ -3,7 +3,7 @@
 Training never waits for it. A report goes out at once, without its checkpoint, and is made again,
 with the checkpoint's URL, when the store has it; only the newest checkpoint is worth putting. The
 attempt's end is told when the store has the adapter. While the store is away nothing is lost: the
-disk keeps what was not put.
+disk keeps what was not put. Whatever a store raises, the trial starts and its end is told.
 """
 
 import logging
@@ -71,6 +71,8 @@ class Outlet:
                 self._fetch(start, spec)
             except OSError as error:
                 log.warning("no checkpoint can be fetched: %s", error)
+            except Exception:
+                log.exception("no checkpoint can be fetched, the store fails in a way of its own")
         ready()
         while True:
             with self._news:
@@ -100,6 +102,9 @@ class Outlet:
         except OSError as error:
             log.warning("checkpoint %s stays on this machine: %s", path, error)
             return
+        except Exception:
+            log.exception("checkpoint %s stays on this machine", path)
+            return
         if not done:
             return
         faults.passing("outlet.checkpoint")
@@ -119,8 +124,11 @@ class Outlet:
 
         try:
             patiently(put, pause=self._pause)
-        except OSError as error:
-            log.error("the attempt's files stay in %s: %s", self._directory, error)
+        except Exception as error:
+            unexpected = not isinstance(error, OSError)
+            log.error(
+                "the attempt's files stay in %s: %s", self._directory, error, exc_info=unexpected
+            )
             if result is None or result.adapter is None:
                 return result
             told = f"its adapter is only in {self._directory} on its machine: {error}"

@@ -16,6 +16,7 @@ from peft_jobs.positions import check_lengths
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tokenized import TokenizedData, load_data
+from peft_jobs.vocabulary import check_tokens
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Resident:
                 splits = ("test",) if self.with_test and spec.data.test is not None else ()
                 data = load_data(spec, base.tokenizer, self.cache_dir, splits)
                 check_lengths(base, spec, data)
+                check_tokens(base.model, base.tokenizer, spec.model.name_or_path, data)
             self._data = (key, data)
         return base, self._data[1]
 

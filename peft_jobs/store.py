@@ -82,12 +82,13 @@ def put_text(text: str, url: str) -> None:
 def fetch(url: str, local: Path) -> None:
     """Bring a file, or a folder that was put as a whole; `local` is whole or not there.
 
-    Raises FileNotFoundError if the store has no such thing, OSError if it does not answer.
+    Raises FileNotFoundError if the store has no such thing, or its manifest is torn; OSError if it
+    does not answer.
     """
     system, path = _reach(url)
     local.parent.mkdir(parents=True, exist_ok=True)
-    manifest = read(f"{url}/{MANIFEST}")
-    if manifest is None:
+    sizes = _manifest(url)
+    if sizes is None:
         handle, aside = tempfile.mkstemp(dir=local.parent, prefix=f".{local.name}.")
         os.close(handle)
         try:
@@ -97,7 +98,7 @@ def fetch(url: str, local: Path) -> None:
             Path(aside).unlink(missing_ok=True)
         return
     with whole_folder(local) as folder:
-        for name, size in json.loads(manifest)["files"].items():
+        for name, size in sizes.items():
             _fetch_file(system, f"{path}/{name}", folder / name)
             if (folder / name).stat().st_size != size:
                 raise OSError(f"{url}/{name} has changed while it was fetched")
@@ -121,12 +122,8 @@ def cached(url: str, folder: Path) -> Path:
 
 def read(url: str) -> str | None:
     """The text of a small file; None if there is none."""
-    system, path = _reach(url)
-    try:
-        with system.open_input_stream(path) as file:
-            return str(file.read().decode())
-    except (FileNotFoundError, IsADirectoryError):
-        return None
+    content = _read(url)
+    return None if content is None else content.decode()
 
 
 def exists(url: str) -> bool:
@@ -193,6 +190,27 @@ def at_hand(path: Path) -> Iterator[Path]:
         yield Path(folder) / path.name
 
 
+def _read(url: str) -> bytes | None:
+    system, path = _reach(url)
+    try:
+        with system.open_input_stream(path) as file:
+            return bytes(file.read())
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def _manifest(url: str) -> dict[str, int] | None:
+    """The sizes of a folder's files, by name; None without a manifest."""
+    content = _read(f"{url}/{MANIFEST}")
+    if content is None:
+        return None
+    try:
+        return dict(json.loads(content)["files"])
+    except (ValueError, LookupError, TypeError) as error:  # not put as a whole
+        told = f"its {MANIFEST} cannot be read: {error}"
+        raise FileNotFoundError(errno.ENOENT, told, url) from error
+
+
 def _staging() -> Path:
     named = os.environ.get("PEFT_SWEEPS_STAGING") or "~/.cache/peft-sweeps"
     return Path(named).expanduser().absolute()
@@ -246,7 +264,7 @@ def _put_file(system: Any, local: Path, path: str) -> None:
         with local.open("rb") as source, system.open_output_stream(path) as target:
             shutil.copyfileobj(source, target, 8 << 20)
     except BaseException:  # pyarrow 25 completes the upload of what it has got
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # the first error is the one to tell
             system.delete_file(path)
         raise
 

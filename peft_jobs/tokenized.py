@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.data import Selection, check, class_names, select
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.files import canonical_json
+from peft_jobs.named_labels import by_name, label_names
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
 from peft_jobs.tasks import TASKS, Encoder, Example
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 2
 """One row alone is memorised, or decides alone which trial is the best."""
-FORMAT = 2
+FORMAT = 3
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
 
@@ -48,6 +49,10 @@ class TokenizedData:
     fingerprints: dict[str, str]
     """`data` (the validation rows, on which trials are compared), `train_data`, `template`."""
 
+    @property
+    def splits(self) -> list[Dataset]:
+        return [split for split in (self.train, self.validation, self.test) if split is not None]
+
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest example of all splits."""
@@ -59,8 +64,7 @@ class TokenizedData:
         return self._most("labels")
 
     def _most(self, column: str) -> int:
-        splits = [split for split in (self.train, self.validation, self.test) if split is not None]
-        return max(max(map(len, split[column])) for split in splits)
+        return max(max(map(len, split[column])) for split in self.splits)
 
 
 def load_data(
@@ -80,14 +84,16 @@ def load_data(
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
     _check_contexts(spec, selections["train"])
     template = template_fingerprint(spec, tokenizer)
-    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), list(classes)]
+    names = label_names(selections["train"].rows, task, spec.task)
+    labels = [list(classes), list(names)]
+    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), *labels]
     found: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
     for split, selection in selections.items():
         name = _sha256(canonical_json([*content, selection.fingerprint]))
         entry = cache_dir / "tokens" / name[:32]
         if not entry.is_dir():
-            _store(entry, partial(_tokenise, spec, tokenizer, selection, classes))
+            _store(entry, partial(_tokenise, spec, tokenizer, selection, classes, names))
         found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
         if len(found[split]) < MIN_EXAMPLES and split != "test":
             raise DataError(
@@ -150,12 +156,17 @@ def _tokenise(
     tokenizer: PreTrainedTokenizerBase,
     selection: Selection,
     classes: tuple[int | str, ...],
+    names: tuple[str, ...],
     folder: Path,
 ) -> None:
-    """Write the examples of `selection` into `folder`, with what was dropped."""
+    """Write the examples of `selection` into `folder`, with what was dropped.
+
+    `names` are those that the training rows give to the numbers of labels.
+    """
     task, rows = TASKS[spec.task.type], selection.rows
     check(rows, task, spec.task)
     encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
+    encode = by_name(encode, rows, task, spec.task, names)
     numbers = selection.numbers()
     scratch = folder / "scratch"
     scratch.mkdir()

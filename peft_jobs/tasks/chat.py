@@ -3,13 +3,15 @@
 A template with `{% generation %}` marks says itself which tokens the assistant wrote. For others
 the conversation is rendered up to the start and up to the end of each assistant turn; what lies
 between, in the text of the whole conversation, is supervised with the turn's closing tokens. The
-tokens are those of the whole text, as `apply_chat_template(tokenize=True)` gives them.
+tokens are those of the whole text, as `apply_chat_template(tokenize=True)` gives them. A template
+that prints today's date prints that of one fixed day: tokens do not depend on when they are made.
 """
 
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -26,6 +28,15 @@ _OF_TEMPLATES = (TemplateError, ArithmeticError, AttributeError, LookupError, Ty
 TOOL_CALL = "tool_call"
 """A role in which some data sets keep what the assistant asks of a tool, as JSON."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+TODAY = datetime(2024, 7, 26)
+"""The day of all conversations: the one that Llama's templates print where there is no clock."""
+_CLOCK = "strftime_now"
+_CODES = ("-d", "-m", "-j", "-H", "-I", "-M", "-S", *"aAbBcdDeFfGHhIjklmMpPrRSTuUVwWxXyYzZ%")
+_REPLACE = [f"replace('%{code}', '{TODAY:%{code}}')" for code in _CODES]
+_FIXED_CLOCK = (
+    f"{{% macro {_CLOCK}(format) %}}{{{{ format | {' | '.join(_REPLACE)} }}}}{{% endmacro %}}\n"
+)
+"""Written before a template, hides the clock that transformers gives it; prints nothing itself."""
 
 
 def mistake(row: Row, spec: CausalLMSpec) -> str | None:
@@ -141,12 +152,19 @@ class _Template:
     tools: Any
     """A list of mappings, or None."""
 
+    @property
+    def text(self) -> str:
+        """The template itself, with another clock where it asks for one."""
+        found = self.tokenizer.get_chat_template(tools=self.tools)
+        return _FIXED_CLOCK + found if _CLOCK in found else found
+
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         rendered = self.tokenizer.apply_chat_template(
             messages,
             tools=self.tools,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            chat_template=self.text,
         )
         return str(rendered)
 
@@ -161,6 +179,7 @@ def _marked(
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
+        chat_template=template.text,
     )
     tokens = list(found["input_ids"])[:max_length]
     supervised = [bool(mark) for mark in found["assistant_masks"]][:max_length]

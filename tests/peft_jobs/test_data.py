@@ -207,6 +207,51 @@ def test_classes_are_sorted_and_those_of_all_training_rows(tmp_path: Path, token
         load_data(trial(path, CLASSES, validation=str(other)), tokenizer, tmp_path)
 
 
+def write_named(path: Path, labels: list[int], names: list[str]) -> Path:
+    """Rows whose labels are numbers with names; the words of a text tell the number."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    rows = {"text": [f"good cat {label}" for label in labels], "label": labels}
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    return path
+
+
+def test_a_data_set_may_name_the_numbers_of_its_labels(tmp_path: Path, tokenizer: Any) -> None:
+    names = ["yes", "maybe", "no", "never"]
+    path = write_named(tmp_path / "rows.parquet", [0, 2, 1, 0, 2], names)
+    turned = write_named(tmp_path / "turned.parquet", [0, 3, 2], names[::-1])
+    plain = write_jsonl(
+        tmp_path / "plain.jsonl", [{"text": "a", "label": 2}, {"text": "a", "label": 0}]
+    )
+    data = load_data(trial(path, CLASSES, validation=str(turned)), tokenizer, tmp_path)
+    assert data.classes == tuple(names), "also the one that no row has"
+    assert data.train["label"][:] == [0, 2, 1, 0, 2]
+    assert data.validation["label"][:] == [3, 0, 1], "each split's numbers are those of its names"
+    data = load_data(trial(path, CLASSES, validation=str(plain)), tokenizer, tmp_path)
+    assert data.validation["label"][:] == [2, 0]
+    # Names without numbers have none: their order is ours.
+    words = write_jsonl(tmp_path / "words.jsonl", [{"text": "a", "label": n} for n in names])
+    with pytest.raises(DataError, match=r"plain\.jsonl, row 1: label 2 .* not among the 4 classes"):
+        load_data(trial(words, CLASSES, validation=str(plain)), tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_number_that_has_no_name_is_no_class(tmp_path: Path, tokenizer: Any, number: int) -> None:
+    import pyarrow.parquet as pq
+
+    path = write_named(tmp_path / "rows.parquet", [0, 2, 1, 0], ["yes", "maybe", "no"])
+    table = pq.read_table(path)
+    labels = table.column("label").to_pylist()
+    odd = table.set_column(1, table.schema.field("label"), [[*labels[:2], number, labels[3]]])
+    pq.write_table(odd, path)
+    with pytest.raises(
+        DataError,
+        match=rf"rows\.parquet, row 3: label {number} in column 'label' is not among the 3 classes",
+    ):
+        load_data(trial(path, CLASSES, validation=str(path)), tokenizer, tmp_path)
+
+
 def test_rows_cut_before_their_response_are_left_out_and_counted(
     tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

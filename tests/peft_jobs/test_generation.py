@@ -24,6 +24,8 @@ from peft_jobs.generation_spec import GenerationSpec
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
 
+ADDED = 128
+"""A token for which the models have no row."""
 PROMPTS = [[1, 6, 11, 14], [1, 7], [1, 6, 7, 12, 14, 6, 8], [1, 9, 10]]
 
 
@@ -181,6 +183,44 @@ def test_a_checkpoints_own_generation_settings_change_nothing(llama_base: Any) -
         assert generate(base.model, base.tokenizer, PROMPTS, 6, 4) == before
     finally:
         base.model.generation_config = kept
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_tokens_that_a_checkpoint_forces_or_forbids_change_nothing(
+    adapted: bool, tiny_t5_path: Path
+) -> None:
+    from peft import LoraConfig
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5_path)
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5_path).eval()
+    source = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn(parameter.shape, generator=source)
+    asked = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM")) if adapted else model
+    before = generate(asked, tokenizer, PROMPTS, 6, 4)
+    words = {word for answer in before for word in answer.split()}
+    (forced,) = tokenizer.convert_tokens_to_ids(["bird"])
+    assert words
+    assert "bird" not in words
+    own = type(model.generation_config)(
+        **model.generation_config.to_dict()
+        | {
+            "forced_bos_token_id": forced,
+            "bad_words_ids": [tokenizer.convert_tokens_to_ids([word]) for word in words],
+            "encoder_no_repeat_ngram_size": 1,
+        }
+    )
+    model.generation_config = own
+    assert generate(asked, tokenizer, PROMPTS, 6, 4) == before
+    assert model.generation_config is own
+    with torch.no_grad():
+        theirs = asked.generate(input_ids=torch.tensor([PROMPTS[0]]), max_new_tokens=6)
+    assert int(theirs[0, 1]) == forced, "left alone, the model obeys its settings"
+    with pytest.raises(IndexError):
+        generate(asked, tokenizer, [[ADDED]], 6, 1)
+    assert model.generation_config is own
 
 
 def test_the_last_run_of_supervised_tokens_is_the_reference() -> None:

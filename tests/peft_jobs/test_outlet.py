@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from peft_jobs import Progress, State, TrialResult, TrialSpec, patience, store
 from peft_jobs.host import Message, TrialHost
@@ -155,7 +157,9 @@ def test_a_trial_goes_on_where_another_machine_left_it(machine: Machine, trial: 
     assert {*rungs, *(m["progress"]["rung"] for m in reports)} >= set(RUNGS)
 
 
-@pytest.mark.parametrize("what", ["half of it is gone", "its content has changed"])
+@pytest.mark.parametrize(
+    "what", ["half of it is gone", "its content has changed", "its manifest is torn"]
+)
 def test_an_earlier_checkpoint_is_taken_where_the_last_one_is_damaged(
     machine: Machine, trial: str, server: ObjectStore, tmp_path: Path, what: str
 ) -> None:
@@ -174,6 +178,8 @@ def test_an_earlier_checkpoint_is_taken_where_the_last_one_is_damaged(
     key = named[1].removeprefix(f"s3://{BUCKET}/")
     if what == "half of it is gone":
         server.client.delete_object(Bucket=BUCKET, Key=f"{key}/manifest.json")
+    elif what == "its manifest is torn":
+        server.client.put_object(Bucket=BUCKET, Key=f"{key}/manifest.json", Body=b'{"files"')
     else:
         body = server.client.get_object(Bucket=BUCKET, Key=f"{key}/state.json")["Body"].read()
         server.client.put_object(
@@ -266,3 +272,77 @@ def test_a_store_that_stays_away_costs_the_adapter_and_says_where_it_is(
     kept = Path(result["error"].partition("only in ")[2].partition(" on its")[0])
     assert (kept / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
     shutil.rmtree(kept)
+
+
+class _Failing(MemoryFileSystem):  # type: ignore[misc]
+    """A file system whose errors are no OSErrors."""
+
+    protocol = "failing"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def isfile(self, path: str) -> bool:
+        raise ValueError("closed today")
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        raise ValueError("closed today")
+
+
+@pytest.fixture
+def failing() -> str:
+    """URL of a trial's attempts in a store that cannot be read or written."""
+    fsspec.register_implementation("failing", _Failing, clobber=True)
+    return "failing://box/trials/0000/attempts"
+
+
+def test_a_trial_starts_whatever_a_store_raises(
+    machine: Machine, failing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = machine()
+    submit(host, failing, 2, f"{failing}/1/checkpoints/step-00000010")
+    *reports, end = follow(host, 2)
+    assert end["result"]["state"] == "COMPLETE"
+    assert {report["progress"]["rung"] for report in reports} == set(RUNGS)
+    assert all(report["progress"]["checkpoint"] is None for report in reports)
+    told = [
+        r.message for r in caplog.records if r.exc_info and "closed today" in str(r.exc_info[1])
+    ]
+    assert "no checkpoint can be fetched, the store fails in a way of its own" in told
+
+
+def test_a_checkpoint_that_a_store_fails_over_stays_here(
+    failing: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("PEFT_SWEEPS_STAGING", str(tmp_path))
+    directory = store.local_folder(f"{failing}/1")
+    path = directory / "checkpoints" / "step-00000020"
+    path.mkdir(parents=True)
+    (path / "state.json").write_text("{}")
+    outlet = Outlet(f"{failing}/1", directory)
+    outlet.open(None, "", lambda: None)
+    named: Queue[Progress] = Queue()
+    outlet.report(Progress(step=20, samples=20, tokens=20, checkpoint=str(path)), named.put)
+    deadline = time.monotonic() + WAIT
+    while not caplog.records and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (path / "state.json").exists()
+    assert named.empty()
+    assert f"checkpoint {path} stays on this machine" in caplog.text
+    ended: Queue[Any] = Queue()
+    outlet.end(None, ended.put)
+    assert ended.get(timeout=WAIT) is None
+
+
+def test_an_end_is_told_whatever_a_store_raises(machine: Machine, failing: str) -> None:
+    host = machine(_Adapters())
+    submit(host, failing)
+    (end,) = follow(host)
+    result = end["result"]
+    assert (result["state"], result["adapter"]) == ("COMPLETE", None)
+    assert "its adapter is only in " in result["error"]
+    assert "closed today" in result["error"]
+    kept = Path(result["error"].partition("only in ")[2].partition(" on its")[0])
+    assert (kept / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"

@@ -160,3 +160,15 @@ def test_any_file_system_of_fsspec_will_do(folder: Path, tmp_path: Path) -> None
         store.remove(url)
         assert not store.exists(url)
         assert store.names(url) == []
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"files": {"small', b"[]", b'{"files": 3}', b"\xff"])
+def test_a_folder_with_a_torn_manifest_is_not_there(
+    server: ObjectStore, folder: Path, tmp_path: Path, torn: bytes
+) -> None:
+    url = f"{server.url}/torn"
+    store.put(folder, url)
+    server.client.put_object(Bucket=BUCKET, Key="runs/torn/manifest.json", Body=torn)
+    with pytest.raises(FileNotFoundError, match=r"its manifest\.json cannot be read"):
+        store.fetch(url, tmp_path / "back")
+    assert not (tmp_path / "back").exists()

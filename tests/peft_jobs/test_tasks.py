@@ -11,6 +11,7 @@ from peft_jobs.errors import DataError, SpecError
 from peft_jobs.evaluation import evaluate
 from peft_jobs.spec import CausalLMSpec, SequenceClassificationSpec
 from peft_jobs.tasks import IGNORED, TASKS, Score
+from peft_jobs.tasks.chat import _Template
 
 CAUSAL = CausalLMSpec(prompt="{question}", response="{answer}")
 ROWS = [
@@ -182,6 +183,25 @@ def test_every_assistant_turn_is_supervised_and_nothing_else(tokenizer: Any, tem
     )
     assert example["input_ids"] == whole["input_ids"]
     assert example["num_bytes"] >= len("a dog .") + len("good bad .")
+
+
+@pytest.mark.parametrize("template", [PLAIN, MARKED, REWRITING])
+def test_a_template_that_prints_the_date_gives_the_same_tokens_on_any_day(
+    tokenizer: Any, template: str
+) -> None:
+    def spelled(text: str) -> str:  # the tokenizer knows digits, and no numbers
+        return "{{ " + text + " | list | join(' ') }} "
+
+    spec = CausalLMSpec(messages="messages")
+    tokenizer.chat_template = spelled("'26 Jul 2024 00:00:00 % 7/26'") + template
+    written = encode(tokenizer, {"messages": TALK}, spec)
+    assert supervised_text(tokenizer, written)
+    asked = "(strftime_now('%d %b %Y ') ~ strftime_now(format='%H:%M:%S %% %-m/%-d'))"
+    tokenizer.chat_template = spelled(asked) + template
+    assert encode(tokenizer, {"messages": TALK}, spec) == written
+    tokenizer.chat_template = "\n \n  {% if strftime_now is defined %}a{% endif %}\n" + template
+    expected = tokenizer.apply_chat_template(TALK, tokenize=False)
+    assert _Template(tokenizer, None).render(TALK) == expected, "nothing else is printed"
 
 
 def test_prompt_and_response_can_go_through_the_chat_template(tokenizer: Any) -> None:
