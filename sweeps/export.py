@@ -12,7 +12,7 @@ from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.engines import load
-from peft_jobs.files import write_json, write_whole
+from peft_jobs.files import whole_folder, write_json, write_whole
 from peft_jobs.store import at_hand
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
@@ -67,9 +67,10 @@ def export_trial(
     if merge:
         spec.adapter.check_merges()
     winner = board.best is not None and board.best.number == row.number
-    if record["validation"] is None or (test and winner and record["test"] is None):
+    test = test and winner and spec.data.test is not None
+    if record["validation"] is None or (test and record["test"] is None):
         score = load("peft_jobs.export:score_adapter")
-        record["validation"], scored = score(spec_json, out, folder.cache, test and winner)
+        record["validation"], scored = score(spec_json, out, folder.cache, test)
         record["test"] = scored or record["test"]
     if merge and record["merged"] is None:
         merge_adapter = load("peft_jobs.export:merge_adapter")
@@ -110,15 +111,17 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
     if out.exists() and any(out.iterdir()):
         raise SpecError(f"{out} holds something else; give another --out, or remove it")
     assert row.adapter is not None
-    try:
-        with at_hand(folder.path / row.adapter) as adapter:
-            shutil.copytree(adapter, out, dirs_exist_ok=True)
-    except FileNotFoundError:
-        raise SpecError(_gone(folder, row.number, row.adapter, spec)) from None
-    with at_hand(folder.trial(row.number) / "trial.json") as trial:
-        shutil.copyfile(trial, out / "trial.json")
     record = {**identity, "validation": None, "test": None, "merged": None}
-    write_json(out / RECORD, record)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(out) as begun:
+        try:
+            with at_hand(folder.path / row.adapter) as adapter:
+                shutil.copytree(adapter, begun, dirs_exist_ok=True)
+        except FileNotFoundError:
+            raise SpecError(_gone(folder, row.number, row.adapter, spec)) from None
+        with at_hand(folder.trial(row.number) / "trial.json") as trial:
+            shutil.copyfile(trial, begun / "trial.json")
+        write_json(begun / RECORD, record)
     return record
 
 
