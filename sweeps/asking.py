@@ -22,8 +22,8 @@ from sweeps.changes import Changes
 from sweeps.checks import flatten
 from sweeps.drawing import Drawn, draw
 from sweeps.ledger import Ledger
-from sweeps.samplers import make_sampler
-from sweeps.spec import SamplerSpec, SweepSpec
+from sweeps.samplers import SamplerSpec, make_sampler
+from sweeps.spec import SweepSpec
 
 log = logging.getLogger(__name__)
 

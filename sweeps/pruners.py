@@ -2,17 +2,27 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
+from pydantic import ConfigDict
 
-from peft_jobs.fields import MOST
+from peft_jobs.fields import MOST, Section
 from peft_jobs.mistakes import suggest
 from sweeps.arguments import fitting
 from sweeps.halving import Halving
 
-if TYPE_CHECKING:
-    from sweeps.spec import PrunerSpec
+
+class PrunerSpec(Section):
+    """Optuna's pruner by `type`, with that pruner's own arguments beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str = "successive_halving"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
 
 PRUNERS: dict[str, type[optuna.pruners.BasePruner]] = {
     "none": optuna.pruners.NopPruner,

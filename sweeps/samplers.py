@@ -4,17 +4,27 @@ import hashlib
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
+from pydantic import ConfigDict
 
+from peft_jobs.fields import Section
 from peft_jobs.mistakes import suggest
 from search_spaces import SearchSpace, Space
 from sweeps.arguments import fitting
 
-if TYPE_CHECKING:
-    from sweeps.spec import SamplerSpec
+
+class SamplerSpec(Section):
+    """Optuna's sampler by `type`, with that sampler's own arguments beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str = "tpe"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
 
 
 # Duplicate points are told with a constraint, which this sampler then says, at every ask.

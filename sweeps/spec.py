@@ -8,7 +8,7 @@ file, in the space, in Optuna, in MLflow, on the leaderboard and on the command 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from peft_jobs.engines import ENGINES
 from peft_jobs.fields import Count, NonNegative, Number, Positive, Section, Whole
@@ -16,9 +16,9 @@ from peft_jobs.mistakes import suggest
 from peft_jobs.spec import TrialSpec
 from search_spaces import ReadSpace
 from sweeps.measured import Direction, natural_direction
-from sweeps.pruners import check_pruner
+from sweeps.pruners import PrunerSpec, check_pruner
 from sweeps.redact import redact
-from sweeps.samplers import check_sampler
+from sweeps.samplers import SamplerSpec, check_sampler
 
 
 def _shorthand(value: Any) -> Any:
@@ -36,28 +36,6 @@ class ObjectiveSpec(Section):
         metric = given.get("metric") if isinstance(given, Mapping) else None
         direction = natural_direction(metric) if isinstance(metric, str) else None
         return given if direction is None else {"direction": direction, **given}
-
-
-class SamplerSpec(Section):
-    """Optuna's sampler by `type`, with that sampler's own arguments beside it."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str = "tpe"
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.__pydantic_extra__ or {})
-
-
-class PrunerSpec(Section):
-    """Optuna's pruner by `type`, with that pruner's own arguments beside it."""
-
-    model_config = ConfigDict(extra="allow")
-    type: str = "successive_halving"
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.__pydantic_extra__ or {})
 
 
 class BudgetSpec(Section):
