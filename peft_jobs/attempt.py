@@ -1,22 +1,15 @@
-"""The files of one attempt: `metrics.jsonl` (a line per report), `log.txt`, and `adapter/`."""
+"""Writes the files of one attempt: `metrics.jsonl`, a line per report, and `log.txt`."""
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from peft_jobs.files import whole_folder
-from peft_jobs.label_names import write_labels
-from peft_jobs.methods import write_adapter
+from peft_jobs.label_names import LOG_FILE, METRICS_FILE
 from peft_jobs.result import Progress
 
 log = logging.getLogger(__name__)
-
-METRICS = "metrics.jsonl"
-LOG = "log.txt"
-ADAPTER = "adapter"
 
 
 @contextmanager
@@ -26,7 +19,7 @@ def logged(directory: Path) -> Iterator[None]:
     A host that runs other work in other threads keeps their lines out.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+    handler = logging.FileHandler(directory / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(_OfThisThread())
     root, ours = logging.getLogger(), logging.getLogger("peft_jobs")
@@ -46,22 +39,10 @@ def logged(directory: Path) -> Iterator[None]:
 def append(directory: Path, progress: Progress) -> None:
     """Add one report to `metrics.jsonl`, a copy for readers; a full disk does not end a trial."""
     try:
-        with (directory / METRICS).open("a", encoding="utf-8") as file:
+        with (directory / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(progress.model_dump_json() + "\n")
     except OSError as error:
-        log.warning("%s lacks the report of step %d: %s", METRICS, progress.step, error)
-
-
-def save_adapter(model: Any, directory: Path, classes: Sequence[int | str]) -> str:
-    """Save the adapter's files (safetensors), and the names of its classes, as `adapter/`, whole
-    or not at all.
-
-    Returns the folder's name. Replaces an older one of the same attempt.
-    """
-    with whole_folder(directory / ADAPTER) as aside:
-        write_adapter(model, aside)
-        write_labels(aside, classes)
-    return ADAPTER
+        log.warning("%s lacks the report of step %d: %s", METRICS_FILE, progress.step, error)
 
 
 class _OfThisThread(logging.Filter):

@@ -36,6 +36,7 @@ from peft_jobs.heads import FRESH, fresh_modules, reset_head, topmost_modules
 from peft_jobs.quantized import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
 from peft_jobs.tasks import TASKS
+from peft_jobs.this_device import this_device
 from peft_jobs.vocabulary import check_padding
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
@@ -205,13 +206,6 @@ def _check_skipped(outline: PreTrainedModel, quantization: QuantizationSpec) -> 
                 f"quantization.llm_int8_skip_modules: {skipped!r} matches no module; "
                 f"modules: {children}"
             )
-
-
-def this_device() -> torch.device:
-    """The current GPU, or the CPU where torch sees none."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from peft_jobs.engines import load
 from peft_jobs.errors import SpecError
+from peft_jobs.references import load
 
 Metric = Callable[..., Mapping[str, float]]
 

@@ -1,6 +1,5 @@
 """ENGINES: what can run trials on a host, by name; the heavy half is imported only when chosen."""
 
-import importlib
 import inspect
 import typing
 from typing import Any, cast
@@ -9,18 +8,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from peft_jobs.errors import SpecError
 from peft_jobs.job import Engine
+from peft_jobs.references import load
 
 ENGINES: dict[str, str] = {
     "solo": "peft_jobs.solo:SoloEngine",
     "packed": "peft_jobs.packed.engine:PackedEngine",
     "simulated": "peft_jobs.simulated:SimulatedEngine",
 }
-
-
-def load(reference: str) -> Any:
-    """The object behind `package.module:name`."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def load_engine(name: str, options: dict[str, Any]) -> Engine:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.base import Base, this_device
+from peft_jobs.base import Base
 from peft_jobs.evaluation import score
 from peft_jobs.label_names import read_labels, write_labels
 from peft_jobs.ladder import Ladder
@@ -24,6 +24,7 @@ from peft_jobs.quantized import is_quantized
 from peft_jobs.resident import Resident
 from peft_jobs.seen import Seen
 from peft_jobs.spec import QuantizationSpec, TrialSpec
+from peft_jobs.this_device import this_device
 
 
 def score_adapter(

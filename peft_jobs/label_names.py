@@ -6,6 +6,9 @@ from pathlib import Path
 
 from peft_jobs.files import write_json
 
+METRICS_FILE = "metrics.jsonl"
+LOG_FILE = "log.txt"
+ADAPTER_FOLDER = "adapter"
 LABELS = "labels.json"
 """A list of names; the first is that of class 0."""
 

@@ -19,7 +19,7 @@ from peft_jobs.evaluation import score
 from peft_jobs.job import Job
 from peft_jobs.ladder import Ladder
 from peft_jobs.memory import peak_memory
-from peft_jobs.methods import METHODS, clock_of
+from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.positions import check_virtual_tokens
 from peft_jobs.precision import use_tf32
@@ -82,7 +82,7 @@ class Run:
                 with self.phases.phase("evaluate"):
                     self.seen.metrics |= self._test_metrics(model)
                 with self.phases.phase("save"):
-                    self.found["adapter"] = attempt.save_adapter(
+                    self.found["adapter"] = save_adapter(
                         model, self.job.directory, self.data.classes
                     )
         return True

@@ -17,7 +17,7 @@ import torch
 from datasets import disable_progress_bars
 
 from peft_jobs import attempt
-from peft_jobs.base import Base, this_device
+from peft_jobs.base import Base
 from peft_jobs.custom_metrics import load_metric
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
@@ -39,6 +39,7 @@ from peft_jobs.sample_packing import check_apart
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.store import local_folder
+from peft_jobs.this_device import this_device
 from peft_jobs.tokenized import TokenizedData
 
 log = logging.getLogger(__name__)

@@ -11,21 +11,20 @@ from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbyte
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count, islice
 from typing import Any, cast
 
 import torch
 from bitsandbytes.optim.optimizer import GlobalOptimManager
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from peft_jobs.keyed import epoch_order
 from peft_jobs.methods import METHODS
 from peft_jobs.methods.lora import learning_rates
 from peft_jobs.precision import autocast
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
+from peft_jobs.sample_order import SampleOrder
 from peft_jobs.sample_packing import check_apart, pack
 from peft_jobs.tasks import Batch
 from peft_jobs.training_state import restore_optimizer, restore_scaler, snapshot
@@ -70,24 +69,6 @@ def _own_overrides() -> Iterator[None]:
         yield
     finally:
         registry.initialize()
-
-
-class SampleOrder(Sampler[int]):
-    """Row numbers for a whole trial: the epochs' orders, one after the other."""
-
-    def __init__(self, seed: int, num_rows: int, num_samples: int, first: int = 0) -> None:
-        """`first` of the `num_samples` are left out: they were seen."""
-        self.seed, self.num_rows, self.num_samples = seed, num_rows, num_samples
-        self.first = min(first, num_samples)
-
-    def __iter__(self) -> Iterator[int]:
-        epoch, skipped = divmod(self.first, self.num_rows)
-        epochs = (epoch_order(self.seed, epoch, self.num_rows).tolist() for epoch in count(epoch))
-        rows = (row for order in epochs for row in order)
-        return islice(rows, skipped, skipped + len(self))
-
-    def __len__(self) -> int:
-        return self.num_samples - self.first
 
 
 class TrialTrainer(Trainer):

@@ -15,11 +15,11 @@ from optuna.trial import Trial, TrialState
 from pydantic import ValidationError
 
 from peft_jobs import Kind, TrialSpec, faults
+from peft_jobs.dotted import flatten
 from peft_jobs.mistakes import mistakes
 from search_spaces import Params, SpaceError
 from search_spaces.values import Scalar
 from sweeps.changes import Changes
-from sweeps.checks import flatten
 from sweeps.drawing import Drawn, draw
 from sweeps.ledger import Ledger
 from sweeps.samplers import SamplerSpec, make_sampler

@@ -2,15 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from peft_jobs import TrialSpec
-from peft_jobs.mistakes import mistakes, models_in, suggest
+from peft_jobs.dotted import flatten, paths_of
+from peft_jobs.mistakes import mistakes, suggest
 from peft_jobs.spec import ADAPTERS, DEMO, INCOMPATIBLE, Source
 from peft_jobs.store import is_url
 from search_spaces import FunctionSpace, GivenSuggest, Params, RandomSuggest, SpaceError
@@ -77,21 +77,6 @@ def varying_names(spec: SweepSpec) -> tuple[str, ...]:
         for name, value in point.items():
             values.setdefault(name, set()).add(repr(value))
     return tuple(name for name, seen in values.items() if len(seen) > 1)
-
-
-def flatten(spec: BaseModel) -> dict[str, Any]:
-    """A spec's leaves by dotted name."""
-    leaves: dict[str, Any] = {}
-
-    def visit(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, item in value.items():
-                visit(f"{prefix}.{key}" if prefix else key, item)
-        else:
-            leaves[prefix] = value
-
-    visit("", spec.model_dump(mode="json"))
-    return leaves
 
 
 def _contradictions(spec: SweepSpec) -> list[str]:
@@ -183,7 +168,7 @@ def _bad_tracking(uri: str) -> list[str]:
 def _bad_points(spec: SweepSpec) -> list[str]:
     """What is wrong with the space, seen from the trial: names, and points drawn from it."""
     try:
-        known = {*flatten(spec.trial), *_paths(TrialSpec)}
+        known = {*flatten(spec.trial), *paths_of(TrialSpec)}
         spec.space.check_names(known)
         points = draw_points(spec)
         given = _bad_given_points(spec)
@@ -263,14 +248,3 @@ def _has(method: str, field: str) -> bool:
 def _is_incompatible(error: ValidationError) -> bool:
     """Whether all that is wrong is that the method cannot do what the rest of the trial asks."""
     return all(item["type"] == INCOMPATIBLE for item in error.errors(include_url=False))
-
-
-def _paths(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Every dotted path of the sections of `model`, all members of a union included."""
-    paths = set()
-    for name, field in model.model_fields.items():
-        path = f"{prefix}{name}"
-        paths.add(path)
-        for inner in models_in(field.annotation):
-            paths |= _paths(inner, f"{path}.")
-    return paths

@@ -8,9 +8,9 @@ from datetime import datetime
 from optuna.trial import FrozenTrial
 
 from peft_jobs import State, TrialResult, TrialSpec, faults
+from peft_jobs.dotted import flatten
 from peft_jobs.files import write_json, write_whole
 from sweeps.asking import Point
-from sweeps.checks import flatten
 from sweeps.layout import SweepFolder, run_name
 from sweeps.tracking import Artifact, RunStatus, Tracker
 

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
+from peft_jobs.dotted import flatten
 from peft_jobs.job import Prepared
-from sweeps.checks import flatten, varying_names
+from sweeps.checks import varying_names
 from sweeps.driver import Driver
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard

@@ -17,8 +17,8 @@ from arms import Arm
 from runs import Ran, Until, difference, run
 
 from peft_jobs.phases import Phases
+from peft_jobs.sample_order import SampleOrder
 from peft_jobs.spec import TrialSpec
-from peft_jobs.training import SampleOrder
 
 MAX_STEPS = 60
 CALIBRATED_STEPS = 100

@@ -89,7 +89,7 @@ def serve(
     from runs import Until, run
     from shapes import trial
 
-    from peft_jobs.base import this_device
+    from peft_jobs.this_device import this_device
 
     with turn:
         base = make_base(shape, this_device())

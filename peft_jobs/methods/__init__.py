@@ -1,7 +1,7 @@
 """PEFT methods. A new one is a file here, a section in `peft_jobs.adapters`, and two entries."""
 
 from peft_jobs.methods._base import Method, check_whole_modules, clock_of, setting_of
-from peft_jobs.methods._saved import load_adapter, write_adapter
+from peft_jobs.methods._saved import load_adapter, save_adapter, write_adapter
 from peft_jobs.methods.adalora import ADALORA
 from peft_jobs.methods.lora import LORA
 from peft_jobs.methods.others import OTHERS
@@ -35,6 +35,7 @@ __all__ = [
     "check_whole_modules",
     "clock_of",
     "load_adapter",
+    "save_adapter",
     "setting_of",
     "write_adapter",
 ]

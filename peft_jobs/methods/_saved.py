@@ -5,6 +5,7 @@ from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbyte
 import copy
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from peft_jobs.adapters import OWN
+from peft_jobs.files import whole_folder
 from peft_jobs.keyed import ADAPTER
+from peft_jobs.label_names import ADAPTER_FOLDER, write_labels
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -25,6 +28,18 @@ _INITIAL = "_initial_tensors"
 def remember_initial(model: PeftModel) -> None:
     """Keep the LoRA as it starts: what an initialisation has moved out of the base."""
     setattr(model, _INITIAL, {name: value.clone() for name, value in _tensors(model).items()})
+
+
+def save_adapter(model: Any, directory: Path, classes: Sequence[int | str]) -> str:
+    """Save the adapter's files (safetensors), and the names of its classes, as `adapter/`, whole
+    or not at all.
+
+    Returns the folder's name. Replaces an older one of the same attempt.
+    """
+    with whole_folder(directory / ADAPTER_FOLDER) as aside:
+        write_adapter(model, aside)
+        write_labels(aside, classes)
+    return ADAPTER_FOLDER
 
 
 def write_adapter(model: Any, folder: Path) -> None:

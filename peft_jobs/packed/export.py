@@ -5,11 +5,10 @@ from pathlib import Path
 
 import safetensors.torch
 
-from peft_jobs.attempt import ADAPTER
 from peft_jobs.base import Base
 from peft_jobs.files import whole_folder
-from peft_jobs.keyed import ADAPTER as NAME
-from peft_jobs.label_names import write_labels
+from peft_jobs.keyed import ADAPTER
+from peft_jobs.label_names import ADAPTER_FOLDER, write_labels
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.packed.pack import Named
 from peft_jobs.packed.packable import Parts, lora_of
@@ -30,7 +29,7 @@ def save_adapter(
     PEFT leaves the adapter's own name out of the file's.
     """
     tensors = {
-        peft_name(module, part).replace(f".{NAME}.", "."): value.cpu().contiguous()
+        peft_name(module, part).replace(f".{ADAPTER}.", "."): value.cpu().contiguous()
         for (module, part), value in values.items()
     }
     tensors = {name.replace(".modules_to_save.", "."): value for name, value in tensors.items()}
@@ -38,10 +37,10 @@ def save_adapter(
     config.modules_to_save = sorted(parts.whole) or None
     config.base_model_name_or_path = base.model.name_or_path
     config.inference_mode = True
-    with whole_folder(directory / ADAPTER) as aside:
+    with whole_folder(directory / ADAPTER_FOLDER) as aside:
         config.save_pretrained(str(aside))
         safetensors.torch.save_file(
             tensors, aside / "adapter_model.safetensors", metadata={"format": "pt"}
         )
         write_labels(aside, classes)
-    return ADAPTER
+    return ADAPTER_FOLDER

@@ -22,10 +22,10 @@ from peft_jobs.packed.packable import dtype_of, initial_values, lora_of, parts_o
 from peft_jobs.packed.stepping import Work, packed_step
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant
 from peft_jobs.precision import use_tf32
+from peft_jobs.sample_order import SampleOrder
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tokenized import TokenizedData
-from peft_jobs.training import SampleOrder
 
 log = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from peft_jobs.phases import Phases
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
 from peft_jobs.result import Progress, State, TrialResult, finite
 from peft_jobs.resume import Start, find_start
+from peft_jobs.sample_order import SampleOrder
 from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.tasks import TASKS
 from peft_jobs.tokenized import TokenizedData
-from peft_jobs.training import SampleOrder
 
 log = logging.getLogger(__name__)
 

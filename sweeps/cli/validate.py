@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft_jobs.engines import load
 from peft_jobs.job import Prepared
+from peft_jobs.references import load
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.layout import SweepFolder
 from sweeps.loading import load_sweep

@@ -9,8 +9,8 @@ import pytest
 from peft_jobs import Fenced, Progress
 from peft_jobs.host import TrialHost
 from peft_jobs.keyed import epoch_order
+from peft_jobs.sample_order import SampleOrder
 from peft_jobs.solo import SoloEngine
-from peft_jobs.training import SampleOrder
 
 CAUSAL = {"type": "causal_lm", "prompt": "{q}", "response": "{a}"}
 CLASSES = {"type": "sequence_classification", "text": "{q}", "text_pair": "{a}", "label": "class"}

@@ -23,11 +23,12 @@ from peft_jobs.phases import Phases
 from peft_jobs.reporting import Loop
 from peft_jobs.result import Progress
 from peft_jobs.resume import find_start, restored
+from peft_jobs.sample_order import SampleOrder
 from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.training import SampleOrder, TrialTrainer, train
+from peft_jobs.training import TrialTrainer, train
 from peft_jobs.training_state import parse
 
 TASK = TASKS["causal_lm"]

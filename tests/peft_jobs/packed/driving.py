@@ -19,8 +19,8 @@ from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import dtype_of, initial_values, parts_of
 from peft_jobs.packed.stepping import Work, packed_step
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant
+from peft_jobs.sample_order import SampleOrder
 from peft_jobs.tasks import TASKS
-from peft_jobs.training import SampleOrder
 
 
 def plain_losses(base: Any, rows: Any, spec: TrialSpec, num_steps: int) -> list[float]:
