@@ -12,26 +12,17 @@ from dataclasses import dataclass, field
 
 from peft_jobs import Progress, State, TrialResult
 from peft_jobs.files import write_json
+from peft_jobs.messages import Assignment
 from sweeps.asking import Point
 from sweeps.checkpoints import Checkpoints
-from sweeps.ending import claim_adapter, now_ms, record_end, record_missing, track_start
+from sweeps.ending import claim_adapter, record_end, record_missing
 from sweeps.layout import SweepFolder
+from sweeps.parent_run import now_ms, track_start
 from sweeps.spec import SweepSpec
 from sweeps.study import SweepStudy
 from sweeps.tracking import Tracker
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a host needs to run one attempt of a trial; plain JSON values."""
-
-    trial: int
-    attempt: int
-    spec_json: str
-    directory: str
-    checkpoint: str | None
 
 
 @dataclass

@@ -9,7 +9,8 @@ from peft_jobs.engines import load_engine
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host import Message, TrialHost
 from peft_jobs.job import Prepared
-from sweeps.driver import Assignment, Driver
+from peft_jobs.messages import Assignment
+from sweeps.driver import Driver
 
 TICK_SECONDS = 0.5
 

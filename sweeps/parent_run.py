@@ -1,19 +1,29 @@
-"""The sweep as a run of the tracker: opened with its spec, ended with its leaderboard."""
+"""Tells the tracker of a sweep and of its trials: a run each, opened with its spec and ended."""
 
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Literal
 
+from peft_jobs import State, TrialResult
 from peft_jobs.dotted import flatten
 from peft_jobs.job import Prepared
-from sweeps.checks import varying_names
-from sweeps.driver import Driver
-from sweeps.layout import SweepFolder
+from sweeps.asking import Point
+from sweeps.layout import SweepFolder, run_name
 from sweeps.leaderboard import Leaderboard
 from sweeps.reports import markdown, report_artifacts
+from sweeps.sample_points import varying_names
 from sweeps.study import SweepStudy
-from sweeps.tracking import MlflowTracker, NoTracker, RunStatus, Tracker, View
+from sweeps.tracking import Artifact, MlflowTracker, NoTracker, RunStatus, Tracker, View
 
 Status = Literal["complete", "failed", "interrupted"]
 """How a launch ended."""
+_RUN_STATUS: dict[State, RunStatus] = {
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "KILLED",
+    State.FAIL: "FAILED",
+}
 
 
 def open_tracker(study: SweepStudy, folder: SweepFolder, prepared: Prepared) -> Tracker:
@@ -46,18 +56,84 @@ def open_tracker(study: SweepStudy, folder: SweepFolder, prepared: Prepared) -> 
     return tracker
 
 
-def end_sweep(driver: Driver, leaderboard: Leaderboard, status: Status) -> None:
-    """Tell the tracker how the sweep ended; an interrupted one stays RUNNING, as its trials do."""
+def end_sweep(
+    folder: SweepFolder,
+    tracker: Tracker,
+    counts: Counter[str],
+    leaderboard: Leaderboard,
+    status: Status,
+) -> None:
+    """Tell the tracker how the sweep ended; an interrupted one stays RUNNING, as its trials do.
+
+    `counts` are trials by state.
+    """
     best = leaderboard.best
-    metrics = {f"sweep/trials_{name.lower()}": float(n) for name, n in driver.counts.items()}
+    metrics = {f"sweep/trials_{name.lower()}": float(n) for name, n in counts.items()}
     tags = {"mlflow.note.content": markdown(leaderboard)}
     if best is not None and best.value is not None:
         metrics[f"sweep/best_{leaderboard.metric.replace('/', '_')}"] = best.value
         tags["best.trial"] = str(best.number)
         tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
-    artifacts = report_artifacts(driver.folder, best)
+    artifacts = report_artifacts(folder, best)
     if status == "interrupted":
-        driver.tracker.sweep_started({}, tags, artifacts)
+        tracker.sweep_updated(tags, artifacts)
     else:
         ended: RunStatus = "FAILED" if status == "failed" else "FINISHED"
-        driver.tracker.sweep_ended(ended, metrics, tags, artifacts)
+        tracker.sweep_ended(ended, metrics, tags, artifacts)
+
+
+def track_start(tracker: Tracker, point: Point, time_ms: int) -> None:
+    """Tell the tracker that a trial starts, or goes on."""
+    tags = {"trial.number": str(point.number), "trial.state": str(State.RUNNING)}
+    if point.retry_of is not None:
+        tags["trial.retry_of"] = str(point.retry_of)
+    name = run_name(point.number, point.params)
+    tracker.trial_started(point.number, name, flatten(point.spec), tags, time_ms)
+
+
+def track_end(
+    tracker: Tracker, number: int, result: TrialResult, artifacts: list[Artifact], time_ms: int
+) -> None:
+    tracker.trial_progress(number, result.metrics, result.step, time_ms)
+    metrics = {
+        **{f"memory/{name}": float(value) for name, value in result.memory.items()},
+        **{f"seconds/{name}": value for name, value in result.seconds.items()},
+        "samples": float(result.samples),
+        "tokens": float(result.tokens),
+    }
+    if result.trainable_parameters is not None:
+        metrics["trainable_parameters"] = float(result.trainable_parameters)
+    tags = {"trial.state": str(result.state), "trial.kind": str(result.kind or "complete")}
+    if result.error:
+        tags["trial.error"] = result.error
+    tracker.trial_ended(number, _RUN_STATUS[result.state], metrics, tags, artifacts, time_ms)
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def milliseconds(moment: datetime | None) -> int:
+    return now_ms() if moment is None else int(moment.timestamp() * 1000)
+
+
+def trial_artifacts(
+    folder: SweepFolder,
+    number: int,
+    attempt: int,
+    result: TrialResult,
+    adapter_may_be_gone: bool = False,
+) -> Iterator[Artifact]:
+    trial, tried = folder.trial(number), folder.attempt(number, attempt)
+    if result.adapter is not None:
+        yield Artifact(folder.path / result.adapter, "adapter", optional=adapter_may_be_gone)
+    for path, to in (
+        (trial / "trial.json", "config"),
+        (trial / "result.json", "eval"),
+        (tried / "metrics.jsonl", "eval"),
+        (tried / "log.txt", "logs"),
+        (tried / "traceback.txt", "logs"),
+    ):
+        if folder.in_store or path.exists():
+            yield Artifact(path, to, optional=folder.in_store)

@@ -1,23 +1,22 @@
 """`run_sweep`: from a SweepSpec to a leaderboard; the order in which a sweep happens."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from optuna.storages import BaseStorage
 
-from peft_jobs import SpecError, State, TrialSpec
+from peft_jobs import SpecError, State
 from peft_jobs.files import write_json, write_whole
 from peft_jobs.job import Prepared
 from peft_jobs.provenance import environment
+from sweeps.backends import make_backend
 from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.futures import called
-from sweeps.inline import InlineBackend
-from sweeps.inputs import functions, modules, with_inputs
+from sweeps.inputs import with_inputs
 from sweeps.interrupts import interrupted_by_signals
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
@@ -34,19 +33,6 @@ from sweeps.study import SweepStudy
 
 FLUSH_SECONDS = 30.0
 """How long the end of a sweep waits for the tracking server."""
-
-
-class Backend(Protocol):
-    """What executes trials: inline or Ray."""
-
-    def prepare(
-        self,
-        spec: TrialSpec,
-        variants: Sequence[TrialSpec],
-        on_tick: Callable[[], object] = lambda: None,
-    ) -> Prepared: ...
-    def run(self, driver: Driver) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -180,29 +166,10 @@ def _finish(driver: Driver) -> Outcome:
     if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
         driver.folder.keep(plots)
     status, reason = _status(driver)
-    end_sweep(driver, leaderboard, status)
+    end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)
     driver.drop_adapters()
     return Outcome(leaderboard, status, reason, undelivered)
-
-
-def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
-    """The backend that the sweep names; Ray is imported only if it is that one."""
-    options = dict(spec.resources.engine_options)
-    resources = spec.resources
-    if resources.engine == "packed" and resources.spreads_base:
-        resources = resources.model_copy(update={"engine": "solo"})
-    if resources.engine in ("solo", "packed"):
-        options.setdefault("cache_dir", folder.place(folder.cache))
-        options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)
-    if resources.engine == "packed" and resources.slots_per_gpu != "auto":
-        options.setdefault("num_slots", resources.slots)
-    if resources.backend == "inline":
-        return InlineBackend(resources.engine, options)
-    from sweeps.cluster.backend import RayBackend
-
-    sign = None if resources.address is None else folder.sign()
-    return RayBackend(resources, options, modules(functions(spec)), sign)
 
 
 def _write_sweep(

@@ -85,9 +85,9 @@ def serve(
 ) -> None:
     """A process of the pool: a trial for each (tokens, steps) that comes, until None does."""
     from dequantized import holding
+    from gpu_trial import trial
     from random_base import SHAPES, let_go, make_base, make_data
     from runs import Until, run
-    from shapes import trial
 
     from peft_jobs.this_device import this_device
 

@@ -18,11 +18,11 @@ import psutil
 from peft_jobs import Progress, State, TrialResult
 from sweeps import SweepSpec, build_sweep
 from sweeps.asking import Point
+from sweeps.backends import make_backend
 from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.layout import SweepFolder
 from sweeps.planning import resolve, variants
-from sweeps.run import make_backend
 from sweeps.study import SweepStudy
 from sweeps.tracking import NoTracker
 

@@ -16,15 +16,15 @@ import torch
 from arms import Arm
 from cells import Cells, measure
 from dequantized import dequantized, holding
+from gpu_trial import trial
 from pool import measure as measure_pool
-from random_base import LENGTH, SHAPES, let_go, make_base, make_data, shape_sizes
+from random_base import SHAPES, let_go, make_base, make_data, shape_sizes
 
 from peft_jobs.base import Base
 from peft_jobs.keyed import initial_lora_A
 from peft_jobs.methods import lora
 from peft_jobs.packed import packable
 from peft_jobs.solo import SoloEngine
-from peft_jobs.spec import TrialSpec
 from peft_jobs.this_device import this_device
 
 WARM_STEPS, MIN_STEPS = 4, 6
@@ -99,25 +99,6 @@ def one_shape(
         share = time.monotonic() + left / (len(pools) - number)
         for tokens, measured in measure_pool(options, shape, pool, share):
             yield {**setting, "tokens": tokens}, measured
-
-
-def trial(options: argparse.Namespace, tokens: int) -> TrialSpec:
-    """A trial of steps of so many tokens; model and data are what is resident."""
-    return TrialSpec.model_validate(
-        {
-            "model": "random",
-            "quantization": "nf4",
-            "adapter": {"r": options.r, "lora_alpha": options.r, "target_modules": "all-linear"},
-            "task": {"type": "causal_lm", "response": "{text}"},
-            "data": {"train": "random.jsonl"},
-            "training": {
-                "per_device_train_batch_size": max(1, tokens // LENGTH),
-                "learning_rate": 1e-3,
-                "bf16": torch.cuda.is_available(),
-                "gradient_checkpointing": tokens >= options.checkpointing,
-            },
-        }
-    )
 
 
 def draw_once() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from peft_jobs.job import Prepared
 from peft_jobs.references import load
+from sweeps.backends import make_backend
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.layout import SweepFolder
 from sweeps.loading import load_sweep
 from sweeps.planning import resolve, variants
-from sweeps.run import make_backend
 from sweeps.spec import SweepSpec
 
 

@@ -28,7 +28,7 @@ from sweeps.cluster.nodes import (
     share_of,
 )
 from sweeps.errors import Unavailable
-from sweeps.spec import ResourcesSpec
+from sweeps.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)
 

@@ -61,6 +61,9 @@ class MlflowTracker:
     ) -> None:
         self._start(SWEEP, self._sweep, params, tags, artifacts, _now_ms())
 
+    def sweep_updated(self, tags: Mapping[str, str], artifacts: Sequence[Artifact]) -> None:
+        self._start(SWEEP, self._sweep, {}, tags, artifacts, _now_ms())
+
     def trial_started(
         self,
         number: int,

@@ -33,7 +33,11 @@ class Tracker(Protocol):
     def sweep_started(
         self, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Sequence[Artifact]
     ) -> None:
-        """Create or reopen the parent run; may be called again to refresh its tags."""
+        """Create or reopen the parent run."""
+        ...
+
+    def sweep_updated(self, tags: Mapping[str, str], artifacts: Sequence[Artifact]) -> None:
+        """Refresh the tags and artifacts of the parent run, which stays as it is."""
         ...
 
     def trial_started(
@@ -98,7 +102,9 @@ class NoTracker:
     def _nothing(self, *args: object, **kwargs: object) -> None:
         pass
 
-    sweep_started = trial_started = trial_progress = trial_ended = sweep_ended = _nothing
+    sweep_started = sweep_updated = trial_started = trial_progress = trial_ended = sweep_ended = (
+        _nothing
+    )
 
     def has_ended(self, number: int) -> bool:
         return True

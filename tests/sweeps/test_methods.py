@@ -14,8 +14,9 @@ from peft_jobs.spec import TrialSpec
 from search_spaces import PRESETS
 from sweeps import SweepSpec, load_sweep
 from sweeps.asking import Point
-from sweeps.checks import draw_points, drawn_trials, problems
+from sweeps.checks import problems
 from sweeps.planning import variants
+from sweeps.sample_points import draw_points, drawn_trials
 from sweeps.study import SweepStudy
 from sweeps.sweep_file import SweepFileError
 
