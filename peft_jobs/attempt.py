@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from peft_jobs.label_names import LOG_FILE, METRICS_FILE
 from peft_jobs.result import Progress
+from peft_jobs.storage.attempt_folder import LOG_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 

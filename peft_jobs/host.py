@@ -21,7 +21,7 @@ from peft_jobs.job import Engine, Job, Prepared
 from peft_jobs.outlet import Outlet
 from peft_jobs.result import TrialResult
 from peft_jobs.spec import TrialSpec
-from peft_jobs.store import is_url, local_folder
+from peft_jobs.storage.object_store import is_url, local_folder
 
 log = logging.getLogger(__name__)
 

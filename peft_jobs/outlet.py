@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from peft_jobs import checkpoint, faults, store
+from peft_jobs import checkpoint, faults
 from peft_jobs.checkpoint import CHECKPOINTS, Damaged
-from peft_jobs.patience import patiently
 from peft_jobs.result import Progress, TrialResult
+from peft_jobs.storage import object_store
+from peft_jobs.storage.retry import patiently
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Outlet:
             return self._checkpoint is None and not (self._end and self._end[0])
 
         def put() -> bool:
-            store.put(path, self._remote(path))
+            object_store.put(path, self._remote(path))
             self._put_copies()
             return True
 
@@ -118,7 +119,7 @@ class Outlet:
 
         def put() -> bool:
             if result is not None and result.adapter is not None:
-                store.put(self._directory / result.adapter, f"{self._url}/{result.adapter}")
+                object_store.put(self._directory / result.adapter, f"{self._url}/{result.adapter}")
             self._put_copies()
             return True
 
@@ -141,7 +142,7 @@ class Outlet:
     def _put_copies(self) -> None:
         for name in _COPIES:
             if (self._directory / name).is_file():
-                store.put(self._directory / name, f"{self._url}/{name}")
+                object_store.put(self._directory / name, f"{self._url}/{name}")
 
     def _fetch(self, start: str, spec: str) -> None:
         """Fetch the checkpoint `start`, or the newest whole one before it."""
@@ -155,7 +156,7 @@ class Outlet:
         local = self._local(url)
         self._fetched.append(local)
         try:
-            patiently(lambda: store.fetch(url, local), self._goes_on, self._pause)
+            patiently(lambda: object_store.fetch(url, local), self._goes_on, self._pause)
             checkpoint.read(local, spec)
         except (FileNotFoundError, Damaged):  # whoever reads it logs what is wrong
             return False
@@ -163,7 +164,7 @@ class Outlet:
 
     def _earlier(self, start: str) -> list[str]:
         attempts = self._url.rpartition("/")[0]
-        listed = patiently(lambda: store.names(attempts), self._goes_on, self._pause) or []
+        listed = patiently(lambda: object_store.names(attempts), self._goes_on, self._pause) or []
         folders = {name.rpartition("/")[0] for name in listed if f"/{CHECKPOINTS}/" in name}
         found = [f for f in folders if f.rpartition("/")[2] <= start.rpartition("/")[2]]
         order = sorted(found, key=lambda f: f.rpartition("/")[2], reverse=True)

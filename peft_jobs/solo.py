@@ -38,7 +38,7 @@ from peft_jobs.run import Run
 from peft_jobs.sample_packing import check_apart
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
-from peft_jobs.store import local_folder
+from peft_jobs.storage.object_store import local_folder
 from peft_jobs.this_device import this_device
 from peft_jobs.tokenized import TokenizedData
 

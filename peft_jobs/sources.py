@@ -14,11 +14,11 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.files import canonical_json
 from peft_jobs.mistakes import suggest
-from peft_jobs.patience import GivenUp
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, Source
-from peft_jobs.store import cached, is_url
+from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.object_store import cached, is_url
+from peft_jobs.storage.retry import GivenUp
 
 _NOT_LOADED = (
     *(DatasetNotFoundError, DatasetGenerationError, OSError, ValueError),

@@ -25,8 +25,8 @@ from peft_jobs.fields import (
     Width,
     as_mapping,
 )
-from peft_jobs.files import canonical_json
 from peft_jobs.generation_spec import GenerationSpec
+from peft_jobs.storage.files import canonical_json
 from peft_jobs.task_spec import (
     CausalLMSpec,
     QuestionAnsweringSpec,

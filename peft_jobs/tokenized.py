@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.data import Selection, check, class_names, select
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.files import canonical_json
 from peft_jobs.named_labels import by_name, label_names
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
+from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks import TASKS, Encoder, Example
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any
 
 from peft_jobs import SpecError
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES
-from peft_jobs.store import is_url
+from peft_jobs.storage.object_store import is_url
 from sweeps.inputs import MAX_BYTES, SPLITS, functions, modules, space_functions
 from sweeps.loading import build_sweep
 from sweeps.redact import redact

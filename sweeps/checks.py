@@ -9,7 +9,7 @@ from sqlalchemy.engine import make_url
 
 from peft_jobs.mistakes import suggest
 from peft_jobs.spec import DEMO, Source
-from peft_jobs.store import is_url
+from peft_jobs.storage.object_store import is_url
 from search_spaces import SpaceError
 from sweeps.redact import redact
 from sweeps.space_checks import space_problems

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peft_jobs import Progress, State, TrialResult
-from peft_jobs.files import write_json
 from peft_jobs.messages import Assignment
+from peft_jobs.storage.files import write_json
 from sweeps.asking import Point
 from sweeps.checkpoints import Checkpoints
 from sweeps.ending import claim_adapter, record_end, record_missing

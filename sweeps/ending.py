@@ -5,7 +5,7 @@ import shutil
 from optuna.trial import FrozenTrial
 
 from peft_jobs import TrialResult, TrialSpec, faults
-from peft_jobs.files import write_json, write_whole
+from peft_jobs.storage.files import write_json, write_whole
 from sweeps.asking import Point
 from sweeps.layout import SweepFolder
 from sweeps.parent_run import milliseconds, now_ms, track_end, track_start, trial_artifacts

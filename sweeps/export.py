@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
-from peft_jobs.files import whole_folder, write_json, write_whole
 from peft_jobs.references import load
-from peft_jobs.store import at_hand
+from peft_jobs.storage.files import whole_folder, write_json, write_whole
+from peft_jobs.storage.object_store import at_hand
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
 from sweeps.model_card import model_card

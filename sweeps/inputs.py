@@ -12,8 +12,8 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from peft_jobs import store
 from peft_jobs.spec import DEMO, Source
+from peft_jobs.storage import object_store
 from search_spaces import FunctionSpace
 from sweeps.errors import Unavailable
 from sweeps.layout import SweepFolder
@@ -73,7 +73,7 @@ def modules(references: set[str]) -> list[Path]:
 
 
 def _travels(path: str, folder: SweepFolder) -> bool:
-    if path == DEMO or store.is_url(path) or Path(path).is_relative_to(folder.storage):
+    if path == DEMO or object_store.is_url(path) or Path(path).is_relative_to(folder.storage):
         return False
     return folder.in_store or Path(path).stat().st_size <= MAX_BYTES
 
@@ -87,8 +87,8 @@ def _put(file: Path, folder: SweepFolder) -> str:
     place = folder.place(target)
     try:
         if folder.in_store:
-            if store.size(place) != file.stat().st_size:
-                store.put(file, place)
+            if object_store.size(place) != file.stat().st_size:
+                object_store.put(file, place)
         elif not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = target.with_name(f".{name}.{os.getpid()}")

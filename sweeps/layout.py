@@ -6,9 +6,9 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from peft_jobs import store
 from peft_jobs.checkpoint import CHECKPOINTS
-from peft_jobs.files import write_whole
+from peft_jobs.storage import object_store
+from peft_jobs.storage.files import write_whole
 from search_spaces import Params
 from sweeps.errors import Unavailable
 from sweeps.putting import Mirror
@@ -18,7 +18,7 @@ from sweeps.spec import SweepSpec
 def storage_folder(storage: str | Path) -> Path:
     """The folder of a storage on this machine: itself, or where a store's is staged."""
     text = str(storage)
-    return store.staged(text) if store.is_url(text) else Path(storage)
+    return object_store.staged(text) if object_store.is_url(text) else Path(storage)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SweepFolder:
 
     @property
     def in_store(self) -> bool:
-        return store.origin(self.storage) is not None
+        return object_store.origin(self.storage) is not None
 
     @property
     def option(self) -> str:
@@ -57,7 +57,7 @@ class SweepFolder:
 
     def place(self, path: Path) -> str:
         """Where a path of this storage is found from any machine."""
-        return store.origin(path) or str(path)
+        return object_store.origin(path) or str(path)
 
     def path_of(self, place: str) -> Path:
         """The other way round."""
@@ -80,7 +80,7 @@ class SweepFolder:
         place = self.place(sign)
         try:
             if self.in_store:
-                store.put_text(text, place)
+                object_store.put_text(text, place)
             else:
                 write_whole(sign, text)
         except OSError as error:
@@ -103,16 +103,16 @@ class SweepFolder:
 
     def read(self, path: Path) -> str | None:
         """The text of a file of the storage; None if there is none."""
-        url = store.origin(path)
+        url = object_store.origin(path)
         if url is not None:
-            return store.read(url)
+            return object_store.read(url)
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def files(self, below: Path) -> list[str]:
         """The files at any depth in a folder of the storage, by relative path."""
-        url = store.origin(below)
+        url = object_store.origin(below)
         if url is not None:
-            return store.names(url)
+            return object_store.names(url)
         return sorted(p.relative_to(below).as_posix() for p in below.rglob("*") if p.is_file())
 
     @property

@@ -12,8 +12,8 @@ from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.adapters import OWN
-from peft_jobs.label_names import LABELS, read_labels
 from peft_jobs.spec import DEMO, QuantizationSpec
+from peft_jobs.storage.attempt_folder import LABELS, read_labels
 from sweeps.leaderboard import Leaderboard, Row
 
 CLASSES = {

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from peft_jobs import store
+from peft_jobs.storage import object_store
 from sweeps.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -33,21 +33,23 @@ class Mirror:
 
     def put(self, path: Path) -> None:
         """Put a staged file or folder, as it then is."""
-        url = store.origin(path)
+        url = object_store.origin(path)
         assert url is not None, path
-        self._wish(url, lambda: store.put(path, url))
+        self._wish(url, lambda: object_store.put(path, url))
 
     def remove(self, url: str) -> None:
         """Remove a file or a folder."""
-        self._wish(url, lambda: store.remove(url))
+        self._wish(url, lambda: object_store.remove(url))
 
     def remove_below(self, url: str, name: str) -> None:
         """Remove all folders called `name` below `url`."""
 
         def remove() -> None:
-            found = {file.partition(f"/{name}/")[0] for file in store.names(url) if name in file}
+            found = {
+                file.partition(f"/{name}/")[0] for file in object_store.names(url) if name in file
+            }
             for folder in sorted(found):
-                store.remove(f"{url}/{folder}/{name}")
+                object_store.remove(f"{url}/{folder}/{name}")
 
         self._wish(f"{url}/*/{name}", remove)
 
@@ -103,13 +105,13 @@ def mirrored(folder: Path, flush_seconds: float) -> Iterator[Mirror | None]:
 
     Raises Unavailable if nothing can be put there.
     """
-    url = store.origin(folder)
+    url = object_store.origin(folder)
     if url is None:
         yield None
         return
     try:
-        store.put_text("", f"{url}/.probe")
-        store.remove(f"{url}/.probe")
+        object_store.put_text("", f"{url}/.probe")
+        object_store.remove(f"{url}/.probe")
     except OSError as error:
         raise Unavailable(f"nothing can be put to {url}: {error}") from error
     mirror = Mirror()

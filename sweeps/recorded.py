@@ -9,8 +9,9 @@ from typing import Any
 import optuna
 from pydantic import ValidationError
 
-from peft_jobs import SpecError, store
+from peft_jobs import SpecError
 from peft_jobs.mistakes import mistakes, suggest
+from peft_jobs.storage import object_store
 from sweeps.database import open_storage
 from sweeps.errors import Unavailable
 from sweeps.layout import SweepFolder
@@ -76,10 +77,14 @@ def load_all(storage: Path, study_url: str | None = None) -> Iterator[SweepStudy
 
 def recorded_names(storage: Path) -> list[str]:
     """The names of the sweeps in `storage`, sorted. Unavailable if a store does not answer."""
-    url = store.origin(storage)
+    url = object_store.origin(storage)
     if url is not None:
         try:
-            return [n for n in store.children(url) if store.exists(f"{url}/{n}/sweep.json")]
+            return [
+                n
+                for n in object_store.children(url)
+                if object_store.exists(f"{url}/{n}/sweep.json")
+            ]
         except OSError as error:
             raise Unavailable(f"{url} cannot be read: {error}") from error
     return sorted(path.parent.name for path in storage.glob("*/sweep.json"))
@@ -88,7 +93,7 @@ def recorded_names(storage: Path) -> list[str]:
 def read_record(storage: Path, name: str) -> dict[str, Any]:
     """`sweep.json`: the resolved sweep, what was prepared, and the environment."""
     folder = SweepFolder(storage, name)
-    path, where = folder.path / "sweep.json", store.origin(storage) or storage
+    path, where = folder.path / "sweep.json", object_store.origin(storage) or storage
     names = recorded_names(storage)
     text = folder.read(path) if name in names else None
     if not names:

@@ -5,7 +5,7 @@ import html
 import io
 from collections.abc import Sequence
 
-from peft_jobs.files import write_json, write_whole
+from peft_jobs.storage.files import write_json, write_whole
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row
 from sweeps.measured import numbers

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a space, seen from the trial: names, fixed parts, and points drawn from it."""
+"""Finds what is wrong with a space, seen from the trial: names, fixed parts, drawn points."""
 
 from pydantic import ValidationError
 

@@ -28,7 +28,7 @@ from record import Record
 from tables import markdown
 
 from peft_jobs.demo import BASE, DATA
-from peft_jobs.files import write_whole
+from peft_jobs.storage.files import write_whole
 
 HERE = Path(__file__).parent
 TABLES = {"steps": "steps", "sweep": "sweep_table", "cores": "cores", "gpu": "shapes"}

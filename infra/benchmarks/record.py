@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft_jobs.files import write_json
 from peft_jobs.provenance import environment
+from peft_jobs.storage.files import write_json
 
 
 @dataclass(frozen=True)

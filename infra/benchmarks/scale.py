@@ -23,7 +23,7 @@ from record import Record
 from scale_cells import inline_cell, ray_cell
 from scale_tables import markdown
 
-from peft_jobs.files import write_whole
+from peft_jobs.storage.files import write_whole
 
 HERE = Path(__file__).parent
 CELLS = {"inline": inline_cell, "ray": ray_cell}

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from peft_jobs.adapters import OWN
-from peft_jobs.files import whole_folder
 from peft_jobs.keyed import ADAPTER
-from peft_jobs.label_names import ADAPTER_FOLDER, write_labels
+from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, write_labels
+from peft_jobs.storage.files import whole_folder
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

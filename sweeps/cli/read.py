@@ -7,8 +7,9 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from peft_jobs import SpecError, State, store
-from peft_jobs.files import write_whole
+from peft_jobs import SpecError, State
+from peft_jobs.storage import object_store
+from peft_jobs.storage.files import write_whole
 from sweeps.cli.board import DEFAULT_ROWS, print_board
 from sweeps.cli.screen import out, print_json, say
 from sweeps.leaderboard import make_leaderboard
@@ -67,7 +68,7 @@ class Listed:
 
 def list_sweeps(storage: Path, study_url: str | None, json: bool) -> None:
     """Print every sweep of the storage."""
-    url = store.origin(storage)
+    url = object_store.origin(storage)
     if url is None and not storage.is_dir():
         raise SpecError(f"there is no folder {storage}; give the sweeps' folder with --storage")
     listed = [_listed(study) for study in load_all(storage, study_url)]

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peft_jobs import Fenced, SpecError, faults, store
+from peft_jobs import Fenced, SpecError, faults
 from peft_jobs.engines import load_engine
 from peft_jobs.host import Message, TrialHost
-from peft_jobs.patience import patiently
+from peft_jobs.storage import object_store
+from peft_jobs.storage.retry import patiently
 
 LONG_POLL_SECONDS = 10.0
 SIGN_SECONDS = 20.0
@@ -158,8 +159,8 @@ def _look_for(place: str, text: str) -> None:
 
 
 def _read(place: str) -> str:
-    if store.is_url(place):
-        return store.read(place) or ""
+    if object_store.is_url(place):
+        return object_store.read(place) or ""
     return Path(place).read_text("utf-8") if Path(place).exists() else ""
 
 

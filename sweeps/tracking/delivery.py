@@ -19,7 +19,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from peft_jobs import faults
-from peft_jobs.store import at_hand
+from peft_jobs.storage.object_store import at_hand
 from sweeps.redact import redact
 from sweeps.tracking.batch import Batch, KnownRun, gather, known
 from sweeps.tracking.destination import Destination

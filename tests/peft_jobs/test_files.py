@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_jobs.files import canonical_json, write_json, write_whole
+from peft_jobs.storage.files import canonical_json, write_json, write_whole
 
 
 def test_a_file_is_written_with_its_folders_and_replaces_an_older_one(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from peft_jobs import Progress, State, TrialResult, TrialSpec, patience, store
+from peft_jobs import Progress, State, TrialResult, TrialSpec
 from peft_jobs.host import Message, TrialHost
 from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.outlet import Outlet
 from peft_jobs.simulated import SimulatedEngine
+from peft_jobs.storage import object_store as store
+from peft_jobs.storage import retry
 from tests.cluster_services.object_store import BUCKET, ObjectStore, object_store
 
 WAIT = 30.0
@@ -258,7 +260,7 @@ def test_a_store_that_stays_away_costs_the_adapter_and_says_where_it_is(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.5)
     host = machine(_Adapters())
     server.gate.close()
     try:

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import pytest
 
-from peft_jobs import store
-from peft_jobs.patience import patiently
+from peft_jobs.storage import object_store as store
+from peft_jobs.storage.retry import patiently
 from tests.cluster_services.object_store import BUCKET, ObjectStore, object_store
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from peft_jobs import SpecError, State, TrialResult
-from peft_jobs.files import write_json
+from peft_jobs.storage.files import write_json
 from sweeps.driver import Driver
 from sweeps.export import export_trial
 from sweeps.layout import SweepFolder

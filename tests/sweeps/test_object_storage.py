@@ -9,8 +9,9 @@ from typing import Any
 import optuna
 import pytest
 
-from peft_jobs import SpecError, store
-from peft_jobs.files import write_json
+from peft_jobs import SpecError
+from peft_jobs.storage import object_store as store
+from peft_jobs.storage.files import write_json
 from sweeps import SweepSpec
 from sweeps.errors import Unavailable
 from sweeps.layout import SweepFolder, storage_folder

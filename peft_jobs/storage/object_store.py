@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from peft_jobs.files import whole_folder
-from peft_jobs.patience import patiently
+from peft_jobs.storage.files import whole_folder
+from peft_jobs.storage.retry import patiently
 
 MANIFEST = "manifest.json"
 MAX_URL_CHARACTERS = 120

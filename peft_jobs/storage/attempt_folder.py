@@ -1,10 +1,10 @@
-"""The names of a classifier's classes: a file beside its weights, which know them by number."""
+"""The names of the files of one attempt, and the class names beside a classifier's weights."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from peft_jobs.files import write_json
+from peft_jobs.storage.files import write_json
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
