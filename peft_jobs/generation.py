@@ -22,8 +22,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from peft_jobs.custom_metrics import checked, load_metric
 from peft_jobs.errors import Refused, SpecError
-from peft_jobs.generation_spec import GenerationSpec
 from peft_jobs.positions import table_length
+from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks import IGNORED
 from peft_jobs.tasks._base import mask, pad
 

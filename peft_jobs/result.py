@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from peft_jobs.errors import DataError, Diverged, OutOfMemory, Refused
-from peft_jobs.memory_settings import LadderRung
+from peft_jobs.spec.memory_settings import LadderRung
 
 
 class State(StrEnum):

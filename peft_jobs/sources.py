@@ -14,8 +14,8 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.mistakes import suggest
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, Source
+from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.storage.object_store import cached, is_url
 from peft_jobs.storage.retry import GivenUp

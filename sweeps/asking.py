@@ -15,8 +15,8 @@ from optuna.trial import Trial, TrialState
 from pydantic import ValidationError
 
 from peft_jobs import Kind, TrialSpec, faults
-from peft_jobs.dotted import flatten
-from peft_jobs.mistakes import mistakes
+from peft_jobs.spec.dotted import flatten
+from peft_jobs.spec.mistakes import mistakes
 from search_spaces import Params, SpaceError
 from search_spaces.values import Scalar
 from sweeps.changes import Changes

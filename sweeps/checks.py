@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import sqlalchemy
 from sqlalchemy.engine import make_url
 
-from peft_jobs.mistakes import suggest
 from peft_jobs.spec import DEMO, Source
+from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.object_store import is_url
 from search_spaces import SpaceError
 from sweeps.redact import redact

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from peft_jobs.dotted import flatten
+from peft_jobs.spec.dotted import flatten
 from sweeps.spec import SweepSpec
 
 _FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
-from peft_jobs.mistakes import mistakes, suggest
 from peft_jobs.spec import DEMO, Source
+from peft_jobs.spec.mistakes import mistakes, suggest
 from peft_jobs.storage.object_store import MAX_URL_CHARACTERS, is_url
 from sweeps.checks import problems
 from sweeps.redact import redact

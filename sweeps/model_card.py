@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import TrialSpec
-from peft_jobs.adapters import OWN
 from peft_jobs.spec import DEMO, QuantizationSpec
+from peft_jobs.spec.adapters import OWN
 from peft_jobs.storage.attempt_folder import LABELS, read_labels
 from sweeps.leaderboard import Leaderboard, Row
 

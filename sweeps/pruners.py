@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 from pydantic import ConfigDict
 
-from peft_jobs.fields import MOST, Section
-from peft_jobs.mistakes import suggest
+from peft_jobs.spec.fields import MOST, Section
+from peft_jobs.spec.mistakes import suggest
 from sweeps.arguments import fitting
 from sweeps.halving import Halving
 

@@ -10,7 +10,7 @@ import optuna
 from pydantic import ValidationError
 
 from peft_jobs import SpecError
-from peft_jobs.mistakes import mistakes, suggest
+from peft_jobs.spec.mistakes import mistakes, suggest
 from peft_jobs.storage import object_store
 from sweeps.database import open_storage
 from sweeps.errors import Unavailable

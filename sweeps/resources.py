@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from peft_jobs.engines import ENGINES
-from peft_jobs.fields import Count, NonNegative, Positive, Section
-from peft_jobs.mistakes import suggest
+from peft_jobs.spec.fields import Count, NonNegative, Positive, Section
+from peft_jobs.spec.mistakes import suggest
 
 
 class ResourcesSpec(Section):

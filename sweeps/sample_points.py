@@ -3,8 +3,8 @@
 from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
-from peft_jobs.dotted import flatten
 from peft_jobs.spec import INCOMPATIBLE
+from peft_jobs.spec.dotted import flatten
 from search_spaces import Params, RandomSuggest
 from sweeps.spec import SweepSpec
 

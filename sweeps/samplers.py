@@ -10,8 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial
 from pydantic import ConfigDict
 
-from peft_jobs.fields import Section
-from peft_jobs.mistakes import suggest
+from peft_jobs.spec.fields import Section
+from peft_jobs.spec.mistakes import suggest
 from search_spaces import SearchSpace, Space
 from sweeps.arguments import fitting
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from peft_jobs import SpecError
-from peft_jobs.mistakes import suggest
+from peft_jobs.spec.mistakes import suggest
 from sweeps.leaderboard import COLUMNS, Leaderboard, Row
 from sweeps.measured import natural_direction, numbers
 

@@ -3,9 +3,9 @@
 from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
-from peft_jobs.dotted import flatten, paths_of
-from peft_jobs.mistakes import mistakes
 from peft_jobs.spec import ADAPTERS
+from peft_jobs.spec.dotted import flatten, paths_of
+from peft_jobs.spec.mistakes import mistakes
 from search_spaces import FunctionSpace, GivenSuggest, Params, RandomSuggest, SpaceError
 from sweeps.sample_points import POINTS_CHECKED, draw_points, is_incompatible
 from sweeps.spec import SweepSpec

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from peft_jobs.fields import Count, Number, Positive, Section, Whole
 from peft_jobs.spec import TrialSpec
+from peft_jobs.spec.fields import Count, Number, Positive, Section, Whole
 from search_spaces import ReadSpace
 from sweeps.measured import Direction, natural_direction
 from sweeps.pruners import PrunerSpec, check_pruner

@@ -1,4 +1,4 @@
-"""PEFT methods. A new one is a file here, a section in `peft_jobs.adapters`, and two entries."""
+"""PEFT methods. A new one is a file here, a file in `spec/adapters`, and an entry in each table."""
 
 from peft_jobs.methods._base import Method, check_whole_modules, clock_of, setting_of
 from peft_jobs.methods._saved import load_adapter, save_adapter, write_adapter

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from peft_jobs.adapters import BottleneckSpec
+from peft_jobs.spec.adapters import BottleneckSpec
 
 _ACTIVATIONS: dict[str, Any] = {
     "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,

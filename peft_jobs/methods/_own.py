@@ -16,9 +16,9 @@ import safetensors.torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.adapters import BottleneckSpec
 from peft_jobs.methods import _bottleneck
 from peft_jobs.methods._precision import raise_to_float32
+from peft_jobs.spec.adapters import BottleneckSpec
 
 WEIGHTS = "adapter_model.safetensors"
 LOADER = "peft_jobs.methods:load_adapter"

@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from peft_jobs.adapters import OWN
 from peft_jobs.keyed import ADAPTER
+from peft_jobs.spec.adapters import OWN
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, write_labels
 from peft_jobs.storage.files import whole_folder
 

@@ -9,10 +9,10 @@ import torch
 from peft import AdaLoraConfig, PeftModel
 from torch import Tensor, nn
 
-from peft_jobs.adapters import AdaLoraSpec
 from peft_jobs.errors import Diverged, SpecError
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._setting import Setting
+from peft_jobs.spec.adapters import AdaLoraSpec
 from peft_jobs.training_state import METHOD_STATE, Tensors
 
 _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")

@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from peft_jobs.adapters import BottleneckSpec, FullSpec
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._own import OwnModel, bottleneck
 from peft_jobs.methods._setting import Setting
+from peft_jobs.spec.adapters import BottleneckSpec, FullSpec
 
 
 def build_bottleneck(setting: Setting) -> nn.Module:

@@ -2,9 +2,9 @@
 
 from peft import LoHaConfig, LoKrConfig, MissConfig, OFTConfig, VeraConfig
 
-from peft_jobs.adapters import MissSpec
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._setting import Setting
+from peft_jobs.spec.adapters import MissSpec
 
 
 def loha(setting: Setting) -> LoHaConfig:

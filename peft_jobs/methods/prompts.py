@@ -4,11 +4,11 @@ from typing import Any
 
 from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 
-from peft_jobs.adapters import PrefixTuningSpec, PromptTuningSpec
 from peft_jobs.architecture import location
 from peft_jobs.errors import SpecError
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._setting import Setting
+from peft_jobs.spec.adapters import PrefixTuningSpec, PromptTuningSpec
 
 
 def prompt_tuning(setting: Setting) -> PromptTuningConfig:

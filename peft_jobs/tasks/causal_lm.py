@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from peft_jobs.spec import CausalLMSpec
+from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks import chat
 from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad
 from peft_jobs.tasks.pieces import closing_tokens, opening_tokens, tokens_with_ends
 from peft_jobs.tasks.supervised import MOST_LOGITS, token_losses
-from peft_jobs.templates import columns, render
 
 MAX_EXPONENT = 700.0
 """exp of more than 709 overflows a double; perplexity stops here, at 1e304."""

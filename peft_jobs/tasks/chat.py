@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import CausalLMSpec
+from peft_jobs.spec.templates import render
 from peft_jobs.tasks._base import IGNORED, Encoder, Example, Row
-from peft_jobs.templates import render
 
 Message = dict[str, Any]
 # What a template may run into: its own errors, and Python's in its expressions.

@@ -25,10 +25,10 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 from peft_jobs.errors import SpecError
 from peft_jobs.keyed import key
 from peft_jobs.spec import QuestionAnsweringSpec
+from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks._base import Batch, Encoder, Example, Row, Score, mask, pad, upcast
 from peft_jobs.tasks.answers import NOWHERE, answers_of, example_of
 from peft_jobs.tasks.squad import exact_match_and_f1
-from peft_jobs.templates import columns, render
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from peft_jobs.spec import Seq2SeqSpec
+from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
 from peft_jobs.tasks.causal_lm import text_metrics
 from peft_jobs.tasks.pieces import closing_tokens, tokens_with_ends
-from peft_jobs.templates import columns, render
 
 
 class Seq2Seq:

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from peft_jobs.errors import DataError
 from peft_jobs.spec import SequenceClassificationSpec
+from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks._base import (
     Batch,
     Encoder,
@@ -28,7 +29,6 @@ from peft_jobs.tasks._base import (
     pad,
     upcast,
 )
-from peft_jobs.templates import columns, render
 
 
 class SequenceClassification:

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from peft_jobs import SpecError
-from peft_jobs.mistakes import suggest
+from peft_jobs.spec.mistakes import suggest
 from sweeps.cli.screen import say
 
 STARTERS = {

@@ -20,8 +20,8 @@ from peft_jobs.generation import (
     spread,
     turn_ends,
 )
-from peft_jobs.generation_spec import GenerationSpec
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
+from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks import IGNORED, TASKS
 
 ADDED = 128

@@ -15,8 +15,8 @@ import torch
 
 from peft_jobs.errors import SpecError
 from peft_jobs.export import score_adapter
-from peft_jobs.memory_settings import below, settings_of
 from peft_jobs.solo import SoloEngine
+from peft_jobs.spec.memory_settings import below, settings_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PETABYTE = 2**50

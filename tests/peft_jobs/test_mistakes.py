@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from peft_jobs.mistakes import mistakes, suggest
+from peft_jobs.spec.mistakes import mistakes, suggest
 
 
 class Part(BaseModel):

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
-from peft_jobs.mistakes import mistakes
+from peft_jobs.spec.mistakes import mistakes
 
 TREE: dict[str, Any] = {
     "model": "demo",

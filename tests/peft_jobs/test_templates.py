@@ -2,7 +2,7 @@
 
 import pytest
 
-from peft_jobs.templates import columns, render
+from peft_jobs.spec.templates import columns, render
 
 
 def test_columns_are_named_once_in_order_of_first_use() -> None:

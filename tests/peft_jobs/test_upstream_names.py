@@ -12,9 +12,9 @@ from peft.tuners.lora.config import CordaConfig
 from peft.utils import PeftType
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 
-from peft_jobs.adapters import ADAPTERS, OTHERS, OWN, REFUSED
-from peft_jobs.adapters.lora import CordaSpec, EvaSpec
 from peft_jobs.spec import EvaluationSpec, ModelSpec, QuantizationSpec, TrainingSpec
+from peft_jobs.spec.adapters import ADAPTERS, OTHERS, OWN, REFUSED
+from peft_jobs.spec.adapters.lora import CordaSpec, EvaSpec
 
 
 def names(config: type) -> set[str]:

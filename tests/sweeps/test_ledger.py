@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from peft_jobs import Progress, State, TrialResult
-from peft_jobs.dotted import flatten
+from peft_jobs.spec.dotted import flatten
 from sweeps import considered
 from sweeps.considered import Considered
 from sweeps.study import SweepStudy

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from peft_jobs.generation_spec import GenerationSpec
-from peft_jobs.task_spec import (
+from peft_jobs.spec.generation import GenerationSpec
+from peft_jobs.spec.task import (
     QuestionAnsweringSpec,
     Seq2SeqSpec,
     SequenceClassificationSpec,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from peft_jobs.adapters import ADAPTERS, OWN
 from peft_jobs.keyed import generator
 from peft_jobs.methods import METHODS, load_adapter, write_adapter
+from peft_jobs.spec.adapters import ADAPTERS, OWN
 from tests.peft_jobs.contracts.examples import EXAMPLES, Example
 
 INEXACT = {"adalora", "p_tuning", "lora-pissa", "lora-olora", "lora-corda"}

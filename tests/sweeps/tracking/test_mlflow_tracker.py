@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from peft_jobs import TrialSpec
-from peft_jobs.dotted import flatten
+from peft_jobs.spec.dotted import flatten
 from sweeps.tracking import Artifact, MlflowTracker, Tracker, View, deliver_pending
 from sweeps.tracking.outbox import Outbox
 

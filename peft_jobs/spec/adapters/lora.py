@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from peft_jobs.adapters._base import UNQUANTIZED, LayeredAdapter, without
-from peft_jobs.fields import Positive, Rate, Section, Width
+from peft_jobs.spec.adapters.section import UNQUANTIZED, LayeredAdapter, without
+from peft_jobs.spec.fields import Positive, Rate, Section, Width
 
 MUTATING = ("pissa", "olora", "corda")
 """Initialisations that move a part of the base's weights into the adapter."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from peft_jobs import templates
+from peft_jobs.spec import templates
 
 
 class Section(BaseModel):

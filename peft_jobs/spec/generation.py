@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from peft_jobs.fields import Count, Functions, Section, Tokens
+from peft_jobs.spec.fields import Count, Functions, Section, Tokens
 
 _NAMES = {
     "exact_match": ("exact_match",),

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from peft_jobs.adapters._base import Adapter, TargetedAdapter
-from peft_jobs.adapters.adalora import AdaLoraSpec
-from peft_jobs.adapters.lora import LoraSpec
-from peft_jobs.adapters.others import OTHERS, REFUSED, SECTIONS
-from peft_jobs.adapters.own import OWN, BottleneckSpec, FullSpec
-from peft_jobs.adapters.products import LohaSpec, LokrSpec, MissSpec, OftSpec, VeraSpec
-from peft_jobs.adapters.prompts import (
+from peft_jobs.spec.adapters.adalora import AdaLoraSpec
+from peft_jobs.spec.adapters.beyond_peft import OWN, BottleneckSpec, FullSpec
+from peft_jobs.spec.adapters.lora import LoraSpec
+from peft_jobs.spec.adapters.products import LohaSpec, LokrSpec, MissSpec, OftSpec, VeraSpec
+from peft_jobs.spec.adapters.prompts import (
     PrefixTuningSpec,
     PromptTuningSpec,
     PTuningSpec,
     PTuningV2Spec,
 )
-from peft_jobs.adapters.scaling import Ia3Spec, LnTuningSpec
+from peft_jobs.spec.adapters.rest_of_peft import OTHERS, REFUSED, SECTIONS
+from peft_jobs.spec.adapters.scaling import Ia3Spec, LnTuningSpec
+from peft_jobs.spec.adapters.section import Adapter, TargetedAdapter
 
 __all__ = [
     "ADAPTERS",

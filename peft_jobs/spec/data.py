@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from peft_jobs.fields import Section, Seed, Share, ShareOrCount, Tokens, as_mapping
+from peft_jobs.spec.fields import Section, Seed, Share, ShareOrCount, Tokens, as_mapping
 
 DEMO = "demo"
 """As a model or data path: the base and data that the package carries (`peft_jobs.demo`)."""

@@ -2,8 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from peft_jobs.adapters._base import Adapter, TargetedAdapter
-from peft_jobs.fields import Names
+from peft_jobs.spec.adapters.section import Adapter, TargetedAdapter
+from peft_jobs.spec.fields import Names
 
 
 class Ia3Spec(TargetedAdapter):

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from peft_jobs.mistakes import models_in
+from peft_jobs.spec.mistakes import models_in
 
 
 def flatten(spec: BaseModel) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The section `task` of a TrialSpec: what is learned, a union on `type`.
 
-Templates name columns in braces (`peft_jobs.templates`), each at least one, but for a prompt that
+Templates name columns in braces (see `templates`), each at least one, but for a prompt that
 all rows share; fields that end in no template are names of columns. METRICS are the names that an
 evaluation records, apart from those of `evaluation.generation` and `evaluation.metrics`.
 """
@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peft_jobs.fields import Instruction, Section, Template, Tokens
+from peft_jobs.spec.fields import Instruction, Section, Template, Tokens
 
 Column = Annotated[str, Field(min_length=1)]
 _TEXT_METRICS = ("validation/loss", "validation/perplexity", "validation/bits_per_byte")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, model_validator
 
 from peft_jobs.errors import SpecError
-from peft_jobs.fields import Names, Section, Whole
+from peft_jobs.spec.fields import Names, Section, Whole
 
 SCHEMES = ("none", "int8", "nf4", "fp4")
 """Values of `quantization.scheme`."""

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from peft_jobs.adapters._base import UNQUANTIZED, Adapter
-from peft_jobs.fields import Rate
+from peft_jobs.spec.adapters.section import UNQUANTIZED, Adapter
+from peft_jobs.spec.fields import Rate
 
 OWN = ("bottleneck", "full")
 """What they save is loaded by `peft_jobs.methods.load_adapter` alone."""

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peft_jobs.adapters._base import LayeredAdapter
-from peft_jobs.fields import Count, NonNegative, Positive, Rate, Share, Width
+from peft_jobs.spec.adapters.section import LayeredAdapter
+from peft_jobs.spec.fields import Count, NonNegative, Positive, Rate, Share, Width
 
 SCHEDULE = ("tinit", "tfinal")
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peft_jobs.adapters._base import UNQUANTIZED, LayeredAdapter, without
-from peft_jobs.fields import Positive, Rate, Width
+from peft_jobs.spec.adapters.section import UNQUANTIZED, LayeredAdapter, without
+from peft_jobs.spec.fields import Positive, Rate, Width
 
 SMALL_SEED = Annotated[int, Field(ge=0, lt=2**32)]
 

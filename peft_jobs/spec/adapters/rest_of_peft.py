@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, create_model
 
-from peft_jobs.adapters._base import UNQUANTIZED, Adapter, TargetedAdapter
-from peft_jobs.fields import NonNegative
+from peft_jobs.spec.adapters.section import UNQUANTIZED, Adapter, TargetedAdapter
+from peft_jobs.spec.fields import NonNegative
 
 Options = dict[str, bool | int | float | tuple[str, ...]]
 

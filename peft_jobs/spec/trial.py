@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from peft_jobs.adapters import ADAPTERS, AdapterSpec, LoraSpec, carried
-from peft_jobs.data_spec import DEMO, LOCAL_SUFFIXES, DataSpec, Source
-from peft_jobs.fields import (
+from peft_jobs.spec.adapters import AdapterSpec, LoraSpec, carried
+from peft_jobs.spec.data import DataSpec
+from peft_jobs.spec.fields import (
     Count,
     Functions,
     Names,
@@ -25,40 +25,12 @@ from peft_jobs.fields import (
     Width,
     as_mapping,
 )
-from peft_jobs.generation_spec import GenerationSpec
-from peft_jobs.storage.files import canonical_json
-from peft_jobs.task_spec import (
+from peft_jobs.spec.generation import GenerationSpec
+from peft_jobs.spec.task import (
     CausalLMSpec,
-    QuestionAnsweringSpec,
-    Seq2SeqSpec,
-    SequenceClassificationSpec,
     TaskSpec,
-    TokenClassificationSpec,
 )
-
-__all__ = [
-    "ADAPTERS",
-    "DEMO",
-    "INCOMPATIBLE",
-    "LOCAL_SUFFIXES",
-    "AdapterSpec",
-    "CausalLMSpec",
-    "DataSpec",
-    "EvaluationSpec",
-    "GenerationSpec",
-    "LoraSpec",
-    "ModelSpec",
-    "QuantizationSpec",
-    "QuestionAnsweringSpec",
-    "Seq2SeqSpec",
-    "SequenceClassificationSpec",
-    "Source",
-    "TaskSpec",
-    "TokenClassificationSpec",
-    "TrainingSpec",
-    "TrialSpec",
-]
-
+from peft_jobs.storage.files import canonical_json
 
 INCOMPATIBLE = "incompatible"
 """pydantic's type of the mistake that a method cannot do what the rest of the trial asks."""

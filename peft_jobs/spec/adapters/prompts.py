@@ -4,8 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from peft_jobs.adapters._base import Adapter, without
-from peft_jobs.fields import Rate, Width
+from peft_jobs.spec.adapters.section import Adapter, without
+from peft_jobs.spec.fields import Rate, Width
 
 VirtualTokens = Annotated[int, Field(ge=1, le=2**12)]
 

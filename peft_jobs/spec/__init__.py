@@ -1,0 +1,56 @@
+"""What a trial is: `TrialSpec` and its sections, as frozen data; light: it needs no torch.
+
+trial             TrialSpec, and its sections model, quantization, training, evaluation
+data              the section data
+task              the section task, a union on `type`
+adapters          the section adapter, a union on `method`
+generation        the section evaluation.generation
+fields            the types of fields, and the base of all sections
+templates         `{column}` templates
+dotted            dotted names of a spec's fields
+memory_settings   the settings that decide memory, and the next smaller ones
+mistakes          what is wrong with a spec, in words
+"""
+
+from peft_jobs.spec.adapters import ADAPTERS, AdapterSpec, LoraSpec
+from peft_jobs.spec.data import DEMO, LOCAL_SUFFIXES, DataSpec, Source
+from peft_jobs.spec.generation import GenerationSpec
+from peft_jobs.spec.task import (
+    CausalLMSpec,
+    QuestionAnsweringSpec,
+    Seq2SeqSpec,
+    SequenceClassificationSpec,
+    TaskSpec,
+    TokenClassificationSpec,
+)
+from peft_jobs.spec.trial import (
+    INCOMPATIBLE,
+    EvaluationSpec,
+    ModelSpec,
+    QuantizationSpec,
+    TrainingSpec,
+    TrialSpec,
+)
+
+__all__ = [
+    "ADAPTERS",
+    "DEMO",
+    "INCOMPATIBLE",
+    "LOCAL_SUFFIXES",
+    "AdapterSpec",
+    "CausalLMSpec",
+    "DataSpec",
+    "EvaluationSpec",
+    "GenerationSpec",
+    "LoraSpec",
+    "ModelSpec",
+    "QuantizationSpec",
+    "QuestionAnsweringSpec",
+    "Seq2SeqSpec",
+    "SequenceClassificationSpec",
+    "Source",
+    "TaskSpec",
+    "TokenClassificationSpec",
+    "TrainingSpec",
+    "TrialSpec",
+]
