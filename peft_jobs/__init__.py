@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peft_jobs.errors import DataError, Diverged, Fenced, OutOfMemory, PeftJobsError, SpecError
 
 if TYPE_CHECKING:
-    from peft_jobs.result import Kind, Progress, State, TrialResult
+    from peft_jobs.host.result import Kind, Progress, State, TrialResult
     from peft_jobs.spec import TrialSpec
 
 __all__ = [
@@ -27,10 +27,10 @@ __all__ = [
     "TrialSpec",
 ]
 _HOMES = {
-    "Kind": "result",
-    "Progress": "result",
-    "State": "result",
-    "TrialResult": "result",
+    "Kind": "host.result",
+    "Progress": "host.result",
+    "State": "host.result",
+    "TrialResult": "host.result",
     "TrialSpec": "spec",
 }
 

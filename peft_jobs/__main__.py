@@ -15,10 +15,10 @@ import yaml
 from pydantic import ValidationError
 
 from peft_jobs.errors import DataError, DeviceLost, SpecError
-from peft_jobs.host import TrialHost
-from peft_jobs.job import Engine
+from peft_jobs.host.job import Engine
+from peft_jobs.host.result import Kind, Progress, State, TrialResult
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.phases import Phases
-from peft_jobs.result import Kind, Progress, State, TrialResult
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.mistakes import mistakes
 from peft_jobs.storage.files import write_json

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from peft_jobs.result import Progress
+from peft_jobs.host.result import Progress
 from peft_jobs.storage.attempt_folder import LOG_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from peft_jobs.errors import SpecError
-from peft_jobs.job import Engine
+from peft_jobs.host.job import Engine
 from peft_jobs.references import load
 
 ENGINES: dict[str, str] = {

@@ -1,6 +1,6 @@
 """Heads that the checkpoint does not have: which they are, and their initial weights by key."""
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import copy
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.keyed import ADAPTER, key
+from peft_jobs.randomness import ADAPTER, key
 
 FRESH = "_fresh_modules"
 """Attribute of a base: names of the modules that its checkpoint lacks, topmost ones, sorted."""

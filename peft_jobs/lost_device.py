@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from peft_jobs.errors import DeviceLost, OutOfMemory
+from peft_jobs.host.result import TrialResult
 from peft_jobs.memory import is_out_of_memory
-from peft_jobs.result import TrialResult
 
 
 def result_of(error: Exception, traceback: str, **seen: Any) -> TrialResult:

@@ -1,6 +1,6 @@
 """bitsandbytes' side of a base: its configuration, its layers, and what they must not do."""
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import contextlib
 import time

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from peft_jobs.checkpoint import CheckpointState
 from peft_jobs.errors import Diverged
-from peft_jobs.job import Job
-from peft_jobs.keyed import Clock
+from peft_jobs.host.checkpoint import CheckpointState
+from peft_jobs.host.job import Job
+from peft_jobs.host.result import Progress, finite
 from peft_jobs.ladder import Ladder
 from peft_jobs.phases import Phases
-from peft_jobs.result import Progress, finite
+from peft_jobs.randomness import Clock
 from peft_jobs.resume import Start
 from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen

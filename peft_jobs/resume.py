@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from peft_jobs.checkpoint import CheckpointState, Damaged, newest_whole
-from peft_jobs.job import Job
+from peft_jobs.host.checkpoint import CheckpointState, Damaged, newest_whole
+from peft_jobs.host.job import Job
 from peft_jobs.training_state import Tensors, parse, restore_model
 
 log = logging.getLogger(__name__)

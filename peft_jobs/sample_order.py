@@ -5,7 +5,7 @@ from itertools import count, islice
 
 from torch.utils.data import Sampler
 
-from peft_jobs.keyed import epoch_order
+from peft_jobs.randomness import epoch_order
 
 
 class SampleOrder(Sampler[int]):

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from peft_jobs.checkpoint import CheckpointState, write
-from peft_jobs.job import Job
+from peft_jobs.host.checkpoint import CheckpointState, write
+from peft_jobs.host.job import Job
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft_jobs.checkpoint import CheckpointState
+from peft_jobs.host.checkpoint import CheckpointState
 
 
 @dataclass

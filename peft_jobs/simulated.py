@@ -14,10 +14,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft_jobs.checkpoint import CheckpointState, newest_whole, write
 from peft_jobs.errors import DataError, DeviceLost, Diverged, OutOfMemory, SpecError
-from peft_jobs.job import Inbox, Job, Prepared
-from peft_jobs.result import Progress, State, TrialResult
+from peft_jobs.host.checkpoint import CheckpointState, newest_whole, write
+from peft_jobs.host.job import Inbox, Job, Prepared
+from peft_jobs.host.result import Progress, State, TrialResult
 from peft_jobs.spec import ADAPTERS, LoraSpec, TrialSpec
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ the base is compared with that of the loaded one: a trial that changed it is log
 the base is loaded anew. `peft_jobs.run` is the table of contents of a trial.
 """
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import logging
 import traceback
@@ -22,7 +22,8 @@ from peft_jobs.custom_metrics import load_metric
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
 from peft_jobs.heads import fresh_modules
-from peft_jobs.job import Inbox, Job, Prepared, serve_one_at_a_time
+from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
+from peft_jobs.host.result import State, TrialResult
 from peft_jobs.ladder import Ladder
 from peft_jobs.lost_device import result_of, telling_lost_devices
 from peft_jobs.memory import release
@@ -33,7 +34,6 @@ from peft_jobs.positions import check_some_fit
 from peft_jobs.precision import check_device
 from peft_jobs.provenance import environment
 from peft_jobs.resident import Resident, key_of
-from peft_jobs.result import State, TrialResult
 from peft_jobs.run import Run
 from peft_jobs.sample_packing import check_apart
 from peft_jobs.seen import Seen
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class SoloEngine:
-    """See `peft_jobs.job.Engine`."""
+    """See `peft_jobs.host.job.Engine`."""
 
     def __init__(
         self,

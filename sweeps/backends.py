@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from peft_jobs import TrialSpec
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from sweeps.driver import Driver
 from sweeps.inline import InlineBackend
 from sweeps.inputs import functions, modules

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peft_jobs import Progress, State, TrialResult
-from peft_jobs.messages import Assignment
+from peft_jobs.host.messages import Assignment
 from peft_jobs.storage.files import write_json
 from sweeps.asking import Point
 from sweeps.checkpoints import Checkpoints

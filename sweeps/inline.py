@@ -7,9 +7,9 @@ from typing import Any
 from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.engines import load_engine
 from peft_jobs.errors import DeviceLost
-from peft_jobs.host import Message, TrialHost
-from peft_jobs.job import Prepared
-from peft_jobs.messages import Assignment
+from peft_jobs.host.job import Prepared
+from peft_jobs.host.messages import Assignment
+from peft_jobs.host.trial_host import Message, TrialHost
 from sweeps.driver import Driver
 
 TICK_SECONDS = 0.5

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from peft_jobs.checkpoint import CHECKPOINTS
+from peft_jobs.host.checkpoint import CHECKPOINTS
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
 from search_spaces import Params

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from peft_jobs import State, TrialResult
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
 from sweeps.asking import Point
 from sweeps.layout import SweepFolder, run_name

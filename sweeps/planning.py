@@ -1,7 +1,7 @@
 """Before the first trial: what to check on a host, and the rungs that follow from the budget."""
 
 from peft_jobs import SpecError, TrialSpec
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from sweeps.pruners import reduction_factor
 from sweeps.sample_points import drawn_trials
 from sweeps.spec import SweepSpec

@@ -9,7 +9,7 @@ from functools import partial
 from optuna.storages import BaseStorage
 
 from peft_jobs import SpecError, State
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.backends import make_backend

@@ -19,7 +19,7 @@ from typing import Any
 
 from peft_jobs import Kind, State, TrialResult, TrialSpec
 from peft_jobs.engines import load_engine
-from peft_jobs.host import TrialHost
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.provenance import environment
 from sweeps import load_sweep
 from sweeps.layout import SweepFolder

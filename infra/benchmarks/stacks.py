@@ -25,22 +25,22 @@ NAMES = (
     ("peft_jobs/memory.py", None, "memory: collect garbage, give back"),
     ("packed/export.py", None, "save adapters"),
     ("peft_jobs/saving.py", None, "checkpoints"),
-    ("peft_jobs/checkpoint.py", None, "checkpoints"),
+    ("peft_jobs/host/checkpoint.py", None, "checkpoints"),
     ("packed/composition.py", None, "compose packs"),
     ("packed/slot.py", "__init__", "begin a trial"),
     ("peft_jobs/solo.py", "verify", "check the base's hash"),
     ("peft_jobs/attempt.py", None, "write the trial's log and metrics"),
     ("peft_jobs/provenance.py", None, "provenance (git, versions)"),
-    ("peft_jobs/job.py", "wait_until", "the pruner's answer"),
-    ("peft_jobs/host.py", "take", "no job"),
+    ("peft_jobs/host/job.py", "wait_until", "the pruner's answer"),
+    ("peft_jobs/host/trial_host.py", "take", "no job"),
     ("packed/probing.py", None, "try numbers of slots"),
     ("peft_jobs/base.py", None, "load and quantize the base"),
     ("peft_jobs/content_hash.py", None, "check the base's hash"),
     ("peft_jobs/tokenized.py", None, "tokenise"),
     ("peft_jobs/data.py", None, "tokenise"),
     ("peft_jobs/targets.py", None, "check the trials of the space"),
-    ("peft_jobs/host.py", "prepare", "prepare: the rest"),
-    ("peft_jobs/host.py", "close", "wait for the host to close"),
+    ("peft_jobs/host/trial_host.py", "prepare", "prepare: the rest"),
+    ("peft_jobs/host/trial_host.py", "close", "wait for the host to close"),
     ("peft_jobs/engines.py", None, "make the engine"),
     ("cluster/backend.py", "_connect", "start Ray"),
     ("cluster/backend.py", "prepare", "wait for the host: start and prepare"),
@@ -108,13 +108,13 @@ def _thread(ident: int, frame: FrameType) -> str | None:
     if is_main and sys.argv and sys.argv[0].endswith("sweep_arms.py"):
         return "driver's thread"
     for path, function in _frames(frame):
-        if path.endswith("peft_jobs/host.py") and function == "_serve":
+        if path.endswith("peft_jobs/host/trial_host.py") and function == "_serve":
             return "the host's thread, which trains"
         if path.endswith("tracking/drain.py"):
             return "thread that delivers to the tracking server"
         if path.endswith("cluster/host_actor.py") and function in ("__init__", "prepare"):
             return "host's start, in the host's process"
-        if path.endswith("peft_jobs/host.py") and function == "prepare":
+        if path.endswith("peft_jobs/host/trial_host.py") and function == "prepare":
             return "host's start, in the host's process"
     return None
 

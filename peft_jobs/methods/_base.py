@@ -1,6 +1,6 @@
 """What every method does with the resident base: put an adapter on it, and take it off again."""
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from peft_jobs.architecture import head_modules
 from peft_jobs.base import Base
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.heads import fresh_modules, reset_head
-from peft_jobs.keyed import Clock, key, key_base_dropout, key_dropout, tuner_layers
 from peft_jobs.methods._precision import check_scaled_gradients, train_in_float32
 from peft_jobs.methods._setting import Setting
 from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.places import places
 from peft_jobs.quantized import is_quantized
+from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 

@@ -9,7 +9,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from peft_jobs.errors import SpecError
-from peft_jobs.keyed import ADAPTER
+from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrainingSpec
 
 HALF = {torch.bfloat16, torch.float16}

@@ -1,6 +1,6 @@
 """An adapter's files: written, and loaded again onto a fresh base."""
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import copy
 import json
@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from peft_jobs.keyed import ADAPTER
+from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec.adapters import OWN
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, write_labels
 from peft_jobs.storage.files import whole_folder

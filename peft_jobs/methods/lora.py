@@ -14,11 +14,11 @@ from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor, nn
 
 from peft_jobs.errors import SpecError
-from peft_jobs.keyed import ADAPTER, generator, initial_lora_A, tuner_layers
 from peft_jobs.methods import _loftq
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._saved import remember_initial
 from peft_jobs.methods._setting import Setting
+from peft_jobs.randomness import ADAPTER, generator, initial_lora_A, tuner_layers
 from peft_jobs.spec import TaskSpec
 from peft_jobs.spec.adapters import LoraSpec
 from peft_jobs.tasks import TASKS, Batch

@@ -5,7 +5,7 @@ base: jobs begin in the order in which they came, and what runs is drained befor
 so neither kind starves.
 """
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import logging
 import traceback
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft_jobs.errors import SpecError
-from peft_jobs.job import Inbox, Job, Prepared
+from peft_jobs.host.job import Inbox, Job, Prepared
 from peft_jobs.lost_device import result_of, telling_lost_devices
 from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.packed.composition import Composition
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class PackedEngine:
-    """See `peft_jobs.job.Engine`. Runs up to `num_slots` trials in one step."""
+    """See `peft_jobs.host.job.Engine`. Runs up to `num_slots` trials in one step."""
 
     def __init__(
         self,

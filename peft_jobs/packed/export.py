@@ -6,11 +6,11 @@ from pathlib import Path
 import safetensors.torch
 
 from peft_jobs.base import Base
-from peft_jobs.keyed import ADAPTER
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.packed.pack import Named
 from peft_jobs.packed.packable import Parts, lora_of
 from peft_jobs.packed.tenant import peft_name
+from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, write_labels
 from peft_jobs.storage.files import whole_folder

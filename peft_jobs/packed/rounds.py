@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from enum import Enum, auto
 from functools import partial
 
+from peft_jobs.host.result import TrialResult
 from peft_jobs.lost_device import raise_if_lost
 from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.packed.calibration import Calibration, groups
@@ -14,7 +15,6 @@ from peft_jobs.packed.composition import UNLIMITED, Composition
 from peft_jobs.packed.evaluations import Evaluations
 from peft_jobs.packed.slot import Slot
 from peft_jobs.packed.stepping import Work, packed_step
-from peft_jobs.result import TrialResult
 from peft_jobs.tasks import TASKS
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from datasets import Dataset
 
 from peft_jobs.base import Base
 from peft_jobs.evaluation import score
-from peft_jobs.job import Job
+from peft_jobs.host.job import Job
 from peft_jobs.ladder import Ladder
 from peft_jobs.packed.tenant import Tenant
 from peft_jobs.seen import Seen

@@ -4,7 +4,7 @@ What the solo engine does around its Trainer happens here around packed steps, w
 reporter, checkpoints and files; a slot never blocks, it `waits`.
 """
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import logging
 import traceback
@@ -13,8 +13,8 @@ from typing import Any
 
 from peft_jobs import attempt
 from peft_jobs.base import Base
-from peft_jobs.job import Job
-from peft_jobs.keyed import Clock
+from peft_jobs.host.job import Job
+from peft_jobs.host.result import Progress, State, TrialResult, finite
 from peft_jobs.ladder import Ladder
 from peft_jobs.lost_device import result_of
 from peft_jobs.packed.export import save_adapter
@@ -24,8 +24,8 @@ from peft_jobs.packed.packable import Parts, initial_values, lora_of
 from peft_jobs.packed.scoring import Scoring
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant, from_snapshot, to_snapshot
 from peft_jobs.phases import Phases
+from peft_jobs.randomness import Clock
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
-from peft_jobs.result import Progress, State, TrialResult, finite
 from peft_jobs.resume import Start, find_start
 from peft_jobs.sample_order import SampleOrder
 from peft_jobs.saving import Saver

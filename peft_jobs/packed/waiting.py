@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from peft_jobs.job import Inbox, Job
+from peft_jobs.host.job import Inbox, Job
 from peft_jobs.packed.slot import Slot
 
 

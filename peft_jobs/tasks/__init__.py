@@ -1,6 +1,6 @@
 """TASKS: what a trial can learn, by the spec's `task.type`."""
 
-from peft_jobs import notices  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 from typing import Any
 

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
 from peft_jobs.errors import SpecError
-from peft_jobs.keyed import key
+from peft_jobs.randomness import key
 from peft_jobs.spec import QuestionAnsweringSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks._base import Batch, Encoder, Example, Row, Score, mask, pad, upcast

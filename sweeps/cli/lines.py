@@ -1,7 +1,7 @@
 """Progress as plain lines, for logs: one for each start, rung and end of a trial."""
 
 from peft_jobs import Progress
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from sweeps.cli.progress import EndedTrial, Observer, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, pairs, say, short_params
 from sweeps.driver import Driver

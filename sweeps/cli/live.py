@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from peft_jobs import State
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from sweeps.cli.lines import STOPPING, ending, plan
 from sweeps.cli.progress import Observer, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, pairs, short_params

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from sweeps.cli.devices import device
 from sweeps.cli.errors import ExitCode
 from sweeps.cli.outcome import record, tell, tell_status

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
 from sweeps.backends import make_backend
 from sweeps.cli.screen import err, out, pairs, print_json

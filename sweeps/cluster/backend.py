@@ -16,7 +16,7 @@ from ray._private import ray_constants
 from ray.tune.execution import class_cache
 
 from peft_jobs import SpecError, TrialSpec
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from sweeps.cluster.bridge import (
     PROXY_RETRIES,
     Bridge,

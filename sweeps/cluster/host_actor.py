@@ -14,7 +14,7 @@ from typing import Any
 
 from peft_jobs import Fenced, SpecError, faults
 from peft_jobs.engines import load_engine
-from peft_jobs.host import Message, TrialHost
+from peft_jobs.host.trial_host import Message, TrialHost
 from peft_jobs.storage import object_store
 from peft_jobs.storage.retry import patiently
 

@@ -212,7 +212,7 @@ class Listening:
 
     def run(self, spec: Any, attempt: int = 1, checkpoint: Path | str | None = None) -> Any:
         """The result of an attempt; `reports` are those of this attempt alone."""
-        from peft_jobs.job import Job
+        from peft_jobs.host.job import Job
 
         listening = self
 

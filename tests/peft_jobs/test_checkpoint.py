@@ -13,8 +13,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from peft_jobs import faults
-from peft_jobs.checkpoint import STATE, TENSORS, CheckpointState, Damaged, newest_whole, read, write
-from peft_jobs.host import TrialHost
+from peft_jobs.host.checkpoint import (
+    STATE,
+    TENSORS,
+    CheckpointState,
+    Damaged,
+    newest_whole,
+    read,
+    write,
+)
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.simulated import SimulatedEngine
 from peft_jobs.solo import SoloEngine
 
@@ -109,7 +117,7 @@ def test_a_foreign_or_missing_checkpoint_is_not_used(
 KILLED = """
 import sys
 from pathlib import Path
-from peft_jobs.checkpoint import CheckpointState, write
+from peft_jobs.host.checkpoint import CheckpointState, write
 for step in (1, 2, 3):
     state = CheckpointState(spec="ab" * 32, step=step, samples=step, tokens=step)
     print(write(Path(sys.argv[1]), state, b"x" * 10000), flush=True)
@@ -279,7 +287,7 @@ def test_a_trial_on_a_full_disk_trains_on_without_checkpoints(
 FULL_DISK = """
 import json, sys
 from pathlib import Path
-from peft_jobs.host import TrialHost
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.simulated import SimulatedEngine
 host, seq = TrialHost(SimulatedEngine()), 0
 host.submit(0, 1, Path(sys.argv[1]).read_text(), sys.argv[2])

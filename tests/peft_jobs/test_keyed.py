@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from peft_jobs.keyed import (
+from peft_jobs.randomness import (
     Clock,
     KeyedDropout,
     dropped,

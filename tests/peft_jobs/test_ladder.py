@@ -239,7 +239,7 @@ def test_an_evaluation_that_does_not_fit_is_made_again_in_smaller_batches(
 LIMITED = """
 import json, resource, sys, threading
 from pathlib import Path
-from peft_jobs.job import Job
+from peft_jobs.host.job import Job
 from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from peft_jobs.keyed import tuner_layers
+from peft_jobs.randomness import tuner_layers
 from peft_jobs.solo import SoloEngine
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

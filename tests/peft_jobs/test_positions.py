@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from peft_jobs.errors import SpecError
+from peft_jobs.host.result import Kind, State
 from peft_jobs.positions import table_length
-from peft_jobs.result import Kind, State
 from peft_jobs.solo import SoloEngine
 
 POSITIONS, VIRTUAL = 32, 4

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from peft_jobs import Fenced, Progress
-from peft_jobs.host import TrialHost
-from peft_jobs.keyed import epoch_order
+from peft_jobs.host.trial_host import TrialHost
+from peft_jobs.randomness import epoch_order
 from peft_jobs.sample_order import SampleOrder
 from peft_jobs.solo import SoloEngine
 

@@ -11,8 +11,8 @@ import torch
 from peft_jobs.base import load_base
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import evaluate
-from peft_jobs.host import TrialHost
-from peft_jobs.result import Kind, State, TrialResult
+from peft_jobs.host.result import Kind, State, TrialResult
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS

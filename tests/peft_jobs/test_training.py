@@ -14,14 +14,14 @@ from torch import nn
 
 from peft_jobs.base import load_base
 from peft_jobs.errors import Diverged
-from peft_jobs.job import Job
-from peft_jobs.keyed import epoch_order
+from peft_jobs.host.job import Job
+from peft_jobs.host.result import Progress
 from peft_jobs.ladder import Ladder
 from peft_jobs.methods import METHODS
 from peft_jobs.methods._base import clock_of
 from peft_jobs.phases import Phases
+from peft_jobs.randomness import epoch_order
 from peft_jobs.reporting import Loop
-from peft_jobs.result import Progress
 from peft_jobs.resume import find_start, restored
 from peft_jobs.sample_order import SampleOrder
 from peft_jobs.saving import Saver

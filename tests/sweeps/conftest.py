@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from peft_jobs import Progress, State, TrialResult
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from peft_jobs.simulated import final_loss, loss_at
 from sweeps import SweepSpec, build_sweep
 from sweeps.asking import Point

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from peft_jobs import SpecError
-from peft_jobs.job import Prepared
+from peft_jobs.host.job import Prepared
 from sweeps import SweepSpec
 from sweeps.planning import geometric_rungs, resolve, variants
 from sweeps.pruners import build

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from peft_jobs.keyed import generator
 from peft_jobs.methods import METHODS, load_adapter, write_adapter
+from peft_jobs.randomness import generator
 from peft_jobs.spec.adapters import ADAPTERS, OWN
 from tests.peft_jobs.contracts.examples import EXAMPLES, Example
 

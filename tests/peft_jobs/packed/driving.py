@@ -10,7 +10,7 @@ from transformers import get_scheduler
 
 from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.evaluation import examples_of, to_device
-from peft_jobs.host import TrialHost
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.packed.feed import Feed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peft_jobs.evaluation import score
-from peft_jobs.job import Job
+from peft_jobs.host.job import Job
 from peft_jobs.packed.composition import Composition
 from peft_jobs.packed.engine import PackedEngine
 from peft_jobs.packed.evaluations import Evaluations

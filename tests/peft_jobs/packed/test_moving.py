@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_jobs.job import Job
+from peft_jobs.host.job import Job
 from peft_jobs.packed.composition import Composition
 from peft_jobs.packed.engine import PackedEngine
 from peft_jobs.packed.layout import make_layout, row_size

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from peft_jobs import faults
-from peft_jobs.result import Metrics, Progress
+from peft_jobs.host.result import Metrics, Progress
 from peft_jobs.spec.memory_settings import LadderRung
 from peft_jobs.storage.files import canonical_json, whole_folder
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from peft_jobs.outlet import Outlet
-from peft_jobs.result import Kind, Progress, TrialResult
+from peft_jobs.host.result import Kind, Progress, TrialResult
+from peft_jobs.host.uploads import Outlet
 from peft_jobs.spec import TrialSpec
 
 

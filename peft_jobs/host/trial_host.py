@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs.errors import DeviceLost, Fenced
-from peft_jobs.job import Engine, Job, Prepared
-from peft_jobs.outlet import Outlet
-from peft_jobs.result import TrialResult
+from peft_jobs.host.job import Engine, Job, Prepared
+from peft_jobs.host.result import TrialResult
+from peft_jobs.host.uploads import Outlet
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import is_url, local_folder
 

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from peft_jobs import checkpoint, faults
-from peft_jobs.checkpoint import CHECKPOINTS, Damaged
-from peft_jobs.result import Progress, TrialResult
+from peft_jobs import faults
+from peft_jobs.host import checkpoint
+from peft_jobs.host.checkpoint import CHECKPOINTS, Damaged
+from peft_jobs.host.result import Progress, TrialResult
 from peft_jobs.storage import object_store
 from peft_jobs.storage.retry import patiently
 
