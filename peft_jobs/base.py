@@ -30,13 +30,13 @@ from peft_jobs.architecture import (
     unreadable,
 )
 from peft_jobs.content_hash import content_hash
+from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
 from peft_jobs.heads import FRESH, fresh_modules, reset_head, topmost_modules
 from peft_jobs.quantized import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks import TASKS
-from peft_jobs.this_device import this_device
 from peft_jobs.vocabulary import check_padding
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]

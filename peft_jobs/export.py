@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peft_jobs.base import Base
+from peft_jobs.device.this_device import this_device
 from peft_jobs.evaluation import score
 from peft_jobs.ladder import Ladder
 from peft_jobs.methods import load_adapter
@@ -24,7 +25,6 @@ from peft_jobs.resident import Resident
 from peft_jobs.seen import Seen
 from peft_jobs.spec import QuantizationSpec, TrialSpec
 from peft_jobs.storage.attempt_folder import read_labels, write_labels
-from peft_jobs.this_device import this_device
 
 
 def score_adapter(

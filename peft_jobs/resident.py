@@ -10,7 +10,7 @@ import torch
 
 from peft_jobs.base import Base, base_key, load_base
 from peft_jobs.data import class_names
-from peft_jobs.memory import release
+from peft_jobs.device.memory import release
 from peft_jobs.phases import Phases
 from peft_jobs.positions import check_lengths
 from peft_jobs.spec import TrialSpec

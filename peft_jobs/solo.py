@@ -19,19 +19,20 @@ from datasets import disable_progress_bars
 from peft_jobs import attempt
 from peft_jobs.base import Base
 from peft_jobs.custom_metrics import load_metric
+from peft_jobs.device.lost_device import result_of, telling_lost_devices
+from peft_jobs.device.memory import release
+from peft_jobs.device.precision import check_device
+from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
 from peft_jobs.heads import fresh_modules
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.result import State, TrialResult
 from peft_jobs.ladder import Ladder
-from peft_jobs.lost_device import result_of, telling_lost_devices
-from peft_jobs.memory import release
 from peft_jobs.methods import setting_of
 from peft_jobs.phases import Phases
 from peft_jobs.places import check_places_without_weights
 from peft_jobs.positions import check_some_fit
-from peft_jobs.precision import check_device
 from peft_jobs.provenance import environment
 from peft_jobs.resident import Resident, key_of
 from peft_jobs.run import Run
@@ -39,7 +40,6 @@ from peft_jobs.sample_packing import check_apart
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import local_folder
-from peft_jobs.this_device import this_device
 from peft_jobs.tokenized import TokenizedData
 
 log = logging.getLogger(__name__)

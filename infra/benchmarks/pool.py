@@ -89,7 +89,7 @@ def serve(
     from random_base import SHAPES, let_go, make_base, make_data
     from runs import Until, run
 
-    from peft_jobs.this_device import this_device
+    from peft_jobs.device.this_device import this_device
 
     with turn:
         base = make_base(shape, this_device())

@@ -21,11 +21,11 @@ from pool import measure as measure_pool
 from random_base import SHAPES, let_go, make_base, make_data, shape_sizes
 
 from peft_jobs.base import Base
+from peft_jobs.device.this_device import this_device
 from peft_jobs.methods import lora
 from peft_jobs.packed import packable
 from peft_jobs.randomness import initial_lora_A
 from peft_jobs.solo import SoloEngine
-from peft_jobs.this_device import this_device
 
 WARM_STEPS, MIN_STEPS = 4, 6
 COMPARED = 2

@@ -22,7 +22,7 @@ NAMES = (
     ("peft_jobs/evaluation.py", None, "evaluate"),
     ("packed/scoring.py", None, "evaluate"),
     ("packed/evaluations.py", None, "evaluate"),
-    ("peft_jobs/memory.py", None, "memory: collect garbage, give back"),
+    ("peft_jobs/device/memory.py", None, "memory: collect garbage, give back"),
     ("packed/export.py", None, "save adapters"),
     ("peft_jobs/saving.py", None, "checkpoints"),
     ("peft_jobs/host/checkpoint.py", None, "checkpoints"),

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from peft_jobs.base import Base
-from peft_jobs.memory import is_out_of_memory, peak_memory, release
+from peft_jobs.device.memory import is_out_of_memory, peak_memory, release
+from peft_jobs.device.precision import use_tf32
 from peft_jobs.methods._base import checkpoint_activations
 from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.packed.calibration import Room
@@ -17,7 +18,6 @@ from peft_jobs.packed.layout import make_layout, row_size
 from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import dtype_of
 from peft_jobs.packed.slot import Slot
-from peft_jobs.precision import use_tf32
 
 SPARE = 0.95
 """Of a GPU's memory is planned with; its allocator loses some to fragments."""

@@ -12,10 +12,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from peft_jobs.device.lost_device import result_of, telling_lost_devices
+from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.errors import SpecError
 from peft_jobs.host.job import Inbox, Job, Prepared
-from peft_jobs.lost_device import result_of, telling_lost_devices
-from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.packed.composition import Composition
 from peft_jobs.packed.packable import parts_of, unpackable
 from peft_jobs.packed.probing import MOST, useful_slots

@@ -7,9 +7,9 @@ from collections.abc import Hashable, Sequence
 from enum import Enum, auto
 from functools import partial
 
+from peft_jobs.device.lost_device import raise_if_lost
+from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.host.result import TrialResult
-from peft_jobs.lost_device import raise_if_lost
-from peft_jobs.memory import is_out_of_memory, release
 from peft_jobs.packed.calibration import Calibration, groups
 from peft_jobs.packed.composition import UNLIMITED, Composition
 from peft_jobs.packed.evaluations import Evaluations

@@ -13,10 +13,10 @@ from typing import Any
 
 from peft_jobs import attempt
 from peft_jobs.base import Base
+from peft_jobs.device.lost_device import result_of
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult, finite
 from peft_jobs.ladder import Ladder
-from peft_jobs.lost_device import result_of
 from peft_jobs.packed.export import save_adapter
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.pack import Pack

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peft_jobs.device.precision import autocast
 from peft_jobs.evaluation import to_device
 from peft_jobs.packed.feed import Chunk
 from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import lora_of
-from peft_jobs.precision import autocast
 from peft_jobs.randomness import draw_dropout
 from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.tasks import Task

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from transformers import TrainingArguments, get_scheduler
 
-from peft_jobs.memory import is_out_of_memory
+from peft_jobs.device.memory import is_out_of_memory
 from peft_jobs.packed.layout import Part
 from peft_jobs.packed.pack import Named, Pack
 from peft_jobs.packed.packable import lora_of

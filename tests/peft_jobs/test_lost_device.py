@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.device.lost_device import result_of, telling_lost_devices
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host.trial_host import TrialHost
-from peft_jobs.lost_device import result_of, telling_lost_devices
 from peft_jobs.packed.engine import PackedEngine
 from peft_jobs.solo import SoloEngine
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from peft_jobs.memory import peak_memory, release, reset_high_water_mark, sampled_rss
+from peft_jobs.device.memory import peak_memory, release, reset_high_water_mark, sampled_rss
 
 MEGABYTE = 2**20
 CPU = torch.device("cpu")

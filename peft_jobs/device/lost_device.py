@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from peft_jobs.device.memory import is_out_of_memory
 from peft_jobs.errors import DeviceLost, OutOfMemory
 from peft_jobs.host.result import TrialResult
-from peft_jobs.memory import is_out_of_memory
 
 
 def result_of(error: Exception, traceback: str, **seen: Any) -> TrialResult:

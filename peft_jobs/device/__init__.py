@@ -1,0 +1,9 @@
+"""The device that trials run on: which it is, its memory, what it can do, and when it is lost.
+
+this_device   the current GPU, or the CPU
+memory        peak memory of one trial, and what to do when it runs out
+precision     autocast, TF32, and what a device cannot do
+lost_device   a trial's error, or the device's loss
+"""
+
+from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
