@@ -25,7 +25,7 @@ from peft_jobs.errors import Refused, SpecError
 from peft_jobs.positions import table_length
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks import IGNORED
-from peft_jobs.tasks._base import mask, pad
+from peft_jobs.tasks.task import mask, pad
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 _SPECIAL = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")

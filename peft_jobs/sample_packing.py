@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peft_jobs.errors import SpecError
 from peft_jobs.tasks import IGNORED, Batch, Example
-from peft_jobs.tasks._base import pad
+from peft_jobs.tasks.task import pad
 
 _LENGTH = 6
 """Tokens of the samples that are tried out."""

@@ -1,14 +1,28 @@
-"""TASKS: what a trial can learn, by the spec's `task.type`."""
+"""TASKS: what a trial can learn, by the spec's `task.type`.
+
+task                      Task, the protocol; padding and masks that tasks share
+causal_lm                 next-token prediction on a response or a text
+chat                      conversations through the tokenizer's chat template
+sequence_classification   one class, or any number of classes, per text or pair of texts
+token_classification      a tag for each word of a sentence
+question_answering        the span of a context that answers a question
+seq2seq                   a target text from a source text, by an encoder and a decoder
+supervised                cross entropy of supervised positions alone, in chunks
+answers                   answers in a context, as a row gives them and as tokens of a window
+squad                     exact match and F1 of answers, as SQuAD's script computes them
+spans                     spans in a sequence of BIO, IOBES or BILOU tags
+tokenizer_pieces          what a tokenizer puts before, between and after tokens
+"""
 
 from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 from typing import Any
 
-from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, Task
 from peft_jobs.tasks.causal_lm import CausalLM
 from peft_jobs.tasks.question_answering import QuestionAnswering
 from peft_jobs.tasks.seq2seq import Seq2Seq
 from peft_jobs.tasks.sequence_classification import SequenceClassification
+from peft_jobs.tasks.task import IGNORED, Batch, Encoder, Example, Row, Score, Task
 from peft_jobs.tasks.token_classification import TokenClassification
 
 TASKS: dict[str, Task[Any]] = {

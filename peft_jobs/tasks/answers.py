@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peft_jobs.tasks._base import Example
+from peft_jobs.tasks.task import Example
 
 NOWHERE = -1
 """First and last character of a token that is not of the context."""

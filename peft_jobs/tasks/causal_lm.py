@@ -19,16 +19,16 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks import chat
-from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad
-from peft_jobs.tasks.pieces import closing_tokens, opening_tokens, tokens_with_ends
 from peft_jobs.tasks.supervised import MOST_LOGITS, token_losses
+from peft_jobs.tasks.task import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad
+from peft_jobs.tasks.tokenizer_pieces import closing_tokens, opening_tokens, tokens_with_ends
 
 MAX_EXPONENT = 700.0
 """exp of more than 709 overflows a double; perplexity stops here, at 1e304."""
 
 
 class CausalLM:
-    """See `peft_jobs.tasks._base.Task`. Examples: input_ids, labels, num_bytes."""
+    """See `peft_jobs.tasks.task.Task`. Examples: input_ids, labels, num_bytes."""
 
     auto_class = AutoModelForCausalLM
     peft_task_type = TaskType.CAUSAL_LM

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.spec.templates import render
-from peft_jobs.tasks._base import IGNORED, Encoder, Example, Row
+from peft_jobs.tasks.task import IGNORED, Encoder, Example, Row
 
 Message = dict[str, Any]
 # What a template may run into: its own errors, and Python's in its expressions.

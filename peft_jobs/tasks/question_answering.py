@@ -26,9 +26,9 @@ from peft_jobs.errors import SpecError
 from peft_jobs.randomness import key
 from peft_jobs.spec import QuestionAnsweringSpec
 from peft_jobs.spec.templates import columns, render
-from peft_jobs.tasks._base import Batch, Encoder, Example, Row, Score, mask, pad, upcast
 from peft_jobs.tasks.answers import NOWHERE, answers_of, example_of
 from peft_jobs.tasks.squad import exact_match_and_f1
+from peft_jobs.tasks.task import Batch, Encoder, Example, Row, Score, mask, pad, upcast
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WindowScore(Score):
 
 
 class QuestionAnswering:
-    """See `peft_jobs.tasks._base.Task`.
+    """See `peft_jobs.tasks.task.Task`.
 
     Examples: input_ids, token_type_ids where the tokenizer has them; start and end, the answer's
     tokens; begins and ends, each token's characters in the window's part of the context; texts,

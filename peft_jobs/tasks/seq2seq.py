@@ -19,13 +19,13 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from peft_jobs.spec import Seq2SeqSpec
 from peft_jobs.spec.templates import columns, render
-from peft_jobs.tasks._base import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
 from peft_jobs.tasks.causal_lm import text_metrics
-from peft_jobs.tasks.pieces import closing_tokens, tokens_with_ends
+from peft_jobs.tasks.task import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
+from peft_jobs.tasks.tokenizer_pieces import closing_tokens, tokens_with_ends
 
 
 class Seq2Seq:
-    """See `peft_jobs.tasks._base.Task`. Examples: input_ids, labels, num_bytes."""
+    """See `peft_jobs.tasks.task.Task`. Examples: input_ids, labels, num_bytes."""
 
     auto_class = AutoModelForSeq2SeqLM
     peft_task_type = TaskType.SEQ_2_SEQ_LM

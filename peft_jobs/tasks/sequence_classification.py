@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from peft_jobs.errors import DataError
 from peft_jobs.spec import SequenceClassificationSpec
 from peft_jobs.spec.templates import columns, render
-from peft_jobs.tasks._base import (
+from peft_jobs.tasks.task import (
     Batch,
     Encoder,
     Example,
@@ -32,7 +32,7 @@ from peft_jobs.tasks._base import (
 
 
 class SequenceClassification:
-    """See `peft_jobs.tasks._base.Task`. Examples: input_ids, token_type_ids for pairs, and label: a
+    """See `peft_jobs.tasks.task.Task`. Examples: input_ids, token_type_ids for pairs, and label: a
     number, or for several classes a list with 0 or 1 for each."""
 
     auto_class = AutoModelForSequenceClassification

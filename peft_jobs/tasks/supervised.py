@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from peft_jobs.tasks._base import upcast
+from peft_jobs.tasks.task import upcast
 
 MOST_LOGITS = 1 << 26
 """Of a chunk: 256 MiB in float32."""

@@ -19,7 +19,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import TokenClassificationSpec
-from peft_jobs.tasks._base import (
+from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans
+from peft_jobs.tasks.task import (
     IGNORED,
     Batch,
     Encoder,
@@ -31,7 +32,6 @@ from peft_jobs.tasks._base import (
     pad,
     upcast,
 )
-from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TagScore(Score):
 
 
 class TokenClassification:
-    """See `peft_jobs.tasks._base.Task`. Examples: input_ids, labels."""
+    """See `peft_jobs.tasks.task.Task`. Examples: input_ids, labels."""
 
     auto_class = AutoModelForTokenClassification
     peft_task_type = TaskType.TOKEN_CLS
