@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from peft_jobs.base import Base
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import PrefixTuningSpec, PTuningV2Spec
-from peft_jobs.tokenized import TokenizedData
 
 _TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 

@@ -15,6 +15,7 @@ from transformers import set_seed
 
 from peft_jobs import attempt
 from peft_jobs.base import Base
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import peak_memory
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.evaluation import score
@@ -30,7 +31,6 @@ from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.tokenized import TokenizedData
 from peft_jobs.training import train
 
 

@@ -19,6 +19,8 @@ from datasets import disable_progress_bars
 from peft_jobs import attempt
 from peft_jobs.base import Base
 from peft_jobs.custom_metrics import load_metric
+from peft_jobs.data.sample_packing import check_apart
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import result_of, telling_lost_devices
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device
@@ -36,11 +38,9 @@ from peft_jobs.positions import check_some_fit
 from peft_jobs.provenance import environment
 from peft_jobs.resident import Resident, key_of
 from peft_jobs.run import Run
-from peft_jobs.sample_packing import check_apart
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import local_folder
-from peft_jobs.tokenized import TokenizedData
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
+from peft_jobs.data.sample_order import SampleOrder
+from peft_jobs.data.sample_packing import check_apart, pack
 from peft_jobs.device.precision import autocast
 from peft_jobs.methods import METHODS
 from peft_jobs.methods.lora import learning_rates
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
-from peft_jobs.sample_order import SampleOrder
-from peft_jobs.sample_packing import check_apart, pack
 from peft_jobs.tasks import Batch
 from peft_jobs.training_state import restore_optimizer, restore_scaler, snapshot
 

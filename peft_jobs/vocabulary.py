@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.compute as pc
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.errors import SpecError
-from peft_jobs.tokenized import TokenizedData
 
 _REMEDY = (
     "resize the embeddings to the tokenizer (`model.resize_token_embeddings(len(tokenizer))`) and "

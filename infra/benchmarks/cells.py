@@ -16,8 +16,8 @@ import torch
 from arms import Arm
 from runs import Ran, Until, difference, run
 
+from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.phases import Phases
-from peft_jobs.sample_order import SampleOrder
 from peft_jobs.spec import TrialSpec
 
 MAX_STEPS = 60

@@ -10,8 +10,8 @@ from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
 from peft_jobs.base import Base
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.solo import SoloEngine
-from peft_jobs.tokenized import TokenizedData
 
 
 class Held:

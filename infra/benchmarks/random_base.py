@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from peft_jobs.base import Base
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.quantized import settle
 from peft_jobs.spec import QuantizationSpec
-from peft_jobs.tokenized import TokenizedData
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 
 from peft_jobs.base import Base
+from peft_jobs.data.sample_order import SampleOrder
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.methods._base import checkpoint_activations
@@ -22,10 +24,8 @@ from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import dtype_of, initial_values, lora_of, parts_of
 from peft_jobs.packed.stepping import Work, packed_step
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant
-from peft_jobs.sample_order import SampleOrder
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.tokenized import TokenizedData
 
 log = logging.getLogger(__name__)
 

@@ -3,13 +3,13 @@
 from datasets import Dataset
 
 from peft_jobs.base import Base
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.evaluation import score
 from peft_jobs.host.job import Job
 from peft_jobs.ladder import Ladder
 from peft_jobs.packed.tenant import Tenant
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
-from peft_jobs.tokenized import TokenizedData
 
 
 class Scoring:

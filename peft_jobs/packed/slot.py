@@ -13,6 +13,8 @@ from typing import Any
 
 from peft_jobs import attempt
 from peft_jobs.base import Base
+from peft_jobs.data.sample_order import SampleOrder
+from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import result_of
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult, finite
@@ -27,11 +29,9 @@ from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
 from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
 from peft_jobs.resume import Start, find_start
-from peft_jobs.sample_order import SampleOrder
 from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.tasks import TASKS
-from peft_jobs.tokenized import TokenizedData
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.data.tokenized import load_data
 from peft_jobs.spec import CausalLMSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
-from peft_jobs.tokenized import load_data
 
 TASK = TASKS["causal_lm"]
 TEXT = CausalLMSpec(text="{text}")

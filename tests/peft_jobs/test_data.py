@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from peft_jobs.data import hold_out, select, subset
+from peft_jobs.data.selection import hold_out, select, subset
+from peft_jobs.data.sources import read
+from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.sources import read
 from peft_jobs.spec import Source, TrialSpec
-from peft_jobs.tokenized import load_data
 
 TASK = {"type": "causal_lm", "prompt": "{question}", "response": "{answer}"}
 CLASSES = {"type": "sequence_classification", "text": "{text}", "label": "label"}

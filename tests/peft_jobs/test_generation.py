@@ -407,7 +407,7 @@ def test_an_encoder_and_decoder_learn_real_descriptions(
 def test_texts_are_written_in_the_trials_evaluation(
     tiny_llama_path: Path, rows_path: Path, llama_base: Any, tmp_path: Path
 ) -> None:
-    from peft_jobs.tokenized import load_data
+    from peft_jobs.data.tokenized import load_data
 
     spec = TrialSpec.model_validate(
         {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import DataError
 from peft_jobs.spec import SequenceClassificationSpec, TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.tokenized import load_data
 
 TASK = TASKS["sequence_classification"]
 WORDS = ("red", "green", "cat")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import evaluate
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
@@ -14,7 +15,6 @@ from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.answers import answers_of
 from peft_jobs.tasks.question_answering import WindowScore, best_spans
 from peft_jobs.tasks.squad import exact_match_and_f1
-from peft_jobs.tokenized import load_data
 
 TASK = TASKS["question_answering"]
 SPEC = QuestionAnsweringSpec(type="question_answering", stride=2, max_answer_tokens=3)

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from peft_jobs.data.sample_packing import check_apart, fill, pack
 from peft_jobs.errors import SpecError
-from peft_jobs.sample_packing import check_apart, fill, pack
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
 

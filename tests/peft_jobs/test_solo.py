@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from peft_jobs.base import load_base
+from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import evaluate
 from peft_jobs.host.result import Kind, State, TrialResult
@@ -16,7 +17,6 @@ from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.tokenized import load_data
 
 DIVERGING = {"training.learning_rate": 1e12, "adapter.lora_alpha": 1e12}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.evaluation import evaluate
 from peft_jobs.spec import TokenClassificationSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
 from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans
 from peft_jobs.tasks.token_classification import first_pieces
-from peft_jobs.tokenized import load_data
 
 TASK = TASKS["token_classification"]
 SPEC = TokenClassificationSpec(type="token_classification")

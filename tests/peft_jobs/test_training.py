@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from peft_jobs.base import load_base
+from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.errors import Diverged
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress
@@ -23,7 +24,6 @@ from peft_jobs.phases import Phases
 from peft_jobs.randomness import epoch_order
 from peft_jobs.reporting import Loop
 from peft_jobs.resume import find_start, restored
-from peft_jobs.sample_order import SampleOrder
 from peft_jobs.saving import Saver
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec

@@ -93,9 +93,9 @@ def scored(exported: Exported, loaded: dict[str, Any], cache: Path) -> dict[str,
     """Validation metrics of what the card's code gives."""
     import torch
 
+    from peft_jobs.data.tokenized import load_data
     from peft_jobs.evaluation import evaluate
     from peft_jobs.tasks import TASKS
-    from peft_jobs.tokenized import load_data
 
     spec = TrialSpec.model_validate_json((exported.path / "trial.json").read_text())
     return evaluate(

@@ -9,6 +9,7 @@ import torch
 from transformers import get_scheduler
 
 from peft_jobs import Progress, TrialResult, TrialSpec
+from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.evaluation import examples_of, to_device
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
@@ -19,7 +20,6 @@ from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import dtype_of, initial_values, parts_of
 from peft_jobs.packed.stepping import Work, packed_step
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant
-from peft_jobs.sample_order import SampleOrder
 from peft_jobs.tasks import TASKS
 
 

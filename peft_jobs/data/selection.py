@@ -13,9 +13,9 @@ from typing import Any
 
 from datasets import ClassLabel, Value
 
+from peft_jobs.data.class_labels import label_names
+from peft_jobs.data.sources import Rows, read
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.named_labels import label_names
-from peft_jobs.sources import Rows, read
 from peft_jobs.spec import DataSpec, Source, TaskSpec
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json

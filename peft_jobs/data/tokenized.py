@@ -20,9 +20,9 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from peft_jobs.data import Selection, check, class_names, select
+from peft_jobs.data.class_labels import by_name, label_names
+from peft_jobs.data.selection import Selection, check, class_names, select
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.named_labels import by_name, label_names
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks import TASKS, Encoder, Example

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel
 
-from peft_jobs.sources import Rows
+from peft_jobs.data.sources import Rows
 from peft_jobs.spec import TaskSpec
 from peft_jobs.tasks import Encoder, Example, Row, Task
 

@@ -1,0 +1,11 @@
+"""The data of a trial: read, chosen, and made into tokens.
+
+sources          rows of a file, of the Hub, of the demo
+selection        hold-out, subset, and checks of rows
+class_labels     labels that a data set holds as numbers and names itself
+tokenized        the cache of tokenized examples
+sample_packing   several samples in one row
+sample_order     the order in which a trial sees its rows
+"""
+
+from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
