@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.custom_metrics import checked, custom_metrics
 from peft_jobs.device.precision import autocast
 from peft_jobs.generation import generation_metrics

@@ -14,14 +14,14 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
+from peft_jobs.base.quantization import is_quantized
+from peft_jobs.base.resident import Resident
 from peft_jobs.device.this_device import this_device
 from peft_jobs.evaluation import score
 from peft_jobs.ladder import Ladder
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
-from peft_jobs.quantized import is_quantized
-from peft_jobs.resident import Resident
 from peft_jobs.seen import Seen
 from peft_jobs.spec import QuantizationSpec, TrialSpec
 from peft_jobs.storage.attempt_folder import read_labels, write_labels

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.architecture import head_modules, skeleton
+from peft_jobs.base.architecture import head_modules, skeleton
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, TaskSpec
 from peft_jobs.spec.adapters import Adapter, BottleneckSpec, Ia3Spec, LnTuningSpec, TargetedAdapter

@@ -14,7 +14,8 @@ from peft import PeftModel
 from transformers import set_seed
 
 from peft_jobs import attempt
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
+from peft_jobs.base.positions import check_virtual_tokens
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import peak_memory
 from peft_jobs.device.precision import use_tf32
@@ -24,7 +25,6 @@ from peft_jobs.host.result import Progress, finite
 from peft_jobs.ladder import Ladder
 from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.phases import Phases
-from peft_jobs.positions import check_virtual_tokens
 from peft_jobs.reporting import Loop
 from peft_jobs.resume import Start, find_start, restored
 from peft_jobs.saving import Saver

@@ -17,7 +17,10 @@ import torch
 from datasets import disable_progress_bars
 
 from peft_jobs import attempt
-from peft_jobs.base import Base
+from peft_jobs.base.heads import fresh_modules
+from peft_jobs.base.loading import Base
+from peft_jobs.base.positions import check_some_fit
+from peft_jobs.base.resident import Resident, key_of
 from peft_jobs.custom_metrics import load_metric
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
@@ -27,16 +30,13 @@ from peft_jobs.device.precision import check_device
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
-from peft_jobs.heads import fresh_modules
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.result import State, TrialResult
 from peft_jobs.ladder import Ladder
 from peft_jobs.methods import setting_of
 from peft_jobs.phases import Phases
 from peft_jobs.places import check_places_without_weights
-from peft_jobs.positions import check_some_fit
 from peft_jobs.provenance import environment
-from peft_jobs.resident import Resident, key_of
 from peft_jobs.run import Run
 from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec

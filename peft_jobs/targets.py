@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peft_jobs.architecture import head_modules, skeleton
+from peft_jobs.base.architecture import head_modules, skeleton
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, TaskSpec
 

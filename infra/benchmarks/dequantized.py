@@ -9,7 +9,7 @@ import torch._dynamo
 from bitsandbytes.nn.modules import Linear4bit
 from torch import nn
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.solo import SoloEngine
 

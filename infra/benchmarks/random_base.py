@@ -11,9 +11,9 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
+from peft_jobs.base.quantization import settle
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.quantized import settle
 from peft_jobs.spec import QuantizationSpec
 
 SHAPES: dict[str, dict[str, Any]] = {

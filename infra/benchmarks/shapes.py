@@ -20,7 +20,7 @@ from gpu_trial import trial
 from pool import measure as measure_pool
 from random_base import SHAPES, let_go, make_base, make_data, shape_sizes
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.device.this_device import this_device
 from peft_jobs.methods import lora
 from peft_jobs.packed import packable

@@ -13,15 +13,15 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peft_jobs.architecture import head_modules
-from peft_jobs.base import Base
+from peft_jobs.base.architecture import head_modules
+from peft_jobs.base.heads import fresh_modules, reset_head
+from peft_jobs.base.loading import Base
+from peft_jobs.base.quantization import is_quantized
+from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.errors import Refused, SpecError
-from peft_jobs.heads import fresh_modules, reset_head
 from peft_jobs.methods._precision import check_scaled_gradients, train_in_float32
 from peft_jobs.methods._setting import Setting
-from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.places import places
-from peft_jobs.quantized import is_quantized
 from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
-from peft_jobs.architecture import location
-from peft_jobs.base import Base
+from peft_jobs.base.architecture import location
+from peft_jobs.base.loading import Base
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import TrialSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from peft import TaskType
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import examples_of, to_device
 from peft_jobs.randomness import epoch_order

@@ -4,7 +4,7 @@ from typing import Any
 
 from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 
-from peft_jobs.architecture import location
+from peft_jobs.base.architecture import location
 from peft_jobs.errors import SpecError
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._setting import Setting

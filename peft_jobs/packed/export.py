@@ -5,7 +5,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.packed.pack import Named
 from peft_jobs.packed.packable import Parts, lora_of

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import torch
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
+from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.methods._base import checkpoint_activations
-from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.layout import make_layout
 from peft_jobs.packed.pack import Pack

@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.evaluation import score
 from peft_jobs.host.job import Job

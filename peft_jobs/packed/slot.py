@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from peft_jobs import attempt
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import result_of

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.base import Base
-from peft_jobs.methods._snapshot import Snapshot
+from peft_jobs.base.loading import Base
+from peft_jobs.base.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -123,7 +123,7 @@ def tiny_bert_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def llama_base(tiny_llama_path: Path) -> Callable[[str], Any]:
     """scheme -> the resident tiny Llama in that quantization, one per session."""
-    from peft_jobs.base import load_base
+    from peft_jobs.base.loading import load_base
     from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec
 
     @functools.cache

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.errors import Diverged, Refused
 from peft_jobs.methods import METHODS
 from peft_jobs.training_state import METHOD_STATE

@@ -18,9 +18,9 @@ from transformers import (
     LlamaModel,
 )
 
-from peft_jobs.base import Base, base_key, load_base, reset_head
+from peft_jobs.base.heads import fresh_modules
+from peft_jobs.base.loading import Base, base_key, load_base, reset_head
 from peft_jobs.errors import SpecError
-from peft_jobs.heads import fresh_modules
 from peft_jobs.methods import METHODS
 from peft_jobs.spec import (
     CausalLMSpec,
@@ -345,7 +345,7 @@ def test_a_tokenizer_without_any_end_is_refused(tiny_llama_path: Path, tmp_path:
 def test_harmless_notices_are_silent_and_others_are_not(tiny_bert_path: Path) -> None:
     code = f"""
 import logging
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.spec import *
 task = SequenceClassificationSpec(type="sequence_classification", text="{{a}}", label="b")
 for scheme in ("int8", "nf4"):

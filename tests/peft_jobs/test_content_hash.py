@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from peft_jobs.content_hash import ROW, content_hash, state_tensors, tensor_sum
+from peft_jobs.base.content_hash import ROW, content_hash, state_tensors, tensor_sum
 
 
 def reference_sum(tensor: torch.Tensor) -> int:

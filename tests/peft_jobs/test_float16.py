@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.errors import Refused
 from peft_jobs.methods import METHODS
 from peft_jobs.spec import TrialSpec

@@ -6,7 +6,7 @@ import pytest
 import torch
 from bitsandbytes.functional import has_avx512bf16
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.spec import ModelSpec, QuantizationSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation import evaluate

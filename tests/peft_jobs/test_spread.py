@@ -12,7 +12,7 @@ from accelerate.utils import send_to_device
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.evaluation import to_device
 from peft_jobs.methods._loftq import factors
 from peft_jobs.methods.lora import _vectors

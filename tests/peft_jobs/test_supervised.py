@@ -10,7 +10,7 @@ from accelerate.utils.operations import convert_outputs_to_fp32
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.methods import METHODS
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.causal_lm import CausalLM

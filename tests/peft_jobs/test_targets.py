@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.errors import SpecError
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.spec import (

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.errors import Diverged
 from peft_jobs.host.job import Job

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, T5Config, T5ForConditionalGeneration
 
-from peft_jobs.base import load_base
+from peft_jobs.base.loading import load_base
+from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.errors import SpecError
 from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec, TrialSpec
-from peft_jobs.vocabulary import check_padding
 
 ADDED = 128
 """The number of the first token behind the tiny bases' tables."""

@@ -131,7 +131,7 @@ def test_training_changes_every_trainable_tensor_and_nothing_of_the_base(
 def test_saved_adapter_scores_the_same_on_a_fresh_base(
     example: Example, attached: Any, take_steps: Any, tmp_path: Path
 ) -> None:
-    from peft_jobs.base import load_base
+    from peft_jobs.base.loading import load_base
 
     scheme = quantized(example)
     base, method, spec, model = attached(example, scheme)

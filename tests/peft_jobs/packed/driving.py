@@ -9,11 +9,11 @@ import torch
 from transformers import get_scheduler
 
 from peft_jobs import Progress, TrialResult, TrialSpec
+from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.evaluation import examples_of, to_device
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
-from peft_jobs.methods._snapshot import Snapshot
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.layout import make_layout
 from peft_jobs.packed.pack import Pack

@@ -47,7 +47,7 @@ def test_five_mixed_trials_are_those_of_plain_loops(
 def test_options_of_a_trial_are_those_of_plain_loops(
     double: Any, mixed: Any, params: dict[str, Any]
 ) -> None:
-    from peft_jobs.methods._snapshot import Snapshot
+    from peft_jobs.base.snapshot import Snapshot
 
     base, rows = double
     specs = mixed(**params)[:3]

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from peft_jobs.architecture import (
+from peft_jobs.base.architecture import (
     auto_class,
     head_modules,
     location,
@@ -29,15 +29,15 @@ from peft_jobs.architecture import (
     skeleton,
     unreadable,
 )
-from peft_jobs.content_hash import content_hash
+from peft_jobs.base.content_hash import content_hash
+from peft_jobs.base.heads import FRESH, fresh_modules, reset_head, topmost_modules
+from peft_jobs.base.quantization import bnb_config, is_quantized, quantization_seconds, settle
+from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
-from peft_jobs.heads import FRESH, fresh_modules, reset_head, topmost_modules
-from peft_jobs.quantized import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks import TASKS
-from peft_jobs.vocabulary import check_padding
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from peft_jobs.base.vocabulary import drop_odd_padding
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import (
     DEMO,
@@ -18,7 +19,6 @@ from peft_jobs.spec import (
     TaskSpec,
 )
 from peft_jobs.tasks import TASKS
-from peft_jobs.vocabulary import drop_odd_padding
 
 HEADS = {
     *("lm_head", "embed_out"),

@@ -17,7 +17,7 @@ from bitsandbytes.nn.modules import Linear8bitLt
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.quantized import QUANTIZED
+from peft_jobs.base.quantization import QUANTIZED
 
 
 @dataclass

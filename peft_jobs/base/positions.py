@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from peft_jobs.base import Base
+from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.spec import TrialSpec

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from peft_jobs.base import Base, base_key, load_base
+from peft_jobs.base.loading import Base, base_key, load_base
+from peft_jobs.base.positions import check_lengths
+from peft_jobs.base.vocabulary import check_tokens
 from peft_jobs.data.selection import class_names
 from peft_jobs.data.tokenized import TokenizedData, load_data
 from peft_jobs.device.memory import release
 from peft_jobs.phases import Phases
-from peft_jobs.positions import check_lengths
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.vocabulary import check_tokens
 
 log = logging.getLogger(__name__)
 
