@@ -19,12 +19,12 @@ from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
 from peft_jobs.device.this_device import this_device
 from peft_jobs.evaluation import score
-from peft_jobs.ladder import Ladder
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
-from peft_jobs.seen import Seen
 from peft_jobs.spec import QuantizationSpec, TrialSpec
 from peft_jobs.storage.attempt_folder import read_labels, write_labels
+from peft_jobs.training.counts import Seen
+from peft_jobs.training.oom_ladder import Ladder
 
 
 def score_adapter(

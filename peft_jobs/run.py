@@ -13,7 +13,6 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import set_seed
 
-from peft_jobs import attempt
 from peft_jobs.base.loading import Base
 from peft_jobs.base.positions import check_virtual_tokens
 from peft_jobs.data.tokenized import TokenizedData
@@ -22,16 +21,16 @@ from peft_jobs.device.precision import use_tf32
 from peft_jobs.evaluation import score
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, finite
-from peft_jobs.ladder import Ladder
 from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.phases import Phases
-from peft_jobs.reporting import Loop
-from peft_jobs.resume import Start, find_start, restored
-from peft_jobs.saving import Saver
-from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.training import train
+from peft_jobs.trainer import train
+from peft_jobs.training import attempt_files
+from peft_jobs.training.checkpoints import Saver, Start, find_start, restored
+from peft_jobs.training.counts import Seen
+from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.reporter import Loop
 
 
 class Run:
@@ -124,7 +123,7 @@ class Run:
 
     def _loop(self, model: PeftModel, start: Start | None) -> Loop:
         def report(progress: Progress) -> None:
-            attempt.append(self.job.directory, progress)
+            attempt_files.append(self.job.directory, progress)
             self.job.report(progress)
 
         return Loop(

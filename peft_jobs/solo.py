@@ -16,7 +16,6 @@ import psutil
 import torch
 from datasets import disable_progress_bars
 
-from peft_jobs import attempt
 from peft_jobs.base.heads import fresh_modules
 from peft_jobs.base.loading import Base
 from peft_jobs.base.positions import check_some_fit
@@ -32,15 +31,16 @@ from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.result import State, TrialResult
-from peft_jobs.ladder import Ladder
 from peft_jobs.methods import setting_of
 from peft_jobs.phases import Phases
 from peft_jobs.places import check_places_without_weights
 from peft_jobs.provenance import environment
 from peft_jobs.run import Run
-from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import local_folder
+from peft_jobs.training import attempt_files
+from peft_jobs.training.counts import Seen
+from peft_jobs.training.oom_ladder import Ladder
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class SoloEngine:
         found: dict[str, Any] = {}
         failed: TrialResult | None = None
         self._use_threads()
-        with attempt.logged(job.directory):
+        with attempt_files.logged(job.directory):
             try:
                 self._run(job, phases, seen, found)
             except Exception as error:  # the trial's edge: its error is its result

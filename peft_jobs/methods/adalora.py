@@ -13,7 +13,7 @@ from peft_jobs.errors import Diverged, SpecError
 from peft_jobs.methods._base import Method
 from peft_jobs.methods._setting import Setting
 from peft_jobs.spec.adapters import AdaLoraSpec
-from peft_jobs.training_state import METHOD_STATE, Tensors
+from peft_jobs.training.training_state import METHOD_STATE, Tensors
 
 _IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 

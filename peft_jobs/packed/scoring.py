@@ -6,10 +6,10 @@ from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.evaluation import score
 from peft_jobs.host.job import Job
-from peft_jobs.ladder import Ladder
 from peft_jobs.packed.tenant import Tenant
-from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
+from peft_jobs.training.counts import Seen
+from peft_jobs.training.oom_ladder import Ladder
 
 
 class Scoring:

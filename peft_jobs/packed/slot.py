@@ -11,14 +11,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from peft_jobs import attempt
 from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import result_of
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult, finite
-from peft_jobs.ladder import Ladder
 from peft_jobs.packed.export import save_adapter
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.pack import Pack
@@ -27,11 +25,12 @@ from peft_jobs.packed.scoring import Scoring
 from peft_jobs.packed.tenant import Captured, Schedule, Tenant, from_snapshot, to_snapshot
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
-from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
-from peft_jobs.resume import Start, find_start
-from peft_jobs.saving import Saver
-from peft_jobs.seen import Seen
 from peft_jobs.tasks import TASKS
+from peft_jobs.training import attempt_files
+from peft_jobs.training.checkpoints import Saver, Start, find_start
+from peft_jobs.training.counts import Seen
+from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.reporter import Loop, Reporter, StepEnd, measure
 
 log = logging.getLogger(__name__)
 
@@ -210,12 +209,12 @@ class Slot:
     def complete(self) -> None:
         """Evaluate and save a trial that has made all its steps; not one that was stopped."""
         if self.job.cancelled is None:
-            with attempt.logged(self.job.directory):
+            with attempt_files.logged(self.job.directory):
                 self._complete()
 
     def result(self) -> TrialResult | None:
         """The end of a trial that is over; None if it was interrupted: it left a checkpoint."""
-        with attempt.logged(self.job.directory):
+        with attempt_files.logged(self.job.directory):
             if self.job.cancelled is not None:
                 self.reporter.settle()
             self.found |= self._seen()
@@ -225,7 +224,7 @@ class Slot:
 
     def failure(self, error: Exception) -> TrialResult:
         """The result of a trial that `error` ended; raises DeviceLost if it ends none."""
-        with attempt.logged(self.job.directory):
+        with attempt_files.logged(self.job.directory):
             log.error("the trial failed", exc_info=error)
         text = "".join(traceback.format_exception(error))
         return result_of(error, text, **(self.found | self._seen()))
@@ -264,5 +263,5 @@ class Slot:
         return self.scoring.metrics(self.tenant, "validation")
 
     def _report(self, progress: Progress) -> None:
-        attempt.append(self.job.directory, progress)
+        attempt_files.append(self.job.directory, progress)
         self.job.report(progress)

@@ -23,7 +23,7 @@ from peft_jobs.packed.pack import Named, Pack
 from peft_jobs.packed.packable import lora_of
 from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrainingSpec, TrialSpec
-from peft_jobs.training_state import Tensors
+from peft_jobs.training.training_state import Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

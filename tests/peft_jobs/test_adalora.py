@@ -8,7 +8,7 @@ import torch
 from peft_jobs.base.loading import load_base
 from peft_jobs.errors import Diverged, Refused
 from peft_jobs.methods import METHODS
-from peft_jobs.training_state import METHOD_STATE
+from peft_jobs.training.training_state import METHOD_STATE
 
 ADALORA = METHODS["adalora"]
 NUM_STEPS, LAST_CUT = 6, 4

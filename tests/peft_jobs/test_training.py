@@ -17,19 +17,18 @@ from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.errors import Diverged
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress
-from peft_jobs.ladder import Ladder
 from peft_jobs.methods import METHODS
 from peft_jobs.methods._base import clock_of
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import epoch_order
-from peft_jobs.reporting import Loop
-from peft_jobs.resume import find_start, restored
-from peft_jobs.saving import Saver
-from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.training import TrialTrainer, train
-from peft_jobs.training_state import parse
+from peft_jobs.trainer import TrialTrainer, train
+from peft_jobs.training.checkpoints import Saver, find_start, restored
+from peft_jobs.training.counts import Seen
+from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.reporter import Loop
+from peft_jobs.training.training_state import parse
 
 TASK = TASKS["causal_lm"]
 WORDS = ("the", "a", "red", "green", "cat", "dog", "bird", "sees", "likes")

@@ -14,7 +14,7 @@ from peft_jobs.packed.stepping import SlotMasks, Work
 from peft_jobs.packed.tenant import to_snapshot
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.causal_lm import CausalLM
-from peft_jobs.training_state import parse
+from peft_jobs.training.training_state import parse
 from tests.peft_jobs.packed.driving import Driven, plain_losses
 
 EXACT = 1e-10

@@ -25,9 +25,9 @@ from peft_jobs.data.sample_packing import check_apart, pack
 from peft_jobs.device.precision import autocast
 from peft_jobs.methods import METHODS
 from peft_jobs.methods.lora import learning_rates
-from peft_jobs.reporting import Loop, Reporter, StepEnd, measure
 from peft_jobs.tasks import Batch
-from peft_jobs.training_state import restore_optimizer, restore_scaler, snapshot
+from peft_jobs.training.reporter import Loop, Reporter, StepEnd, measure
+from peft_jobs.training.training_state import restore_optimizer, restore_scaler, snapshot
 
 
 def train(model: nn.Module, loop: Loop) -> None:

@@ -18,14 +18,13 @@ from peft_jobs.errors import Diverged
 from peft_jobs.host.checkpoint import CheckpointState
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, finite
-from peft_jobs.ladder import Ladder
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
-from peft_jobs.resume import Start
-from peft_jobs.saving import Saver
-from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import Task
+from peft_jobs.training.checkpoints import Saver, Start
+from peft_jobs.training.counts import Seen
+from peft_jobs.training.oom_ladder import Ladder
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 
 from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.errors import OutOfMemory
-from peft_jobs.seen import Seen
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.memory_settings import LadderRung, Phase, below, settings_of, with_settings
+from peft_jobs.training.counts import Seen
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,0 +1,11 @@
+"""What happens around the steps of a trial, whichever engine trains it.
+
+reporter         what happens between two steps: evaluations, reports, checkpoints
+checkpoints      when a checkpoint is left, and where an attempt starts
+training_state   the tensors of a training run by name
+counts           Counts: steps, samples and tokens so far
+oom_ladder       what is tried when memory runs out
+attempt_files    metrics.jsonl and log.txt of an attempt
+"""
+
+from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
