@@ -18,7 +18,7 @@ from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
 from peft_jobs.device.this_device import this_device
-from peft_jobs.evaluation import score
+from peft_jobs.evaluation.scoring import score
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.spec import QuantizationSpec, TrialSpec

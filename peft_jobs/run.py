@@ -18,7 +18,7 @@ from peft_jobs.base.positions import check_virtual_tokens
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import peak_memory
 from peft_jobs.device.precision import use_tf32
-from peft_jobs.evaluation import score
+from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, finite
 from peft_jobs.methods import METHODS, clock_of, save_adapter

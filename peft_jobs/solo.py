@@ -20,7 +20,6 @@ from peft_jobs.base.heads import fresh_modules
 from peft_jobs.base.loading import Base
 from peft_jobs.base.positions import check_some_fit
 from peft_jobs.base.resident import Resident, key_of
-from peft_jobs.custom_metrics import load_metric
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import result_of, telling_lost_devices
@@ -28,7 +27,8 @@ from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import OutOfMemory, SpecError
-from peft_jobs.evaluation import score
+from peft_jobs.evaluation.custom_metrics import load_metric
+from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.result import State, TrialResult
 from peft_jobs.methods import setting_of

@@ -19,7 +19,7 @@ NAMES = (
     ("packed/stepping.py", "packed_step", "train: forward and backward"),
     ("packed/tenant.py", "step", "train: clip and AdamW"),
     ("packed/feed.py", None, "train: take batches"),
-    ("peft_jobs/evaluation.py", None, "evaluate"),
+    ("peft_jobs/evaluation/scoring.py", None, "evaluate"),
     ("packed/scoring.py", None, "evaluate"),
     ("packed/evaluations.py", None, "evaluate"),
     ("peft_jobs/device/memory.py", None, "memory: collect garbage, give back"),

@@ -114,7 +114,7 @@ def loss_of(adapter: str, config: Mapping[str, Any]) -> float:
     from peft import PeftModel
     from sweep_arms import trial_tree
 
-    from peft_jobs.evaluation import score
+    from peft_jobs.evaluation.scoring import score
     from peft_jobs.solo import SoloEngine
     from peft_jobs.spec import TrialSpec
 

@@ -10,7 +10,7 @@ from peft import TaskType
 
 from peft_jobs.base.loading import Base
 from peft_jobs.errors import SpecError
-from peft_jobs.evaluation import examples_of, to_device
+from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.randomness import epoch_order
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import LoraSpec

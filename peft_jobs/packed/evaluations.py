@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from peft_jobs.device.memory import is_out_of_memory, release
-from peft_jobs.evaluation import batches, measuring, named, to_device
+from peft_jobs.evaluation.scoring import batches, measuring, named, to_device
 from peft_jobs.packed.calibration import Calibration, groups
 from peft_jobs.packed.composition import UNLIMITED, Composition
 from peft_jobs.packed.slot import Slot

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from peft_jobs.evaluation import examples_of
+from peft_jobs.evaluation.scoring import examples_of
 from peft_jobs.spec import TrainingSpec
 from peft_jobs.tasks import Example, Task
 

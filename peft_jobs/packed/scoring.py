@@ -4,7 +4,7 @@ from datasets import Dataset
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.evaluation import score
+from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
 from peft_jobs.packed.tenant import Tenant
 from peft_jobs.spec import TrialSpec

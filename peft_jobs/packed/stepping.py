@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_jobs.device.precision import autocast
-from peft_jobs.evaluation import to_device
+from peft_jobs.evaluation.scoring import to_device
 from peft_jobs.packed.feed import Chunk
 from peft_jobs.packed.pack import Pack
 from peft_jobs.packed.packable import lora_of

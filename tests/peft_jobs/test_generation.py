@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from peft_jobs.errors import Refused, SpecError
-from peft_jobs.evaluation import score
-from peft_jobs.generation import (
+from peft_jobs.evaluation.generation import (
     generate,
     generation_metrics,
     prompt_and_reference,
     spread,
     turn_ends,
 )
+from peft_jobs.evaluation.scoring import score
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks import IGNORED, TASKS

@@ -9,7 +9,7 @@ import torch
 
 from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import SpecError
-from peft_jobs.evaluation import evaluate
+from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.answers import answers_of

@@ -11,7 +11,7 @@ import torch
 from peft_jobs.base.loading import load_base
 from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import SpecError
-from peft_jobs.evaluation import evaluate
+from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.host.result import Kind, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.solo import SoloEngine

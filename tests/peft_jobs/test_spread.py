@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peft_jobs.base.loading import load_base
-from peft_jobs.evaluation import to_device
+from peft_jobs.evaluation.scoring import to_device
 from peft_jobs.methods._loftq import factors
 from peft_jobs.methods.lora import _vectors
 from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.evaluation import evaluate
+from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.spec import CausalLMSpec, SequenceClassificationSpec
 from peft_jobs.tasks import IGNORED, TASKS, Score
 from peft_jobs.tasks.chat import _Template

@@ -10,7 +10,7 @@ import torch
 
 from peft_jobs.data.tokenized import load_data
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.evaluation import evaluate
+from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.spec import TokenClassificationSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
 from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans

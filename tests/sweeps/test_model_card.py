@@ -94,7 +94,7 @@ def scored(exported: Exported, loaded: dict[str, Any], cache: Path) -> dict[str,
     import torch
 
     from peft_jobs.data.tokenized import load_data
-    from peft_jobs.evaluation import evaluate
+    from peft_jobs.evaluation.scoring import evaluate
     from peft_jobs.tasks import TASKS
 
     spec = TrialSpec.model_validate_json((exported.path / "trial.json").read_text())

@@ -11,7 +11,7 @@ from transformers import get_scheduler
 from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
-from peft_jobs.evaluation import examples_of, to_device
+from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.packed.feed import Feed

@@ -11,7 +11,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 
-from peft_jobs.evaluation import score
+from peft_jobs.evaluation.scoring import score
 from peft_jobs.packed.engine import PackedEngine
 from peft_jobs.solo import SoloEngine
 from tests.peft_jobs.packed.conftest import CLASSES

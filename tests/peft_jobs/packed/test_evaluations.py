@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.evaluation import score
+from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
 from peft_jobs.packed.composition import Composition
 from peft_jobs.packed.engine import PackedEngine

@@ -9,9 +9,9 @@ from datasets import Dataset
 from torch import nn
 
 from peft_jobs.base.loading import Base
-from peft_jobs.custom_metrics import checked, custom_metrics
 from peft_jobs.device.precision import autocast
-from peft_jobs.generation import generation_metrics
+from peft_jobs.evaluation.custom_metrics import checked, custom_metrics
+from peft_jobs.evaluation.generation import generation_metrics
 from peft_jobs.spec import CausalLMSpec, TrainingSpec, TrialSpec
 from peft_jobs.tasks import TASKS, Batch, Example, Task
 

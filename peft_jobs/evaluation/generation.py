@@ -21,8 +21,8 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from peft_jobs.base.positions import table_length
-from peft_jobs.custom_metrics import checked, load_metric
 from peft_jobs.errors import Refused, SpecError
+from peft_jobs.evaluation.custom_metrics import checked, load_metric
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks import IGNORED
 from peft_jobs.tasks.task import mask, pad

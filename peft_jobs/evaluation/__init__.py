@@ -1,0 +1,8 @@
+"""What is measured of a model.
+
+scoring          metrics of a model on a split
+generation       metrics of the answers that a model writes
+custom_metrics   a person's own metrics
+"""
+
+from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
