@@ -32,8 +32,8 @@ from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.result import State, TrialResult
 from peft_jobs.methods import setting_of
+from peft_jobs.methods.placement import check_places_without_weights
 from peft_jobs.phases import Phases
-from peft_jobs.places import check_places_without_weights
 from peft_jobs.provenance import environment
 from peft_jobs.run import Run
 from peft_jobs.spec import TrialSpec

@@ -38,7 +38,7 @@ NAMES = (
     ("peft_jobs/base/content_hash.py", None, "check the base's hash"),
     ("peft_jobs/data/tokenized.py", None, "tokenise"),
     ("peft_jobs/data/selection.py", None, "tokenise"),
-    ("peft_jobs/targets.py", None, "check the trials of the space"),
+    ("peft_jobs/methods/targets.py", None, "check the trials of the space"),
     ("peft_jobs/host/trial_host.py", "prepare", "prepare: the rest"),
     ("peft_jobs/host/trial_host.py", "close", "wait for the host to close"),
     ("peft_jobs/engines.py", None, "make the engine"),

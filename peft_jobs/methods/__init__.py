@@ -1,13 +1,32 @@
-"""PEFT methods. A new one is a file here, a file in `spec/adapters`, and an entry in each table."""
+"""METHODS: how each PEFT method puts itself on a base, by the spec's `adapter.method`.
 
-from peft_jobs.methods._base import Method, check_whole_modules, clock_of, setting_of
-from peft_jobs.methods._saved import load_adapter, save_adapter, write_adapter
+method             Method: put an adapter on the resident base, and take it off again
+setting            what a method is told when it builds an adapter
+lora               LoRA with its variants and initialisations
+loftq              LoftQ's factors on a base that is quantized already
+adalora            AdaLoRA: ranks are cut while the trial trains
+products           LoHa, LoKr, VeRA, MiSS and OFT
+scaling            (IA)3 and LN-tuning
+prompts            prompt tuning, P-tuning, prefix tuning, P-tuning v2
+beyond_peft        bottleneck adapters and full fine-tuning, which PEFT does not have
+bottleneck_layer   the layer of a bottleneck adapter
+rest_of_peft       PEFT's other methods, by its own configuration classes
+targets            named sets of linear modules
+placement          where the other methods put their parameters
+adapter_files      an adapter's files, written and loaded again
+float32_copies     trained copies of the base's modules, in float32
+
+A new one is a file here and one in `peft_jobs/spec/adapters`, and an entry in METHODS and ADAPTERS.
+"""
+
 from peft_jobs.methods.adalora import ADALORA
+from peft_jobs.methods.adapter_files import load_adapter, save_adapter, write_adapter
+from peft_jobs.methods.beyond_peft import BOTTLENECK, FULL
 from peft_jobs.methods.lora import LORA
-from peft_jobs.methods.others import OTHERS
-from peft_jobs.methods.own import BOTTLENECK, FULL
+from peft_jobs.methods.method import Method, check_whole_modules, clock_of, setting_of
 from peft_jobs.methods.products import LOHA, LOKR, MISS, OFT, VERA
 from peft_jobs.methods.prompts import P_TUNING, P_TUNING_V2, PREFIX_TUNING, PROMPT_TUNING
+from peft_jobs.methods.rest_of_peft import OTHERS
 from peft_jobs.methods.scaling import IA3, LN_TUNING
 
 METHODS: dict[str, Method] = {

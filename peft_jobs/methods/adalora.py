@@ -10,8 +10,8 @@ from peft import AdaLoraConfig, PeftModel
 from torch import Tensor, nn
 
 from peft_jobs.errors import Diverged, SpecError
-from peft_jobs.methods._base import Method
-from peft_jobs.methods._setting import Setting
+from peft_jobs.methods.method import Method
+from peft_jobs.methods.setting import Setting
 from peft_jobs.spec.adapters import AdaLoraSpec
 from peft_jobs.training.training_state import METHOD_STATE, Tensors
 

@@ -14,10 +14,10 @@ from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor, nn
 
 from peft_jobs.errors import SpecError
-from peft_jobs.methods import _loftq
-from peft_jobs.methods._base import Method
-from peft_jobs.methods._saved import remember_initial
-from peft_jobs.methods._setting import Setting
+from peft_jobs.methods import loftq
+from peft_jobs.methods.adapter_files import remember_initial
+from peft_jobs.methods.method import Method
+from peft_jobs.methods.setting import Setting
 from peft_jobs.randomness import ADAPTER, generator, initial_lora_A, tuner_layers
 from peft_jobs.spec import TaskSpec
 from peft_jobs.spec.adapters import LoraSpec
@@ -100,7 +100,7 @@ def _weights(layer: Any, module: str, name: str, setting: Setting) -> tuple[Tens
     if name == "orthogonal":
         return orthogonal(seed, module, r, inputs, outputs)
     if name == "loftq":
-        return _loftq.factors(setting.base, setting.spec, module, r, layer.scaling[ADAPTER])
+        return loftq.factors(setting.base, setting.spec, module, r, layer.scaling[ADAPTER])
     return initial_lora_A(seed, module, r, inputs), zero
 
 

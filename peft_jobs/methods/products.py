@@ -2,8 +2,8 @@
 
 from peft import LoHaConfig, LoKrConfig, MissConfig, OFTConfig, VeraConfig
 
-from peft_jobs.methods._base import Method
-from peft_jobs.methods._setting import Setting
+from peft_jobs.methods.method import Method
+from peft_jobs.methods.setting import Setting
 from peft_jobs.spec.adapters import MissSpec
 
 

@@ -6,8 +6,8 @@ from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 
 from peft_jobs.base.architecture import location
 from peft_jobs.errors import SpecError
-from peft_jobs.methods._base import Method
-from peft_jobs.methods._setting import Setting
+from peft_jobs.methods.method import Method
+from peft_jobs.methods.setting import Setting
 from peft_jobs.spec.adapters import PrefixTuningSpec, PromptTuningSpec
 
 

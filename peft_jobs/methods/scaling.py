@@ -3,11 +3,11 @@
 from peft import IA3Config, LNTuningConfig
 
 from peft_jobs.errors import SpecError
-from peft_jobs.methods._base import Method
-from peft_jobs.methods._setting import Setting
-from peft_jobs.places import feedforward_outputs
+from peft_jobs.methods.method import Method
+from peft_jobs.methods.placement import feedforward_outputs
+from peft_jobs.methods.setting import Setting
+from peft_jobs.methods.targets import ends_with
 from peft_jobs.spec.adapters import Ia3Spec
-from peft_jobs.targets import ends_with
 
 
 def ia3(setting: Setting) -> IA3Config:

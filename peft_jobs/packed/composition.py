@@ -12,7 +12,7 @@ from peft_jobs.base.loading import Base
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.device.memory import is_out_of_memory, peak_memory, release
 from peft_jobs.device.precision import use_tf32
-from peft_jobs.methods._base import checkpoint_activations
+from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.packed.calibration import Room
 from peft_jobs.packed.layout import make_layout, row_size
 from peft_jobs.packed.pack import Pack

@@ -17,7 +17,7 @@ from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.device.precision import use_tf32
-from peft_jobs.methods._base import checkpoint_activations
+from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.packed.feed import Feed
 from peft_jobs.packed.layout import make_layout
 from peft_jobs.packed.pack import Pack

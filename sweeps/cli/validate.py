@@ -63,7 +63,7 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
 
 def _targets(spec: SweepSpec) -> dict[str, list[str]]:
     """The modules that each choice of `adapter.target_modules` adapts."""
-    resolve_on_skeleton = load("peft_jobs.places:check_places_without_weights")
+    resolve_on_skeleton = load("peft_jobs.methods.placement:check_places_without_weights")
     found = {}
     for trial in variants(spec):
         chosen = getattr(trial.adapter, "target_modules", None)

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from peft_jobs.base.loading import load_base
 from peft_jobs.evaluation.scoring import to_device
-from peft_jobs.methods._loftq import factors
+from peft_jobs.methods.loftq import factors
 from peft_jobs.methods.lora import _vectors
 from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec
 from peft_jobs.tasks.causal_lm import CausalLM

@@ -14,6 +14,12 @@ from torch import nn
 from peft_jobs.base.loading import load_base
 from peft_jobs.errors import SpecError
 from peft_jobs.methods.lora import peft_config
+from peft_jobs.methods.targets import (
+    ALL_LINEAR,
+    SETS,
+    check_targets_without_weights,
+    resolve_targets,
+)
 from peft_jobs.spec import (
     CausalLMSpec,
     LoraSpec,
@@ -21,7 +27,6 @@ from peft_jobs.spec import (
     QuantizationSpec,
     SequenceClassificationSpec,
 )
-from peft_jobs.targets import ALL_LINEAR, SETS, check_targets_without_weights, resolve_targets
 
 CAUSAL = CausalLMSpec(response="{text}")
 CLASSES = SequenceClassificationSpec(type="sequence_classification", text="{text}", label="label")

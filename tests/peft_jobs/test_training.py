@@ -18,7 +18,7 @@ from peft_jobs.errors import Diverged
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress
 from peft_jobs.methods import METHODS
-from peft_jobs.methods._base import clock_of
+from peft_jobs.methods.method import clock_of
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import epoch_order
 from peft_jobs.spec import TrialSpec

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_jobs.methods._base import checkpoint_activations
+from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.packed.packable import initial_values, parts_of
 from peft_jobs.packed.stepping import SlotMasks, Work
 from peft_jobs.packed.tenant import to_snapshot

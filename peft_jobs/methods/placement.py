@@ -1,6 +1,6 @@
 """Where a method puts its parameters: the modules of a model that an adapter section stands for.
 
-LoRA's sets of linear modules are in `peft_jobs.targets`; here are those of other methods (the
+LoRA's sets of linear modules are in `targets`; here are those of other methods (the
 scaled modules of (IA)3, normalisation layers, the ends of blocks), and the choice of layers.
 """
 
@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from peft_jobs.base.architecture import head_modules, skeleton
 from peft_jobs.errors import SpecError
+from peft_jobs.methods.targets import ends_with, linear_modules, resolve_targets
 from peft_jobs.spec import ModelSpec, TaskSpec
 from peft_jobs.spec.adapters import Adapter, BottleneckSpec, Ia3Spec, LnTuningSpec, TargetedAdapter
-from peft_jobs.targets import ends_with, linear_modules, resolve_targets
 
 KEY_AND_VALUE = (
     *("k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, Phi, OPT, GPT-J, GPT-Neo

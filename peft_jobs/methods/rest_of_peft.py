@@ -4,8 +4,8 @@ from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
-from peft_jobs.methods._base import Method
-from peft_jobs.methods._setting import Setting
+from peft_jobs.methods.method import Method
+from peft_jobs.methods.setting import Setting
 from peft_jobs.spec.adapters import OTHERS as NAMES
 
 

@@ -90,7 +90,7 @@ def load_adapter(model: PreTrainedModel, folder: Path | str) -> Any:
     Adapters of PEFT's kinds and of ours: bottleneck adapters and full fine-tuning have files of
     their own, which `PeftModel.from_pretrained` does not know.
     """
-    from peft_jobs.methods._own import load_own
+    from peft_jobs.methods.beyond_peft import load_own
 
     settings = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     if settings["peft_type"].lower() in OWN:

@@ -19,9 +19,9 @@ from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.errors import Refused, SpecError
-from peft_jobs.methods._precision import check_scaled_gradients, train_in_float32
-from peft_jobs.methods._setting import Setting
-from peft_jobs.places import places
+from peft_jobs.methods.float32_copies import check_scaled_gradients, train_in_float32
+from peft_jobs.methods.placement import places
+from peft_jobs.methods.setting import Setting
 from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS

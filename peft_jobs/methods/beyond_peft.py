@@ -1,4 +1,4 @@
-"""The stand-in for a PeftModel where PEFT has no such method, and its files.
+"""Methods that PEFT does not have, bottleneck adapters and full fine-tuning: model and files.
 
 PEFT's types are a closed enumeration, so these adapters are no PeftModel; the few things that the
 rest of the package asks of one are here. Their `adapter_config.json` says what loads them.
@@ -16,9 +16,11 @@ import safetensors.torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.methods import _bottleneck
-from peft_jobs.methods._precision import raise_to_float32
-from peft_jobs.spec.adapters import BottleneckSpec
+from peft_jobs.methods.bottleneck_layer import Adapted
+from peft_jobs.methods.float32_copies import raise_to_float32
+from peft_jobs.methods.method import Method
+from peft_jobs.methods.setting import Setting
+from peft_jobs.spec.adapters import BottleneckSpec, FullSpec
 
 WEIGHTS = "adapter_model.safetensors"
 LOADER = "peft_jobs.methods:load_adapter"
@@ -102,7 +104,7 @@ def bottleneck(
             _replace(model, full, own)
     for name in targets:
         layer = model.get_submodule(name)
-        _replace(model, name, _bottleneck.Adapted(layer, adapter))
+        _replace(model, name, Adapted(layer, adapter))
     settings = {
         "peft_type": "BOTTLENECK",
         "adapter": adapter.model_dump(mode="json"),
@@ -115,3 +117,31 @@ def bottleneck(
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
+
+
+def build_bottleneck(setting: Setting) -> nn.Module:
+    """The base with a bottleneck after each target (Houlsby et al. 2019; Pfeiffer et al. 2020)."""
+    adapter: BottleneckSpec = setting.adapter
+    return bottleneck(setting.base.model, adapter, setting.targets, setting.whole)
+
+
+def build_full(setting: Setting) -> nn.Module:
+    """The base itself, in float32; its weights are put back afterwards."""
+    adapter: FullSpec = setting.adapter
+    model = setting.base.model
+    embeddings = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(adapter.train_embeddings or parameter not in embeddings)
+    return OwnModel(model, {"peft_type": "FULL", "adapter": adapter.model_dump(mode="json")})
+
+
+BOTTLENECK = Method(name="bottleneck", build=build_bottleneck)
+
+
+FULL = Method(name="full", build=build_full)
