@@ -69,11 +69,11 @@ def export_trial(
     winner = board.best is not None and board.best.number == row.number
     test = test and winner and spec.data.test is not None
     if record["validation"] is None or (test and record["test"] is None):
-        score = load("peft_jobs.export:score_adapter")
+        score = load("peft_jobs.engines.solo.adapter_export:score_adapter")
         record["validation"], scored = score(spec_json, out, folder.cache, test)
         record["test"] = scored or record["test"]
     if merge and record["merged"] is None:
-        merge_adapter = load("peft_jobs.export:merge_adapter")
+        merge_adapter = load("peft_jobs.engines.solo.adapter_export:merge_adapter")
         record["merged"] = merge_adapter(spec_json, out, out / "merged", folder.cache)
     write_whole(out / "README.md", model_card(board, row, spec, record, out))
     write_json(out / RECORD, record)

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peft_jobs.engines.packed.calibration import Calibration
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Kind, Progress, State, TrialResult
-from peft_jobs.packed.calibration import Calibration
-from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 
 

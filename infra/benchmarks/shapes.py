@@ -22,10 +22,10 @@ from random_base import SHAPES, let_go, make_base, make_data, shape_sizes
 
 from peft_jobs.base.loading import Base
 from peft_jobs.device.this_device import this_device
+from peft_jobs.engines.packed import eligibility
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.methods import lora
-from peft_jobs.packed import packable
 from peft_jobs.randomness import initial_lora_A
-from peft_jobs.solo import SoloEngine
 
 WARM_STEPS, MIN_STEPS = 4, 6
 COMPARED = 2
@@ -104,5 +104,5 @@ def one_shape(
 def draw_once() -> None:
     """Keep each trial's first weights: drawing billions of them again is not what is measured."""
     kept = functools.cache(initial_lora_A)
-    for module in (packable, lora):
+    for module in (eligibility, lora):
         module.__dict__["initial_lora_A"] = kept

@@ -11,4 +11,4 @@ content_hash   a cheap hash of all tensors, which shows whether a trial changed 
 snapshot       parts of a base kept aside, to put it back exactly
 """
 
-from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks

@@ -1,7 +1,5 @@
 """Heads that the checkpoint does not have: which they are, and their initial weights by key."""
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import copy
 from collections.abc import Iterable
 from typing import Any

@@ -6,8 +6,6 @@ resident: everything is frozen, but nothing is cast to float32 behind the spec's
 checkpointing belongs to the trial (`peft_jobs.methods`).
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import contextlib
 import hashlib
 import time

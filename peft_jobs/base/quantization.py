@@ -1,7 +1,5 @@
 """bitsandbytes' side of a base: its configuration, its layers, and what they must not do."""
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import contextlib
 import time
 from collections.abc import Iterator, Sequence

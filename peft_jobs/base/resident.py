@@ -1,7 +1,5 @@
 """What stays in a host's memory between trials: one base and one sweep's tokenised data."""
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import gc
 import logging
 from pathlib import Path

@@ -6,8 +6,6 @@ them. Values are not copied, except those that a trial may change: see `keep_tra
 `keep_weights`.
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any

@@ -8,4 +8,4 @@ sample_packing   several samples in one row
 sample_order     the order in which a trial sees its rows
 """
 
-from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks

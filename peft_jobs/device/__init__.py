@@ -6,4 +6,4 @@ precision     autocast, TF32, and what a device cannot do
 lost_device   a trial's error, or the device's loss
 """
 
-from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks

@@ -5,4 +5,4 @@ generation       metrics of the answers that a model writes
 custom_metrics   a person's own metrics
 """
 
-from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks

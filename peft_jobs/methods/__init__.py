@@ -19,6 +19,8 @@ float32_copies     trained copies of the base's modules, in float32
 A new one is a file here and one in `peft_jobs/spec/adapters`, and an entry in METHODS and ADAPTERS.
 """
 
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
+
 from peft_jobs.methods.adalora import ADALORA
 from peft_jobs.methods.adapter_files import load_adapter, save_adapter, write_adapter
 from peft_jobs.methods.beyond_peft import BOTTLENECK, FULL

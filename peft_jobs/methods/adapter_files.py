@@ -1,7 +1,5 @@
 """An adapter's files: written, and loaded again onto a fresh base."""
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import copy
 import json
 import math

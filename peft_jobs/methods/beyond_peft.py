@@ -4,8 +4,6 @@ PEFT's types are a closed enumeration, so these adapters are no PeftModel; the f
 rest of the package asks of one are here. Their `adapter_config.json` says what loads them.
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import copy
 import json
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ A and B hold the largest part of what the quantization has lost: one step of the
 The base itself stays as it is.
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 from pathlib import Path
 from typing import Any
 

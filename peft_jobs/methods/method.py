@@ -1,7 +1,5 @@
 """What every method does with the resident base: put an adapter on it, and take it off again."""
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -8,4 +8,4 @@ oom_ladder       what is tried when memory runs out
 attempt_files    metrics.jsonl and log.txt of an attempt
 """
 
-from peft_jobs import log_filters  # noqa: F401  # before bitsandbytes speaks
+from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks

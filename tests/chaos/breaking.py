@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import TrialSpec
-from peft_jobs.simulated import loss_at
+from peft_jobs.engines.simulated import loss_at
 from tests.chaos.records import (
     TrialRecord,
     differences,

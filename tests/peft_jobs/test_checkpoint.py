@@ -13,6 +13,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from peft_jobs import faults
+from peft_jobs.engines.simulated import SimulatedEngine
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.host.checkpoint import (
     STATE,
     TENSORS,
@@ -23,8 +25,6 @@ from peft_jobs.host.checkpoint import (
     write,
 )
 from peft_jobs.host.trial_host import TrialHost
-from peft_jobs.simulated import SimulatedEngine
-from peft_jobs.solo import SoloEngine
 
 SPEC = "ab" * 32
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -288,7 +288,7 @@ FULL_DISK = """
 import json, sys
 from pathlib import Path
 from peft_jobs.host.trial_host import TrialHost
-from peft_jobs.simulated import SimulatedEngine
+from peft_jobs.engines.simulated import SimulatedEngine
 host, seq = TrialHost(SimulatedEngine()), 0
 host.submit(0, 1, Path(sys.argv[1]).read_text(), sys.argv[2])
 while "seq" in (message := host.next_report(0, 1, seq)):

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.errors import SpecError
-from peft_jobs.solo import SoloEngine
 
 METRICS = """
 import torch

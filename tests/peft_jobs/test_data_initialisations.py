@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.export import merge_adapter
+from peft_jobs.engines.solo.adapter_export import merge_adapter
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.methods import METHODS
 from peft_jobs.methods.lora import EVA_ROWS
-from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
 

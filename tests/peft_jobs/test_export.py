@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from peft_jobs.export import merge_adapter, score_adapter
+from peft_jobs.engines.solo.adapter_export import merge_adapter, score_adapter
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import State, TrialResult
-from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 
 WORDS = ("the", "a", "red", "green", "cat", "dog", "bird")

@@ -117,7 +117,7 @@ def test_a_chats_answer_ends_where_its_template_ends_a_turn(
 
     from transformers import AutoTokenizer
 
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     folder = tmp_path / "chatty"
     shutil.copytree(tiny_llama_path, folder)
@@ -304,7 +304,7 @@ def test_only_tasks_with_a_prompt_write_texts(trial: Any) -> None:
 def test_adapters_write_and_learn_to_write_better(
     scheme: str, tiny_llama_path: Path, rows_path: Path, listen: Any, tmp_path: Path
 ) -> None:
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     spec = TrialSpec.model_validate(
         {
@@ -371,8 +371,8 @@ def test_targets_and_their_loss_are_those_of_transformers(tiny_t5_path: Path) ->
 def test_an_encoder_and_decoder_learn_real_descriptions(
     shared: Path, tiny_t5_path: Path, listen: Any, tmp_path: Path
 ) -> None:
-    from peft_jobs.export import score_adapter
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.adapter_export import score_adapter
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     spec = TrialSpec.model_validate(
         {

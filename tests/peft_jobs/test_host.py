@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from peft_jobs import DataError, Diverged, Fenced, OutOfMemory, SpecError, TrialSpec
+from peft_jobs.engines.simulated import SimulatedEngine, loss_at
 from peft_jobs.host.job import Inbox, Prepared
 from peft_jobs.host.trial_host import Message, TrialHost
-from peft_jobs.simulated import SimulatedEngine, loss_at
 
 Hosts = Callable[..., TrialHost]
 RUNGS = [80, 160, 240]

@@ -144,8 +144,8 @@ def test_a_spec_says_one_class_or_several(fields: dict[str, Any]) -> None:
 
 
 def test_a_trial_learns_sets_of_classes(tiny_bert_path: Path, listen: Any, tmp_path: Path) -> None:
-    from peft_jobs.export import score_adapter
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.adapter_export import score_adapter
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     spec = trial(write(tmp_path / "rows.jsonl", rows(80)), tiny_bert_path, labels=list(WORDS))
     engine = SoloEngine(str(tmp_path / "cache"))

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.engines.solo.adapter_export import score_adapter
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.errors import SpecError
-from peft_jobs.export import score_adapter
-from peft_jobs.solo import SoloEngine
 from peft_jobs.spec.memory_settings import below, settings_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -240,7 +240,7 @@ LIMITED = """
 import json, resource, sys, threading
 from pathlib import Path
 from peft_jobs.host.job import Job
-from peft_jobs.solo import SoloEngine
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.spec import TrialSpec
 
 class Decided(Job):

@@ -9,8 +9,8 @@ import psutil
 import pytest
 import torch
 
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.randomness import tuner_layers
-from peft_jobs.solo import SoloEngine
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 BROKEN = "def broken(model, tokenizer, rows):\n    raise KeyError('a bug')\n"

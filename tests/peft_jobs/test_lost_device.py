@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from peft_jobs.device.lost_device import result_of, telling_lost_devices
+from peft_jobs.engines.packed.engine import PackedEngine
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host.trial_host import TrialHost
-from peft_jobs.packed.engine import PackedEngine
-from peft_jobs.solo import SoloEngine
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ..."
 WAIT = 60.0

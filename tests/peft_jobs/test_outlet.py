@@ -12,10 +12,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from peft_jobs import Progress, State, TrialResult, TrialSpec
+from peft_jobs.engines.simulated import SimulatedEngine
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.trial_host import Message, TrialHost
 from peft_jobs.host.uploads import Outlet
-from peft_jobs.simulated import SimulatedEngine
 from peft_jobs.storage import object_store as store
 from peft_jobs.storage import retry
 from tests.cluster_services.object_store import BUCKET, ObjectStore, object_store

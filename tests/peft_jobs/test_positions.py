@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from peft_jobs.base.positions import table_length
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.host.result import Kind, State
-from peft_jobs.solo import SoloEngine
 
 POSITIONS, VIRTUAL = 32, 4
 BERT = {

@@ -217,8 +217,8 @@ def test_a_context_lies_on_one_side_of_the_hold_out(
 def test_a_trial_learns_answers_to_real_questions(
     shared: Path, tiny_bert_path: Path, listen: Any, tmp_path: Path
 ) -> None:
-    from peft_jobs.export import score_adapter
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.adapter_export import score_adapter
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     rows = xquad(shared, tmp_path, 20)
     spec = trial(tiny_bert_path, rows, validation=str(rows))

@@ -8,9 +8,9 @@ import pytest
 
 from peft_jobs import Fenced, Progress
 from peft_jobs.data.sample_order import SampleOrder
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.randomness import epoch_order
-from peft_jobs.solo import SoloEngine
 
 CAUSAL = {"type": "causal_lm", "prompt": "{q}", "response": "{a}"}
 CLASSES = {"type": "sequence_classification", "text": "{q}", "text_pair": "{a}", "label": "class"}

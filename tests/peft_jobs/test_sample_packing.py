@@ -122,7 +122,7 @@ def packing_trial(base: Path, rows: Path, packing: bool, **params: Any) -> Trial
 def test_a_trial_trains_the_same_with_samples_sharing_rows(
     tiny_llama_path: Path, rows_path: Path, listen: Any, tmp_path: Path
 ) -> None:
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     engine = SoloEngine(str(tmp_path / "cache"))
     found = {}
@@ -171,7 +171,7 @@ def test_only_tasks_and_methods_that_can_share_rows_do(
 def test_a_pack_of_trials_refuses_it(
     tiny_llama_path: Path, rows_path: Path, llama_base: Any
 ) -> None:
-    from peft_jobs.packed.packable import unpackable
+    from peft_jobs.engines.packed.eligibility import unpackable
 
     base = llama_base("nf4")
     assert unpackable(packing_trial(tiny_llama_path, rows_path, False), base) is None

@@ -10,11 +10,11 @@ import torch
 
 from peft_jobs.base.loading import load_base
 from peft_jobs.data.tokenized import load_data
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.host.result import Kind, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
-from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 

@@ -250,8 +250,8 @@ def test_a_data_set_may_name_the_numbers(tokenizer: Any, tmp_path: Path) -> None
 def test_a_trial_learns_to_tag_real_tweets(
     request: pytest.FixtureRequest, shared: Path, listen: Any, tmp_path: Path, kind: str
 ) -> None:
-    from peft_jobs.export import score_adapter
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.adapter_export import score_adapter
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     source = shared / "data" / "tag" / "wnut17_train.jsonl"
     if not source.is_file():
@@ -284,7 +284,7 @@ def test_a_trial_learns_to_tag_real_tweets(
 def test_a_trial_learns_which_words_are_spans(
     tiny_bert_path: Path, listen: Any, tmp_path: Path
 ) -> None:
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     source = random.Random(2)
     kinds = {"cat": "B-animal", "dog": "B-animal", "U.K.": "B-place", "the": "O", "sees": "O"}

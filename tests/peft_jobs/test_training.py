@@ -14,6 +14,7 @@ from torch import nn
 
 from peft_jobs.base.loading import load_base
 from peft_jobs.data.sample_order import SampleOrder
+from peft_jobs.engines.solo.trainer import TrialTrainer, train
 from peft_jobs.errors import Diverged
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress
@@ -23,7 +24,6 @@ from peft_jobs.phases import Phases
 from peft_jobs.randomness import epoch_order
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.trainer import TrialTrainer, train
 from peft_jobs.training.checkpoints import Saver, find_start, restored
 from peft_jobs.training.counts import Seen
 from peft_jobs.training.oom_ladder import Ladder

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, LlamaConfig, T5Config, T5ForConditionalG
 
 from peft_jobs.base.loading import load_base
 from peft_jobs.base.vocabulary import check_padding
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.errors import SpecError
-from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec, TrialSpec
 
 ADDED = 128

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from peft_jobs import Progress, State, TrialResult
+from peft_jobs.engines.simulated import final_loss, loss_at
 from peft_jobs.host.job import Prepared
-from peft_jobs.simulated import final_loss, loss_at
 from sweeps import SweepSpec, build_sweep
 from sweeps.asking import Point
 from sweeps.database import open_storage

@@ -118,7 +118,7 @@ def test_mlflows_adapter_gives_the_recorded_validation_loss(
     storage: Path, board: Leaderboard, tmp_path: Path
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
-    from peft_jobs.export import score_adapter
+    from peft_jobs.engines.solo.adapter_export import score_adapter
 
     assert board.best is not None
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")

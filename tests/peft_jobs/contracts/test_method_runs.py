@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.export import merge_adapter, score_adapter
-from peft_jobs.solo import SoloEngine
+from peft_jobs.engines.solo.adapter_export import merge_adapter, score_adapter
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import ADAPTERS
 from tests.peft_jobs.contracts.examples import EXAMPLES, Example

@@ -54,7 +54,7 @@ def mixed(trial: Any, common: dict[str, Any]) -> Callable[..., list[Any]]:
 @pytest.fixture(scope="session")
 def double(trial: Any, common: dict[str, Any], tmp_path_factory: Any) -> Any:
     """(base, training rows) of the tiny Llama, in float64 throughout."""
-    from peft_jobs.solo import SoloEngine
+    from peft_jobs.engines.solo.engine import SoloEngine
 
     base, data = SoloEngine(str(tmp_path_factory.mktemp("cache")), threads=1).check(trial(common))
     make_double(base)

@@ -11,15 +11,15 @@ from transformers import get_scheduler
 from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
+from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, parts_of
+from peft_jobs.engines.packed.layout import make_layout
+from peft_jobs.engines.packed.micro_batches import Feed
+from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.row import Captured, Schedule, Tenant
+from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
-from peft_jobs.packed.feed import Feed
-from peft_jobs.packed.layout import make_layout
-from peft_jobs.packed.pack import Pack
-from peft_jobs.packed.packable import dtype_of, initial_values, parts_of
-from peft_jobs.packed.stepping import Work, packed_step
-from peft_jobs.packed.tenant import Captured, Schedule, Tenant
 from peft_jobs.tasks import TASKS
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from peft_jobs.packed.calibration import Calibration, Room, groups
+from peft_jobs.engines.packed.calibration import Calibration, Room, groups
 
 
 def settle(

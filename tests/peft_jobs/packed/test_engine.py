@@ -11,9 +11,9 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 
+from peft_jobs.engines.packed.engine import PackedEngine
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.evaluation.scoring import score
-from peft_jobs.packed.engine import PackedEngine
-from peft_jobs.solo import SoloEngine
 from tests.peft_jobs.packed.conftest import CLASSES
 from tests.peft_jobs.packed.driving import furthest, run_all, told
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peft_jobs.engines.packed.eligibility import initial_values, parts_of
+from peft_jobs.engines.packed.row import to_snapshot
+from peft_jobs.engines.packed.step import SlotMasks, Work
 from peft_jobs.methods.method import checkpoint_activations
-from peft_jobs.packed.packable import initial_values, parts_of
-from peft_jobs.packed.stepping import SlotMasks, Work
-from peft_jobs.packed.tenant import to_snapshot
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.causal_lm import CausalLM
 from peft_jobs.training.training_state import parse

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.engines.packed.composition import Composition
+from peft_jobs.engines.packed.eligibility import parts_of
+from peft_jobs.engines.packed.engine import PackedEngine
+from peft_jobs.engines.packed.evaluations import Evaluations
+from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.rounds import Rounds
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
-from peft_jobs.packed.composition import Composition
-from peft_jobs.packed.engine import PackedEngine
-from peft_jobs.packed.evaluations import Evaluations
-from peft_jobs.packed.packable import parts_of
-from peft_jobs.packed.rounds import Rounds
-from peft_jobs.packed.slot import Slot
 from peft_jobs.phases import Phases
-from peft_jobs.solo import SoloEngine
 from tests.peft_jobs.packed.conftest import CLASSES, make_double
 from tests.peft_jobs.packed.driving import run_all
 from tests.peft_jobs.packed.test_engine import PETABYTE, check_same

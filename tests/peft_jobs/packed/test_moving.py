@@ -12,16 +12,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peft_jobs.engines.packed.composition import Composition
+from peft_jobs.engines.packed.eligibility import parts_of
+from peft_jobs.engines.packed.engine import PackedEngine
+from peft_jobs.engines.packed.layout import make_layout, row_size
+from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.queue import Waiting, WaitingLine
+from peft_jobs.engines.packed.row import Captured
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.host.job import Job
-from peft_jobs.packed.composition import Composition
-from peft_jobs.packed.engine import PackedEngine
-from peft_jobs.packed.layout import make_layout, row_size
-from peft_jobs.packed.packable import parts_of
-from peft_jobs.packed.slot import Slot
-from peft_jobs.packed.tenant import Captured
-from peft_jobs.packed.waiting import Waiting, WaitingLine
 from peft_jobs.phases import Phases
-from peft_jobs.solo import SoloEngine
 from tests.peft_jobs.packed.conftest import CLASSES
 from tests.peft_jobs.packed.driving import run_all
 from tests.peft_jobs.packed.test_engine import PETABYTE, adapters, check_same, engines_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from peft_jobs.base.loading import load_base
-from peft_jobs.packed.packable import unpackable
+from peft_jobs.engines.packed.eligibility import unpackable
 from tests.peft_jobs.conftest import NUM_TOKENS, save_tokenizer
 from tests.peft_jobs.packed.test_engine import both, check_same, engines_of
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.packed.engine import PackedEngine
-from peft_jobs.packed.probing import MOST, most_worth
+from peft_jobs.engines.packed.engine import PackedEngine
+from peft_jobs.engines.packed.slot_count import MOST, most_worth
 
 
 @pytest.mark.parametrize(

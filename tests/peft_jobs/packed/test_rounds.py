@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peft_jobs.engines.packed.engine import PackedEngine
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.host.job import Job
-from peft_jobs.packed.engine import PackedEngine
 from peft_jobs.randomness import epoch_order
-from peft_jobs.solo import SoloEngine
 from tests.peft_jobs.packed.driving import run_all
 from tests.peft_jobs.packed.test_engine import check_same, engines_of
 

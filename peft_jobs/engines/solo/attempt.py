@@ -18,6 +18,7 @@ from peft_jobs.base.positions import check_virtual_tokens
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import peak_memory
 from peft_jobs.device.precision import use_tf32
+from peft_jobs.engines.solo.trainer import train
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, finite
@@ -25,7 +26,6 @@ from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
-from peft_jobs.trainer import train
 from peft_jobs.training import attempt_files
 from peft_jobs.training.checkpoints import Saver, Start, find_start, restored
 from peft_jobs.training.counts import Seen

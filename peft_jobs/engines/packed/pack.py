@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from peft_jobs.base.quantization import QUANTIZED
-from peft_jobs.packed.layout import Layout, Part, Place, by_module
-from peft_jobs.packed.products import Rows, low_rank_update, whole_linear
+from peft_jobs.engines.packed.layout import Layout, Part, Place, by_module
+from peft_jobs.engines.packed.lora_products import Rows, low_rank_update, whole_linear
 
 Named = dict[tuple[str, Part], Tensor]
 """A trial's tensors by module and part, at its own rank."""

@@ -3,8 +3,8 @@
 from collections import deque
 from dataclasses import dataclass
 
+from peft_jobs.engines.packed.packed_trial import Slot
 from peft_jobs.host.job import Inbox, Job
-from peft_jobs.packed.slot import Slot
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ What the solo engine does around its Trainer happens here around packed steps, w
 reporter, checkpoints and files; a slot never blocks, it `waits`.
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import logging
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,14 +13,14 @@ from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import result_of
+from peft_jobs.engines.packed.adapter import save_adapter
+from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
+from peft_jobs.engines.packed.micro_batches import Feed
+from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.row import Captured, Schedule, Tenant, from_snapshot, to_snapshot
+from peft_jobs.engines.packed.scoring import Scoring
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult, finite
-from peft_jobs.packed.export import save_adapter
-from peft_jobs.packed.feed import Feed
-from peft_jobs.packed.pack import Pack
-from peft_jobs.packed.packable import Parts, initial_values, lora_of
-from peft_jobs.packed.scoring import Scoring
-from peft_jobs.packed.tenant import Captured, Schedule, Tenant, from_snapshot, to_snapshot
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
 from peft_jobs.tasks import TASKS

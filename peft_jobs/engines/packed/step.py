@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from peft_jobs.device.precision import autocast
+from peft_jobs.engines.packed.eligibility import lora_of
+from peft_jobs.engines.packed.micro_batches import Chunk
+from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.evaluation.scoring import to_device
-from peft_jobs.packed.feed import Chunk
-from peft_jobs.packed.pack import Pack
-from peft_jobs.packed.packable import lora_of
 from peft_jobs.randomness import draw_dropout
 from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.tasks import Task

@@ -1,4 +1,9 @@
-"""ENGINES: what can run trials on a host, by name; the heavy half is imported only when chosen."""
+"""ENGINES: what can run trials on a host, by name; the heavy ones are imported only when chosen.
+
+solo        one trial at a time with transformers.Trainer; the reference
+packed      several trials of a host in one step
+simulated   trials with an analytic loss, without torch
+"""
 
 import inspect
 import typing
@@ -11,9 +16,9 @@ from peft_jobs.host.job import Engine
 from peft_jobs.references import load
 
 ENGINES: dict[str, str] = {
-    "solo": "peft_jobs.solo:SoloEngine",
-    "packed": "peft_jobs.packed.engine:PackedEngine",
-    "simulated": "peft_jobs.simulated:SimulatedEngine",
+    "solo": "peft_jobs.engines.solo.engine:SoloEngine",
+    "packed": "peft_jobs.engines.packed.engine:PackedEngine",
+    "simulated": "peft_jobs.engines.simulated:SimulatedEngine",
 }
 
 

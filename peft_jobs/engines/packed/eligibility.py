@@ -12,10 +12,10 @@ from peft_jobs.base.architecture import head_modules
 from peft_jobs.base.heads import fresh_modules, initial_head
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import QUANTIZED
+from peft_jobs.engines.packed.base_traits import watched
+from peft_jobs.engines.packed.layout import features
+from peft_jobs.engines.packed.pack import Named
 from peft_jobs.methods.targets import resolve_targets
-from peft_jobs.packed.layout import features
-from peft_jobs.packed.pack import Named
-from peft_jobs.packed.watched import watched
 from peft_jobs.randomness import initial_lora_A
 from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
 

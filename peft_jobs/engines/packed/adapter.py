@@ -6,10 +6,10 @@ from pathlib import Path
 import safetensors.torch
 
 from peft_jobs.base.loading import Base
+from peft_jobs.engines.packed.eligibility import Parts, lora_of
+from peft_jobs.engines.packed.pack import Named
+from peft_jobs.engines.packed.row import peft_name
 from peft_jobs.methods.lora import peft_config
-from peft_jobs.packed.pack import Named
-from peft_jobs.packed.packable import Parts, lora_of
-from peft_jobs.packed.tenant import peft_name
 from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, write_labels

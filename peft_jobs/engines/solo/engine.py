@@ -2,10 +2,8 @@
 
 torch stays imported, base and tokenised data stay loaded between trials. After each trial a hash of
 the base is compared with that of the loaded one: a trial that changed it is logged as an error, and
-the base is loaded anew. `peft_jobs.run` is the table of contents of a trial.
+the base is loaded anew. `peft_jobs.engines.solo.attempt` is the table of contents of a trial.
 """
-
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
 
 import logging
 import traceback
@@ -26,6 +24,7 @@ from peft_jobs.device.lost_device import result_of, telling_lost_devices
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device
 from peft_jobs.device.this_device import this_device
+from peft_jobs.engines.solo.attempt import Run
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation.custom_metrics import load_metric
 from peft_jobs.evaluation.scoring import score
@@ -35,7 +34,6 @@ from peft_jobs.methods import setting_of
 from peft_jobs.methods.placement import check_places_without_weights
 from peft_jobs.phases import Phases
 from peft_jobs.provenance import environment
-from peft_jobs.run import Run
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import local_folder
 from peft_jobs.training import attempt_files

@@ -9,12 +9,12 @@ from functools import partial
 
 from peft_jobs.device.lost_device import raise_if_lost
 from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.engines.packed.calibration import Calibration, groups
+from peft_jobs.engines.packed.composition import UNLIMITED, Composition
+from peft_jobs.engines.packed.evaluations import Evaluations
+from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.host.result import TrialResult
-from peft_jobs.packed.calibration import Calibration, groups
-from peft_jobs.packed.composition import UNLIMITED, Composition
-from peft_jobs.packed.evaluations import Evaluations
-from peft_jobs.packed.slot import Slot
-from peft_jobs.packed.stepping import Work, packed_step
 from peft_jobs.tasks import TASKS
 
 log = logging.getLogger(__name__)

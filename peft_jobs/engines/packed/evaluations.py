@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 
 from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.engines.packed.calibration import Calibration, groups
+from peft_jobs.engines.packed.composition import UNLIMITED, Composition
+from peft_jobs.engines.packed.packed_trial import Slot
 from peft_jobs.evaluation.scoring import batches, measuring, named, to_device
-from peft_jobs.packed.calibration import Calibration, groups
-from peft_jobs.packed.composition import UNLIMITED, Composition
-from peft_jobs.packed.slot import Slot
 from peft_jobs.tasks import TASKS, Example, Score
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ from peft_jobs.base.loading import Base
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.device.memory import is_out_of_memory, peak_memory, release
 from peft_jobs.device.precision import use_tf32
+from peft_jobs.engines.packed.calibration import Room
+from peft_jobs.engines.packed.eligibility import dtype_of
+from peft_jobs.engines.packed.layout import make_layout, row_size
+from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.packed_trial import Slot
 from peft_jobs.methods.method import checkpoint_activations
-from peft_jobs.packed.calibration import Room
-from peft_jobs.packed.layout import make_layout, row_size
-from peft_jobs.packed.pack import Pack
-from peft_jobs.packed.packable import dtype_of
-from peft_jobs.packed.slot import Slot
 
 SPARE = 0.95
 """Of a GPU's memory is planned with; its allocator loses some to fragments."""

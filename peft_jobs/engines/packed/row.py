@@ -18,9 +18,9 @@ from torch.optim.adamw import adamw
 from transformers import TrainingArguments, get_scheduler
 
 from peft_jobs.device.memory import is_out_of_memory
-from peft_jobs.packed.layout import Part
-from peft_jobs.packed.pack import Named, Pack
-from peft_jobs.packed.packable import lora_of
+from peft_jobs.engines.packed.eligibility import lora_of
+from peft_jobs.engines.packed.layout import Part
+from peft_jobs.engines.packed.pack import Named, Pack
 from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.training.training_state import Tensors

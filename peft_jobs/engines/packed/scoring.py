@@ -4,9 +4,9 @@ from datasets import Dataset
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
+from peft_jobs.engines.packed.row import Tenant
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
-from peft_jobs.packed.tenant import Tenant
 from peft_jobs.spec import TrialSpec
 from peft_jobs.training.counts import Seen
 from peft_jobs.training.oom_ladder import Ladder

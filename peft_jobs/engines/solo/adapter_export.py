@@ -4,8 +4,6 @@ Merging happens on the dequantized weights, in full precision: a merge into 4-bi
 the adapter away (https://github.com/huggingface/peft/issues/2321).
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import shutil
 from pathlib import Path
 from typing import cast

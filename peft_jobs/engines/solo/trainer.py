@@ -6,8 +6,6 @@ mean over the supervised tokens of its whole effective batch, however it is cut 
 Precision is our own autocast, the same in training and evaluation, not the Trainer's.
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -5,8 +5,6 @@ base: jobs begin in the order in which they came, and what runs is drained befor
 so neither kind starves.
 """
 
-from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks
-
 import logging
 import traceback
 from collections.abc import Sequence
@@ -14,16 +12,16 @@ from typing import Any
 
 from peft_jobs.device.lost_device import result_of, telling_lost_devices
 from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.engines.packed.composition import Composition
+from peft_jobs.engines.packed.eligibility import parts_of, unpackable
+from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.queue import Waiting, WaitingLine
+from peft_jobs.engines.packed.rounds import Results, Rounds
+from peft_jobs.engines.packed.slot_count import MOST, useful_slots
+from peft_jobs.engines.solo.engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.host.job import Inbox, Job, Prepared
-from peft_jobs.packed.composition import Composition
-from peft_jobs.packed.packable import parts_of, unpackable
-from peft_jobs.packed.probing import MOST, useful_slots
-from peft_jobs.packed.rounds import Results, Rounds
-from peft_jobs.packed.slot import Slot
-from peft_jobs.packed.waiting import Waiting, WaitingLine
 from peft_jobs.phases import Phases
-from peft_jobs.solo import SoloEngine
 from peft_jobs.spec import TrialSpec
 
 log = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.device.precision import use_tf32
+from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, lora_of, parts_of
+from peft_jobs.engines.packed.layout import make_layout
+from peft_jobs.engines.packed.micro_batches import Feed
+from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.row import Captured, Schedule, Tenant
+from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.methods.method import checkpoint_activations
-from peft_jobs.packed.feed import Feed
-from peft_jobs.packed.layout import make_layout
-from peft_jobs.packed.pack import Pack
-from peft_jobs.packed.packable import dtype_of, initial_values, lora_of, parts_of
-from peft_jobs.packed.stepping import Work, packed_step
-from peft_jobs.packed.tenant import Captured, Schedule, Tenant
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 
