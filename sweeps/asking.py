@@ -22,7 +22,7 @@ from search_spaces.values import Scalar
 from sweeps.changes import Changes
 from sweeps.drawing import Drawn, draw
 from sweeps.ledger import Ledger
-from sweeps.samplers import SamplerSpec, make_sampler
+from sweeps.search.samplers import SamplerSpec, make_sampler
 from sweeps.spec import SweepSpec
 
 log = logging.getLogger(__name__)

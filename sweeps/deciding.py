@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweeps.halving import RUNG_RECORD
+from sweeps.search.successive_halving import RUNG_RECORD
 
 
 def weak(study: optuna.Study, trial: FrozenTrial, known: Sequence[str]) -> bool:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.changes import Changes, write
 from sweeps.considered import Considered
-from sweeps.halving import RUNG_RECORD
+from sweeps.search.successive_halving import RUNG_RECORD
 
 
 class Ledger(BaseStorage):

@@ -2,8 +2,8 @@
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
-from sweeps.pruners import reduction_factor
 from sweeps.sample_points import drawn_trials
+from sweeps.search.pruners import reduction_factor
 from sweeps.spec import SweepSpec
 
 

@@ -14,10 +14,10 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.fields import Count, Number, Positive, Section, Whole
 from search_spaces import ReadSpace
 from sweeps.measured import Direction, natural_direction
-from sweeps.pruners import PrunerSpec, check_pruner
 from sweeps.redact import redact
 from sweeps.resources import ResourcesSpec
-from sweeps.samplers import SamplerSpec, check_sampler
+from sweeps.search.pruners import PrunerSpec, check_pruner
+from sweeps.search.samplers import SamplerSpec, check_sampler
 
 
 def _shorthand(value: Any) -> Any:

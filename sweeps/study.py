@@ -21,7 +21,7 @@ from sweeps.deciding import rung_records, weak
 from sweeps.identity import difference, identity
 from sweeps.ledger import Ledger
 from sweeps.measured import numbers
-from sweeps.pruners import build
+from sweeps.search.pruners import build
 from sweeps.spec import SweepSpec
 
 _T = TypeVar("_T")

@@ -4,8 +4,8 @@ from typing import Any
 
 from peft_jobs.spec import TrialSpec
 from search_spaces import PRESETS
-from sweeps.pruners import PRUNERS
-from sweeps.samplers import SAMPLERS
+from sweeps.search.pruners import PRUNERS
+from sweeps.search.samplers import SAMPLERS
 from sweeps.spec import SweepSpec
 
 _SHORTHANDS: dict[str, dict[str, Any]] = {

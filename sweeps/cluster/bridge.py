@@ -21,7 +21,7 @@ from sweeps.asking import Point
 from sweeps.cluster.fleet import Fleet
 from sweeps.driver import Driver
 from sweeps.futures import called
-from sweeps.samplers import SAMPLERS
+from sweeps.search.samplers import SAMPLERS
 
 log = logging.getLogger(__name__)
 

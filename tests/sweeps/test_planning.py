@@ -10,7 +10,7 @@ from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from sweeps import SweepSpec
 from sweeps.planning import geometric_rungs, resolve, variants
-from sweeps.pruners import build
+from sweeps.search.pruners import build
 
 Sweep = Callable[..., SweepSpec]
 PREPARED = Prepared(train_rows=1000)

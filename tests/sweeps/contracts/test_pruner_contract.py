@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sweeps import SweepSpec
-from sweeps.pruners import PRUNERS
 from sweeps.run import launch
+from sweeps.search.pruners import PRUNERS
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "median": {"n_startup_trials": 2},

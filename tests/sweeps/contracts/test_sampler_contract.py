@@ -6,7 +6,7 @@ import pytest
 
 from sweeps import SweepSpec
 from sweeps.run import launch
-from sweeps.samplers import SAMPLERS
+from sweeps.search.samplers import SAMPLERS
 
 FINITE = {
     "parameters": {

@@ -9,8 +9,8 @@ from pydantic import ConfigDict
 
 from peft_jobs.spec.fields import MOST, Section
 from peft_jobs.spec.mistakes import suggest
-from sweeps.arguments import fitting
-from sweeps.halving import Halving
+from sweeps.search.arguments import fitting
+from sweeps.search.successive_halving import Halving
 
 
 class PrunerSpec(Section):

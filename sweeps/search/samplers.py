@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from peft_jobs.spec.fields import Section
 from peft_jobs.spec.mistakes import suggest
 from search_spaces import SearchSpace, Space
-from sweeps.arguments import fitting
+from sweeps.search.arguments import fitting
 
 
 class SamplerSpec(Section):

@@ -1,0 +1,7 @@
+"""Optuna's samplers and pruners, by the names of a sweep file.
+
+samplers             SAMPLERS, and the section sampler
+pruners              PRUNERS, and the section pruner
+arguments            arguments of Optuna's classes, checked
+successive_halving   Optuna's successive halving at a constant cost
+"""
