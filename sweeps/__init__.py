@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.leaderboard import Leaderboard
-    from sweeps.loading import build_sweep, load_sweep
     from sweeps.run import run_sweep
     from sweeps.spec import SweepSpec
+    from sweeps.spec.loading import build_sweep, load_sweep
 
 __all__ = ["Leaderboard", "SweepSpec", "build_sweep", "load_sweep", "run_sweep"]
 _HOMES = {
     "Leaderboard": "leaderboard",
     "SweepSpec": "spec",
-    "build_sweep": "loading",
-    "load_sweep": "loading",
+    "build_sweep": "spec.loading",
+    "load_sweep": "spec.loading",
     "run_sweep": "run",
 }
 

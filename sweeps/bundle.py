@@ -17,10 +17,10 @@ from peft_jobs import SpecError
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES
 from peft_jobs.storage.object_store import is_url
 from sweeps.inputs import MAX_BYTES, SPLITS, functions, modules, space_functions
-from sweeps.loading import build_sweep
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
-from sweeps.sweep_file import SweepFileError, override, read_yaml
+from sweeps.spec.loading import build_sweep
+from sweeps.spec.yaml_file import SweepFileError, override, read_yaml
 
 INPUTS = "inputs"
 

@@ -13,7 +13,7 @@ from sweeps.asking import Point
 from sweeps.layout import SweepFolder, run_name
 from sweeps.leaderboard import Leaderboard
 from sweeps.reports import markdown, report_artifacts
-from sweeps.sample_points import varying_names
+from sweeps.spec.sample_points import varying_names
 from sweeps.study import SweepStudy
 from sweeps.tracking import Artifact, MlflowTracker, NoTracker, RunStatus, Tracker, View
 

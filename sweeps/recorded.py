@@ -17,8 +17,8 @@ from sweeps.errors import Unavailable
 from sweeps.layout import SweepFolder
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
+from sweeps.spec.yaml_file import override
 from sweeps.study import SweepStudy
-from sweeps.sweep_file import override
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import Leaderboard, Row
-from sweeps.measured import numbers
+from sweeps.spec.metrics import numbers
 from sweeps.tracking import Artifact
 
 _STYLE = """body{font:15px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}

@@ -22,13 +22,13 @@ from sweeps.layout import SweepFolder
 from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.lease import Lease
 from sweeps.parent_run import Status, end_sweep, open_tracker
-from sweeps.planning import resolve, variants
 from sweeps.plots import write_plots
 from sweeps.pulse import Pulse
 from sweeps.putting import mirrored
 from sweeps.redact import redact
 from sweeps.reports import write_reports
 from sweeps.spec import SweepSpec
+from sweeps.spec.plan import resolve, variants
 from sweeps.study import SweepStudy
 
 FLUSH_SECONDS = 30.0

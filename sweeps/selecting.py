@@ -6,7 +6,7 @@ from dataclasses import replace
 from peft_jobs import SpecError
 from peft_jobs.spec.mistakes import suggest
 from sweeps.leaderboard import COLUMNS, Leaderboard, Row
-from sweeps.measured import natural_direction, numbers
+from sweeps.spec.metrics import natural_direction, numbers
 
 
 def best_of_each(board: Leaderboard, name: str) -> Leaderboard:

@@ -18,11 +18,11 @@ from sweeps.asking import TURNED_AWAY, Asker, Point
 from sweeps.changes import Changes
 from sweeps.database import retry
 from sweeps.deciding import rung_records, weak
-from sweeps.identity import difference, identity
 from sweeps.ledger import Ledger
-from sweeps.measured import numbers
 from sweeps.search.pruners import build
 from sweeps.spec import SweepSpec
+from sweeps.spec.identity import difference, identity
+from sweeps.spec.metrics import numbers
 
 _T = TypeVar("_T")
 

@@ -22,7 +22,7 @@ from sweeps.backends import make_backend
 from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.layout import SweepFolder
-from sweeps.planning import resolve, variants
+from sweeps.spec.plan import resolve, variants
 from sweeps.study import SweepStudy
 from sweeps.tracking import NoTracker
 

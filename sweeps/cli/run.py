@@ -23,12 +23,12 @@ from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.interrupts import termination_as_interrupt
 from sweeps.layout import SweepFolder
-from sweeps.loading import load_sweep
 from sweeps.pulse import Pulse
 from sweeps.recorded import recorded_sweep
 from sweeps.redact import redact
 from sweeps.run import Outcome, Watchers, launch
 from sweeps.spec import SweepSpec
+from sweeps.spec.loading import load_sweep
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from peft_jobs.references import load
 from sweeps.backends import make_backend
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.layout import SweepFolder
-from sweeps.loading import load_sweep
-from sweeps.planning import resolve, variants
 from sweeps.spec import SweepSpec
+from sweeps.spec.loading import load_sweep
+from sweeps.spec.plan import resolve, variants
 
 
 def validate(path: Path, overrides: Sequence[str], fast: bool, json: bool) -> None:

@@ -30,7 +30,7 @@ from sweeps.cluster.proxy import TrialProxy
 from sweeps.driver import Driver
 from sweeps.errors import Unavailable
 from sweeps.interrupts import keeping_signals
-from sweeps.resources import ResourcesSpec
+from sweeps.spec.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)
 

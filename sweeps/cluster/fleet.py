@@ -28,7 +28,7 @@ from sweeps.cluster.nodes import (
     share_of,
 )
 from sweeps.errors import Unavailable
-from sweeps.resources import ResourcesSpec
+from sweeps.spec.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import ray
 from ray._private.state import actors, state
 
 if TYPE_CHECKING:  # proxies import this module, and each is a process: without Optuna, please
-    from sweeps.resources import ResourcesSpec
+    from sweeps.spec.resources import ResourcesSpec
 
 
 def host_name(node_id: str, gpus: str | None) -> str:

@@ -12,7 +12,7 @@ from peft_jobs.host.job import Prepared
 from sweeps import SweepSpec, build_sweep
 from sweeps.asking import Point
 from sweeps.database import open_storage
-from sweeps.planning import resolve
+from sweeps.spec.plan import resolve
 from sweeps.study import SweepStudy
 
 PREPARED = Prepared(train_rows=1000, baseline={"validation/loss": 4.0})

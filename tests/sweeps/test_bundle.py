@@ -10,7 +10,7 @@ import pytest
 from peft_jobs import SpecError
 from sweeps.bundle import Bundle, pack
 from sweeps.inputs import MAX_BYTES
-from sweeps.sweep_file import SweepFileError
+from sweeps.spec.yaml_file import SweepFileError
 
 SWEEP = """
 model: demo

@@ -15,9 +15,9 @@ from peft_jobs.spec.task import (
     TokenClassificationSpec,
 )
 from sweeps import SweepSpec, build_sweep, load_sweep
-from sweeps.measured import natural_direction
 from sweeps.spec import ObjectiveSpec
-from sweeps.sweep_file import MAX_FILE_BYTES, SweepFileError, override
+from sweeps.spec.metrics import natural_direction
+from sweeps.spec.yaml_file import MAX_FILE_BYTES, SweepFileError, override
 
 Tree = Callable[..., dict[str, Any]]
 

@@ -9,8 +9,8 @@ import pytest
 from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from sweeps import SweepSpec
-from sweeps.planning import geometric_rungs, resolve, variants
 from sweeps.search.pruners import build
+from sweeps.spec.plan import geometric_rungs, resolve, variants
 
 Sweep = Callable[..., SweepSpec]
 PREPARED = Prepared(train_rows=1000)

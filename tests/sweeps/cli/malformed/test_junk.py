@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweeps import build_sweep, load_sweep
-from sweeps.sweep_file import SweepFileError
+from sweeps.spec.yaml_file import SweepFileError
 
 GOOD: dict[str, Any] = {
     "name": "junk",

@@ -7,8 +7,8 @@ from peft_jobs.spec import ADAPTERS
 from peft_jobs.spec.dotted import flatten, paths_of
 from peft_jobs.spec.mistakes import mistakes
 from search_spaces import FunctionSpace, GivenSuggest, Params, RandomSuggest, SpaceError
-from sweeps.sample_points import POINTS_CHECKED, draw_points, is_incompatible
 from sweeps.spec import SweepSpec
+from sweeps.spec.sample_points import POINTS_CHECKED, draw_points, is_incompatible
 
 _FIXED_PARTS = (
     *("data.validation", "data.test", "data.seed", "data.group_by", "data.max_length"),

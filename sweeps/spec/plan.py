@@ -2,9 +2,9 @@
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
-from sweeps.sample_points import drawn_trials
 from sweeps.search.pruners import reduction_factor
 from sweeps.spec import SweepSpec
+from sweeps.spec.sample_points import drawn_trials
 
 
 def variants(spec: SweepSpec) -> list[TrialSpec]:

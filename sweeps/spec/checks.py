@@ -12,8 +12,8 @@ from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.object_store import is_url
 from search_spaces import SpaceError
 from sweeps.redact import redact
-from sweeps.space_checks import space_problems
 from sweeps.spec import SweepSpec
+from sweeps.spec.space_checks import space_problems
 
 MEASURED = (
     "memory/peak_allocated_bytes",

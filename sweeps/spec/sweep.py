@@ -13,11 +13,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.fields import Count, Number, Positive, Section, Whole
 from search_spaces import ReadSpace
-from sweeps.measured import Direction, natural_direction
 from sweeps.redact import redact
-from sweeps.resources import ResourcesSpec
 from sweeps.search.pruners import PrunerSpec, check_pruner
 from sweeps.search.samplers import SamplerSpec, check_sampler
+from sweeps.spec.metrics import Direction, natural_direction
+from sweeps.spec.resources import ResourcesSpec
 
 
 def _shorthand(value: Any) -> Any:

@@ -12,10 +12,10 @@ from peft_jobs import TrialSpec
 from peft_jobs.spec import DEMO, Source
 from peft_jobs.spec.mistakes import mistakes, suggest
 from peft_jobs.storage.object_store import MAX_URL_CHARACTERS, is_url
-from sweeps.checks import problems
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
-from sweeps.sweep_file import SweepFileError, override, read_yaml
+from sweeps.spec.checks import problems
+from sweeps.spec.yaml_file import SweepFileError, override, read_yaml
 
 _SPLITS = ("train", "validation", "test")
 
