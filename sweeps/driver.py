@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from peft_jobs import Progress, State, TrialResult
 from peft_jobs.host.messages import Assignment
 from peft_jobs.storage.files import write_json
-from sweeps.asking import Point
 from sweeps.checkpoints import Checkpoints
 from sweeps.ending import claim_adapter, record_end, record_missing
 from sweeps.layout import SweepFolder
 from sweeps.parent_run import now_ms, track_start
 from sweeps.spec import SweepSpec
-from sweeps.study import SweepStudy
+from sweeps.study.asker import Point
+from sweeps.study.study import SweepStudy
 from sweeps.tracking import Tracker
 
 log = logging.getLogger(__name__)

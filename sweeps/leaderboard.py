@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, State, TrialResult
-from sweeps.study import SweepStudy
+from sweeps.study.study import SweepStudy
 
 COMPARABLE = ("model", "data", "template")
 """Parts of a result's provenance that must agree."""

@@ -9,12 +9,12 @@ from typing import Literal
 from peft_jobs import State, TrialResult
 from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
-from sweeps.asking import Point
 from sweeps.layout import SweepFolder, run_name
 from sweeps.leaderboard import Leaderboard
 from sweeps.reports import markdown, report_artifacts
 from sweeps.spec.sample_points import varying_names
-from sweeps.study import SweepStudy
+from sweeps.study.asker import Point
+from sweeps.study.study import SweepStudy
 from sweeps.tracking import Artifact, MlflowTracker, NoTracker, RunStatus, Tracker, View
 
 Status = Literal["complete", "failed", "interrupted"]

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from peft_jobs import SpecError
 from peft_jobs.spec.mistakes import mistakes, suggest
 from peft_jobs.storage import object_store
-from sweeps.database import open_storage
 from sweeps.errors import Unavailable
 from sweeps.layout import SweepFolder
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.spec.yaml_file import override
-from sweeps.study import SweepStudy
+from sweeps.study.database import open_storage
+from sweeps.study.study import SweepStudy
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.backends import make_backend
-from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.futures import called
 from sweeps.inputs import with_inputs
 from sweeps.interrupts import interrupted_by_signals
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
-from sweeps.lease import Lease
 from sweeps.parent_run import Status, end_sweep, open_tracker
 from sweeps.plots import write_plots
 from sweeps.pulse import Pulse
@@ -29,7 +27,9 @@ from sweeps.redact import redact
 from sweeps.reports import write_reports
 from sweeps.spec import SweepSpec
 from sweeps.spec.plan import resolve, variants
-from sweeps.study import SweepStudy
+from sweeps.study.database import open_storage
+from sweeps.study.lease import Lease
+from sweeps.study.study import SweepStudy
 
 FLUSH_SECONDS = 30.0
 """How long the end of a sweep waits for the tracking server."""

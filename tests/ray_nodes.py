@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import psutil
 
-from sweeps.database import open_storage
+from sweeps.study.database import open_storage
 
 PROXY, HOST = "ray::ResourceTrainable", "ray::HostActor"
 """How Ray titles its workers' processes."""

@@ -26,7 +26,7 @@ from peft_jobs.provenance import environment
 from sweeps.leaderboard import Leaderboard, make_leaderboard
 from sweeps.recorded import load_recorded
 from sweeps.selecting import best_of_each, pareto_front
-from sweeps.study import SweepStudy
+from sweeps.study.study import SweepStudy
 
 HERE = Path(__file__).parent
 REPORT = HERE / "methods.md"

@@ -17,13 +17,13 @@ import psutil
 
 from peft_jobs import Progress, State, TrialResult
 from sweeps import SweepSpec, build_sweep
-from sweeps.asking import Point
 from sweeps.backends import make_backend
-from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.layout import SweepFolder
 from sweeps.spec.plan import resolve, variants
-from sweeps.study import SweepStudy
+from sweeps.study.asker import Point
+from sweeps.study.database import open_storage
+from sweeps.study.study import SweepStudy
 from sweeps.tracking import NoTracker
 
 QUARTERS = 4

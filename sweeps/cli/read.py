@@ -16,7 +16,7 @@ from sweeps.leaderboard import make_leaderboard
 from sweeps.recorded import Unreadable, load_all, load_recorded
 from sweeps.reports import summary, to_csv, to_html
 from sweeps.selecting import best_of_each, pareto_front
-from sweeps.study import SweepStudy
+from sweeps.study.study import SweepStudy
 
 
 def leaderboard(

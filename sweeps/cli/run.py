@@ -19,7 +19,6 @@ from sweeps.cli.errors import ExitCode
 from sweeps.cli.outcome import record, tell, tell_status
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
-from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.interrupts import termination_as_interrupt
 from sweeps.layout import SweepFolder
@@ -29,6 +28,7 @@ from sweeps.redact import redact
 from sweeps.run import Outcome, Watchers, launch
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
+from sweeps.study.database import open_storage
 
 
 @dataclass(frozen=True)

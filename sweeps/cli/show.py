@@ -10,7 +10,7 @@ from peft_jobs import SpecError, TrialResult
 from sweeps.cli.screen import out, pairs, print_json, shown, size
 from sweeps.layout import SweepFolder
 from sweeps.recorded import load_recorded
-from sweeps.study import SweepStudy
+from sweeps.study.study import SweepStudy
 
 
 def show(storage: Path, name: str, number: int, study_url: str | None, json: bool) -> None:

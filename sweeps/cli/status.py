@@ -22,9 +22,9 @@ from sweeps.cli.progress import LATEST, EndedTrial, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, out, pairs, print_json, say
 from sweeps.layout import SweepFolder
 from sweeps.leaderboard import make_leaderboard
-from sweeps.lease import Holder, read_lease, request_stop
 from sweeps.recorded import load_recorded
-from sweeps.study import SweepStudy
+from sweeps.study.lease import Holder, read_lease, request_stop
+from sweeps.study.study import SweepStudy
 
 STOP_SECONDS = 60.0
 """How long `stop` waits for the driver."""

@@ -17,11 +17,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from peft_jobs import Kind, Progress, TrialResult
-from sweeps.asking import Point
 from sweeps.cluster.fleet import Fleet
 from sweeps.driver import Driver
 from sweeps.futures import called
 from sweeps.search.samplers import SAMPLERS
+from sweeps.study.asker import Point
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ warnings.filterwarnings("ignore", message="Constraints have been set, but CmaEsS
 class _Tpe(optuna.samplers.TPESampler):
     """Optuna's, whose suggestions cost the same however many trials there are.
 
-    It weighs the trials that `sweeps.considered` chooses, and takes over from the sampler of the
+    It weighs the trials that `sweeps.study.history` chooses, and takes over from the sampler of the
     ask before it what that one has learnt of the space by looking at every trial.
     """
 
@@ -63,7 +63,7 @@ class _Tpe(optuna.samplers.TPESampler):
 
 
 def _bounded(study: Any) -> AbstractContextManager[None]:
-    """A driver's study (`sweeps.ledger`) shows what is to be weighed; another one shows all."""
+    """A driver's study (`sweeps.study.cached_storage`) shows what is to be weighed; another one shows all."""
     view: AbstractContextManager[None] = getattr(study._storage, "considering", nullcontext)()
     return view
 

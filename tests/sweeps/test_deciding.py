@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from peft_jobs import Progress, State, TrialResult
-from sweeps.study import SweepStudy
+from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
 LOSSES = [3.0, 2.0, 2.5, 1.5, 1.0, 1.0, 2.9]
@@ -69,7 +69,7 @@ def test_a_decision_that_was_cut_off_is_the_unbroken_one(open_study: Open, cut: 
 
 
 def test_optuna_itself_would_forget_such_a_decision() -> None:
-    """Why `sweeps.deciding` is there: the second question is answered from the first's traces."""
+    """Why `sweeps.study.pruning` is there: the second question is answered from the first's traces."""
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=100, reduction_factor=3)
     study = optuna.create_study(pruner=pruner)
     for loss in (1.0, 2.0):

@@ -9,7 +9,7 @@ from sweeps import SweepSpec
 from sweeps.driver import Driver
 from sweeps.layout import SweepFolder
 from sweeps.run import launch
-from sweeps.study import SweepStudy
+from sweeps.study.study import SweepStudy
 from sweeps.tracking import NoTracker
 
 

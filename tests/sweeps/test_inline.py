@@ -11,12 +11,12 @@ import pytest
 
 from peft_jobs import SpecError, State
 from sweeps import SweepSpec, run_sweep
-from sweeps.asking import TURNED_AWAY
-from sweeps.database import open_storage
 from sweeps.driver import Driver
 from sweeps.recorded import load_recorded
 from sweeps.run import Watchers, launch
-from sweeps.study import SweepStudy
+from sweeps.study.asker import TURNED_AWAY
+from sweeps.study.database import open_storage
+from sweeps.study.study import SweepStudy
 
 Sweep = Callable[..., SweepSpec]
 FAULTS = {"1": "bug", "3": "oom", "4": "diverged", "6": "data"}

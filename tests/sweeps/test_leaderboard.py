@@ -8,7 +8,7 @@ import pytest
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
 from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
-from sweeps.study import SweepStudy
+from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
 SEEN = {"model": "m", "data": "d", "template": "t"}

@@ -12,15 +12,15 @@ import pytest
 import sqlalchemy as sa
 
 from peft_jobs import SpecError
-from sweeps import lease as leases
-from sweeps.database import open_storage
 from sweeps.errors import LeaseLost
-from sweeps.lease import Lease, read_lease, request_stop
+from sweeps.study import lease as leases
+from sweeps.study.database import open_storage
+from sweeps.study.lease import Lease, read_lease, request_stop
 
 HOLD = """
 import sys, time
-from sweeps.database import open_storage
-from sweeps.lease import Lease
+from sweeps.study.database import open_storage
+from sweeps.study.lease import Lease
 Lease(open_storage(sys.argv[1]), "waves").take()
 print("taken", flush=True)
 time.sleep(60)

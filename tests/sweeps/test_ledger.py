@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from peft_jobs import Progress, State, TrialResult
 from peft_jobs.spec.dotted import flatten
-from sweeps import considered
-from sweeps.considered import Considered
-from sweeps.study import SweepStudy
+from sweeps.study import history
+from sweeps.study.history import Considered
+from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
 FEW = {"parameters": {"adapter.r": {"choices": [4, 8, 16]}, "seed": {"low": 1, "high": 6}}}
@@ -181,13 +181,13 @@ def test_a_large_study_is_considered_by_its_newest_and_best_trials(
         trials.append(running if number == 7 else ended(number, draw))
         if number != 7:
             chooser.finished(trials[-1])
-        if number == considered.NEWEST // 2:
+        if number == history.NEWEST // 2:
             assert chooser.of(trials, {7: running}) == trials
     chosen = chooser.of(trials, {7: running})
     learnt = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     study = optuna.create_study(direction=direction.name.lower())
-    best, _ = _split_trials(study, learnt, considered.BEST)
-    newest = learnt[-considered.NEWEST :]
+    best, _ = _split_trials(study, learnt, history.BEST)
+    newest = learnt[-history.NEWEST :]
     found = [t.number for t in chosen if t.state != TrialState.FAIL]
     assert found == sorted({t.number for t in best + newest} | {7})
     assert set(found) - {t.number for t in newest} > {7}

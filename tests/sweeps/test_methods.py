@@ -13,12 +13,12 @@ from peft_jobs import TrialResult
 from peft_jobs.spec import TrialSpec
 from search_spaces import PRESETS
 from sweeps import SweepSpec, load_sweep
-from sweeps.asking import Point
 from sweeps.spec.checks import problems
 from sweeps.spec.plan import variants
 from sweeps.spec.sample_points import draw_points, drawn_trials
 from sweeps.spec.yaml_file import SweepFileError
-from sweeps.study import SweepStudy
+from sweeps.study.asker import Point
+from sweeps.study.study import SweepStudy
 
 OF_METHODS = """
 name: methods

@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
-from sweeps.database import open_storage
-from sweeps.study import TURNED_AWAY, SweepStudy
+from sweeps.study.database import open_storage
+from sweeps.study.study import TURNED_AWAY, SweepStudy
 
 Open = Callable[..., SweepStudy]
 FINITE = {

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import Result
 
 from peft_jobs import SpecError
-from sweeps.database import open_storage
 from sweeps.leaderboard import make_leaderboard
 from sweeps.recorded import Unreadable, load_all, load_recorded, recorded_sweep
+from sweeps.study.database import open_storage
 
 Cli = Callable[..., Result]
 

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 
 from peft_jobs import SpecError
 from sweeps import SweepSpec
-from sweeps.database import open_storage
 from sweeps.run import launch
+from sweeps.study.database import open_storage
 from tests.ray_nodes import Node, ray_node
 
 pytestmark = pytest.mark.slow

@@ -19,9 +19,9 @@ import pytest
 from sweeps import SweepSpec
 from sweeps.cli.errors import ExitCode
 from sweeps.cluster.backend import RayBackend
-from sweeps.database import open_storage
 from sweeps.run import Watchers, launch
 from sweeps.spec.resources import ResourcesSpec
+from sweeps.study.database import open_storage
 from tests.ray_nodes import Launched, ray_node
 
 Sweep = Callable[..., SweepSpec]

@@ -20,8 +20,8 @@ import psutil
 import sqlalchemy as sa
 
 from peft_jobs import SpecError
-from sweeps.database import retry
 from sweeps.errors import LeaseLost
+from sweeps.study.database import retry
 
 log = logging.getLogger(__name__)
 

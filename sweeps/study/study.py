@@ -1,6 +1,6 @@
 """The sweep's Optuna study: the only record of what was asked, what was seen, how each trial ended.
 
-One driver at a time writes to it (`sweeps.lease`). Every trial carries user attributes: `params`
+One driver at a time writes to it (`sweeps.study.lease`). Every trial carries user attributes: `params`
 (all names of the point, decoded), `fingerprint`, `attempt`, where it has one `checkpoint`, and once
 it has ended `kind` and `result`. A failed trial that is run again has a successor, `retry_of`.
 """
@@ -14,15 +14,15 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult, faults
-from sweeps.asking import TURNED_AWAY, Asker, Point
-from sweeps.changes import Changes
-from sweeps.database import retry
-from sweeps.deciding import rung_records, weak
-from sweeps.ledger import Ledger
 from sweeps.search.pruners import build
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import difference, identity
 from sweeps.spec.metrics import numbers
+from sweeps.study.asker import TURNED_AWAY, Asker, Point
+from sweeps.study.cached_storage import Ledger
+from sweeps.study.database import retry
+from sweeps.study.pruning import rung_records, weak
+from sweeps.study.transaction import Changes
 
 _T = TypeVar("_T")
 

@@ -19,11 +19,11 @@ from peft_jobs.spec.dotted import flatten
 from peft_jobs.spec.mistakes import mistakes
 from search_spaces import Params, SpaceError
 from search_spaces.values import Scalar
-from sweeps.changes import Changes
-from sweeps.drawing import Drawn, draw
-from sweeps.ledger import Ledger
 from sweeps.search.samplers import SamplerSpec, make_sampler
 from sweeps.spec import SweepSpec
+from sweeps.study.cached_storage import Ledger
+from sweeps.study.draws import Drawn, draw
+from sweeps.study.transaction import Changes
 
 log = logging.getLogger(__name__)
 

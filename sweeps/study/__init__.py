@@ -1,0 +1,12 @@
+"""The Optuna study of a sweep: the one record of what was asked, seen, and how trials ended.
+
+study            SweepStudy: asks, reports, ends, and what is adopted from an earlier driver
+asker            from a sampler to a point that may be launched
+draws            all parameters of a point drawn before any is written
+history          the trials that a sampler is shown
+pruning          the decision to prune, at a rung
+cached_storage   the study's trials in the driver's memory
+transaction      all changes of one trial in one transaction
+database         opens the database, and waits for it
+lease            one driver per sweep
+"""
