@@ -7,8 +7,8 @@ from peft_jobs import TrialSpec
 from peft_jobs.host.job import Prepared
 from sweeps.driver import Driver
 from sweeps.inline import InlineBackend
-from sweeps.inputs import functions, modules
-from sweeps.layout import SweepFolder
+from sweeps.records.inputs import functions, modules
+from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 
 

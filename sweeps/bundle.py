@@ -1,7 +1,7 @@
 """What a submitted sweep takes along: its file, its local data, the modules it names.
 
 All of it lies in one folder, which Ray carries to the cluster; nothing else travels, so no secret
-does. There, `run` puts the data into the sweep's storage (`sweeps.inputs`).
+does. There, `run` puts the data into the sweep's storage (`sweeps.records.inputs`).
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from typing import Any
 from peft_jobs import SpecError
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES
 from peft_jobs.storage.object_store import is_url
-from sweeps.inputs import MAX_BYTES, SPLITS, functions, modules, space_functions
+from sweeps.records.inputs import MAX_BYTES, SPLITS, functions, modules, space_functions
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import build_sweep

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 
 LATEST = 2
 """Newest checkpoints of a running trial that stay: should one be damaged, there is one before."""

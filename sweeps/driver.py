@@ -15,8 +15,8 @@ from peft_jobs.host.messages import Assignment
 from peft_jobs.storage.files import write_json
 from sweeps.checkpoints import Checkpoints
 from sweeps.ending import claim_adapter, record_end, record_missing
-from sweeps.layout import SweepFolder
 from sweeps.parent_run import now_ms, track_start
+from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.study.asker import Point
 from sweeps.study.study import SweepStudy

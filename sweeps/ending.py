@@ -6,8 +6,8 @@ from optuna.trial import FrozenTrial
 
 from peft_jobs import TrialResult, TrialSpec, faults
 from peft_jobs.storage.files import write_json, write_whole
-from sweeps.layout import SweepFolder
 from sweeps.parent_run import milliseconds, now_ms, track_end, track_start, trial_artifacts
+from sweeps.records.layout import SweepFolder
 from sweeps.study.asker import Point
 from sweeps.tracking import Tracker
 

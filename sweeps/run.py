@@ -15,14 +15,14 @@ from peft_jobs.storage.files import write_json, write_whole
 from sweeps.backends import make_backend
 from sweeps.driver import Driver
 from sweeps.futures import called
-from sweeps.inputs import with_inputs
 from sweeps.interrupts import interrupted_by_signals
-from sweeps.layout import SweepFolder
 from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.parent_run import Status, end_sweep, open_tracker
 from sweeps.plots import write_plots
 from sweeps.pulse import Pulse
-from sweeps.putting import mirrored
+from sweeps.records.inputs import with_inputs
+from sweeps.records.layout import SweepFolder
+from sweeps.records.mirror import mirrored
 from sweeps.redact import redact
 from sweeps.reports import write_reports
 from sweeps.spec import SweepSpec

@@ -24,7 +24,7 @@ from figures import table
 
 from peft_jobs.provenance import environment
 from sweeps.leaderboard import Leaderboard, make_leaderboard
-from sweeps.recorded import load_recorded
+from sweeps.records.reader import load_recorded
 from sweeps.selecting import best_of_each, pareto_front
 from sweeps.study.study import SweepStudy
 

@@ -19,7 +19,7 @@ from peft_jobs import Progress, State, TrialResult
 from sweeps import SweepSpec, build_sweep
 from sweeps.backends import make_backend
 from sweeps.driver import Driver
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 from sweeps.spec.plan import resolve, variants
 from sweeps.study.asker import Point
 from sweeps.study.database import open_storage

@@ -52,7 +52,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
     """The product's own sweep: B9 and B6 with pruning over SPACE, B5 over B1's seeds without."""
     began = time.time()
     from sweeps import build_sweep
-    from sweeps.layout import SweepFolder
+    from sweeps.records.layout import SweepFolder
     from sweeps.run import Watchers, launch
 
     parameters: dict[str, Any] = {"seed": {"choices": list(range(config["trials"]))}}

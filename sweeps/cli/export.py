@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from sweeps.cli.screen import err, out, print_json
-from sweeps.recorded import read_record
+from sweeps.records.reader import read_record
 
 if TYPE_CHECKING:
     from sweeps.export import Exported

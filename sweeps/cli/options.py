@@ -7,7 +7,7 @@ import typer
 
 
 def _storage(text: str) -> Path:
-    from sweeps.layout import storage_folder
+    from sweeps.records.layout import storage_folder
 
     return storage_folder(text)
 

@@ -21,9 +21,9 @@ from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
 from sweeps.driver import Driver
 from sweeps.interrupts import termination_as_interrupt
-from sweeps.layout import SweepFolder
 from sweeps.pulse import Pulse
-from sweeps.recorded import recorded_sweep
+from sweeps.records.layout import SweepFolder
+from sweeps.records.reader import recorded_sweep
 from sweeps.redact import redact
 from sweeps.run import Outcome, Watchers, launch
 from sweeps.spec import SweepSpec

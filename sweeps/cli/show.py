@@ -8,8 +8,8 @@ from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, TrialResult
 from sweeps.cli.screen import out, pairs, print_json, shown, size
-from sweeps.layout import SweepFolder
-from sweeps.recorded import load_recorded
+from sweeps.records.layout import SweepFolder
+from sweeps.records.reader import load_recorded
 from sweeps.study.study import SweepStudy
 
 

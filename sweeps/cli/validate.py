@@ -10,7 +10,7 @@ from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
 from sweeps.backends import make_backend
 from sweeps.cli.screen import err, out, pairs, print_json
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
 from sweeps.spec.plan import resolve, variants

@@ -9,7 +9,7 @@ import pytest
 
 from peft_jobs import SpecError
 from sweeps.bundle import Bundle, pack
-from sweeps.inputs import MAX_BYTES
+from sweeps.records.inputs import MAX_BYTES
 from sweeps.spec.yaml_file import SweepFileError
 
 SWEEP = """

@@ -7,7 +7,7 @@ import pytest
 
 from sweeps import SweepSpec
 from sweeps.checkpoints import Checkpoints
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 
 Sweep = Callable[..., SweepSpec]
 

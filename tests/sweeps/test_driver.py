@@ -7,7 +7,7 @@ from typing import Any
 from peft_jobs import State, TrialResult
 from sweeps import SweepSpec
 from sweeps.driver import Driver
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 from sweeps.run import launch
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import NoTracker

@@ -12,7 +12,7 @@ import pytest
 from peft_jobs import SpecError, State
 from sweeps import SweepSpec, run_sweep
 from sweeps.driver import Driver
-from sweeps.recorded import load_recorded
+from sweeps.records.reader import load_recorded
 from sweeps.run import Watchers, launch
 from sweeps.study.asker import TURNED_AWAY
 from sweeps.study.database import open_storage

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sweeps import SweepSpec
-from sweeps.inputs import MAX_BYTES, with_inputs
-from sweeps.layout import SweepFolder
+from sweeps.records.inputs import MAX_BYTES, with_inputs
+from sweeps.records.layout import SweepFolder
 
 Sweep = Callable[..., SweepSpec]
 

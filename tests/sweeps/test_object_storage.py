@@ -14,9 +14,9 @@ from peft_jobs.storage import object_store as store
 from peft_jobs.storage.files import write_json
 from sweeps import SweepSpec
 from sweeps.errors import Unavailable
-from sweeps.layout import SweepFolder, storage_folder
-from sweeps.putting import Mirror, mirrored
-from sweeps.recorded import load_recorded, recorded_names
+from sweeps.records.layout import SweepFolder, storage_folder
+from sweeps.records.mirror import Mirror, mirrored
+from sweeps.records.reader import load_recorded, recorded_names
 from sweeps.run import launch
 from sweeps.spec.loading import build_sweep
 from tests.cluster_services.object_store import ObjectStore, object_store

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sweeps import SweepSpec
-from sweeps.recorded import load_recorded
+from sweeps.records.reader import load_recorded
 from sweeps.run import launch
 
 Sweep = Callable[..., SweepSpec]

@@ -12,7 +12,7 @@ from typer.testing import Result
 
 from sweeps.cli.board import print_board
 from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
-from sweeps.recorded import load_recorded
+from sweeps.records.reader import load_recorded
 
 Cli = Callable[..., Result]
 

@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from peft_jobs import SpecError
 from sweeps.leaderboard import make_leaderboard
-from sweeps.recorded import Unreadable, load_all, load_recorded, recorded_sweep
+from sweeps.records.reader import Unreadable, load_all, load_recorded, recorded_sweep
 from sweeps.study.database import open_storage
 
 Cli = Callable[..., Result]

@@ -10,7 +10,7 @@ import pytest
 from peft_jobs import SpecError, TrialSpec
 from sweeps.cluster import host_actor
 from sweeps.cluster.host_actor import HostActor
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from peft_jobs import State, TrialResult
 from sweeps import SweepSpec
 from sweeps.driver import Driver
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 from sweeps.run import launch
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import MlflowTracker

@@ -11,7 +11,7 @@ from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
 from search_spaces import Params
 from sweeps.errors import Unavailable
-from sweeps.putting import Mirror
+from sweeps.records.mirror import Mirror
 from sweeps.spec import SweepSpec
 
 

@@ -16,7 +16,7 @@ from peft_jobs.spec import DEMO, Source
 from peft_jobs.storage import object_store
 from search_spaces import FunctionSpace
 from sweeps.errors import Unavailable
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 
 MAX_BYTES = 100 * 2**20

@@ -13,7 +13,7 @@ from peft_jobs import SpecError
 from peft_jobs.spec.mistakes import mistakes, suggest
 from peft_jobs.storage import object_store
 from sweeps.errors import Unavailable
-from sweeps.layout import SweepFolder
+from sweeps.records.layout import SweepFolder
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.spec.yaml_file import override
