@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.leaderboard import Leaderboard
+    from sweeps.results.leaderboard import Leaderboard
     from sweeps.run import run_sweep
     from sweeps.spec import SweepSpec
     from sweeps.spec.loading import build_sweep, load_sweep
 
 __all__ = ["Leaderboard", "SweepSpec", "build_sweep", "load_sweep", "run_sweep"]
 _HOMES = {
-    "Leaderboard": "leaderboard",
+    "Leaderboard": "results.leaderboard",
     "SweepSpec": "spec",
     "build_sweep": "spec.loading",
     "load_sweep": "spec.loading",

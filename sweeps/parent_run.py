@@ -9,9 +9,9 @@ from typing import Literal
 from peft_jobs import State, TrialResult
 from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
-from sweeps.leaderboard import Leaderboard
 from sweeps.records.layout import SweepFolder, run_name
-from sweeps.reports import markdown, report_artifacts
+from sweeps.results.leaderboard import Leaderboard
+from sweeps.results.reports import markdown, report_artifacts
 from sweeps.spec.sample_points import varying_names
 from sweeps.study.asker import Point
 from sweeps.study.study import SweepStudy

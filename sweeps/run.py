@@ -16,15 +16,15 @@ from sweeps.backends import make_backend
 from sweeps.driver import Driver
 from sweeps.futures import called
 from sweeps.interrupts import interrupted_by_signals
-from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.parent_run import Status, end_sweep, open_tracker
-from sweeps.plots import write_plots
 from sweeps.pulse import Pulse
 from sweeps.records.inputs import with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
 from sweeps.redact import redact
-from sweeps.reports import write_reports
+from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
+from sweeps.results.plots import write_plots
+from sweeps.results.reports import write_reports
 from sweeps.spec import SweepSpec
 from sweeps.spec.plan import resolve, variants
 from sweeps.study.database import open_storage

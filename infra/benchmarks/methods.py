@@ -23,9 +23,9 @@ import optuna
 from figures import table
 
 from peft_jobs.provenance import environment
-from sweeps.leaderboard import Leaderboard, make_leaderboard
 from sweeps.records.reader import load_recorded
-from sweeps.selecting import best_of_each, pareto_front
+from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.selection import best_of_each, pareto_front
 from sweeps.study.study import SweepStudy
 
 HERE = Path(__file__).parent

@@ -22,8 +22,8 @@ from peft_jobs.engines import load_engine
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.provenance import environment
 from sweeps import load_sweep
-from sweeps.leaderboard import Leaderboard
 from sweeps.records.layout import SweepFolder
+from sweeps.results.leaderboard import Leaderboard
 from sweeps.run import launch
 
 HERE = Path(__file__).parent

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.cli.screen import short_names
-from sweeps.leaderboard import Leaderboard
-from sweeps.reports import cells, header
+from sweeps.results.leaderboard import Leaderboard
+from sweeps.results.reports import cells, header
 
 DEFAULT_ROWS = 20
 _LEAVE_OUT = ("minutes", "trainable", "peak memory", "state")

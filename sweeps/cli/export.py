@@ -10,7 +10,7 @@ from sweeps.cli.screen import err, out, print_json
 from sweeps.records.reader import read_record
 
 if TYPE_CHECKING:
-    from sweeps.export import Exported
+    from sweeps.results.export import Exported
 
 
 def export(
@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """Export and print; SpecError for an unknown sweep, or a trial without an adapter."""
     read_record(storage, name)
-    from sweeps.export import export_trial
+    from sweeps.results.export import export_trial
 
     with err.status("Writing the adapter, and scoring it on a fresh base ..."):
         exported = export_trial(storage, name, number, path, merge, test, study_url)

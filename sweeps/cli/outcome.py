@@ -8,7 +8,7 @@ from sweeps.cli.board import print_board
 from sweeps.cli.errors import ExitCode
 from sweeps.cli.screen import out, say
 from sweeps.records.layout import SweepFolder
-from sweeps.reports import summary
+from sweeps.results.reports import summary
 from sweeps.run import Outcome
 from sweeps.spec import SweepSpec
 

@@ -12,10 +12,10 @@ from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
 from sweeps.cli.board import DEFAULT_ROWS, print_board
 from sweeps.cli.screen import out, print_json, say
-from sweeps.leaderboard import make_leaderboard
 from sweeps.records.reader import Unreadable, load_all, load_recorded
-from sweeps.reports import summary, to_csv, to_html
-from sweeps.selecting import best_of_each, pareto_front
+from sweeps.results.leaderboard import make_leaderboard
+from sweeps.results.reports import summary, to_csv, to_html
+from sweeps.results.selection import best_of_each, pareto_front
 from sweeps.study.study import SweepStudy
 
 

@@ -20,9 +20,9 @@ from sweeps.cli.lines import ending
 from sweeps.cli.live import Shown, render
 from sweeps.cli.progress import LATEST, EndedTrial, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, out, pairs, print_json, say
-from sweeps.leaderboard import make_leaderboard
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import load_recorded
+from sweeps.results.leaderboard import make_leaderboard
 from sweeps.study.lease import Holder, read_lease, request_stop
 from sweeps.study.study import SweepStudy
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
-from sweeps.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
+from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sweeps import build_sweep
-from sweeps.export import Exported, export_trial
-from sweeps.leaderboard import Leaderboard
+from sweeps.results.export import Exported, export_trial
+from sweeps.results.leaderboard import Leaderboard
 from sweeps.run import launch
 
 SWEEP: dict[str, Any] = {

@@ -10,8 +10,8 @@ import pytest
 
 from peft_jobs import TrialSpec
 from sweeps import build_sweep
-from sweeps.export import Exported, export_trial
-from sweeps.model_card import CLASSES
+from sweeps.results.export import Exported, export_trial
+from sweeps.results.model_card import CLASSES
 from sweeps.run import launch
 
 ANIMALS = ("zebra", "cat", "dog", "bird")

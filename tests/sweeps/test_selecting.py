@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peft_jobs import SpecError
-from sweeps.leaderboard import Leaderboard, Row
-from sweeps.reports import cells, header
-from sweeps.selecting import best_of_each, pareto_front
+from sweeps.results.leaderboard import Leaderboard, Row
+from sweeps.results.reports import cells, header
+from sweeps.results.selection import best_of_each, pareto_front
 
 
 def row(number: int, loss: float, rank: int | None = None, **known: Any) -> Row:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeps.cli.export import scores
-from sweeps.export import Exported
+from sweeps.results.export import Exported
 
 
 def drawn(exported: Exported) -> list[list[str]]:

@@ -11,8 +11,8 @@ from rich.console import Console
 from typer.testing import Result
 
 from sweeps.cli.board import print_board
-from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
 from sweeps.records.reader import load_recorded
+from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
 
 Cli = Callable[..., Result]
 

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import Result
 
 from peft_jobs import SpecError
-from sweeps.leaderboard import make_leaderboard
 from sweeps.records.reader import Unreadable, load_all, load_recorded, recorded_sweep
+from sweeps.results.leaderboard import make_leaderboard
 from sweeps.study.database import open_storage
 
 Cli = Callable[..., Result]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from peft_jobs import SpecError
 from peft_jobs.spec.mistakes import suggest
-from sweeps.leaderboard import COLUMNS, Leaderboard, Row
+from sweeps.results.leaderboard import COLUMNS, Leaderboard, Row
 from sweeps.spec.metrics import natural_direction, numbers
 
 

@@ -14,10 +14,10 @@ from peft_jobs import SpecError, TrialSpec
 from peft_jobs.references import load
 from peft_jobs.storage.files import whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import at_hand
-from sweeps.leaderboard import Leaderboard, Row, make_leaderboard
-from sweeps.model_card import model_card
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import load_recorded
+from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.results.model_card import model_card
 from sweeps.spec import SweepSpec
 
 RECORD = "export.json"

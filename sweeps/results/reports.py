@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 
 from peft_jobs.storage.files import write_json, write_whole
-from sweeps.leaderboard import Leaderboard, Row
 from sweeps.records.layout import SweepFolder
+from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.spec.metrics import numbers
 from sweeps.tracking import Artifact
 

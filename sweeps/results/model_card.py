@@ -14,7 +14,7 @@ from peft_jobs import TrialSpec
 from peft_jobs.spec import DEMO, QuantizationSpec
 from peft_jobs.spec.adapters import OWN
 from peft_jobs.storage.attempt_folder import LABELS, read_labels
-from sweeps.leaderboard import Leaderboard, Row
+from sweeps.results.leaderboard import Leaderboard, Row
 
 CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
