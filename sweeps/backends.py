@@ -5,7 +5,7 @@ from typing import Protocol
 
 from peft_jobs import TrialSpec
 from peft_jobs.host.job import Prepared
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 from sweeps.inline import InlineBackend
 from sweeps.records.inputs import functions, modules
 from sweeps.records.layout import SweepFolder

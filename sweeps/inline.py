@@ -10,7 +10,7 @@ from peft_jobs.errors import DeviceLost
 from peft_jobs.host.job import Prepared
 from peft_jobs.host.messages import Assignment
 from peft_jobs.host.trial_host import Message, TrialHost
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 
 TICK_SECONDS = 0.5
 

@@ -13,11 +13,11 @@ from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.backends import make_backend
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
+from sweeps.driver.heartbeat import Pulse
+from sweeps.driver.interrupts import interrupted_by_signals
+from sweeps.driver.tracked_runs import Status, end_sweep, open_tracker
 from sweeps.futures import called
-from sweeps.interrupts import interrupted_by_signals
-from sweeps.parent_run import Status, end_sweep, open_tracker
-from sweeps.pulse import Pulse
 from sweeps.records.inputs import with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored

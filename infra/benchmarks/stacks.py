@@ -55,14 +55,14 @@ NAMES = (
     ("sweeps/study/pruning.py", None, "decide to prune"),
     ("sweeps/study/database.py", None, "open the database"),
     ("sweeps/study/lease.py", None, "lease"),
-    ("sweeps/ending.py", None, "record ends"),
+    ("sweeps/driver/trial_record.py", None, "record ends"),
     ("sweeps/results/plots.py", None, "plots"),
     ("sweeps/results/reports.py", None, "leaderboard"),
     ("sweeps/results/leaderboard.py", None, "leaderboard"),
     ("sweeps/tracking/", None, "tracking"),
-    ("sweeps/parent_run.py", None, "tracking"),
+    ("sweeps/driver/tracked_runs.py", None, "tracking"),
     ("sweeps/inline.py", "run", "the driver's loop"),
-    ("sweeps/driver.py", None, "the driver's rest"),
+    ("sweeps/driver/driver.py", None, "the driver's rest"),
     ("ray/tune/", None, "Tune's own loop, waiting included"),
 )
 """(end or part of a file's path, function, what it is), looked for from the innermost frame out."""

@@ -19,7 +19,7 @@ from peft_jobs.host.job import Prepared
 from sweeps.cli.lines import STOPPING, ending, plan
 from sweeps.cli.progress import Observer, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, pairs, short_params
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 from sweeps.spec import SweepSpec
 
 _STATES = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from peft_jobs import Progress, State, TrialResult
 from search_spaces import Params
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 from sweeps.spec import SweepSpec
 
 LATEST = 5

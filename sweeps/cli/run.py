@@ -19,9 +19,9 @@ from sweeps.cli.errors import ExitCode
 from sweeps.cli.outcome import record, tell, tell_status
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
-from sweeps.driver import Driver
-from sweeps.interrupts import termination_as_interrupt
-from sweeps.pulse import Pulse
+from sweeps.driver.driver import Driver
+from sweeps.driver.heartbeat import Pulse
+from sweeps.driver.interrupts import termination_as_interrupt
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import recorded_sweep
 from sweeps.redact import redact

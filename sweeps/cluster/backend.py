@@ -27,9 +27,9 @@ from sweeps.cluster.bridge import (
 )
 from sweeps.cluster.fleet import MAX_STARTS, Fleet
 from sweeps.cluster.proxy import TrialProxy
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
+from sweeps.driver.interrupts import keeping_signals
 from sweeps.errors import Unavailable
-from sweeps.interrupts import keeping_signals
 from sweeps.spec.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)

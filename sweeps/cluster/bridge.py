@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from peft_jobs import Kind, Progress, TrialResult
 from sweeps.cluster.fleet import Fleet
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 from sweeps.futures import called
 from sweeps.search.samplers import SAMPLERS
 from sweeps.study.asker import Point

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import SweepSpec
-from sweeps.checkpoints import Checkpoints
+from sweeps.driver.retention import Checkpoints
 from sweeps.records.layout import SweepFolder
 
 Sweep = Callable[..., SweepSpec]

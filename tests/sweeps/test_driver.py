@@ -6,7 +6,7 @@ from typing import Any
 
 from peft_jobs import State, TrialResult
 from sweeps import SweepSpec
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 from sweeps.records.layout import SweepFolder
 from sweeps.run import launch
 from sweeps.study.study import SweepStudy

@@ -11,7 +11,7 @@ import pytest
 
 from peft_jobs import SpecError, State
 from sweeps import SweepSpec, run_sweep
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 from sweeps.records.reader import load_recorded
 from sweeps.run import Watchers, launch
 from sweeps.study.asker import TURNED_AWAY

@@ -21,7 +21,7 @@ sys.exit(supervisor.supervise(child, [*child, "again"], float(sys.argv[2])))
 CHILD = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from sweeps.pulse import Pulse
+from sweeps.driver.heartbeat import Pulse
 pulse = Pulse.of_environment()
 starts = Path("starts")
 with starts.open("a") as file:

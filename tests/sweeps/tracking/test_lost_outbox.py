@@ -10,7 +10,7 @@ import pytest
 
 from peft_jobs import State, TrialResult
 from sweeps import SweepSpec
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 from sweeps.records.layout import SweepFolder
 from sweeps.run import launch
 from sweeps.study.study import SweepStudy

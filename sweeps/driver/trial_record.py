@@ -6,7 +6,7 @@ from optuna.trial import FrozenTrial
 
 from peft_jobs import TrialResult, TrialSpec, faults
 from peft_jobs.storage.files import write_json, write_whole
-from sweeps.parent_run import milliseconds, now_ms, track_end, track_start, trial_artifacts
+from sweeps.driver.tracked_runs import milliseconds, now_ms, track_end, track_start, trial_artifacts
 from sweeps.records.layout import SweepFolder
 from sweeps.study.asker import Point
 from sweeps.tracking import Tracker

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from peft_jobs import Progress, State, TrialResult
 from peft_jobs.host.messages import Assignment
 from peft_jobs.storage.files import write_json
-from sweeps.checkpoints import Checkpoints
-from sweeps.ending import claim_adapter, record_end, record_missing
-from sweeps.parent_run import now_ms, track_start
+from sweeps.driver.retention import Checkpoints
+from sweeps.driver.tracked_runs import now_ms, track_start
+from sweeps.driver.trial_record import claim_adapter, record_end, record_missing
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.study.asker import Point

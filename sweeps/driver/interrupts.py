@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from sweeps.driver import Driver
+from sweeps.driver.driver import Driver
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

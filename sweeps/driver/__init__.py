@@ -1,0 +1,9 @@
+"""The driver of a sweep: between what executes trials and what records them.
+
+driver         Driver: asks, starts, reports, ends
+trial_record   result.json, traceback and adapter of an ended trial
+tracked_runs   what the tracker is told of a sweep and of its trials
+retention      which checkpoints and adapters stay
+interrupts     SIGINT and SIGTERM
+heartbeat      the pipe to the supervisor
+"""
