@@ -61,7 +61,7 @@ NAMES = (
     ("sweeps/results/leaderboard.py", None, "leaderboard"),
     ("sweeps/tracking/", None, "tracking"),
     ("sweeps/driver/tracked_runs.py", None, "tracking"),
-    ("sweeps/inline.py", "run", "the driver's loop"),
+    ("sweeps/backends/inline.py", "run", "the driver's loop"),
     ("sweeps/driver/driver.py", None, "the driver's rest"),
     ("ray/tune/", None, "Tune's own loop, waiting included"),
 )

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_jobs import SpecError
-from sweeps.bundle import pack
 from sweeps.cli.errors import ExitCode
 from sweeps.cli.screen import clock, out, pairs, print_json, say
+from sweeps.submission.bundle import pack
 
 if TYPE_CHECKING:
-    from sweeps.cluster.jobs import Job, Jobs
+    from sweeps.submission.jobs import Job, Jobs
 
 _END_SECONDS = 60.0
 """How long `stop` waits for the job's end after the sweep's."""
@@ -84,7 +84,7 @@ def stop(name: str, address: str) -> ExitCode:
 def _connect(address: str) -> "Jobs":
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
-    from sweeps.cluster.jobs import Jobs
+    from sweeps.submission.jobs import Jobs
 
     return Jobs(address)
 

@@ -1,7 +1,7 @@
 """Starts a sweep's driver as a child process, and starts it again when it dies or hangs.
 
 No Ray in here: a dead head leaves a driver waiting for ever inside Ray, so whoever watches it must
-be outside. The child says that it is getting on by writing into a pipe (`sweeps.driver.heartbeat`); what it is
+be outside. The child says that it is getting on by writing into a pipe (`heartbeat`); what it is
 doing it does not say, the study knows. A child that ends by its own decision says so too, and is
 not started again.
 """

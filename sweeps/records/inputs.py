@@ -1,7 +1,7 @@
 """What a sweep needs from this machine, made reachable for nodes that share no disk with it.
 
 Local data go into the sweep's storage, under a name that says what is in them: the same data are
-the same sweep wherever it is launched from. Code goes the way of Ray (`sweeps.cluster.backend`).
+the same sweep wherever it is launched from. Code goes the way of Ray (`backends.ray`).
 """
 
 import hashlib

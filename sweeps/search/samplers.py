@@ -63,7 +63,7 @@ class _Tpe(optuna.samplers.TPESampler):
 
 
 def _bounded(study: Any) -> AbstractContextManager[None]:
-    """A driver's study (`sweeps.study.cached_storage`) shows what is to be weighed; another one shows all."""
+    """A driver's study (`cached_storage`) shows what is to be weighed; another one shows all."""
     view: AbstractContextManager[None] = getattr(study._storage, "considering", nullcontext)()
     return view
 

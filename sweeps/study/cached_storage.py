@@ -1,7 +1,7 @@
 """Ledger: the study's trials in the memory of the one process that writes them.
 
 Optuna's own cache reads every unfinished trial again at each look, which costs more the more trials
-run. A sweep's driver is the study's only writer (`sweeps.study.lease`), so it reads once. Each change
+run. A sweep's driver is the study's only writer (`lease`), so it reads once. Each change
 goes to the database first, in one transaction, and is seen here once it is there. When a write
 fails it is not known whether it arrived: then what may have changed is read again.
 """

@@ -1,6 +1,6 @@
 """The sweep's Optuna study: the only record of what was asked, what was seen, how each trial ended.
 
-One driver at a time writes to it (`sweeps.study.lease`). Every trial carries user attributes: `params`
+One driver at a time writes to it (`lease`). Every trial carries user attributes: `params`
 (all names of the point, decoded), `fingerprint`, `attempt`, where it has one `checkpoint`, and once
 it has ended `kind` and `result`. A failed trial that is run again has a successor, `retry_of`.
 """

@@ -1,6 +1,6 @@
 """Changes of one trial, and how they are written: all of them or none, whatever database it is.
 
-Optuna writes each attribute in a transaction of its own. As nobody else writes (`sweeps.study.lease`), it
+Optuna writes each attribute in a transaction of its own. As nobody else writes (`lease`), it
 is known what is there already, and plain INSERT and UPDATE will do.
 """
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from peft_jobs import SpecError
-from sweeps.bundle import Bundle, pack
 from sweeps.records.inputs import MAX_BYTES
 from sweeps.spec.yaml_file import SweepFileError
+from sweeps.submission.bundle import Bundle, pack
 
 SWEEP = """
 model: demo

@@ -69,7 +69,7 @@ def test_a_decision_that_was_cut_off_is_the_unbroken_one(open_study: Open, cut: 
 
 
 def test_optuna_itself_would_forget_such_a_decision() -> None:
-    """Why `sweeps.study.pruning` is there: the second question is answered from the first's traces."""
+    """Why `pruning` is there: the second question is answered from the first's traces."""
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=100, reduction_factor=3)
     study = optuna.create_study(pruner=pruner)
     for loss in (1.0, 2.0):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from peft_jobs import SpecError, TrialSpec
-from sweeps.cluster import host_actor
-from sweeps.cluster.host_actor import HostActor
+from sweeps.backends.ray import host_actor
+from sweeps.backends.ray.host_actor import HostActor
 from sweeps.records.layout import SweepFolder
 
 
@@ -41,7 +41,7 @@ def test_a_host_waits_for_the_storage(tmp_path: Path) -> None:
 LOSING = """
 import asyncio, sys
 from pathlib import Path
-from sweeps.cluster.host_actor import HostActor
+from sweeps.backends.ray.host_actor import HostActor
 
 async def main(spec, directory):
     host = HostActor("simulated", {"faults": {"0": "device"}}, None)

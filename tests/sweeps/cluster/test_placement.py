@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from sweeps import SweepSpec
+from sweeps.backends.ray.backend import RayBackend
 from sweeps.cli.errors import ExitCode
-from sweeps.cluster.backend import RayBackend
 from sweeps.run import Watchers, launch
 from sweeps.spec.resources import ResourcesSpec
 from sweeps.study.database import open_storage
@@ -112,7 +112,7 @@ def test_each_trial_runs_on_the_host_of_its_gpu_and_no_proxy_imports_torch(
     }
     budget = {"n_trials": 12, "max_samples": 600}
     spec = sweep(resources=resources, budget=budget, pruner="none", sampler="random")
-    with caplog.at_level(logging.INFO, "sweeps.cluster.bridge"), TorchWatch(two_gpus) as watch:
+    with caplog.at_level(logging.INFO, "sweeps.backends.ray.bridge"), TorchWatch(two_gpus) as watch:
         outcome = launch(spec)
     assert outcome.status == "complete"
 

@@ -17,9 +17,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from peft_jobs import Fenced, SpecError
-from sweeps.cluster.demand import Demand, is_vain
-from sweeps.cluster.host_actor import HostActor
-from sweeps.cluster.nodes import (
+from sweeps.backends.ray.demand import Demand, is_vain
+from sweeps.backends.ray.host_actor import HostActor
+from sweeps.backends.ray.nodes import (
     Place,
     alive_nodes,
     dead_actors,

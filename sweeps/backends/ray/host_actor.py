@@ -35,7 +35,7 @@ class HostActor:
         gpus: str | None,
         sign: tuple[str, str] | None = None,
     ) -> None:
-        """`gpus`: see `sweeps.cluster.nodes.Place`; `sign`: see `SweepFolder.sign`.
+        """`gpus`: see `sweeps.backends.ray.nodes.Place`; `sign`: see `SweepFolder.sign`.
 
         Raises SpecError if this machine does not see the sign.
         """

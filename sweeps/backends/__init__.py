@@ -5,8 +5,8 @@ from typing import Protocol
 
 from peft_jobs import TrialSpec
 from peft_jobs.host.job import Prepared
+from sweeps.backends.inline import InlineBackend
 from sweeps.driver.driver import Driver
-from sweeps.inline import InlineBackend
 from sweeps.records.inputs import functions, modules
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
@@ -38,7 +38,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
         options.setdefault("num_slots", resources.slots)
     if resources.backend == "inline":
         return InlineBackend(resources.engine, options)
-    from sweeps.cluster.backend import RayBackend
+    from sweeps.backends.ray.backend import RayBackend
 
     sign = None if resources.address is None else folder.sign()
     return RayBackend(resources, options, modules(functions(spec)), sign)

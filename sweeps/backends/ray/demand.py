@@ -14,7 +14,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 from ray.experimental.internal_kv import _internal_kv_get
 
-from sweeps.cluster.nodes import Share
+from sweeps.backends.ray.nodes import Share
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from peft_jobs import Kind, Progress, TrialResult
-from sweeps.cluster.fleet import Fleet
+from sweeps.backends.ray.fleet import Fleet
 from sweeps.driver.driver import Driver
 from sweeps.futures import called
 from sweeps.search.samplers import SAMPLERS

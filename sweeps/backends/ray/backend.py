@@ -17,7 +17,7 @@ from ray.tune.execution import class_cache
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
-from sweeps.cluster.bridge import (
+from sweeps.backends.ray.bridge import (
     PROXY_RETRIES,
     Bridge,
     Interruption,
@@ -25,8 +25,8 @@ from sweeps.cluster.bridge import (
     StudySearcher,
     Watch,
 )
-from sweeps.cluster.fleet import MAX_STARTS, Fleet
-from sweeps.cluster.proxy import TrialProxy
+from sweeps.backends.ray.fleet import MAX_STARTS, Fleet
+from sweeps.backends.ray.proxy import TrialProxy
 from sweeps.driver.driver import Driver
 from sweeps.driver.interrupts import keeping_signals
 from sweeps.errors import Unavailable

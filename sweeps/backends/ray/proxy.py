@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from peft_jobs import Fenced
-from sweeps.cluster.nodes import host_name, own_gpus
+from sweeps.backends.ray.nodes import host_name, own_gpus
 
 log = logging.getLogger(__name__)
 

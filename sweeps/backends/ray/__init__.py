@@ -1,0 +1,10 @@
+"""The Ray backend: Tune places light trial proxies, hosts on the same device run the trials.
+
+backend      runs a sweep on a cluster: this machine alone, or the one at resources.address
+bridge       between Tune's event loop and the driver: searcher, scheduler, callback, stopper
+proxy        what Tune schedules: it holds a trial's resources and passes messages
+host_actor   the actor around a TrialHost: one per GPU, or one per node without GPUs
+fleet        the driver's hosts
+nodes        the cluster's nodes, and which devices of theirs serve
+demand       what a sweep asks of its cluster's autoscaler
+"""

@@ -1,0 +1,5 @@
+"""Sweeps as jobs of a cluster.
+
+bundle   what a submitted sweep takes along
+jobs     Ray's job server
+"""
