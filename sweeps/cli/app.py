@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sweeps.cli.errors import Commands
+from sweeps.cli.exit_codes import Commands
 from sweeps.cli.options import (
     RUNS,
     Address,
@@ -83,7 +83,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented sweep file to start from."""
-    from sweeps.cli.init import init
+    from sweeps.cli.commands.init import init
 
     init(task, path, force)
 
@@ -98,7 +98,7 @@ def validate(
     json: Json = False,
 ) -> None:
     """Check a sweep file, its base, data and targets."""
-    from sweeps.cli.validate import validate
+    from sweeps.cli.commands.validate import validate
 
     validate(path, overrides or [], fast, json)
 
@@ -120,7 +120,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a sweep, or take it up again where it was left."""
-    from sweeps.cli.run import Options, run
+    from sweeps.cli.commands.run import Options, run
 
     options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
     raise typer.Exit(run(path, options))
@@ -129,7 +129,7 @@ def run(
 @app.command(**_example("peft-sweep submit sweep.yaml --address http://127.0.0.1:8265"))
 def submit(address: JobServer, path: SweepFile, overrides: Overrides = None) -> None:
     """Hand a sweep to a Ray cluster, where it runs without this machine."""
-    from sweeps.cli.submit import submit
+    from sweeps.cli.commands.submit import submit
 
     submit(path, overrides or [], address)
 
@@ -143,7 +143,7 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a submitted sweep prints."""
-    from sweeps.cli.submit import logs
+    from sweeps.cli.commands.submit import logs
 
     logs(name, address, follow)
 
@@ -161,7 +161,7 @@ def resume(
     json: Json = False,
 ) -> None:
     """Take up a sweep where it was left, without its file."""
-    from sweeps.cli.run import Options, resume
+    from sweeps.cli.commands.run import Options, resume
 
     options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
     raise typer.Exit(resume(storage, name, options))
@@ -183,7 +183,7 @@ def retry(
     json: Json = False,
 ) -> None:
     """Run the trials of a sweep that failed again."""
-    from sweeps.cli.run import Options, resume
+    from sweeps.cli.commands.run import Options, resume
 
     if not failed:
         raise typer.BadParameter("say which trials: --failed")
@@ -203,10 +203,10 @@ def status(
 ) -> None:
     """Say what a sweep is at, and who drives it."""
     if address is not None:
-        from sweeps.cli import submit
+        from sweeps.cli.commands import submit
 
         return submit.status(name, address, json)
-    from sweeps.cli.status import status
+    from sweeps.cli.commands.status import status
 
     return status(storage, name, study_url, json)
 
@@ -214,7 +214,7 @@ def status(
 @app.command(**_example("peft-sweep watch demo"))
 def watch(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
     """Watch a sweep that another terminal or machine drives."""
-    from sweeps.cli.status import watch
+    from sweeps.cli.commands.status import watch
 
     watch(storage, name, study_url)
 
@@ -225,10 +225,10 @@ def stop(
 ) -> None:
     """Stop a sweep in good order; `resume` takes it up again."""
     if address is not None:
-        from sweeps.cli import submit
+        from sweeps.cli.commands import submit
 
         raise typer.Exit(submit.stop(name, address))
-    from sweeps.cli.status import stop
+    from sweeps.cli.commands.status import stop
 
     raise typer.Exit(stop(storage, name, study_url))
 
@@ -267,7 +267,7 @@ def leaderboard(
     study_url: StudyUrl = None,
 ) -> None:
     """Rank the trials of a sweep, also while it runs."""
-    from sweeps.cli.read import leaderboard
+    from sweeps.cli.commands.leaderboard import leaderboard
 
     leaderboard(storage, name, study_url, limit, json, csv, html, by, pareto)
 
@@ -281,7 +281,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show all that is known of one trial."""
-    from sweeps.cli.show import show
+    from sweeps.cli.commands.show import show
 
     show(storage, name, number, study_url, json)
 
@@ -289,7 +289,7 @@ def show(
 @app.command("list", **_example("peft-sweep list --storage /shared/runs"))
 def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json = False) -> None:
     """List the sweeps of a storage."""
-    from sweeps.cli.read import list_sweeps
+    from sweeps.cli.commands.leaderboard import list_sweeps
 
     list_sweeps(storage, study_url, json)
 
@@ -310,7 +310,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the winner's adapter, scored again as written."""
-    from sweeps.cli.export import export
+    from sweeps.cli.commands.export import export
 
     export(storage, name, trial, path, merge, test, study_url, json)
 
@@ -321,7 +321,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
     """Browse the sweeps in MLflow, on this machine only."""
-    from sweeps.cli.ui import ui
+    from sweeps.cli.commands.ui import ui
 
     ui(storage, port)
 
@@ -329,7 +329,7 @@ def ui(
 @app.command(**_example("peft-sweep doctor"))
 def doctor(storage: Storage = RUNS, json: Json = False) -> None:
     """Check this machine: packages, GPU, Ray, disk ..."""
-    from sweeps.cli.doctor import doctor
+    from sweeps.cli.commands.doctor import doctor
 
     raise typer.Exit(doctor(storage, json))
 
@@ -337,7 +337,7 @@ def doctor(storage: Storage = RUNS, json: Json = False) -> None:
 @app.command(**_example("peft-sweep schema > sweep.schema.json"))
 def schema() -> None:
     """Print the JSON schema of the sweep file, for editors."""
-    from sweeps.cli.schema import sweep_file_schema
+    from sweeps.cli.commands.schema import sweep_file_schema
     from sweeps.cli.screen import print_json
 
     print_json(sweep_file_schema())

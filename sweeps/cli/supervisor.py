@@ -20,7 +20,7 @@ from types import FrameType
 
 import psutil
 
-from sweeps.cli.errors import ExitCode
+from sweeps.cli.exit_codes import ExitCode
 from sweeps.driver.heartbeat import ENDED, REPORTED, VARIABLE
 
 log = logging.getLogger(__name__)

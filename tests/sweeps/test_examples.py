@@ -8,7 +8,7 @@ import yaml
 import sweeps
 from peft_jobs.spec import LOCAL_SUFFIXES
 from sweeps import load_sweep
-from sweeps.cli.init import STARTERS
+from sweeps.cli.commands.init import STARTERS
 
 FOLDER = Path(sweeps.__file__).parent / "examples"
 EXAMPLES = sorted(FOLDER.rglob("*.yaml"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from sweeps.cli.errors import bad_input
+from sweeps.cli.exit_codes import bad_input
 
 Cli = Callable[..., Result]
 Start = Callable[..., object]

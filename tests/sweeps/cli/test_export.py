@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweeps.cli.export import scores
+from sweeps.cli.commands.export import scores
 from sweeps.results.export import Exported
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import Result
 
 from sweeps import load_sweep
-from sweeps.cli.init import STARTERS
+from sweeps.cli.commands.init import STARTERS
 
 Cli = Callable[..., Result]
 

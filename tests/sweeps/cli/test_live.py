@@ -18,8 +18,8 @@ from rich.console import Console
 
 from peft_jobs import Progress, State, TrialResult
 from sweeps import SweepSpec, load_sweep
-from sweeps.cli.live import Shown, render
-from sweeps.cli.progress import EndedTrial, RunningTrial, Snapshot
+from sweeps.cli.display.live import Shown, render
+from sweeps.cli.display.snapshot import EndedTrial, RunningTrial, Snapshot
 
 PROGRAM = "from sweeps.cli import main; main()"
 SLOW = "resources.engine_options={step_seconds: 0.05, num_slots: 2}"

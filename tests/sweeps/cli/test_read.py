@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import Result
 
-from sweeps.cli.board import print_board
+from sweeps.cli.display.table import print_board
 from sweeps.records.reader import load_recorded
 from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
 

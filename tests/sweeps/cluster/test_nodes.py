@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import pytest
 
-from sweeps.cli.errors import ExitCode
+from sweeps.cli.exit_codes import ExitCode
 from tests.chaos.breaking import sweep_tree
 from tests.chaos.records import TrialRecord, disagreements, parent_runs
 from tests.cluster_services.object_store import ObjectStore, object_store

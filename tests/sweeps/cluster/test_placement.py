@@ -18,7 +18,7 @@ import pytest
 
 from sweeps import SweepSpec
 from sweeps.backends.ray.backend import RayBackend
-from sweeps.cli.errors import ExitCode
+from sweeps.cli.exit_codes import ExitCode
 from sweeps.run import Watchers, launch
 from sweeps.spec.resources import ResourcesSpec
 from sweeps.study.database import open_storage

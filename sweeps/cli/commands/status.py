@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from rich.live import Live
 
 from peft_jobs import Progress, SpecError, State, TrialResult
-from sweeps.cli.errors import ExitCode
-from sweeps.cli.lines import ending
-from sweeps.cli.live import Shown, render
-from sweeps.cli.progress import LATEST, EndedTrial, RunningTrial, Snapshot
+from sweeps.cli.display.live import Shown, render
+from sweeps.cli.display.plain import ending
+from sweeps.cli.display.snapshot import LATEST, EndedTrial, RunningTrial, Snapshot
+from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import clock, err, out, pairs, print_json, say
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import load_recorded

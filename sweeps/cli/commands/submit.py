@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_jobs import SpecError
-from sweeps.cli.errors import ExitCode
+from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import clock, out, pairs, print_json, say
 from sweeps.submission.bundle import pack
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft_jobs import State
-from sweeps.cli.board import print_board
-from sweeps.cli.errors import ExitCode
+from sweeps.cli.display.table import print_board
+from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import out, say
 from sweeps.records.layout import SweepFolder
 from sweeps.results.reports import summary

@@ -2,7 +2,7 @@
 
 from peft_jobs import Progress
 from peft_jobs.host.job import Prepared
-from sweeps.cli.progress import EndedTrial, Observer, RunningTrial, Snapshot
+from sweeps.cli.display.snapshot import EndedTrial, Observer, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, pairs, say, short_params
 from sweeps.driver.driver import Driver
 from sweeps.spec import SweepSpec

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from peft_jobs import State
 from peft_jobs.host.job import Prepared
-from sweeps.cli.lines import STOPPING, ending, plan
-from sweeps.cli.progress import Observer, RunningTrial, Snapshot
+from sweeps.cli.display.plain import STOPPING, ending, plan
+from sweeps.cli.display.snapshot import Observer, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, pairs, short_params
 from sweeps.driver.driver import Driver
 from sweeps.spec import SweepSpec

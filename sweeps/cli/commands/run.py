@@ -15,8 +15,8 @@ from typing import Protocol, Self
 
 from peft_jobs.host.job import Prepared
 from sweeps.cli.devices import device
-from sweeps.cli.errors import ExitCode
-from sweeps.cli.outcome import record, tell, tell_status
+from sweeps.cli.display.outcome import record, tell, tell_status
+from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
 from sweeps.driver.driver import Driver
@@ -167,10 +167,10 @@ def uses(spec: SweepSpec) -> dict[str, str]:
 
 def _watcher(spec: SweepSpec, plain: bool) -> Watcher:
     if plain or not err.is_terminal or err.is_dumb_terminal:
-        from sweeps.cli.lines import Lines
+        from sweeps.cli.display.plain import Lines
 
         return Lines(spec)
-    from sweeps.cli.live import LiveProgress
+    from sweeps.cli.display.live import LiveProgress
 
     return LiveProgress(spec)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from peft_jobs import SpecError, State
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
-from sweeps.cli.board import DEFAULT_ROWS, print_board
+from sweeps.cli.display.table import DEFAULT_ROWS, print_board
 from sweeps.cli.screen import out, print_json, say
 from sweeps.records.reader import Unreadable, load_all, load_recorded
 from sweeps.results.leaderboard import make_leaderboard

@@ -1,0 +1,16 @@
+"""What each command of `peft-sweep` does; their names and options are in `sweeps/cli/app`.
+
+run               run, resume and retry: launch a sweep, show how it goes, say what came of it
+validate          what is wrong with a sweep file, or what the sweep would do
+init              a commented sweep file to start from
+schema            the JSON schema of the sweep file
+leaderboard       leaderboard and list
+show              all that is known of one trial
+status            status, watch and stop: a sweep seen, and asked to stop, from outside
+export            write a trial's adapter, and print what was measured on the written files
+ui                hand over to MLflow's server on a storage
+submit            submit, and logs, status and stop with --address: sweeps as jobs of a cluster
+doctor            is this machine ready for a sweep?
+doctor_packages   versions of the packages that it needs
+doctor_probes     what it tries in child processes
+"""

@@ -1,0 +1,8 @@
+"""How a sweep is shown on a terminal.
+
+live       progress that is drawn again in place
+plain      progress as lines
+snapshot   a running sweep at one moment
+outcome    what came of a launch
+table      the leaderboard as a table
+"""
