@@ -20,6 +20,10 @@ PAGES = sorted(
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(rf"`((?:{'|'.join(PACKAGES)}|infra|tests)/[^`\s]*)`")
+BARE = re.compile(r"`(\w+\.(?:py|sh))`")
+"""A module that a page names without its folder."""
+BELOW = re.compile(r"`(\w+(?:/[\w.]*)+)`")
+"""What a package's README names, seen from the package."""
 PLACEHOLDER = re.compile(r"NAME|[*<>{}…]|\.\.\.|(^|/)(test_)?x\.\w+$")
 """`peft_jobs/methods/x.py`, `tests/**/test_*_contract.py`, `infra/...`: no single file is meant."""
 
@@ -61,6 +65,32 @@ def test_named_files_exist(path: Path) -> None:
     names = {name.partition(":")[0] for name in NAMED.findall(prose(path))}
     missing = [n for n in sorted(names) if not (ROOT / n).exists() and not PLACEHOLDER.search(n)]
     assert missing == []
+
+
+def test_bare_names_of_modules_exist() -> None:
+    known = {path.name for folder in (*PACKAGES, "infra", "tests") for path in sources(folder)}
+    assert len(known) > 200
+    named = {(page.name, name) for page in PAGES for name in BARE.findall(prose(page))}
+    missing = [(page, n) for page, n in named if n not in known and not PLACEHOLDER.search(n)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_map_of_a_package_names_what_is_there(package: str) -> None:
+    folder = ROOT / package
+    text = prose(folder / "README.md")
+    named = {name for name in BELOW.findall(text) if not PLACEHOLDER.search(name)}
+    named |= {name for name in BARE.findall(text) if not PLACEHOLDER.search(name)}
+    assert len(named) >= 8
+    assert [name for name in sorted(named) if not (folder / name).exists()] == []
+    folders = {p.name for p in folder.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    modules = {p.name for p in folder.glob("*.py") if not p.name.startswith("__")}
+    parts = {part for name in named for part in name.split("/")}
+    assert (folders | modules) - parts == set()
+
+
+def sources(folder: str) -> list[Path]:
+    return [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.sh")]
 
 
 def test_a_dead_name_would_be_seen() -> None:
