@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from search_spaces.expressions import FUNCTIONS
 from sweeps.cli.schema import sweep_file_schema
 
 Node = Mapping[str, Any]
@@ -59,15 +60,15 @@ HEADINGS = {
     "Source": "A source of rows",
 }
 """Headings of definitions that are no section of their own."""
-SPACE = """\
+SPACE = f"""\
 Parameters go by dotted name. A parameter with `choices` is categorical, one with `low` and `high`
 an int or a float by its numbers, one with `value` fixed and one with `expression` derived; `type`
 may be left out then. A plain value is fixed; a text that reads another parameter is an expression:
 `adapter.lora_alpha: 2 * adapter.r`.
 
 Expressions have numbers, texts, lists, dotted names, arithmetic, comparisons, `and`, `or`, `not`,
-and `A if CONDITION else B`. A name that the space does not sample is read from the rest of the
-file.
+`A if CONDITION else B`, and the functions {", ".join(f"`{name}`" for name in FUNCTIONS)}.
+A name that the space does not sample is read from the rest of the file.
 
 A preset is a space that comes with the package, in
 [`search_spaces/presets/`](../../search_spaces/presets); comments in each say where its ranges come
