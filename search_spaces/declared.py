@@ -23,7 +23,7 @@ Place = tuple[str | int, ...]
 class Declared(BaseModel):
     """A frozen pydantic model without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     file_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of the file form that are resolved before the model sees them."""
 
