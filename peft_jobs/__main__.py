@@ -82,7 +82,7 @@ def run(spec: TrialSpec, out: Path, options: argparse.Namespace) -> TrialResult:
     Raises SpecError and DataError before training, DeviceLost in it, KeyboardInterrupt when
     interrupted.
     """
-    from peft_jobs.engines.solo.engine import SoloEngine
+    from peft_jobs.engines.solo.solo_engine import SoloEngine
 
     cache_dir = options.cache or out.parent / "cache"
     engine = SoloEngine(str(cache_dir), options.threads, score_test=options.test)

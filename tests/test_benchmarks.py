@@ -97,7 +97,7 @@ def test_looped_adapters_give_the_gradients_of_batched_ones(
     benchmarks: Any, tmp_path: Path
 ) -> None:
     arms, runs, table = benchmarks("arms"), benchmarks("runs"), benchmarks("steps")
-    from peft_jobs.engines.solo.engine import SoloEngine
+    from peft_jobs.engines.solo.solo_engine import SoloEngine
     from peft_jobs.spec import TrialSpec
 
     options = benchmarks("packing").parse(["steps"])

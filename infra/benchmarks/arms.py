@@ -14,11 +14,11 @@ from torch.nn.functional import linear
 from peft_jobs.base.quantization import QUANTIZED
 from peft_jobs.engines.packed.calibration import Calibration
 from peft_jobs.engines.packed.composition import Composition
-from peft_jobs.engines.packed.engine import PackedEngine
 from peft_jobs.engines.packed.layout import Place, by_module
 from peft_jobs.engines.packed.pack import PackedAdapter
+from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.packed.packed_trial import Slot
-from peft_jobs.engines.solo.engine import SoloEngine
+from peft_jobs.engines.solo.solo_engine import SoloEngine
 
 
 @dataclass(frozen=True)

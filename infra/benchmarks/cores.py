@@ -70,7 +70,7 @@ def host(config: dict[str, Any], number: int, start: Barrier, ends: Any) -> None
     from runs import Until, run
     from sweep_arms import trial_tree
 
-    from peft_jobs.engines.solo.engine import SoloEngine
+    from peft_jobs.engines.solo.solo_engine import SoloEngine
     from peft_jobs.spec import TrialSpec
 
     spec = TrialSpec.model_validate(trial_tree(config))

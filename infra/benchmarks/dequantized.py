@@ -11,7 +11,7 @@ from torch import nn
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.engines.solo.engine import SoloEngine
+from peft_jobs.engines.solo.solo_engine import SoloEngine
 
 
 class Held:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs.engines.packed.calibration import Calibration
-from peft_jobs.engines.solo.engine import SoloEngine
+from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Kind, Progress, State, TrialResult
 from peft_jobs.spec import TrialSpec

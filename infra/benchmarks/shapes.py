@@ -23,7 +23,7 @@ from random_base import SHAPES, let_go, make_base, make_data, shape_sizes
 from peft_jobs.base.loading import Base
 from peft_jobs.device.this_device import this_device
 from peft_jobs.engines.packed import eligibility
-from peft_jobs.engines.solo.engine import SoloEngine
+from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.methods import lora
 from peft_jobs.randomness import initial_lora_A
 

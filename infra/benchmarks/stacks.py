@@ -28,7 +28,7 @@ NAMES = (
     ("peft_jobs/host/checkpoint.py", None, "checkpoints"),
     ("packed/composition.py", None, "compose packs"),
     ("packed/slot.py", "__init__", "begin a trial"),
-    ("peft_jobs/engines/solo/engine.py", "verify", "check the base's hash"),
+    ("peft_jobs/engines/solo/solo_engine.py", "verify", "check the base's hash"),
     ("peft_jobs/training/attempt_files.py", None, "write the trial's log and metrics"),
     ("peft_jobs/provenance.py", None, "provenance (git, versions)"),
     ("peft_jobs/host/job.py", "wait_until", "the pruner's answer"),

@@ -8,7 +8,7 @@ from typing import Any
 from arms import Arm
 from cells import Cells, measure
 
-from peft_jobs.engines.solo.engine import SoloEngine
+from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.spec import TrialSpec
 
 ROWS_BY_LENGTH = {

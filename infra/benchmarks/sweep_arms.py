@@ -23,7 +23,7 @@ def engine(config: Config, folder: Path, name: str) -> dict[str, Any]:
     import runs
     from dequantized import dequantized, holding
 
-    from peft_jobs.engines.solo.engine import SoloEngine
+    from peft_jobs.engines.solo.solo_engine import SoloEngine
     from peft_jobs.spec import TrialSpec
 
     imported = time.time()

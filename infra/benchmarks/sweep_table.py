@@ -114,7 +114,7 @@ def loss_of(adapter: str, config: Mapping[str, Any]) -> float:
     from peft import PeftModel
     from sweep_arms import trial_tree
 
-    from peft_jobs.engines.solo.engine import SoloEngine
+    from peft_jobs.engines.solo.solo_engine import SoloEngine
     from peft_jobs.evaluation.scoring import score
     from peft_jobs.spec import TrialSpec
 
@@ -130,7 +130,7 @@ def pruned_of(storage: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     from arms import auto
     from runs import run
 
-    from peft_jobs.engines.solo.engine import SoloEngine
+    from peft_jobs.engines.solo.solo_engine import SoloEngine
     from peft_jobs.spec import TrialSpec
 
     results = {path: json.loads(path.read_text()) for path in storage.rglob("trials/*/result.json")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.expressions import FUNCTIONS
-from sweeps.cli.schema import sweep_file_schema
+from sweeps.cli.commands.schema import sweep_file_schema
 
 Node = Mapping[str, Any]
 PAGE = Path(__file__).with_name("sweep-file.md")

@@ -1,7 +1,10 @@
 """The embedded default: a data set and a small base model that need no network.
 
 `BASE` is the folder of the base model and its tokenizer, `DATA` maps each split to its JSONL file.
-The files are made by `peft_jobs.demo.records` and `peft_jobs.demo.pretrain`.
+
+records            makes the data set
+pretrain           makes the base model, its tokenizer and its model card
+pretraining_text   the text that the base model is pre-trained on
 """
 
 from pathlib import Path

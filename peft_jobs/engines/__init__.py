@@ -16,8 +16,8 @@ from peft_jobs.host.job import Engine
 from peft_jobs.references import load
 
 ENGINES: dict[str, str] = {
-    "solo": "peft_jobs.engines.solo.engine:SoloEngine",
-    "packed": "peft_jobs.engines.packed.engine:PackedEngine",
+    "solo": "peft_jobs.engines.solo.solo_engine:SoloEngine",
+    "packed": "peft_jobs.engines.packed.packed_engine:PackedEngine",
     "simulated": "peft_jobs.engines.simulated:SimulatedEngine",
 }
 

@@ -1,4 +1,8 @@
-"""What executes trials: the protocol of a backend, and the one that a sweep names."""
+"""What executes trials: the protocol of a backend, and the one that a sweep names.
+
+inline   one host in this process
+ray      hosts on a Ray cluster
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol

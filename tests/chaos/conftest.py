@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.breaking import Broken, in_parallel, sweep_tree
-from tests.chaos.records import TrialRecord
-from tests.ray_nodes import Launched, Node, drivers, ray_node
+from tests.support.breaking import Broken, in_parallel, sweep_tree
+from tests.support.left_behind import TrialRecord
+from tests.support.ray_nodes import Launched, Node, drivers, ray_node
 
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
-    """See `tests.ray_nodes.drivers`."""
+    """See `tests.support.ray_nodes.drivers`."""
     with drivers(tmp_path) as start:
         yield start
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.breaking import Broken
-from tests.chaos.records import TrialRecord
+from tests.support.breaking import Broken
+from tests.support.left_behind import TrialRecord
 
 Sweep = Callable[..., Broken]
 

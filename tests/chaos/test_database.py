@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from tests.chaos.breaking import Broken
-from tests.chaos.records import TrialRecord
-from tests.ray_nodes import wait_for
+from tests.support.breaking import Broken
+from tests.support.left_behind import TrialRecord
+from tests.support.ray_nodes import wait_for
 
 Sweep = Callable[..., Broken]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.breaking import Broken
-from tests.chaos.records import TrialRecord
-from tests.ray_nodes import wait_for
+from tests.support.breaking import Broken
+from tests.support.left_behind import TrialRecord
+from tests.support.ray_nodes import wait_for
 
 Sweep = Callable[..., Broken]
 SEED = os.environ.get("PEFT_SWEEPS_CHAOS_SEED", "1")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.breaking import Broken
-from tests.chaos.records import TrialRecord
-from tests.ray_nodes import HOST, PROXY, Node, ray_node, titled, wait_for
+from tests.support.breaking import Broken
+from tests.support.left_behind import TrialRecord
+from tests.support.ray_nodes import HOST, PROXY, Node, ray_node, titled, wait_for
 
 Sweep = Callable[..., Broken]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.breaking import Broken, in_parallel, sweep_tree
-from tests.ray_nodes import Launched, Node, ray_node, wait_for
+from tests.support.breaking import Broken, in_parallel, sweep_tree
+from tests.support.ray_nodes import Launched, Node, ray_node, wait_for
 
 pytestmark = pytest.mark.slow
 Drive = Callable[..., Launched]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.breaking import Broken, sweep_tree
-from tests.chaos.records import TrialRecord
-from tests.ray_nodes import Launched, drivers
+from tests.support.breaking import Broken, sweep_tree
+from tests.support.left_behind import TrialRecord
+from tests.support.ray_nodes import Launched, drivers
 
 pytestmark = pytest.mark.slow
 Drive = Callable[..., Launched]

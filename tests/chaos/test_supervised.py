@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.breaking import Broken, sweep_tree
-from tests.chaos.records import TrialRecord
-from tests.ray_nodes import Launched, ray_node, wait_for
+from tests.support.breaking import Broken, sweep_tree
+from tests.support.left_behind import TrialRecord
+from tests.support.ray_nodes import Launched, ray_node, wait_for
 
 pytestmark = pytest.mark.slow
 Drive = Callable[..., Launched]

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sweeps.tracking import MlflowTracker, deliver_pending
-from tests.chaos.breaking import Broken
-from tests.chaos.records import TrialRecord
-from tests.mlflow_server import Gate, Server
-from tests.ray_nodes import free_port, wait_for
+from tests.support.breaking import Broken
+from tests.support.left_behind import TrialRecord
+from tests.support.mlflow_server import Gate, Server
+from tests.support.ray_nodes import free_port, wait_for
 
 Sweep = Callable[..., Broken]
 

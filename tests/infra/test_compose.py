@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.documents import INFRA, found
+from tests.support.documents import INFRA, found
 
 COMPOSE = Path(sys.executable).parent / "docker-compose"
 FOLDER = INFRA / "compose"

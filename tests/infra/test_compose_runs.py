@@ -22,11 +22,11 @@ import psycopg
 import pytest
 from mlflow import MlflowClient
 
-from tests.cluster_services.object_store import ObjectStore, object_store
-from tests.cluster_services.postgres import postgres
-from tests.infra.documents import INFRA
 from tests.infra.test_compose import SECRETS, read
-from tests.ray_nodes import free_port, ray_node
+from tests.support.documents import INFRA
+from tests.support.object_store import ObjectStore, object_store
+from tests.support.postgres import postgres
+from tests.support.ray_nodes import free_port, ray_node
 
 TOOLS = Path(sys.executable).parent
 FOLDER = INFRA / "compose"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.docs.make_sweep_file import PAGE, anchor, page
+from tests.support.repository import REPOSITORY as ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("search_spaces", "peft_jobs", "sweeps")
 PAGES = sorted(
     {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.documents import INFRA, ROOT, documents, found, leaves
+from tests.support.documents import INFRA, ROOT, documents, found, leaves
 
 TOOLS = Path(sys.executable).parent
 YAML = found("*.yaml")

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.infra.documents import documents, found
+from tests.support.documents import documents, found
 
 DOCUMENTS = [document for path in found("kuberay/*.yaml") for document in documents(path)]
 VERSION = kubernetes_validate.latest_version()

@@ -8,7 +8,7 @@ import ray.scripts.scripts
 import typer
 
 from sweeps.cli.app import app
-from tests.infra.documents import INFRA, documents, found, leaves
+from tests.support.documents import INFRA, documents, found, leaves
 
 PROGRAMS = {
     "ray": ray.scripts.scripts.cli,

@@ -6,7 +6,7 @@ import pytest
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.infra.documents import INFRA, documents
+from tests.support.documents import INFRA, documents
 
 AWS = INFRA / "ray" / "aws.yaml"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import REPOSITORY as ROOT
+
 NO_VENV = 'case "$2" in *ensurepip*) exit 1;; esac'
 SMALL_DISK = "echo header; echo /dev/x 100 90 1048576 90% /"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.infra.documents import INFRA
-from tests.ray_nodes import wait_for
+from tests.support.documents import INFRA
+from tests.support.ray_nodes import wait_for
 
 SRUN = """#!/bin/bash
 echo "$*" >>"$SLURM_SUBMIT_DIR/srun.log"

@@ -14,9 +14,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+from tests.support.repository import SHARED
+
 torch.set_num_threads(1)  # the models are too small to share their work
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 WORDS = ["the", "a", "red", "green", "blue", "cat", "dog", "bird", "sees", "likes", "good", "bad"]
 NUM_TOKENS = 128
 

@@ -11,8 +11,8 @@ import pytest
 
 from peft_jobs.__main__ import main
 from peft_jobs.spec import TrialSpec
+from tests.support.repository import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = [{"q": word, "a": f"a {word} sees"} for word in ("cat", "dog", "bird", "red", "green")] * 4
 
 

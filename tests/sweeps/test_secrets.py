@@ -23,8 +23,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.mlflow_server import Server
-from tests.ray_nodes import free_port
+from tests.support.mlflow_server import Server
+from tests.support.ray_nodes import free_port
 
 COMMAND = [sys.executable, "-c", "from sweeps.cli import main; main()"]
 SWEEP = """

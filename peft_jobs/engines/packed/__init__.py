@@ -2,12 +2,12 @@
 
 A pack is the parameters of several trials, flat, one row each; a slot is room for one trial.
 
-engine          PackedEngine: the loop
+packed_engine   PackedEngine: the loop
 admission       which waiting trials begin now
 eligibility     which trials can share a step, and why others cannot
 queue           jobs that wait for room
 packed_trial    one trial in a pack, from where it starts to its result
-scoring         what one trial measures of itself
+trial_metrics   what one trial measures of itself
 rounds          one chunk for every trial that may go on
 step            one packed step
 micro_batches   the data of one trial, cut into chunks

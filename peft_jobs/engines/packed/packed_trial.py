@@ -18,7 +18,7 @@ from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.row import Captured, Schedule, Tenant, from_snapshot, to_snapshot
-from peft_jobs.engines.packed.scoring import Scoring
+from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult, finite
 from peft_jobs.phases import Phases

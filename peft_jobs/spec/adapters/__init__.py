@@ -1,6 +1,15 @@
 """The adapter section of a trial: one class per method, told apart by `method`.
 
-A new method is a section here, a file in `peft_jobs.methods`, and an entry in both tables.
+section        Adapter: what all sections share
+lora           LoRA and its variants, by PEFT's field names
+adalora        LoRA whose ranks are cut during training
+products       LoHa, LoKr, VeRA, MiSS and OFT
+scaling        (IA)3 and LN-tuning
+prompts        methods that train virtual tokens
+beyond_peft    bottleneck adapters and full fine-tuning, which PEFT does not have
+rest_of_peft   PEFT's other methods, by a table
+
+A new method is a file here, a file in `peft_jobs/methods`, and an entry in ADAPTERS and METHODS.
 """
 
 from collections.abc import Mapping

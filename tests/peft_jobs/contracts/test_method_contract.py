@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from peft_jobs.methods import METHODS, load_adapter, write_adapter
 from peft_jobs.randomness import generator
 from peft_jobs.spec.adapters import ADAPTERS, OWN
-from tests.peft_jobs.contracts.examples import EXAMPLES, Example
+from tests.support.method_examples import EXAMPLES, Example
 
 INEXACT = {"adalora", "p_tuning", "lora-pissa", "lora-olora", "lora-corda"}
 """Saved as other matrices of one product, or as what a network gave: equal but for rounding."""

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from peft_jobs.engines.solo.adapter_export import merge_adapter, score_adapter
-from peft_jobs.engines.solo.engine import SoloEngine
+from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import ADAPTERS
-from tests.peft_jobs.contracts.examples import EXAMPLES, Example
+from tests.support.method_examples import EXAMPLES, Example
 
 FIRST = {example.method: example for example in reversed(EXAMPLES)}
 CAUSAL = {"type": "causal_lm", "prompt": "{q}", "response": "{a}"}

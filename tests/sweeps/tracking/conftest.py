@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.mlflow_server import Gate, Server
-from tests.ray_nodes import free_port
+from tests.support.mlflow_server import Gate, Server
+from tests.support.ray_nodes import free_port
 
 
 @pytest.fixture(scope="session")

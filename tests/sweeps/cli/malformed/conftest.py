@@ -33,7 +33,7 @@ SWEEP: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def seconds() -> Iterator[dict[str, float]]:
     """Mistake -> how long its answer took; the slowest is printed."""
-    import peft_jobs.engines.solo.engine  # noqa: F401  # torch is imported once, and is no part of an answer
+    import peft_jobs.engines.solo.solo_engine  # noqa: F401  # torch is imported once, and is no part of an answer
 
     taken: dict[str, float] = {}
     yield taken
