@@ -1,4 +1,4 @@
-"""A call whose answer is waited for elsewhere."""
+"""Runs a call, perhaps in a thread, whose answer is taken later and elsewhere."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -8,8 +8,8 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def called(call: Callable[[], _T], thread: str | None = None) -> "Future[_T]":
-    """`call()`, now, or in a thread of that name, which does not keep the process alive.
+def future_of(call: Callable[[], _T], thread: str | None = None) -> "Future[_T]":
+    """A future of `call()`, which is made now, or in a daemon thread of that name.
 
     What it raises is raised where the answer is taken.
     """

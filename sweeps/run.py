@@ -14,10 +14,10 @@ from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.backends import make_backend
 from sweeps.driver.driver import Driver
-from sweeps.driver.heartbeat import Pulse
+from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
 from sweeps.driver.tracked_runs import Status, end_sweep, open_tracker
-from sweeps.futures import called
+from sweeps.futures import future_of
 from sweeps.records.inputs import with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
@@ -61,18 +61,18 @@ def run_sweep(spec: SweepSpec) -> Leaderboard:
 
 
 @dataclass(frozen=True)
-class Watchers:
+class LaunchCallbacks:
     """Who is told how a launch goes; by default nobody."""
 
     on_prepared: Callable[[SweepSpec, Prepared], None] = lambda *_: None
     on_change: Callable[[Driver], None] = lambda _: None
-    pulse: Pulse = field(default_factory=Pulse)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
 def launch(
     spec: SweepSpec,
     source: str | None = None,
-    watchers: Watchers | None = None,
+    watchers: LaunchCallbacks | None = None,
     retry_failed: bool = False,
 ) -> Outcome:
     """`run_sweep` with what a command line needs.
@@ -82,27 +82,27 @@ def launch(
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
         folder = folder.with_mirror(mirror)
-        return _launch(spec, folder, source, watchers or Watchers(), retry_failed)
+        return _launch(spec, folder, source, watchers or LaunchCallbacks(), retry_failed)
 
 
 def _launch(
     spec: SweepSpec,
     folder: SweepFolder,
     source: str | None,
-    watchers: Watchers,
+    watchers: LaunchCallbacks,
     retry_failed: bool,
 ) -> Outcome:
     folder.path.mkdir(parents=True, exist_ok=True)
     storage = open_storage(spec.study_url or folder.study_url)
     _refuse_orphans(spec, folder, storage)
-    with _driving(Lease(storage, spec.name), watchers.pulse) as tick:
+    with _driving(Lease(storage, spec.name), watchers.heartbeat) as tick:
         spec = _while_ticking(partial(with_inputs, spec, folder), tick)
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
             study.take_over({part: prepared.provenance.get(part) for part in COMPARABLE})
-            study.on_wait = watchers.pulse.beat
+            study.on_wait = watchers.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
             if retry_failed:
                 study.retry_failed()
@@ -110,7 +110,7 @@ def _launch(
             watchers.on_prepared(spec, prepared)
             tracker = open_tracker(study, folder, prepared)
             driver = Driver(
-                spec, study, tracker, folder, watchers.on_change, tick, watchers.pulse.reported
+                spec, study, tracker, folder, watchers.on_change, tick, watchers.heartbeat.reported
             )
             try:
                 with interrupted_by_signals(driver):
@@ -128,26 +128,27 @@ def _refuse_orphans(spec: SweepSpec, folder: SweepFolder, storage: BaseStorage) 
     except KeyError:
         if any(name.endswith("/result.json") for name in folder.files(folder.path / "trials")):
             url = redact(spec.study_url or folder.study_url)
+            location = folder.location_of(folder.path)
             raise SpecError(
-                f"{folder.place(folder.path)} holds trials of {spec.name!r} that would be written "
+                f"{location} holds trials of {spec.name!r} that would be written "
                 f"over, as their study is not in {url}: give its database with --study-url (or "
                 "PEFT_SWEEPS_STUDY_URL), another name, or remove the folder"
             ) from None
 
 
 @contextlib.contextmanager
-def _driving(lease: Lease, pulse: Pulse) -> Iterator[Callable[[], bool]]:
+def _driving(lease: Lease, heartbeat: Heartbeat) -> Iterator[Callable[[], bool]]:
     """Hold the lease; gives what to call all the time, and which says whether to stop."""
     lease.take()
     try:
-        yield lambda: lease.renew(pulse.beat) or not pulse.beat()
+        yield lambda: lease.renew(heartbeat.beat) or not heartbeat.beat()
     finally:
         lease.release()
 
 
 def _while_ticking(call: Callable[[], SweepSpec], tick: Callable[[], bool]) -> SweepSpec:
     """`call()`, in a thread: an upload may take long."""
-    done = called(call, thread="inputs")
+    done = future_of(call, thread="inputs")
     while not wait([done], 1.0).done:
         _stop_if(tick())
     return done.result()

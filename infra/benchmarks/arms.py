@@ -17,7 +17,7 @@ from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.layout import Place, by_module
 from peft_jobs.engines.packed.pack import PackedAdapter
 from peft_jobs.engines.packed.packed_engine import PackedEngine
-from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 
 
@@ -129,7 +129,7 @@ class LoopedAdapter(PackedAdapter):
 class LoopedComposition(Composition):
     """A pack with looped adapters, for trials without dropout."""
 
-    def compose(self, slots: Sequence[Slot]) -> None:
+    def compose(self, slots: Sequence[PackedTrial]) -> None:
         super().compose(slots)
         for module in self.slots[0].base.model.modules() if self.slots else ():
             if type(module) is PackedAdapter:

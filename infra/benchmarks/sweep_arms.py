@@ -53,7 +53,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
     began = time.time()
     from sweeps import build_sweep
     from sweeps.records.layout import SweepFolder
-    from sweeps.run import Watchers, launch
+    from sweeps.run import LaunchCallbacks, launch
 
     parameters: dict[str, Any] = {"seed": {"choices": list(range(config["trials"]))}}
     if prune:
@@ -100,7 +100,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
         marks["last"] = time.time()
 
     imported = time.time()
-    launch(spec, watchers=Watchers(on_prepared=prepared, on_change=changed))
+    launch(spec, watchers=LaunchCallbacks(on_prepared=prepared, on_change=changed))
     ended = time.time()
     paths = sorted(SweepFolder.of(spec).path.glob("trials/*/result.json"))
     results = [json.loads(path.read_text()) for path in paths]

@@ -1,7 +1,8 @@
 """Tells an error of one trial from the loss of the device, after which every trial would fail.
 
 After an illegal access, an assert in a kernel or a fault of the hardware, CUDA answers every
-further call of the process with the same error. No trial ends by that: its process has to.
+further call of the process with the same error. The trial is not at fault: the process is ended,
+and its trials go on in another one.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ def result_of(error: Exception, traceback: str, **seen: Any) -> TrialResult:
 
 
 @contextmanager
-def telling_lost_devices() -> Iterator[None]:
+def raising_device_lost() -> Iterator[None]:
     """Whatever a lost device makes the block raise, it raises DeviceLost."""
     try:
         yield

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from peft_jobs.host.result import Kind, Progress, TrialResult
-from peft_jobs.host.uploads import Outlet
+from peft_jobs.host.uploads import Uploads
 from peft_jobs.spec import TrialSpec
 
 
@@ -41,7 +41,7 @@ class Job:
         directory: Path,
         checkpoint: Path | None,
         changed: threading.Condition,
-        outlet: Outlet | None = None,
+        outlet: Uploads | None = None,
     ) -> None:
         self.trial, self.attempt, self.spec = trial, attempt, spec
         self.directory = directory

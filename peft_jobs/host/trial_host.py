@@ -19,7 +19,7 @@ from typing import Any
 from peft_jobs.errors import DeviceLost, Fenced
 from peft_jobs.host.job import Engine, Job, Prepared
 from peft_jobs.host.result import TrialResult
-from peft_jobs.host.uploads import Outlet
+from peft_jobs.host.uploads import Uploads
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import is_url, local_folder
 
@@ -100,7 +100,7 @@ class TrialHost:
                 self._cancel(current, "superseded")
             spec = TrialSpec.model_validate_json(spec_json)
             start = Path(checkpoint) if checkpoint else None
-            outlet = Outlet(directory, local_folder(directory)) if is_url(directory) else None
+            outlet = Uploads(directory, local_folder(directory)) if is_url(directory) else None
             job = Job(trial, attempt, spec, local_folder(directory), start, self._changed, outlet)
             self._jobs[trial] = job
             if outlet is None:

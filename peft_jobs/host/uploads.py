@@ -28,7 +28,7 @@ Report = Callable[[Progress], None]
 End = Callable[[TrialResult | None], None]
 
 
-class Outlet:
+class Uploads:
     """Puts the files of the attempt in `directory` to `url`; both end in `trials/7/attempts/2`."""
 
     def __init__(self, url: str, directory: Path) -> None:

@@ -62,16 +62,16 @@ Functions = Annotated[
     tuple[Annotated[str, AfterValidator(_function)], ...], BeforeValidator(_names)
 ]
 """Python functions as `module:function`, importable where the trial runs."""
-MOST = 10**12
+MAX_NUMBER = 10**12
 """What a number may be at most: more is a slip, and databases end at 2**63."""
 Number = Annotated[float, BeforeValidator(_no_bool)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MOST)]
-Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=MOST)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MAX_NUMBER)]
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=MAX_NUMBER)]
 Width = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=2**16)]
 """A rank or a batch; no layer is wider, and no larger batch fits a device."""
 Tokens = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=10**7)]
-NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=MOST)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=MOST)]
+NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=MAX_NUMBER)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=MAX_NUMBER)]
 Rate = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
 Share = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)]
 """A part of a whole, written with a decimal point."""

@@ -50,11 +50,11 @@ def origin(path: Path) -> str | None:
     return "/".join([unquote(first), *rest])
 
 
-def local_folder(place: str) -> Path:
+def local_folder(location: str) -> Path:
     """The folder itself, or where this machine's hosts keep a store's."""
-    if not is_url(place):
-        return Path(place)
-    parts = urlsplit(place)
+    if not is_url(location):
+        return Path(location)
+    parts = urlsplit(location)
     return _staging() / "host" / parts.scheme / parts.netloc / parts.path.strip("/")
 
 
@@ -174,7 +174,7 @@ def remove(url: str) -> None:
 
 
 @contextmanager
-def at_hand(path: Path) -> Iterator[Path]:
+def local_copy(path: Path) -> Iterator[Path]:
     """`path`, or for the block a copy of what a driver's staged path stands for.
 
     Raises FileNotFoundError if there is none.

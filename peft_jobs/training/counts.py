@@ -7,7 +7,7 @@ from peft_jobs.host.checkpoint import CheckpointState
 
 
 @dataclass
-class Seen:
+class Counts:
     """How far a trial has come; filled in as it goes, so that an error leaves it readable."""
 
     step: int = 0
@@ -20,7 +20,7 @@ class Seen:
     reported_at: int = 0
     """Last step of which this attempt has made its reports: they are made once."""
 
-    def counts(self) -> dict[str, Any]:
+    def as_result_fields(self) -> dict[str, Any]:
         """As the fields of a TrialResult."""
         return {
             "step": self.step,

@@ -14,14 +14,14 @@ from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.errors import OutOfMemory
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.memory_settings import LadderRung, Phase, below, settings_of, with_settings
-from peft_jobs.training.counts import Seen
+from peft_jobs.training.counts import Counts
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Metrics = dict[str, float]
 
 
-class Ladder:
+class OomLadder:
     """Where on the ladder an attempt stands."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Ladder:
         if self.rungs:
             self._step_down(self.rungs[-1])
 
-    def tried(self, phase: Phase, seen: Seen, run: Callable[[TrialSpec], T]) -> T | None:
+    def tried(self, phase: Phase, counts: Counts, run: Callable[[TrialSpec], T]) -> T | None:
         """What `run` gives with the present settings; None if memory ran out and there are others
         to try now. Raises OutOfMemory if there are none."""
         try:
@@ -49,7 +49,7 @@ class Ladder:
         # Only here is the error gone, and with it the frames that hold the tensors.
         rung = LadderRung(
             phase=phase,
-            step=seen.step,
+            step=counts.step,
             tried=settings_of(self.spec),
             peak=self.peaks(),
             error=text,
@@ -60,10 +60,10 @@ class Ladder:
         log.warning("out of memory (%s): %s; going on with %s", phase, text, settings_of(self.spec))
         return None
 
-    def measured(self, seen: Seen, measure: Callable[[TrialSpec], Metrics]) -> Metrics:
+    def measured(self, counts: Counts, measure: Callable[[TrialSpec], Metrics]) -> Metrics:
         """What an evaluation gives, in as small batches as memory asks for. Raises OutOfMemory."""
         while True:
-            metrics = self.tried("evaluate", seen, measure)
+            metrics = self.tried("evaluate", counts, measure)
             if metrics is not None:
                 return metrics
 

@@ -23,8 +23,8 @@ from peft_jobs.randomness import Clock
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import Task
 from peft_jobs.training.checkpoints import Saver, Start
-from peft_jobs.training.counts import Seen
-from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.counts import Counts
+from peft_jobs.training.oom_ladder import OomLadder
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,22 @@ class Loop:
     report: Callable[[Progress], None]
     job: Job
     phases: Phases
-    seen: Seen
+    counts: Counts
     saver: Saver
-    ladder: Ladder
+    ladder: OomLadder
     start: Start | None = None
-    """What the model already holds, and `seen` counts; None at the trial's first step."""
+    """What the model already holds, and `counts` counts; None at the trial's first step."""
 
 
 def measure(loop: Loop) -> dict[str, float]:
     """Evaluate now and remember the metrics. Raises Diverged if one is not finite, or the loss is
     above the spec's limit."""
-    seen = loop.seen
+    counts = loop.counts
     with loop.phases.phase("evaluate"):
         metrics = finite(loop.evaluate())
     check_loss(loop, "validation/loss", metrics.get("validation/loss", 0.0))
-    seen.metrics.update(metrics)
-    seen.evaluated_at = seen.step
+    counts.metrics.update(metrics)
+    counts.evaluated_at = counts.step
     return metrics
 
 
@@ -66,9 +66,9 @@ def check_loss(loop: Loop, name: str, loss: float) -> None:
     """Raise Diverged if a loss is not finite or above the spec's limit."""
     limit = loop.spec.training.max_loss
     if not math.isfinite(loss):
-        raise Diverged(f"{name} is {loss} at step {loop.seen.step}")
+        raise Diverged(f"{name} is {loss} at step {loop.counts.step}")
     if limit is not None and loss > limit:
-        step = loop.seen.step
+        step = loop.counts.step
         raise Diverged(f"{name} is {loss:g} at step {step}, above training.max_loss = {limit:g}")
 
 
@@ -113,11 +113,11 @@ class Reporter:
         They may have been lost with the host or the driver, or an interruption may have come
         between the step and them. `settle` follows, as after a step.
         """
-        start, seen = self.loop.start, self.loop.seen
+        start, counts = self.loop.start, self.loop.counts
         if start is None:
             return
         if start.state.reports:
-            if start.state.step > seen.reported_at:
+            if start.state.step > counts.reported_at:
                 self._report(start.state.reports, start.path)
         elif self.loop.job.cancelled is None:
             reports = self._measured(last=False)
@@ -125,21 +125,21 @@ class Reporter:
 
     def measures(self, loss: float) -> bool:
         """Whether `step_ended` will evaluate, should the present step end with this loss."""
-        loop, seen = self.loop, self.loop.seen
-        samples = seen.samples + loop.spec.training.samples_per_step
+        loop, counts = self.loop, self.loop.counts
+        samples = counts.samples + loop.spec.training.samples_per_step
         return (
             math.isfinite(loss)
             and loop.job.cancelled is None
-            and seen.step >= seen.reported_at
+            and counts.step >= counts.reported_at
             and any(samples >= rung for rung in self.rungs)
         )
 
     def step_ended(self, end: StepEnd) -> None:
         """Count a step, and do what is due after it. Raises Diverged."""
-        loop, seen = self.loop, self.loop.seen
+        loop, counts = self.loop, self.loop.counts
         self.learning_rate = end.learning_rate
-        seen.step += 1
-        seen.samples += loop.spec.training.samples_per_step
+        counts.step += 1
+        counts.samples += loop.spec.training.samples_per_step
         check_loss(loop, "train/loss", end.loss)
         self.losses.append(end.loss)
         reports: tuple[Progress, ...] = ()
@@ -172,20 +172,20 @@ class Reporter:
 
         Nothing if it was reported before: then memory ran out later, and the steps are repeated.
         """
-        seen = self.loop.seen
-        reached = [rung for rung in self.rungs if seen.samples >= rung]
+        counts = self.loop.counts
+        reached = [rung for rung in self.rungs if counts.samples >= rung]
         self.rungs = self.rungs[len(reached) :]
-        regular = last or seen.step % self.loop.spec.training.logging_steps == 0
-        if not self.losses or not (reached or regular or seen.step == 1):
+        regular = last or counts.step % self.loop.spec.training.logging_steps == 0
+        if not self.losses or not (reached or regular or counts.step == 1):
             return ()
         metrics = {
             "train/loss": sum(self.losses) / len(self.losses),
             "train/learning_rate": self.learning_rate,
         }
-        seen.metrics.update(metrics)
+        counts.metrics.update(metrics)
         if reached or regular:
             self.losses = []
-        if seen.step <= seen.reported_at:
+        if counts.step <= counts.reported_at:
             return ()
         if reached:
             metrics |= measure(self.loop)
@@ -200,25 +200,25 @@ class Reporter:
         loop, checkpoint = self.loop, None if path is None else str(path)
         for progress in reports:
             loop.report(progress.model_copy(update={"checkpoint": checkpoint}))
-            loop.seen.reported_at = max(loop.seen.reported_at, progress.step)
+            loop.counts.reported_at = max(loop.counts.reported_at, progress.step)
         self.waits = self.waits or any(progress.rung is not None for progress in reports)
 
     def _progress(self, metrics: dict[str, float], rung: int | None) -> Progress:
-        seen = self.loop.seen
+        counts = self.loop.counts
         return Progress(
-            step=seen.step,
-            samples=seen.samples,
-            tokens=seen.tokens,
+            step=counts.step,
+            samples=counts.samples,
+            tokens=counts.tokens,
             metrics=metrics,
             rung=rung,
         )
 
     def _state(self, schedule: dict[str, Any], reports: tuple[Progress, ...]) -> CheckpointState:
-        seen = self.loop.seen
+        counts = self.loop.counts
         return CheckpointState(
             spec=self.loop.job.spec.fingerprint(),
-            **seen.counts(),
-            evaluated_at=seen.evaluated_at,
+            **counts.as_result_fields(),
+            evaluated_at=counts.evaluated_at,
             rungs=tuple(self.rungs),
             losses=tuple(self.losses),
             learning_rate=self.learning_rate,

@@ -36,7 +36,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     if resources.engine == "packed" and resources.spreads_base:
         resources = resources.model_copy(update={"engine": "solo"})
     if resources.engine in ("solo", "packed"):
-        options.setdefault("cache_dir", folder.place(folder.cache))
+        options.setdefault("cache_dir", folder.location_of(folder.cache))
         options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)
     if resources.engine == "packed" and resources.slots_per_gpu != "auto":
         options.setdefault("num_slots", resources.slots)
@@ -44,5 +44,5 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
         return InlineBackend(resources.engine, options)
     from sweeps.backends.ray.backend import RayBackend
 
-    sign = None if resources.address is None else folder.sign()
-    return RayBackend(resources, options, modules(functions(spec)), sign)
+    marker = None if resources.address is None else folder.write_shared_marker()
+    return RayBackend(resources, options, modules(functions(spec)), marker)

@@ -1,4 +1,4 @@
-"""The driver: one ledger for all backends, between what executes trials and what records them.
+"""Driver: between what executes trials and what records them, the same for all backends.
 
 A backend asks for assignments, passes reports on and ends trials; the driver keeps study, files
 and tracking in step, in this order: study, `result.json`, MLflow.
@@ -135,8 +135,8 @@ class Driver:
         self.running[point.number] = Running(point, time.time(), point.attempt)
         track_start(self.tracker, point, now_ms())
         self.on_change(self)
-        spec_json, place = point.spec.to_json(), self.folder.place(directory)
-        return Assignment(point.number, point.attempt, spec_json, place, point.checkpoint)
+        spec_json, location = point.spec.to_json(), self.folder.location_of(directory)
+        return Assignment(point.number, point.attempt, spec_json, location, point.checkpoint)
 
     def report(self, number: int, progress: Progress) -> bool:
         """Take a trial's report; False if the pruner wants the trial stopped."""

@@ -11,7 +11,7 @@ VARIABLE = "PEFT_SWEEPS_PULSE"
 BEAT, REPORTED, ENDED = b".", b"R", b"E"
 
 
-class Pulse:
+class Heartbeat:
     """The driver's end of the pipe; without a supervisor it does nothing."""
 
     def __init__(self, end: int | None = None) -> None:
@@ -21,8 +21,8 @@ class Pulse:
             os.set_blocking(end, False)
 
     @classmethod
-    def of_environment(cls) -> "Pulse":
-        """The pulse that this process's supervisor listens to, if it has one."""
+    def of_environment(cls) -> "Heartbeat":
+        """The heartbeat that this process's supervisor listens to, if it has one."""
         text = os.environ.pop(VARIABLE, None)
         return cls(None if text is None else int(text))
 

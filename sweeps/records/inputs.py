@@ -67,7 +67,7 @@ def modules(references: set[str]) -> list[Path]:
         if module is not None:
             folders = module.submodule_search_locations
             places += [module.origin or ""] if folders is None else folders
-    paths = {Path(place).resolve() for place in places if Path(place).exists()}
+    paths = {Path(location).resolve() for location in places if Path(location).exists()}
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     return sorted(p for p in paths if not any(p.is_relative_to(root) for root in roots))
 
@@ -79,21 +79,21 @@ def _travels(path: str, folder: SweepFolder) -> bool:
 
 
 def _put(file: Path, folder: SweepFolder) -> str:
-    """The place of a file's copy."""
+    """The location of a file's copy."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:60]}-{digest[:16]}{file.suffix}"
     target = folder.path / "inputs" / name
-    place = folder.place(target)
+    location = folder.location_of(target)
     try:
         if folder.in_store:
-            if object_store.size(place) != file.stat().st_size:
-                object_store.put(file, place)
+            if object_store.size(location) != file.stat().st_size:
+                object_store.put(file, location)
         elif not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = target.with_name(f".{name}.{os.getpid()}")
             shutil.copyfile(file, aside)
             aside.replace(target)
     except OSError as error:
-        raise Unavailable(f"{file} cannot be put to {place}: {error}") from error
-    return place
+        raise Unavailable(f"{file} cannot be put to {location}: {error}") from error
+    return location

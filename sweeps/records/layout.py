@@ -44,7 +44,7 @@ class SweepFolder:
     @property
     def location(self) -> str:
         """The storage as a person names it: an absolute path or a URL."""
-        return self.place(self.storage.absolute())
+        return self.location_of(self.storage.absolute())
 
     @property
     def in_store(self) -> bool:
@@ -55,15 +55,15 @@ class SweepFolder:
         """What a command needs to find this storage from here; empty for `runs`."""
         return "" if self.storage == Path("runs").absolute() else f" --storage {self.location}"
 
-    def place(self, path: Path) -> str:
+    def location_of(self, path: Path) -> str:
         """Where a path of this storage is found from any machine."""
         return object_store.origin(path) or str(path)
 
-    def path_of(self, place: str) -> Path:
-        """The other way round."""
-        return (
-            self.storage / place.removeprefix(f"{self.location}/") if self.in_store else Path(place)
-        )
+    def path_of(self, location: str) -> Path:
+        """The path of a location of this storage: the other way round."""
+        if not self.in_store:
+            return Path(location)
+        return self.storage / location.removeprefix(f"{self.location}/")
 
     def keep(self, *paths: Path) -> None:
         """Put what was written into these paths to the store, soon; does not wait."""
@@ -71,27 +71,27 @@ class SweepFolder:
             for path in paths:
                 self.mirror.put(path)
 
-    def sign(self) -> tuple[str, str]:
-        """(place, text) of a file that is in this storage, and nowhere else, from now on.
+    def write_shared_marker(self) -> tuple[str, str]:
+        """(location, text) of a file that is in this storage, and nowhere else, from now on.
 
         Raises Unavailable if the storage does not take it.
         """
-        sign, text = self.path / ".driver", uuid.uuid4().hex
-        place = self.place(sign)
+        marker, text = self.path / ".driver", uuid.uuid4().hex
+        location = self.location_of(marker)
         try:
             if self.in_store:
-                object_store.put_text(text, place)
+                object_store.put_text(text, location)
             else:
-                write_whole(sign, text)
+                write_whole(marker, text)
         except OSError as error:
-            raise Unavailable(f"{place} cannot be written: {error}") from error
-        return place, text
+            raise Unavailable(f"{location} cannot be written: {error}") from error
+        return location, text
 
     def remove(self, path: Path) -> None:
         """Delete a file or a folder of the storage, if it is there; does not wait for a store."""
         shutil.rmtree(path, ignore_errors=True)
         if self.mirror is not None:
-            self.mirror.remove(self.place(path))
+            self.mirror.remove(self.location_of(path))
 
     def remove_checkpoints(self, number: int) -> None:
         """Delete all checkpoints of a trial."""
@@ -99,7 +99,7 @@ class SweepFolder:
         for path in attempts.glob(f"*/{CHECKPOINTS}"):
             shutil.rmtree(path, ignore_errors=True)  # a host cut off may still be writing
         if self.mirror is not None:
-            self.mirror.remove_below(self.place(attempts), CHECKPOINTS)
+            self.mirror.remove_below(self.location_of(attempts), CHECKPOINTS)
 
     def read(self, path: Path) -> str | None:
         """The text of a file of the storage; None if there is none."""

@@ -21,7 +21,7 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Mirror:
-    """Puts and removes what lies below the staged folder of `url`."""
+    """Puts files into an object store, and removes them from it, in the order asked."""
 
     def __init__(self) -> None:
         self._wishes: dict[str, Callable[[], object]] = {}

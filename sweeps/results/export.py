@@ -13,7 +13,7 @@ from typing import Any
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.references import load
 from peft_jobs.storage.files import whole_folder, write_json, write_whole
-from peft_jobs.storage.object_store import at_hand
+from peft_jobs.storage.object_store import local_copy
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import load_recorded
 from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
@@ -115,20 +115,20 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(out) as begun:
         try:
-            with at_hand(folder.path / row.adapter) as adapter:
+            with local_copy(folder.path / row.adapter) as adapter:
                 shutil.copytree(adapter, begun, dirs_exist_ok=True)
         except FileNotFoundError:
             raise SpecError(_gone(folder, row.number, row.adapter, spec)) from None
-        with at_hand(folder.trial(row.number) / "trial.json") as trial:
+        with local_copy(folder.trial(row.number) / "trial.json") as trial:
             shutil.copyfile(trial, begun / "trial.json")
         write_json(begun / RECORD, record)
     return record
 
 
 def _gone(folder: SweepFolder, number: int, adapter: str, spec: SweepSpec) -> str:
-    keep, place = spec.checkpoints.keep, folder.place(folder.path / adapter)
+    keep, location = spec.checkpoints.keep, folder.location_of(folder.path / adapter)
     if keep is None:
-        return f"the adapter of trial {number} is gone: no {place}"
+        return f"the adapter of trial {number} is gone: no {location}"
     deleted = f"the adapter of trial {number} was deleted by checkpoints.keep: {keep}"
     copy = f"; MLflow has a copy, in the trial's run of experiment {spec.tracking.experiment!r}"
     return deleted + (copy if spec.tracking.enabled else "")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from peft_jobs import SpecError
 from peft_jobs.spec.mistakes import suggest
 from sweeps.results.leaderboard import COLUMNS, Leaderboard, Row
-from sweeps.spec.metrics import natural_direction, numbers
+from sweeps.spec.metrics import default_direction, numbers
 
 
 def best_of_each(board: Leaderboard, name: str) -> Leaderboard:
@@ -60,7 +60,7 @@ def _way(text: str, board: Leaderboard) -> tuple[str, str]:
     name, colon, way = text.rpartition(":")
     if colon and way in ("min", "max"):
         return name, way
-    direction = board.direction if text == board.metric else natural_direction(text)
+    direction = board.direction if text == board.metric else default_direction(text)
     return text, (direction or "min")[:3]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from pydantic import ConfigDict
 
-from peft_jobs.spec.fields import MOST, Section
+from peft_jobs.spec.fields import MAX_NUMBER, Section
 from peft_jobs.spec.mistakes import suggest
 from sweeps.search.arguments import fitting
 from sweeps.search.successive_halving import Halving
@@ -71,10 +71,10 @@ def _checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _sensible(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments, if they are what Optuna, which takes them as they come, can prune with."""
     for key, value in arguments.items():
-        if isinstance(value, int | float) and not abs(value) <= MOST:
-            raise ValueError(f"{name}.{key} must be at most {MOST:,}, got {value}")
+        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+            raise ValueError(f"{name}.{key} must be at most {MAX_NUMBER:,}, got {value}")
     if name == "hyperband":
-        least, most = arguments.get("min_resource", 1), arguments.get("max_resource", MOST)
+        least, most = arguments.get("min_resource", 1), arguments.get("max_resource", MAX_NUMBER)
         if arguments.get("reduction_factor", REDUCTION_FACTOR) < 2:
             raise ValueError(f"hyperband.reduction_factor must be >= 2, got {arguments}")
         if least < 1 or (most != "auto" and most < least):

@@ -101,8 +101,8 @@ SAMPLERS: dict[str, _Entry] = {
         },
     ),
 }
-_LEAST = {"popsize": 2, "n_ei_candidates": 1}
-_MOST = 10**6
+_MIN_ARGUMENT = {"popsize": 2, "n_ei_candidates": 1}
+_MAX_ARGUMENT = 10**6
 """Of the arguments that Optuna takes as they come, and fails or never ends with later."""
 _OURS = ("seed", "search_space", "constraints_func", "independent_sampler", "source_trials")
 
@@ -114,11 +114,15 @@ def check_sampler(spec: "SamplerSpec") -> "SamplerSpec":
     sampler = SAMPLERS[spec.type].sampler
     arguments = fitting(spec.type, sampler, spec.arguments, _OURS)
     for name, value in arguments.items():
-        if type(value) is int and not _LEAST.get(name, 0) <= value <= _MOST:
-            least = _LEAST.get(name, 0)
-            raise ValueError(f"{spec.type}.{name} must be from {least} to {_MOST:,}, got {value}")
-        if type(value) is float and not 0 < value <= _MOST:
-            raise ValueError(f"{spec.type}.{name} must be > 0 and at most {_MOST:,}, got {value}")
+        if type(value) is int and not _MIN_ARGUMENT.get(name, 0) <= value <= _MAX_ARGUMENT:
+            least = _MIN_ARGUMENT.get(name, 0)
+            raise ValueError(
+                f"{spec.type}.{name} must be from {least} to {_MAX_ARGUMENT:,}, got {value}"
+            )
+        if type(value) is float and not 0 < value <= _MAX_ARGUMENT:
+            raise ValueError(
+                f"{spec.type}.{name} must be > 0 and at most {_MAX_ARGUMENT:,}, got {value}"
+            )
     if arguments:  # values that contradict each other are seen by the sampler alone
         _build(sampler, arguments)
     return spec.model_copy(update=arguments)

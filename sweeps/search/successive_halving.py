@@ -1,6 +1,6 @@
 """Successive halving whose decisions cost the same however many trials there are.
 
-Optuna's own collects and sorts a rung's values at every report. A driver's `Ledger` keeps them in
+Optuna's own collects and sorts a rung's values at every report. `CachedStorage` keeps them in
 order, so that here the place of a new one is looked up; the decisions are Optuna's.
 """
 

@@ -24,7 +24,7 @@ MEASURED = (
 )
 """What a constraint may bound beside the task's metrics."""
 _FILES = ("optuna.db", "mlflow.db", "mlartifacts", "cache")
-_MOST = {
+_MAX_BUDGET = {
     "n_trials": 10**6,
     "max_steps": 10**9,
     "num_train_epochs": 10**6,
@@ -32,7 +32,7 @@ _MOST = {
     "max_failures": 10**6,
 }
 """Of a budget; above these a sweep would never end, and the number is a slip."""
-_MOST_RUNGS = 100
+_MAX_RUNGS = 100
 _SERVERS = ("http", "https")
 
 
@@ -84,11 +84,11 @@ def _contradictions(spec: SweepSpec) -> list[str]:
             found.append(f"data.{field}: no such file: {source.path}")
     found += [
         f"budget.{name}: must be at most {most:,}, got {value:,}"
-        for name, most in _MOST.items()
+        for name, most in _MAX_BUDGET.items()
         if (value := getattr(budget, name) or 0) > most
     ]
-    if budget.rungs is not None and len(budget.rungs) > _MOST_RUNGS:
-        return [*found, f"budget.rungs: must be at most {_MOST_RUNGS}, got {len(budget.rungs):,}"]
+    if budget.rungs is not None and len(budget.rungs) > _MAX_RUNGS:
+        return [*found, f"budget.rungs: must be at most {_MAX_RUNGS}, got {len(budget.rungs):,}"]
     if budget.rungs is not None and list(budget.rungs) != sorted(set(budget.rungs)):
         found.append(f"budget.rungs: must ascend without repeats, got {list(budget.rungs)}")
     if budget.rungs is not None and budget.max_samples is not None:

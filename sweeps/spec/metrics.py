@@ -34,7 +34,7 @@ def numbers(trial: Measured) -> dict[str, float]:
     return found
 
 
-def natural_direction(name: str) -> Direction | None:
+def default_direction(name: str) -> Direction | None:
     """Which way a metric such as `validation/f1` is better; None for one that is not ours."""
     last = name.rpartition("/")[2]
     if last in _MORE_IS_BETTER:

@@ -16,7 +16,7 @@ from search_spaces import ReadSpace
 from sweeps.redact import redact
 from sweeps.search.pruners import PrunerSpec, check_pruner
 from sweeps.search.samplers import SamplerSpec, check_sampler
-from sweeps.spec.metrics import Direction, natural_direction
+from sweeps.spec.metrics import Direction, default_direction
 from sweeps.spec.resources import ResourcesSpec
 
 
@@ -33,7 +33,7 @@ class ObjectiveSpec(Section):
     @classmethod
     def _with_direction(cls, given: Any) -> Any:
         metric = given.get("metric") if isinstance(given, Mapping) else None
-        direction = natural_direction(metric) if isinstance(metric, str) else None
+        direction = default_direction(metric) if isinstance(metric, str) else None
         return given if direction is None else {"direction": direction, **given}
 
 

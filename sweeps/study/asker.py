@@ -21,7 +21,7 @@ from search_spaces import Params, SpaceError
 from search_spaces.values import Scalar
 from sweeps.search.samplers import SamplerSpec, make_sampler
 from sweeps.spec import SweepSpec
-from sweeps.study.cached_storage import Ledger
+from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.draws import Drawn, draw
 from sweeps.study.transaction import Changes
 
@@ -31,7 +31,7 @@ MAX_REASKS = 200
 """Points in a row that may be turned away before the space counts as exhausted."""
 MAX_DUPLICATES = 10
 """Duplicates in a row after which points are drawn at random until one is new."""
-TURNED_AWAY = (Kind.REJECTED, Kind.DUPLICATE)
+NOT_LAUNCHED = (Kind.REJECTED, Kind.DUPLICATE)
 
 _T = TypeVar("_T")
 
@@ -58,7 +58,9 @@ class Point:
 class Asker:
     """Draws the points of one sweep, and knows which were drawn before."""
 
-    def __init__(self, spec: SweepSpec, study: optuna.Study, ledger: Ledger, write: Write) -> None:
+    def __init__(
+        self, spec: SweepSpec, study: optuna.Study, ledger: CachedStorage, write: Write
+    ) -> None:
         self._spec, self._study, self._ledger, self._write = spec, study, ledger, write
         self._base = flatten(spec.trial)
         self._size = spec.space.size()
@@ -67,7 +69,7 @@ class Asker:
         self._seen = {
             t.user_attrs["fingerprint"]: t.number
             for t in trials
-            if "fingerprint" in t.user_attrs and t.user_attrs.get("kind") not in TURNED_AWAY
+            if "fingerprint" in t.user_attrs and t.user_attrs.get("kind") not in NOT_LAUNCHED
         }
 
     def new(self) -> tuple[Trial, Point] | None:

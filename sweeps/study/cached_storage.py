@@ -1,4 +1,4 @@
-"""Ledger: the study's trials in the memory of the one process that writes them.
+"""CachedStorage: the study's trials in the memory of the one process that writes them.
 
 Optuna's own cache reads every unfinished trial again at each look, which costs more the more trials
 run. A sweep's driver is the study's only writer (`lease`), so it reads once. Each change
@@ -25,7 +25,7 @@ from sweeps.study.history import Considered
 from sweeps.study.transaction import Changes, write
 
 
-class Ledger(BaseStorage):
+class CachedStorage(BaseStorage):
     """Optuna's storage of one study; a trial once given out does not change."""
 
     def __init__(self, backend: RDBStorage, study_id: int) -> None:

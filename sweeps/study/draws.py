@@ -1,4 +1,4 @@
-"""Drawing a point so that a database that falters, or a driver's death, leaves it as it would be.
+"""Draws all parameters of a point before any is written, so that a retry draws the same point.
 
 Optuna writes each parameter as it is drawn. Were that cut off, the next try would find some of them
 and draw the others with a generator that is in another state. Here all are drawn before any is

@@ -1,4 +1,4 @@
-"""Which trials a sampler that weighs all of them is shown, so that a suggestion's cost is bounded.
+"""Limits the history that TPE is shown, so that one suggestion has a bounded cost.
 
 Tree-structured Parzen estimators model the best trials and the rest, and weigh the rest the less
 the older they are (`optuna.samplers._tpe.sampler.default_weights`). Shown are the newest of the

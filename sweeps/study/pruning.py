@@ -15,12 +15,12 @@ from optuna.trial import FrozenTrial
 from sweeps.search.successive_halving import RUNG_RECORD
 
 
-def weak(study: optuna.Study, trial: FrozenTrial, known: Sequence[str]) -> bool:
+def should_stop(study: optuna.Study, trial: FrozenTrial, recorded_rungs: Sequence[str]) -> bool:
     """Whether the pruner wants `trial` stopped at its last reported step.
 
-    `known` are the trial's rung records (`rung_records`) when its last decision was recorded.
+    `recorded_rungs` are its `rung_records` when its last decision was recorded.
     """
-    begun = set(rung_records(trial)) - set(known)
+    begun = set(rung_records(trial)) - set(recorded_rungs)
     if not begun:
         return study.pruner.prune(study, trial)
     before = _without(trial, begun)

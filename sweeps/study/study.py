@@ -18,10 +18,10 @@ from sweeps.search.pruners import build
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import difference, identity
 from sweeps.spec.metrics import numbers
-from sweeps.study.asker import TURNED_AWAY, Asker, Point
-from sweeps.study.cached_storage import Ledger
+from sweeps.study.asker import NOT_LAUNCHED, Asker, Point
+from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import retry
-from sweeps.study.pruning import rung_records, weak
+from sweeps.study.pruning import rung_records, should_stop
 from sweeps.study.transaction import Changes
 
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ class SweepStudy:
             pruner=build(spec.pruner, training.max_samples or 1, rungs),
             load_if_exists=True,
         )
-        self.ledger: Ledger
+        self.ledger: CachedStorage
         """The driver's view of the study, from `take_over` on."""
         self._live: dict[int, Trial] = {}
         self._asker: Asker | None = None
@@ -72,7 +72,7 @@ class SweepStudy:
             )
         if "key" not in self.optuna.user_attrs:
             self.optuna.set_user_attr("key", f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
-        self.ledger = Ledger(self.storage, self.optuna._study_id)
+        self.ledger = CachedStorage(self.storage, self.optuna._study_id)
         self.optuna = optuna.load_study(
             study_name=self.spec.name, storage=self.ledger, pruner=self.optuna.pruner
         )
@@ -92,7 +92,7 @@ class SweepStudy:
         return [
             t
             for t in trials
-            if t.user_attrs.get("kind") not in TURNED_AWAY and t.number not in idle
+            if t.user_attrs.get("kind") not in NOT_LAUNCHED and t.number not in idle
         ]
 
     def retry_failed(self) -> list[int]:
@@ -159,7 +159,7 @@ class SweepStudy:
             if rung not in trial.intermediate_values:
                 changes.values[rung] = float(progress.metrics[self.spec.objective.metric])
             with self.ledger.gathering(trial._trial_id) as noted:
-                go_on = not weak(self.optuna, changes.applied_to(trial), decided["records"])
+                go_on = not should_stop(self.optuna, changes.applied_to(trial), decided["records"])
             changes.update(noted)
             records = rung_records(changes.applied_to(trial))
             decided = {"rungs": [*decided["rungs"], rung], "records": records}

@@ -19,7 +19,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from peft_jobs import faults
-from peft_jobs.storage.object_store import at_hand
+from peft_jobs.storage.object_store import local_copy
 from sweeps.redact import redact
 from sweeps.tracking.batch import Batch, KnownRun, gather, known
 from sweeps.tracking.destination import Destination
@@ -172,7 +172,7 @@ class Delivery:
                 return
             folder = body["artifact_path"] or None
             try:
-                with at_hand(Path(body["path"])) as path:
+                with local_copy(Path(body["path"])) as path:
                     if path.is_dir():
                         self._client.log_artifacts(run.id, str(path), folder)
                     else:

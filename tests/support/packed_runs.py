@@ -15,7 +15,7 @@ from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, parts
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, Schedule, Tenant
+from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.host.trial_host import TrialHost
@@ -87,7 +87,7 @@ class Driven:
         self._snapshot = Snapshot.of(base.model)
         self.pack = Pack(base.model, layout, len(specs), dtype_of(base))
         base.model.train()
-        self.tenants = [self._tenant(slot, Captured(v)) for slot, v in enumerate(values)]
+        self.pack_rows = [self._pack_row(slot, Captured(v)) for slot, v in enumerate(values)]
         self.feeds = [self._feed(slot) for slot in range(len(specs))]
         self.losses: list[list[float]] = [[] for _ in specs]
         self._loss = [0.0] * len(specs)
@@ -101,7 +101,7 @@ class Driven:
     def refill(self, slot: int, spec: TrialSpec, values: Any) -> None:
         """A new trial in a slot; its modules and rank must fit the pack."""
         self.specs[slot] = spec
-        self.tenants[slot] = self._tenant(slot, Captured(values))
+        self.pack_rows[slot] = self._pack_row(slot, Captured(values))
         self.feeds[slot], self.losses[slot], self._loss[slot] = self._feed(slot), [], 0.0
 
     def step(self, slots: Sequence[int]) -> None:
@@ -120,7 +120,7 @@ class Driven:
         for slot, work, loss in zip(slots, works, found.tolist(), strict=True):
             self._loss[slot] += loss
             if work.chunk.ends_step:
-                self.tenants[slot].step()
+                self.pack_rows[slot].step()
                 self.losses[slot].append(self._loss[slot])
                 self._loss[slot] = 0.0
 
@@ -130,9 +130,9 @@ class Driven:
             self.step(live)
         return self.losses
 
-    def _tenant(self, slot: int, captured: Captured) -> Tenant:
+    def _pack_row(self, slot: int, captured: Captured) -> PackRow:
         spec = self.specs[slot]
-        return Tenant(self.pack, slot, spec, Schedule(spec.training, self.num_steps), captured)
+        return PackRow(self.pack, slot, spec, Schedule(spec.training, self.num_steps), captured)
 
     def _feed(self, slot: int) -> Feed:
         spec, pad = self.specs[slot], self.base.tokenizer.pad_token_id

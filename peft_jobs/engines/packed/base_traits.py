@@ -1,4 +1,4 @@
-"""What a base does in training that its structure does not show, seen in one forward of it.
+"""Runs a base once to detect hidden randomness, and layers that would pass an adapter by.
 
 Some models take the weight of a linear layer and multiply by themselves (Mamba, and what is built
 like it), which passes an adapter by; some drop activations by functions, at rates of their
@@ -20,11 +20,11 @@ from peft_jobs.base.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-_WATCHED: "WeakKeyDictionary[PreTrainedModel, Watched]" = WeakKeyDictionary()
+_KNOWN: "WeakKeyDictionary[PreTrainedModel, BaseTraits]" = WeakKeyDictionary()
 
 
 @dataclass
-class Watched:
+class BaseTraits:
     """Of one model."""
 
     draws: bool = False
@@ -35,16 +35,16 @@ class Watched:
     """Why it could not be watched."""
 
 
-def watched(base: Base) -> Watched:
+def traits_of(base: Base) -> BaseTraits:
     """Of the bare base; looked at once. Leaves the base and torch's generators as they were."""
-    if base.model not in _WATCHED:
-        _WATCHED[base.model] = _watch(base)
-    return _WATCHED[base.model]
+    if base.model not in _KNOWN:
+        _KNOWN[base.model] = _detect(base)
+    return _KNOWN[base.model]
 
 
 @torch.no_grad()
-def _watch(base: Base) -> Watched:
-    model, found = base.model, Watched()
+def _detect(base: Base) -> BaseTraits:
+    model, found = base.model, BaseTraits()
     token = base.tokenizer.eos_token_id or 0  # which encoders with a decoder look for
     ids = torch.full((1, 2), token, device=base.device)
     snapshot = Snapshot.of(model)

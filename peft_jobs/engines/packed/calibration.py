@@ -16,14 +16,14 @@ from statistics import median
 from typing import TypeVar
 
 T = TypeVar("T")
-ALL = 1 << 30
+EVERY_TRIAL = 1 << 30
 """The width of all slots, however many there are."""
-FEW = 3
-"""Pairs of rounds after which a width that is SLOWER is given up."""
-ENOUGH = 7
+MIN_PAIRS_TO_DROP = 3
+"""Pairs of rounds after which a width that is SLOWER_RATIO is given up."""
+MIN_PAIRS_TO_ACCEPT = 7
 """Pairs of rounds after which a faster one is believed."""
-SLOWER = 1.1
-AGAIN = 300
+SLOWER_RATIO = 1.1
+RECALIBRATE_EVERY_ROUNDS = 300
 """Rounds after which widths are compared again: the work, or the device, may have changed."""
 
 
@@ -31,7 +31,7 @@ AGAIN = 300
 class _Comparison:
     """Of one kind of work: the best width so far, and the narrower one that is tried."""
 
-    best: int = ALL
+    best: int = EVERY_TRIAL
     tried: int | None = None
     cost: float | None = None
     """Of a token in the last round of the best width, if the next one is of the other."""
@@ -52,7 +52,7 @@ class Calibration:
     def width(self, work: Hashable, num_slots: int) -> int:
         """Slots of a step in the next round, of `num_slots` that bring `work`."""
         found = self._found.setdefault(work, _Comparison())
-        if found.is_settled and found.best == ALL and num_slots > found.num_slots:
+        if found.is_settled and found.best == EVERY_TRIAL and num_slots > found.num_slots:
             found = self._found[work] = _Comparison()
         found.num_slots = max(found.num_slots, num_slots)
         best, narrower = min(found.best, num_slots), _narrower(min(found.best, num_slots))
@@ -65,14 +65,14 @@ class Calibration:
     def limit(self, work: Hashable) -> int | None:
         """The width beyond which slots gain nothing; None if there is none, or none known."""
         found = self._found.get(work)
-        limited = found is not None and found.is_settled and found.best != ALL
+        limited = found is not None and found.is_settled and found.best != EVERY_TRIAL
         return found.best if found is not None and limited else None
 
     def saw(self, work: Hashable, width: int, seconds: float, num_tokens: int) -> None:
         """The round of this width took so long."""
         found = self._found[work]
         found.rounds += 1
-        if found.rounds >= AGAIN:
+        if found.rounds >= RECALIBRATE_EVERY_ROUNDS:
             self._found[work] = _Comparison()
         elif found.is_settled or found.tried is None:
             return
@@ -84,12 +84,12 @@ class Calibration:
             self._judge(found, found.ratios[1:])  # the first round of a width warms up
 
     def _judge(self, found: _Comparison, ratios: Sequence[float]) -> None:
-        if len(ratios) < FEW:
+        if len(ratios) < MIN_PAIRS_TO_DROP:
             return
         ratio = median(ratios)
-        if ratio > SLOWER or (len(ratios) >= ENOUGH and ratio >= 1):
+        if ratio > SLOWER_RATIO or (len(ratios) >= MIN_PAIRS_TO_ACCEPT and ratio >= 1):
             found.is_settled = True
-        elif len(ratios) >= ENOUGH:
+        elif len(ratios) >= MIN_PAIRS_TO_ACCEPT:
             assert found.tried is not None
             found.best, found.is_settled = found.tried, found.tried == 1
             found.tried = None

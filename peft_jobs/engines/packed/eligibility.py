@@ -12,7 +12,7 @@ from peft_jobs.base.architecture import head_modules
 from peft_jobs.base.heads import fresh_modules, initial_head
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import QUANTIZED
-from peft_jobs.engines.packed.base_traits import watched
+from peft_jobs.engines.packed.base_traits import traits_of
 from peft_jobs.engines.packed.layout import features
 from peft_jobs.engines.packed.pack import Named
 from peft_jobs.methods.targets import resolve_targets
@@ -64,7 +64,7 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     for name in parts.whole:
         if type(model.get_submodule(name)) is not nn.Linear:
             return f"the head {name} is no single linear layer"
-    habits = watched(base)
+    habits = traits_of(base)
     if habits.failure is not None:
         return f"the base fails on two tokens: {habits.failure}"
     if habits.draws:

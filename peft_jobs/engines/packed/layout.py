@@ -56,7 +56,7 @@ def make_layout(
     """The layout for LoRA on the modules `adapted` and full copies of the linear modules `whole`.
 
     `rank` is the highest of the slots; it is rounded up to one of RANKS, so that most changes of
-    tenants change no shape.
+    rows change no shape.
     """
     rounded = _rounded(rank)
     decayed: list[tuple[str, Part, Sequence[int]]] = []

@@ -10,14 +10,14 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from peft_jobs.device.lost_device import result_of, telling_lost_devices
+from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.eligibility import parts_of, unpackable
-from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.packed.queue import Waiting, WaitingLine
 from peft_jobs.engines.packed.rounds import Results, Rounds
-from peft_jobs.engines.packed.slot_count import MOST, useful_slots
+from peft_jobs.engines.packed.slot_count import MAX_SLOTS, useful_slots
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.host.job import Inbox, Job, Prepared
@@ -45,17 +45,17 @@ class PackedEngine:
             raise SpecError(f"engine option num_slots must be >= 1, got {num_slots}")
         self.solo = SoloEngine(cache_dir, threads, score_test, checkpoint_seconds)
         self._wanted = num_slots
-        self._most = num_slots or MOST[self.solo.device.type]
+        self._most = num_slots or MAX_SLOTS[self.solo.device.type]
         self._fitting: dict[str, int] = {}
-        """Slots that memory was enough for, by base, since there were none."""
+        """Trials that memory was enough for, by base, since there were none."""
         self.composition = Composition()
         self.rounds = Rounds(self.composition, self._most)
         self._line = WaitingLine()
 
     @property
-    def slots(self) -> Sequence[Slot]:
+    def trials(self) -> Sequence[PackedTrial]:
         """The trials that run."""
-        return self.composition.slots
+        return self.composition.trials
 
     @property
     def num_slots(self) -> int:
@@ -70,30 +70,30 @@ class PackedEngine:
         packable = [v for v in [spec, *variants] if _fit(v, spec) and not unpackable(v, base)]
         if not packable:
             return prepared
-        slots = self._wanted or useful_slots(packable[0], base, data)
-        return prepared.model_copy(update={"slots": slots})
+        worth = self._wanted or useful_slots(packable[0], base, data)
+        return prepared.model_copy(update={"slots": worth})
 
     def status(self) -> dict[str, Any]:
         """What is resident, and what runs."""
         return {
             **self.solo.status(),
             "engine": "packed",
-            "slots": [slot.job.trial for slot in self.slots],
+            "slots": [trial.job.trial for trial in self.trials],
             "num_slots": self.num_slots,
             "width": self.rounds.width,
             "steps": self.rounds.steps,
         }
 
-    @telling_lost_devices()
+    @raising_device_lost()
     def serve(self, inbox: Inbox) -> None:
         """Run jobs until the inbox closes. Raises DeviceLost."""
         try:
             while True:
                 self._line.end_cancelled()
                 self._admit(inbox)
-                if not self.composition.holds(self.slots):
-                    continue  # memory was too small for the pack: there are fewer slots now
-                if self.slots:
+                if not self.composition.holds(self.trials):
+                    continue  # memory was too small for the pack: there are fewer trials now
+                if self.trials:
                     self._advance(inbox)
                 elif not self._run_alone():
                     return
@@ -106,40 +106,40 @@ class PackedEngine:
         waiting = self._line.next()
         if waiting is None:
             return False
-        job, seen = waiting.job, None
-        if waiting.slot is not None:
-            seen = waiting.slot.seen
-            waiting.slot.forget()
-        del waiting  # the slot holds a base, which may have to make room for another
-        job.end(job.stopped() if job.cancelled is not None else self.solo.run(job, seen))
+        job, counts = waiting.job, None
+        if waiting.trial is not None:
+            counts = waiting.trial.counts
+            waiting.trial.forget()
+        del waiting  # the trial holds a base, which may have to make room for another
+        job.end(job.stopped() if job.cancelled is not None else self.solo.run(job, counts))
         return True
 
     def _admit(self, inbox: Inbox) -> None:
         """Begin the jobs for which there is room; the first that must wait ends the admission."""
-        slots = list(self.slots)
-        while len(slots) < self._limit(slots):
-            waiting = self._line.next(inbox, block=not slots)
+        trials = list(self.trials)
+        while len(trials) < self._limit(trials):
+            waiting = self._line.next(inbox, block=not trials)
             if waiting is None:
                 break
-            if waiting.alone or (slots and not _fit(waiting.job.spec, slots[0].spec)):
+            if waiting.alone or (trials and not _fit(waiting.job.spec, trials[0].spec)):
                 self._line.put_back(waiting)
                 break
-            slot = waiting.slot
-            if slot is None or slot.base is not self.solo.base:
+            trial = waiting.trial
+            if trial is None or trial.base is not self.solo.base:
                 job = waiting.job
-                waiting = slot = None  # as in `_run_alone`
+                waiting = trial = None  # as in `_run_alone`
                 self.composition.dissolve()
-                slot = self._slot(job)
-            if slot is None:
+                trial = self._packed(job)
+            if trial is None:
                 continue
-            if len(slots) >= self.composition.room([*slots, slot]):
-                self._line.put_back(Waiting(slot.job, slot))
+            if len(trials) >= self.composition.room([*trials, trial]):
+                self._line.put_back(Waiting(trial.job, trial))
                 break
-            slots.append(slot)
-        if self.composition.holds(slots):
+            trials.append(trial)
+        if self.composition.holds(trials):
             return
         try:
-            self.composition.compose(slots)
+            self.composition.compose(trials)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -147,21 +147,21 @@ class PackedEngine:
         else:
             exhausted = False
         if exhausted:  # only here is the error gone, with the tensors that it held
-            self._shrink(slots)
+            self._shrink(trials)
         else:
-            newcomers = [slot for slot in slots if not slot.has_begun]
-            self._end_those({slot: slot.attempted(slot.begin) for slot in newcomers})
+            newcomers = [trial for trial in trials if not trial.has_begun]
+            self._end_those({trial: trial.attempted(trial.begin) for trial in newcomers})
 
-    def _limit(self, slots: Sequence[Slot]) -> int:
-        """Slots that are of use here and fit."""
-        if not slots:
+    def _limit(self, trials: Sequence[PackedTrial]) -> int:
+        """Trials that are of use here and fit."""
+        if not trials:
             return self.num_slots
-        useful = self.rounds.limit(slots) or self.num_slots
-        waiting = sum(slot.reporter.waits for slot in slots)
-        return min(self.num_slots, useful + waiting, self.composition.room(slots))
+        useful = self.rounds.limit(trials) or self.num_slots
+        waiting = sum(trial.reporter.waits for trial in trials)
+        return min(self.num_slots, useful + waiting, self.composition.room(trials))
 
-    def _slot(self, job: Job) -> Slot | None:
-        """A slot for the job, on the bare base; None if it is to run alone, or could not begin."""
+    def _packed(self, job: Job) -> PackedTrial | None:
+        """A trial for the job, on the bare base; None if it is to run alone, or could not begin."""
         phases = Phases("load", "quantize", "tokenize", "train", "evaluate")
         try:
             base, data = self.solo.resident(job.spec, phases)
@@ -170,7 +170,7 @@ class PackedEngine:
                 log.info("trial %d runs alone: %s", job.trial, reason)
                 self._line.put_back(Waiting(job, alone=True))
                 return None
-            return Slot(
+            return PackedTrial(
                 job,
                 base,
                 data,
@@ -186,45 +186,45 @@ class PackedEngine:
             return None
 
     def _advance(self, inbox: Inbox) -> None:
-        """One round of the slots that may go on, and all that follows from it."""
-        decided = [slot for slot in self.slots if slot.reporter.waits and slot.job.decided]
-        failed = {slot: slot.attempted(slot.reporter.settle) for slot in decided}
-        over = [slot for slot in self.slots if slot.is_over and not slot.reporter.waits]
+        """One round of the trials that may go on, and all that follows from it."""
+        decided = [trial for trial in self.trials if trial.reporter.waits and trial.job.decided]
+        failed = {trial: trial.attempted(trial.reporter.settle) for trial in decided}
+        over = [trial for trial in self.trials if trial.is_over and not trial.reporter.waits]
         if self._end_those(failed):
             return
         if over:
             self._finish(over)
             return
-        ready = [slot for slot in self.slots if not slot.reporter.waits]
+        ready = [trial for trial in self.trials if not trial.reporter.waits]
         if ready:
             self._round(ready)
         else:
             self._await_change(inbox)
 
     def _await_change(self, inbox: Inbox) -> None:
-        """Block until a slot may go on, or a job has come for a free one."""
+        """Block until a trial may go on, or a job has come for a free one."""
 
         def changed() -> bool:
-            if len(self.slots) < self.num_slots and self._line.take(inbox):
+            if len(self.trials) < self.num_slots and self._line.take(inbox):
                 return True
-            return self._line.has_cancelled or any(slot.job.decided for slot in self.slots)
+            return self._line.has_cancelled or any(trial.job.decided for trial in self.trials)
 
-        self.slots[0].job.wait_until(changed)
+        self.trials[0].job.wait_until(changed)
 
-    def _round(self, ready: Sequence[Slot]) -> None:
+    def _round(self, ready: Sequence[PackedTrial]) -> None:
         results, fits = self.rounds.make(ready)
         ended = self._end_those(results)
         if not fits:
-            self._shrink([slot for slot in self.slots if slot not in ended])
+            self._shrink([trial for trial in self.trials if trial not in ended])
 
-    def _shrink(self, slots: Sequence[Slot]) -> None:
-        """Memory ran out with these: the newest waits, as it is, and there is one slot less.
+    def _shrink(self, trials: Sequence[PackedTrial]) -> None:
+        """Memory ran out with these: the newest waits, as it is, and there is one trial less.
 
         The only one goes to the solo engine, whose ladder asks for less; what it has reported is
         not reported again.
         """
-        *others, newest = slots
-        log.warning("out of memory with %d trials: trial %d waits", len(slots), newest.job.trial)
+        *others, newest = trials
+        log.warning("out of memory with %d trials: trial %d waits", len(trials), newest.job.trial)
         self.composition.keep(others)
         if others:
             self._fitting[newest.base.key] = len(others)
@@ -233,37 +233,37 @@ class PackedEngine:
         self._line.put_back(Waiting(newest.job, newest, alone=not others))
         release(newest.base.device)
 
-    def _end_those(self, results: Results) -> set[Slot]:
-        """End the slots that have a result; gives them."""
-        ended: Results = {slot: result for slot, result in results.items() if result is not None}
+    def _end_those(self, results: Results) -> set[PackedTrial]:
+        """End the trials that have a result; gives them."""
+        ended: Results = {trial: result for trial, result in results.items() if result is not None}
         self._leave(ended)
         return set(ended)
 
-    def _finish(self, over: Sequence[Slot]) -> None:
-        """End trials that are over, and free their slots."""
+    def _finish(self, over: Sequence[PackedTrial]) -> None:
+        """End trials that are over, and free their trials."""
         self.composition.measure()
         for split in ("validation", "test"):
-            lacking = [slot for slot in over if slot.scoring.lacks(split)]
+            lacking = [trial for trial in over if trial.scoring.lacks(split)]
             self.rounds.evaluations.make(lacking, split)
         ends: Results = {}
-        for slot in over:
-            failed = slot.attempted(slot.complete)
-            ends[slot] = failed or slot.result()
+        for trial in over:
+            failed = trial.attempted(trial.complete)
+            ends[trial] = failed or trial.result()
         self._leave(ends)
 
     def _leave(self, ends: Results) -> None:
         if not ends:
             return
-        left = [slot for slot in self.slots if slot not in ends]
-        for slot in ends:
-            slot.forget()
+        left = [trial for trial in self.trials if trial not in ends]
+        for trial in ends:
+            trial.forget()
         self.composition.keep(left)
         if not left:
             self.solo.verify()
             self._fitting.clear()  # who comes now may need less memory than those who were here
             self.rounds.most.clear()
-        for slot, result in ends.items():
-            slot.job.end(result)
+        for trial, result in ends.items():
+            trial.job.end(result)
 
 
 def _fit(spec: TrialSpec, other: TrialSpec) -> bool:

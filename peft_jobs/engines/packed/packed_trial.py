@@ -17,7 +17,7 @@ from peft_jobs.engines.packed.adapter import save_adapter
 from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, Schedule, Tenant, from_snapshot, to_snapshot
+from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, from_snapshot, to_snapshot
 from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult, finite
@@ -26,15 +26,15 @@ from peft_jobs.randomness import Clock
 from peft_jobs.tasks import TASKS
 from peft_jobs.training import attempt_files
 from peft_jobs.training.checkpoints import Saver, Start, find_start
-from peft_jobs.training.counts import Seen
-from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.counts import Counts
+from peft_jobs.training.oom_ladder import OomLadder
 from peft_jobs.training.reporter import Loop, Reporter, StepEnd, measure
 
 log = logging.getLogger(__name__)
 
 
-class Slot:
-    """A trial that is trained in a pack. Its parameters are in `captured`, or in a `tenant`."""
+class PackedTrial:
+    """A trial that is trained in a pack. Its parameters are in `captured`, or in a `row`."""
 
     def __init__(
         self,
@@ -48,17 +48,17 @@ class Slot:
         score_test: bool,
     ) -> None:
         self.job, self.base, self.data, self.parts = job, base, data, parts
-        self.phases, self.seen = phases, Seen()
+        self.phases, self.counts = phases, Counts()
         job.directory.mkdir(parents=True, exist_ok=True)
         start = find_start(job, job.checkpoint)
         self.captured: Captured | None = Captured(initial_values(job.spec, parts, base.model))
         start = self._restored(start)
         self.shapes = {place: value.shape for place, value in self.captured.values.items()}
         """Of its own parameters."""
-        ladder = Ladder(job.spec, base.device, () if start is None else start.state.ladder)
+        ladder = OomLadder(job.spec, base.device, () if start is None else start.state.ladder)
         self.spec = ladder.spec
-        self.scoring = Scoring(job, base, data, self.seen, ladder, score_test)
-        self.tenant: Tenant | None = None
+        self.scoring = Scoring(job, base, data, self.counts, ladder, score_test)
+        self.row: PackRow | None = None
         self.loss = 0.0
         """Of the optimizer step, as far as it has come."""
         self._step_end: StepEnd | None = None
@@ -67,9 +67,9 @@ class Slot:
         self.has_begun = False
         self.has_stepped = False
         """In the present pack."""
-        self.seen.go_back(None if start is None else start.state)
+        self.counts.go_back(None if start is None else start.state)
         self.found: dict[str, Any] = {
-            "provenance": provenance | {"resumed_from": self.seen.step},
+            "provenance": provenance | {"resumed_from": self.counts.step},
             "trainable_parameters": sum(v.numel() for v in self.captured.values.values()),
             "memory_ladder": ladder.rungs,
         }
@@ -80,10 +80,10 @@ class Slot:
             self.spec.seed,
             len(data.train),
             self.num_steps * training.samples_per_step,
-            first=self.seen.samples,
+            first=self.counts.samples,
         )
         task, pad_token_id = TASKS[self.spec.task.type], base.tokenizer.pad_token_id
-        self.feed = Feed(task, data.train, iter(order), training, pad_token_id, self.seen.step)
+        self.feed = Feed(task, data.train, iter(order), training, pad_token_id, self.counts.step)
         self.reporter = Reporter(
             Loop(
                 spec=self.spec,
@@ -96,7 +96,7 @@ class Slot:
                 report=self._report,
                 job=job,
                 phases=phases,
-                seen=self.seen,
+                counts=self.counts,
                 saver=Saver(job, checkpoint_seconds),
                 ladder=ladder,
                 start=start,
@@ -123,18 +123,18 @@ class Slot:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to train."""
-        return self.job.cancelled is not None or self.seen.step >= self.num_steps
+        return self.job.cancelled is not None or self.counts.step >= self.num_steps
 
     def move_in(self, pack: Pack, number: int) -> None:
         """Take the row `number` of a pack."""
         assert self.captured is not None
-        self.tenant = Tenant(pack, number, self.spec, self.schedule, self.captured)
+        self.row = PackRow(pack, number, self.spec, self.schedule, self.captured)
         self.captured, self.has_stepped = None, False
 
     def move_out(self) -> None:
         """Keep what is in the row, which is about to go."""
-        if self.tenant is not None:
-            self.captured, self.tenant = self.tenant.capture(), None
+        if self.row is not None:
+            self.captured, self.row = self.row.capture(), None
         self.has_stepped = False
 
     def move_aside(self) -> None:
@@ -145,7 +145,7 @@ class Slot:
 
     def forget(self) -> None:
         """Nothing of its parameters is needed any more."""
-        self.captured = self.tenant = None
+        self.captured = self.row = None
 
     def begin(self) -> None:
         """Report again what an earlier attempt may have reported in vain; once."""
@@ -160,22 +160,22 @@ class Slot:
         `loss` is the chunk's part of the step's. `end_step` must follow, at the latest when the
         slots that reach a rung in the same round are evaluated.
         """
-        assert self.tenant is not None
+        assert self.row is not None
         self.has_stepped = True
         self.loss += loss
         if not ends_step:
             return
         loss, self.loss = self.loss, 0.0
-        rate = self.tenant.learning_rate
-        self.tenant.step()
+        rate = self.row.learning_rate
+        self.row.step()
         self.scoring.known.clear()
-        self.seen.tokens += self.feed.tokens
+        self.counts.tokens += self.feed.tokens
         self._step_end = StepEnd(
             loss=loss,
             learning_rate=rate,
-            schedule=self.schedule.state(self.tenant.steps),
+            schedule=self.schedule.state(self.row.steps),
             tensors=self._snapshot,
-            is_last=self.seen.step + 1 >= self.num_steps,
+            is_last=self.counts.step + 1 >= self.num_steps,
         )
 
     @property
@@ -196,8 +196,8 @@ class Slot:
         """The gradients of the present optimizer step are lost: take its batches once more."""
         self.feed.begin_again()
         self.loss = 0.0
-        if self.tenant is not None:
-            self.tenant.clear_gradients()
+        if self.row is not None:
+            self.row.clear_gradients()
 
     def saw_peaks(self, peaks: Mapping[str, int]) -> None:
         """Remember memory peaks by name."""
@@ -236,29 +236,33 @@ class Slot:
         return None
 
     def _seen(self) -> dict[str, Any]:
-        return {**self.seen.counts(), "seconds": self.phases.seconds, "memory": self.peaks}
+        return {
+            **self.counts.as_result_fields(),
+            "seconds": self.phases.seconds,
+            "memory": self.peaks,
+        }
 
     def _complete(self) -> None:
-        assert self.tenant is not None
+        assert self.row is not None
         if self.scoring.lacks("validation"):
             measure(self.reporter.loop)
         if self.scoring.lacks("test"):
             with self.phases.phase("evaluate"):
-                self.seen.metrics |= finite(self.scoring.metrics(self.tenant, "test"))
+                self.counts.metrics |= finite(self.scoring.metrics(self.row, "test"))
         with self.phases.phase("save"):
-            values = self.tenant.values()
+            values = self.row.values()
             self.found["adapter"] = save_adapter(
                 values, self.spec, self.parts, self.base, self.job.directory, self.data.classes
             )
 
     def _snapshot(self) -> bytes:
-        held = self.captured if self.tenant is None else self.tenant.capture()
+        held = self.captured if self.row is None else self.row.capture()
         assert held is not None
         return to_snapshot(held)
 
     def _evaluate(self) -> dict[str, float]:
-        assert self.tenant is not None
-        return self.scoring.metrics(self.tenant, "validation")
+        assert self.row is not None
+        return self.scoring.metrics(self.row, "validation")
 
     def _report(self, progress: Progress) -> None:
         attempt_files.append(self.job.directory, progress)

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.host.job import Inbox, Job
 
 
@@ -12,7 +12,7 @@ class Waiting:
     """A job that waits."""
 
     job: Job
-    slot: Slot | None = None
+    trial: PackedTrial | None = None
     """Where memory ran out: the trial as far as it has come."""
     alone: bool = False
     """Whether the solo engine is to run it."""
@@ -33,8 +33,8 @@ class WaitingLine:
 
     def put_back(self, waiting: Waiting) -> None:
         """It is the first in line again, and takes no memory of a GPU."""
-        if waiting.slot is not None:
-            waiting.slot.move_aside()
+        if waiting.trial is not None:
+            waiting.trial.move_aside()
         self._waiting.appendleft(waiting)
 
     def take(self, inbox: Inbox) -> bool:
@@ -53,5 +53,5 @@ class WaitingLine:
         """End the jobs in line that were cancelled."""
         for waiting in [w for w in self._waiting if w.job.cancelled is not None]:
             self._waiting.remove(waiting)
-            slot = waiting.slot
-            waiting.job.end(waiting.job.stopped() if slot is None else slot.result())
+            trial = waiting.trial
+            waiting.job.end(waiting.job.stopped() if trial is None else trial.result())

@@ -1,4 +1,4 @@
-"""Rounds: every slot that may go on takes one chunk, in steps of as many slots as are best."""
+"""Rounds: every trial that may go on takes one chunk, in steps of as many trials as are best."""
 
 import logging
 import math
@@ -12,15 +12,15 @@ from peft_jobs.device.memory import is_out_of_memory, release
 from peft_jobs.engines.packed.calibration import Calibration, groups
 from peft_jobs.engines.packed.composition import UNLIMITED, Composition
 from peft_jobs.engines.packed.evaluations import Evaluations
-from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.host.result import TrialResult
 from peft_jobs.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
-Results = dict[Slot, TrialResult | None]
-"""How slots ended; None for those that go on."""
+Results = dict[PackedTrial, TrialResult | None]
+"""How trials ended; None for those that go on."""
 
 
 class Failure(Enum):
@@ -31,41 +31,41 @@ class Failure(Enum):
 
 
 class Rounds:
-    """Makes rounds, and learns from their cost how many slots a step should have."""
+    """Makes rounds, and learns from their cost how many trials a step should have."""
 
     def __init__(self, composition: Composition, width: int) -> None:
         """`width` is the one to tell before the first round."""
         self.composition, self.width = composition, width
-        """Slots of a step, as chosen last."""
+        """Trials of a step, as chosen last."""
         self.calibration = Calibration()
         self.evaluations = Evaluations(composition)
         self.most: dict[Hashable, int] = {}
-        """Slots of a step that memory is enough for, by kind of work, where it is not for all."""
+        """Trials of a step that memory is enough for, by kind of work, where it is not for all."""
         self.steps = 0
 
-    def limit(self, slots: Sequence[Slot]) -> int | None:
-        """Running slots beyond which more would gain nothing; None if there is no such number."""
-        kind = _kind(slots)
+    def limit(self, trials: Sequence[PackedTrial]) -> int | None:
+        """Running trials beyond which more would gain nothing; None if there is no such number."""
+        kind = _kind(trials)
         limits = [self.calibration.limit(kind), self.most.get(kind)]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def make(self, ready: Sequence[Slot]) -> tuple[Results, bool]:
-        """One round: what became of the slots, and False if memory is too small for so many.
+    def make(self, ready: Sequence[PackedTrial]) -> tuple[Results, bool]:
+        """One round: what became of the trials, and False if memory is too small for so many.
 
-        Where it runs out, the slots of that step and of later ones have not moved; if the step was
-        of some of the slots, later ones are of fewer. Slots with micro-batches of a size go
-        together: a step has as many rows of each as all of them can give. Slots that reach a rung
+        Where it runs out, the trials of that step and of later ones have not moved; if the step was
+        of some of the trials, later ones are of fewer. Trials with micro-batches of a size go
+        together: a step has as many rows of each as all of them can give. Trials that reach a rung
         are evaluated together, after the last step; nobody else waits for them.
         """
         results: Results = {}
         fits = self._steps(ready, results)
-        due = [slot for slot, ended in results.items() if ended is None and slot.is_due]
+        due = [trial for trial, ended in results.items() if ended is None and trial.is_due]
         self.evaluations.make(due, "validation")
-        for slot in due:
-            results[slot] = slot.attempted(slot.end_step)
+        for trial in due:
+            results[trial] = trial.attempted(trial.end_step)
         return results, fits
 
-    def _steps(self, ready: Sequence[Slot], results: Results) -> bool:
+    def _steps(self, ready: Sequence[PackedTrial], results: Results) -> bool:
         kind = _kind(ready)
         most = min(len(ready), self.most.get(kind, UNLIMITED))
         self.width = self.calibration.width(kind, most)
@@ -76,8 +76,8 @@ class Rounds:
             losses = self._tried(group, works)
             if isinstance(losses, Failure):
                 failed = True
-                for slot in group:
-                    slot.begin_step_again()
+                for trial in group:
+                    trial.begin_step_again()
                 if losses is Failure.MEMORY:
                     return self._narrowed(kind, group)
                 if not self._one_by_one(group, results):
@@ -86,37 +86,37 @@ class Rounds:
             spent = time.perf_counter() - begun
             seconds += spent
             num_tokens += sum(work.chunk.num_tokens for work in works)
-            for slot, work, loss in zip(group, works, losses, strict=True):
-                slot.phases.add({"train": spent / len(group)})
-                slot.found["provenance"]["slots"] = self.width
-                results[slot] = slot.attempted(partial(_stepped, slot, work, loss))
+            for trial, work, loss in zip(group, works, losses, strict=True):
+                trial.phases.add({"train": spent / len(group)})
+                trial.found["provenance"]["slots"] = self.width
+                results[trial] = trial.attempted(partial(_stepped, trial, work, loss))
         if not failed:
             self.calibration.saw(kind, self.width, seconds, num_tokens)
         return True
 
-    def _narrowed(self, kind: Hashable, group: Sequence[Slot]) -> bool:
-        """Make smaller steps of slots that memory was too small for; False if these were all."""
-        if not 1 < len(group) < len(self.composition.slots):
+    def _narrowed(self, kind: Hashable, group: Sequence[PackedTrial]) -> bool:
+        """Make smaller steps of trials that memory was too small for; False if these were all."""
+        if not 1 < len(group) < len(self.composition.trials):
             return False
         self.most[kind] = -(-len(group) // 2)
         log.warning("out of memory in a step of %d trials: fewer share one", len(group))
         release(group[0].base.device)
         return True
 
-    def _groups(self, ready: Sequence[Slot]) -> list[list[Slot]]:
-        """The slots of each step; those whose next rows are of like lengths go together."""
+    def _groups(self, ready: Sequence[PackedTrial]) -> list[list[PackedTrial]]:
+        """The trials of each step; those whose next rows are of like lengths go together."""
         if self.width >= len(ready):
             return [list(ready)]
         ordered = sorted(ready, key=lambda s: (s.feed.rows_per_micro_batch, s.feed.longest))
         # Neighbours in the pack are a slice of its rows, which costs no copy.
-        return [sorted(g, key=self.composition.slots.index) for g in groups(ordered, self.width)]
+        return [sorted(g, key=self.composition.trials.index) for g in groups(ordered, self.width)]
 
-    def _works(self, group: Sequence[Slot]) -> list[Work]:
-        rows = math.gcd(*(slot.feed.rows_left for slot in group))
-        number = self.composition.slots.index
-        return [Work(number(slot), slot.spec, slot.feed.take(rows)) for slot in group]
+    def _works(self, group: Sequence[PackedTrial]) -> list[Work]:
+        rows = math.gcd(*(trial.feed.rows_left for trial in group))
+        number = self.composition.trials.index
+        return [Work(number(trial), trial.spec, trial.feed.take(rows)) for trial in group]
 
-    def _losses(self, first: Slot, works: Sequence[Work]) -> list[float]:
+    def _losses(self, first: PackedTrial, works: Sequence[Work]) -> list[float]:
         """One packed step."""
         base, spec = first.base, first.spec
         losses: list[float] = packed_step(
@@ -131,7 +131,7 @@ class Rounds:
         self.steps += 1
         return losses
 
-    def _tried(self, group: Sequence[Slot], works: Sequence[Work]) -> list[float] | Failure:
+    def _tried(self, group: Sequence[PackedTrial], works: Sequence[Work]) -> list[float] | Failure:
         try:
             return self._losses(group[0], works)
         except Exception as error:
@@ -141,38 +141,38 @@ class Rounds:
             log.warning("a step of %d trials failed; each tries alone", len(group), exc_info=error)
             return Failure.ERROR
 
-    def _one_by_one(self, group: Sequence[Slot], results: Results) -> bool:
-        """A whole optimizer step of each slot by itself, so that an error ends the slot whose own
+    def _one_by_one(self, group: Sequence[PackedTrial], results: Results) -> bool:
+        """A whole optimizer step of each trial by itself, so that an error ends the trial whose own
         it is; False if memory ran out."""
-        for slot in group:
+        for trial in group:
             try:
-                self._step_alone(slot)
+                self._step_alone(trial)
             except Exception as error:
                 if not is_out_of_memory(error):
-                    results[slot] = slot.failure(error)
+                    results[trial] = trial.failure(error)
                     continue
             else:
-                results[slot] = None
+                results[trial] = None
                 continue
-            slot.begin_step_again()
+            trial.begin_step_again()
             return False
         return True
 
-    def _step_alone(self, slot: Slot) -> None:
+    def _step_alone(self, trial: PackedTrial) -> None:
         ended = False
         while not ended:
-            [work] = self._works([slot])
-            [loss] = self._losses(slot, [work])
-            _stepped(slot, work, loss)
+            [work] = self._works([trial])
+            [loss] = self._losses(trial, [work])
+            _stepped(trial, work, loss)
             ended = work.chunk.ends_step
 
 
-def _stepped(slot: Slot, work: Work, loss: float) -> None:
-    slot.stepped(loss, work.chunk.ends_step)
-    if not slot.is_due:
-        slot.end_step()
+def _stepped(trial: PackedTrial, work: Work, loss: float) -> None:
+    trial.stepped(loss, work.chunk.ends_step)
+    if not trial.is_due:
+        trial.end_step()
 
 
-def _kind(slots: Sequence[Slot]) -> Hashable:
-    """What decides what a step of these slots costs, beside their number."""
-    return frozenset(slot.feed.rows_per_micro_batch for slot in slots)
+def _kind(trials: Sequence[PackedTrial]) -> Hashable:
+    """What decides what a step of these trials costs, beside their number."""
+    return frozenset(trial.feed.rows_per_micro_batch for trial in trials)

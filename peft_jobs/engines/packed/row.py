@@ -2,7 +2,7 @@
 
 Clipping and AdamW are torch's own formulas, on the slot's row: two slices, of which one is decayed.
 So a slot steps when it is due and is untouched when it is not. The state of all slots is allocated
-with the pack: a step asks for no memory. `capture` and a new Tenant move a trial between packs of
+with the pack: a step asks for no memory. `capture` and a new PackRow move a trial between packs of
 other shapes, and to and from checkpoints.
 """
 
@@ -79,7 +79,7 @@ class Schedule:
         return state
 
 
-class Tenant:
+class PackRow:
     """The parameters of one trial while it has a slot of a pack."""
 
     def __init__(

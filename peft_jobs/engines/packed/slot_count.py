@@ -21,7 +21,7 @@ from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, lora_
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, Schedule, Tenant
+from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.spec import TrialSpec
@@ -29,13 +29,13 @@ from peft_jobs.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
-MOST = {"cpu": 8, "cuda": 32}
+MAX_SLOTS = {"cpu": 8, "cuda": 32}
 """Slots by device; each also costs a process on Ray."""
-WORTH = 1.15
+MIN_GAIN_OF_DOUBLING = 1.15
 """What twice the slots must give in trial-steps per second to be taken."""
-STEPS = 8
+STEPS_PER_NUMBER = 8
 """Of each number of slots; the first one warms up."""
-SECONDS = 10.0
+MAX_SECONDS = 10.0
 """After which no larger number is tried."""
 
 
@@ -44,30 +44,30 @@ def useful_slots(spec: TrialSpec, base: Base, data: TokenizedData) -> int:
 
     The base is left as it was.
     """
-    found = most_worth(
+    found = largest_worthwhile(
         lambda number: number / _seconds_per_step(spec, base, data, number),
-        MOST[base.device.type],
+        MAX_SLOTS[base.device.type],
     )
     release(base.device)
     return found
 
 
-def most_worth(rate: Callable[[int], float], most: int) -> int:
-    """The last of 1, 2, 4 ... `most` slots before doubling gives less than WORTH.
+def largest_worthwhile(rate: Callable[[int], float], most: int) -> int:
+    """The last of 1, 2, 4 ... `most` slots before doubling gives less than MIN_GAIN_OF_DOUBLING.
 
     `rate` gives trial-steps per second. What fails in it for another reason than memory is logged
     and ends the search too: trials find out for themselves, and their results tell.
     """
     begun, best, best_rate = time.perf_counter(), 1, 0.0
     number = 1
-    while number <= most and time.perf_counter() - begun < SECONDS:
+    while number <= most and time.perf_counter() - begun < MAX_SECONDS:
         try:
             found = rate(number)
         except Exception as error:
             if not is_out_of_memory(error):
                 log.warning("could not try steps of %d slots", number, exc_info=error)
             break
-        if found < WORTH * best_rate:
+        if found < MIN_GAIN_OF_DOUBLING * best_rate:
             break
         best, best_rate = number, found
         number *= 2
@@ -80,7 +80,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
     parts = parts_of(spec, base.model)
     values = Captured(initial_values(spec, parts, base.model))
     layout = make_layout(lora_of(spec).r, parts.adapted, parts.whole, base.model)
-    schedule = Schedule(spec.training, STEPS)
+    schedule = Schedule(spec.training, STEPS_PER_NUMBER)
     snapshot = Snapshot.of(base.model)
     try:
         pack = Pack(base.model, layout, number, dtype_of(base))
@@ -88,13 +88,13 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
             checkpoint_activations(base.model)
         use_tf32(spec.training)
         base.model.train()
-        tenants = [Tenant(pack, slot, spec, schedule, values) for slot in range(number)]
+        rows = [PackRow(pack, slot, spec, schedule, values) for slot in range(number)]
         feeds = []
         for slot in range(number):
             order = iter(SampleOrder(spec.seed + slot, len(data.train), 1 << 30))
             feeds.append(Feed(task, data.train, order, spec.training, pad_token_id, 0))
         seconds = []
-        for _ in range(STEPS):
+        for _ in range(STEPS_PER_NUMBER):
             begun = time.perf_counter()
             packed_step(
                 pack,
@@ -105,8 +105,8 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
                 device=base.device,
                 training=spec.training,
             )
-            for tenant in tenants:
-                tenant.step()
+            for row in rows:
+                row.step()
             if base.device.type == "cuda":
                 torch.cuda.synchronize(base.device)
             seconds.append(time.perf_counter() - begun)

@@ -4,12 +4,12 @@ from datasets import Dataset
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.engines.packed.row import Tenant
+from peft_jobs.engines.packed.row import PackRow
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
 from peft_jobs.spec import TrialSpec
-from peft_jobs.training.counts import Seen
-from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.counts import Counts
+from peft_jobs.training.oom_ladder import OomLadder
 
 
 class Scoring:
@@ -20,12 +20,12 @@ class Scoring:
         job: Job,
         base: Base,
         data: TokenizedData,
-        seen: Seen,
-        ladder: Ladder,
+        counts: Counts,
+        ladder: OomLadder,
         score_test: bool,
     ) -> None:
         self.job, self.base, self.data = job, base, data
-        self.seen, self.ladder, self.score_test = seen, ladder, score_test
+        self.counts, self.ladder, self.score_test = counts, ladder, score_test
         self.known: dict[str, dict[str, float]] = {}
         """The task's metrics by split, where they were found out for several slots at once."""
 
@@ -46,17 +46,17 @@ class Scoring:
             return False
         if split == "test":
             return self.score_test and self.data.test is not None
-        return self.seen.evaluated_at != self.seen.step
+        return self.counts.evaluated_at != self.counts.step
 
-    def metrics(self, tenant: Tenant, split: str) -> dict[str, float]:
+    def metrics(self, row: PackRow, split: str) -> dict[str, float]:
         """Of the trial as it is now, in as small batches as memory asks for."""
         base, rows, known = self.base, self.rows(split), self.known.pop(split, None)
 
         def scored(spec: TrialSpec) -> dict[str, float]:
             return score(base.model, base, spec, rows, split, known)
 
-        with tenant.pack.evaluating(tenant.slot):
+        with row.pack.evaluating(row.slot):
             while True:
-                metrics = self.ladder.tried("evaluate", self.seen, scored)
+                metrics = self.ladder.tried("evaluate", self.counts, scored)
                 if metrics is not None:
                     return metrics

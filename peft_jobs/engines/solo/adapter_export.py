@@ -21,8 +21,8 @@ from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.spec import QuantizationSpec, TrialSpec
 from peft_jobs.storage.attempt_folder import read_labels, write_labels
-from peft_jobs.training.counts import Seen
-from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.counts import Counts
+from peft_jobs.training.oom_ladder import OomLadder
 
 
 def score_adapter(
@@ -73,8 +73,8 @@ def _scored(
     model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
 ) -> dict[str, float]:
     """Metrics on a split, in as small batches as memory asks for, as the trial took them."""
-    return Ladder(spec, base.device).measured(
-        Seen(), lambda smaller: score(model, base, smaller, rows, split)
+    return OomLadder(spec, base.device).measured(
+        Counts(), lambda smaller: score(model, base, smaller, rows, split)
     )
 
 

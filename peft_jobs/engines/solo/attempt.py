@@ -1,7 +1,7 @@
-"""Run: one attempt of a trial on a resident base, from where it starts to its saved adapter.
+"""Trains one attempt of a trial alone on a resident base, from where it starts to its adapter.
 
-`_fits` is the table of contents of a trial. Should memory run out in training, it is gone through
-again with smaller settings, from the attempt's latest checkpoint.
+`train_once` is one pass through a trial. Should GPU memory run out in training, another one follows
+with smaller settings, from the attempt's latest checkpoint.
 """
 
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.training import attempt_files
 from peft_jobs.training.checkpoints import Saver, Start, find_start, restored
-from peft_jobs.training.counts import Seen
-from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.counts import Counts
+from peft_jobs.training.oom_ladder import OomLadder
 from peft_jobs.training.reporter import Loop
 
 
 class Run:
-    """One attempt; `seen` and `found` are filled in as far as it comes."""
+    """One attempt; `counts` and `found` are filled in as far as it comes."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Run:
         base: Base,
         data: TokenizedData,
         phases: Phases,
-        seen: Seen,
+        counts: Counts,
         found: dict[str, Any],
         *,
         checkpoint_seconds: float | None,
@@ -50,12 +50,12 @@ class Run:
     ) -> None:
         """`found` takes fields of the attempt's result; it holds its provenance already."""
         self.job, self.base, self.data = job, base, data
-        self.phases, self.seen, self.found = phases, seen, found
+        self.phases, self.counts, self.found = phases, counts, found
         self.score_test = score_test
         self.saver = Saver(job, checkpoint_seconds)
         self.start = find_start(job, job.checkpoint)
         rungs = () if self.start is None else self.start.state.ladder
-        self.ladder = Ladder(job.spec, base.device, rungs)
+        self.ladder = OomLadder(job.spec, base.device, rungs)
 
     def to_end(self) -> None:
         """Train, evaluate and save; returns early if the job is cancelled.
@@ -67,19 +67,19 @@ class Run:
         self.found["provenance"]["resumed_from"] = 0 if start is None else start.state.step
         if start is not None:
             self.phases.add(start.state.seconds)
-        while not self._fits(start):
+        while not self.train_once(start):
             start = find_start(self.job, self.saver.latest or self.job.checkpoint)
 
-    def _fits(self, start: Start | None) -> bool:
-        """All of a trial, from `start`; False if memory ran out in training."""
+    def train_once(self, start: Start | None) -> bool:
+        """One pass through a trial, from `start`; returns False if memory ran out in training."""
         with self._measured(), self._attached(self.ladder.spec) as model:
             loop = self._loop(model, self._restored(model, start))
             self.found["trainable_parameters"] = model.get_nb_trainable_parameters()[0]
-            if self.ladder.tried("train", self.seen, partial(_train, model, loop)) is None:
+            if self.ladder.tried("train", self.counts, partial(_train, model, loop)) is None:
                 return False
             if self.job.cancelled is None:
                 with self.phases.phase("evaluate"):
-                    self.seen.metrics |= self._test_metrics(model)
+                    self.counts.metrics |= self._test_metrics(model)
                 with self.phases.phase("save"):
                     self.found["adapter"] = save_adapter(
                         model, self.job.directory, self.data.classes
@@ -114,11 +114,11 @@ class Run:
         """`start`, with model, clock and counts where it was left."""
         with self.phases.phase("attach"):
             start = restored(model, start)
-        self.seen.go_back(None if start is None else start.state)
+        self.counts.go_back(None if start is None else start.state)
         if start is None:
             self.found["provenance"]["resumed_from"] = 0
         training = self.ladder.spec.training
-        clock_of(model).micro_step = self.seen.step * training.gradient_accumulation_steps
+        clock_of(model).micro_step = self.counts.step * training.gradient_accumulation_steps
         return start
 
     def _loop(self, model: PeftModel, start: Start | None) -> Loop:
@@ -137,7 +137,7 @@ class Run:
             report=report,
             job=self.job,
             phases=self.phases,
-            seen=self.seen,
+            counts=self.counts,
             saver=self.saver,
             ladder=self.ladder,
             start=start,
@@ -147,7 +147,7 @@ class Run:
         self, model: PeftModel, rows: Dataset, split: str = "validation"
     ) -> dict[str, float]:
         return self.ladder.measured(
-            self.seen, lambda spec: score(model, self.base, spec, rows, split)
+            self.counts, lambda spec: score(model, self.base, spec, rows, split)
         )
 
     def _test_metrics(self, model: PeftModel) -> dict[str, float]:

@@ -20,7 +20,7 @@ from peft_jobs.base.positions import check_some_fit
 from peft_jobs.base.resident import Resident, key_of
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.device.lost_device import result_of, telling_lost_devices
+from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device
 from peft_jobs.device.this_device import this_device
@@ -37,8 +37,8 @@ from peft_jobs.provenance import environment
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import local_folder
 from peft_jobs.training import attempt_files
-from peft_jobs.training.counts import Seen
-from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.counts import Counts
+from peft_jobs.training.oom_ladder import OomLadder
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class SoloEngine:
         check_some_fit(base, variants or [spec], data)
         return base, data
 
-    @telling_lost_devices()
+    @raising_device_lost()
     def serve(self, inbox: Inbox) -> None:
         """Run jobs until the inbox closes. Raises DeviceLost."""
         serve_one_at_a_time(inbox, self.run)
@@ -119,20 +119,20 @@ class SoloEngine:
             "rss_bytes": psutil.Process().memory_info().rss,
         }
 
-    def run(self, job: Job, seen: Seen | None = None) -> TrialResult | None:
+    def run(self, job: Job, counts: Counts | None = None) -> TrialResult | None:
         """Run one attempt to its end; None if it was interrupted.
 
         Whatever goes wrong in it ends this attempt alone, as a result with a kind and a traceback.
-        `seen` is how far the attempt has come elsewhere: what it has reported is not told again.
+        `counts` is how far the attempt has come elsewhere: what it has reported is not told again.
         """
         phases = Phases("load", "quantize", "tokenize", "train", "evaluate")
-        seen = Seen() if seen is None else seen
+        counts = Counts() if counts is None else counts
         found: dict[str, Any] = {}
         failed: TrialResult | None = None
         self._use_threads()
         with attempt_files.logged(job.directory):
             try:
-                self._run(job, phases, seen, found)
+                self._run(job, phases, counts, found)
             except Exception as error:  # the trial's edge: its error is its result
                 log.exception("the trial failed")
                 failed = result_of(error, traceback.format_exc())
@@ -140,15 +140,15 @@ class SoloEngine:
                 release(self.device)  # not above: the error still held the trial's tensors
             with phases.phase("verify"):
                 self._resident.verify()
-        found |= seen.counts() | {"seconds": phases.seconds}
+        found |= counts.as_result_fields() | {"seconds": phases.seconds}
         if failed is not None:
             return failed.model_copy(update=found)
         if job.cancelled is not None:
             return job.stopped(**found)
         return TrialResult(state=State.COMPLETE, **found)
 
-    def _run(self, job: Job, phases: Phases, seen: Seen, found: dict[str, Any]) -> None:
-        """Fill in `seen` and `found` as far as the trial comes."""
+    def _run(self, job: Job, phases: Phases, counts: Counts, found: dict[str, Any]) -> None:
+        """Fill in `counts` and `found` as far as the trial comes."""
         base, data = self._resident.get(job.spec, phases)
         found["provenance"] = self.provenance(job.spec, base, data)
         Run(
@@ -156,7 +156,7 @@ class SoloEngine:
             base,
             data,
             phases,
-            seen,
+            counts,
             found,
             checkpoint_seconds=self.checkpoint_seconds,
             score_test=self.score_test,
@@ -203,8 +203,8 @@ def _device_name(device: torch.device) -> str:
 def _baseline(base: Base, spec: TrialSpec, data: TokenizedData) -> dict[str, float]:
     """The metrics of the base without an adapter. SpecError if memory is too small for them."""
     try:
-        return Ladder(spec, base.device).measured(
-            Seen(), lambda smaller: score(base.model, base, smaller, data.validation)
+        return OomLadder(spec, base.device).measured(
+            Counts(), lambda smaller: score(base.model, base, smaller, data.validation)
         )
     except OutOfMemory as error:
         raise SpecError(

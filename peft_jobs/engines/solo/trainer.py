@@ -32,9 +32,9 @@ def train(model: nn.Module, loop: Loop) -> None:
     """Train `model` in place to the spec's horizon; stops at a step's end once it is cancelled.
 
     Reports go out after the first step, every `logging_steps` and at every rung; at a rung it waits
-    for the decision. A run that has a `loop.start` goes on from there as if it had not stopped. At
-    the end `loop.seen` holds the final evaluation's metrics. Raises Diverged at the first loss that
-    is not finite, or too large.
+    for the decision. A run that has a `loop.start` goes on from there as if it had not stopped. In
+    the end `loop.counts` holds the final evaluation's metrics. Raises Diverged at the first loss
+    that is not finite, or too large.
     """
     with loop.phases.phase("train"), _own_overrides():
         trainer = TrialTrainer(model, loop)
@@ -42,7 +42,7 @@ def train(model: nn.Module, loop: Loop) -> None:
         pause(trainer.reporter)
         if loop.job.cancelled is None and len(trainer.batches) > 0:
             trainer.train()
-        if loop.job.cancelled is None and loop.seen.evaluated_at != loop.seen.step:
+        if loop.job.cancelled is None and loop.counts.evaluated_at != loop.counts.step:
             measure(loop)
 
 
@@ -84,7 +84,7 @@ class TrialTrainer(Trainer):
             loop.spec.seed,
             len(loop.train_dataset),
             num_steps * training.samples_per_step,
-            first=loop.seen.samples,
+            first=loop.counts.samples,
         )
         self.batches = DataLoader(
             loop.train_dataset,
@@ -112,7 +112,7 @@ class TrialTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: Any) -> int:
         counted = sum(self.loop.task.count(batch) for batch in batch_samples)
-        self.loop.seen.tokens += counted
+        self.loop.counts.tokens += counted
         return counted
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -185,7 +185,7 @@ class _AfterSteps(TrainerCallback):
             learning_rate=self.learning_rate,
             schedule=kwargs["lr_scheduler"].state_dict(),
             tensors=lambda: snapshot(*parts),
-            is_last=loop.seen.step + 1 == state.max_steps,
+            is_last=loop.counts.step + 1 == state.max_steps,
         )
         reporter.step_ended(end)
         pause(reporter)

@@ -62,7 +62,7 @@ class RayBackend:
         resources: ResourcesSpec,
         options: dict[str, Any],
         modules: Sequence[Path] = (),
-        sign: tuple[str, str] | None = None,
+        marker: tuple[str, str] | None = None,
     ) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -73,7 +73,7 @@ class RayBackend:
         _connect(resources.address, modules)
         self._kind = resources.accelerator_type
         try:
-            self.fleet = Fleet(resources, options, sign)
+            self.fleet = Fleet(resources, options, marker)
         except BaseException:
             ray.shutdown()
             raise

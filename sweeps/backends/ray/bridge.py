@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from peft_jobs import Kind, Progress, TrialResult
 from sweeps.backends.ray.fleet import Fleet
 from sweeps.driver.driver import Driver
-from sweeps.futures import called
+from sweeps.futures import future_of
 from sweeps.search.samplers import SAMPLERS
 from sweeps.study.asker import Point
 
@@ -38,7 +38,7 @@ class Bridge:
     def __init__(self, driver: Driver, fleet: Fleet) -> None:
         self.driver, self.fleet = driver, fleet
         self.numbers: dict[str, int] = {}
-        self.places: dict[int, tuple[int, str]] = {}
+        self.attempts_on: dict[int, tuple[int, str]] = {}
         """Attempt and host of each trial, as last heard of."""
         self.finished = False
         """True once the driver has nothing more to start."""
@@ -52,10 +52,10 @@ class Bridge:
         number = self.numbers.get(trial_id)
         if number is None or number not in self.driver.running:
             return
-        place = (result["attempt"], result["host"])
-        if self.places.get(number) != place:
-            self.places[number] = place
-            log.info("trial %d: attempt %d is on %s", number, *place)
+        attempt_on = (result["attempt"], result["host"])
+        if self.attempts_on.get(number) != attempt_on:
+            self.attempts_on[number] = attempt_on
+            log.info("trial %d: attempt %d is on %s", number, *attempt_on)
         self.driver.reattempt(number, result["attempt"])
         message = json.loads(result["message"])
         if "result" in message:
@@ -71,8 +71,8 @@ class Bridge:
         """Tune gave a trial up: its proxy failed again and again."""
         number = self.numbers.get(trial_id)
         if number is not None and number in self.driver.running:
-            if number in self.places:  # its slot must not wait for a proxy any longer
-                attempt, host = self.places[number]
+            if number in self.attempts_on:  # its slot must not wait for a proxy any longer
+                attempt, host = self.attempts_on[number]
                 self.fleet.cancel(number, attempt, "interrupted", host)
             kind = Kind.LOST
             if self.driver.interrupted:
@@ -116,7 +116,7 @@ class StudySearcher(Searcher):
         driver = self._bridge.driver
         if self._drawing is None:
             is_slow = SAMPLERS[driver.spec.sampler.type].slow
-            self._drawing = called(driver.next_point, thread="sampler" if is_slow else None)
+            self._drawing = future_of(driver.next_point, thread="sampler" if is_slow else None)
         if not driver.running:  # nobody else waits; Tune would sleep for a second
             wait([self._drawing])
         return self._drawing.done()
@@ -154,7 +154,7 @@ class ReportScheduler(FIFOScheduler):
             return
         bridge, number = self._bridge, trial.config["trial"]
         log.warning("trial %d: its proxy died, another one follows", number)
-        if number in bridge.places and not bridge.fleet.lives(bridge.places[number][1]):
+        if number in bridge.attempts_on and not bridge.fleet.lives(bridge.attempts_on[number][1]):
             trial.max_failures += 1  # it died with its node, which is no fault of the trial
         trial.config["hosts"] = bridge.fleet.names()  # the next proxy looks for its slot
         self._again.append(trial)

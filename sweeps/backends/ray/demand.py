@@ -53,7 +53,7 @@ class Demand:
             log.warning("the cluster's autoscaler could not be asked: %s", error)
 
 
-def is_vain(share: Share) -> bool:
+def cannot_be_satisfied(share: Share) -> bool:
     """Whether it is known that no node for a trial will be added, although one was asked for.
 
     Where nodes are started by hand, Ray runs an autoscaler that only looks on: the first version

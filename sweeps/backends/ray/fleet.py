@@ -1,7 +1,7 @@
 """The driver's hosts: one per GPU, or one per node without GPUs.
 
 Hosts are named, non-detached actors pinned to their node: they die with the driver, and one that
-dies alone is restarted by Ray in its place, empty. They hold
+dies alone is restarted by Ray where it was, empty. They hold
 nothing in Ray's books (proxies do), so a host's device is fixed through its environment.
 """
 
@@ -17,14 +17,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from peft_jobs import Fenced, SpecError
-from sweeps.backends.ray.demand import Demand, is_vain
+from sweeps.backends.ray.demand import Demand, cannot_be_satisfied
 from sweeps.backends.ray.host_actor import HostActor
 from sweeps.backends.ray.nodes import (
-    Place,
+    NodeSlot,
     alive_nodes,
     dead_actors,
     draining_nodes,
-    places_of,
+    node_slots_of,
     share_of,
 )
 from sweeps.errors import Unavailable
@@ -62,12 +62,12 @@ class Fleet:
         self,
         resources: ResourcesSpec,
         options: dict[str, Any],
-        sign: tuple[str, str] | None = None,
+        marker: tuple[str, str] | None = None,
     ) -> None:
-        """`sign`: see `SweepFolder.sign`; a host that does not see it does not start."""
-        self._engine, self._options, self._sign = resources.engine, options, sign
+        """`marker` is of `SweepFolder.write_shared_marker`; a host that does not see it ends."""
+        self._engine, self._options, self._marker = resources.engine, options, marker
         self._max_concurrent = resources.max_concurrent
-        self._hosts: dict[Place, _Host] = {}
+        self._hosts: dict[NodeSlot, _Host] = {}
         self._draining: dict[str, float] = {}
         """Nodes about to go, and when their hosts were last asked for checkpoints."""
         self._looked = 0.0
@@ -91,7 +91,11 @@ class Fleet:
         deadline = time.monotonic() + NODE_SECONDS
         told = False
         while self.capacity() < 1:
-            if self._demand is None or time.monotonic() > deadline or is_vain(self.share):
+            if (
+                self._demand is None
+                or time.monotonic() > deadline
+                or cannot_be_satisfied(self.share)
+            ):
                 return False
             if not told:
                 log.info("waiting up to %g s for a node that fits a trial", NODE_SECONDS)
@@ -111,16 +115,16 @@ class Fleet:
         self._looked = time.monotonic()
         nodes, draining, dead = alive_nodes(), draining_nodes(), dead_actors()
         alive = {node["NodeID"] for node in nodes}
-        for place in [place for place in self._hosts if place.node_id not in alive]:
-            log.warning("the node of host %s is gone", place.name)
-            del self._hosts[place]
-        for place in places_of(nodes, self.share):
-            if place.node_id in draining:
+        for node_slot in [node_slot for node_slot in self._hosts if node_slot.node_id not in alive]:
+            log.warning("the node of host %s is gone", node_slot.name)
+            del self._hosts[node_slot]
+        for node_slot in node_slots_of(nodes, self.share):
+            if node_slot.node_id in draining:
                 continue
-            if place not in self._hosts:
-                self._hosts[place] = _Host(self._make(place), time.monotonic())
-            elif self._hosts[place].actor._actor_id.hex() in dead:
-                self._replace(place)
+            if node_slot not in self._hosts:
+                self._hosts[node_slot] = _Host(self._make(node_slot), time.monotonic())
+            elif self._hosts[node_slot].actor._actor_id.hex() in dead:
+                self._replace(node_slot)
         if self._demand is not None:
             wanted = self.wanted()
             self._demand.ask(self.share, min(wanted, self._max_concurrent or wanted))
@@ -140,7 +144,7 @@ class Fleet:
 
     def names(self) -> tuple[str, ...]:
         """The names of all hosts."""
-        return tuple(place.name for place in self._hosts)
+        return tuple(node_slot.name for node_slot in self._hosts)
 
     def wait_for_host(self, on_tick: Callable[[], object]) -> Any:
         """A host that answers, on a node that stays if there is one.
@@ -149,8 +153,10 @@ class Fleet:
         """
         deadline = time.monotonic() + NODE_SECONDS
         while time.monotonic() < deadline:
-            stay = [place for place in self._hosts if place.node_id not in self._draining]
-            actors = [self._hosts[place].actor for place in stay or self._hosts]
+            stay = [
+                node_slot for node_slot in self._hosts if node_slot.node_id not in self._draining
+            ]
+            actors = [self._hosts[node_slot].actor for node_slot in stay or self._hosts]
             calls = {actor.current_attempt.remote(0): actor for actor in actors}
             for call in ray.wait(list(calls), timeout=1.0)[0] if calls else ():
                 with contextlib.suppress(ray.exceptions.RayActorError):
@@ -179,7 +185,9 @@ class Fleet:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Each host's status by name."""
-        calls = {place.name: host.actor.status.remote() for place, host in self._hosts.items()}
+        calls = {
+            node_slot.name: host.actor.status.remote() for node_slot, host in self._hosts.items()
+        }
         return {name: ray.get(call) for name, call in calls.items()}
 
     def interrupt(self) -> None:
@@ -195,15 +203,15 @@ class Fleet:
             ray.kill(host.actor)
         self._hosts.clear()
 
-    def _replace(self, place: Place) -> None:
+    def _replace(self, node_slot: NodeSlot) -> None:
         """Make a host anew that Ray has given up: its constructor failed.
 
         SpecError if that found the sweep at fault, Unavailable if Ray cannot call this driver.
         """
-        host = self._hosts[place]
+        host = self._hosts[node_slot]
         settled = time.monotonic() - host.made > _SETTLED_SECONDS
         failures = 1 if settled else host.failures + 1
-        error = _last_words(host.actor)
+        error = _error_at_start(host.actor)
         _, is_at_fault, told = error.partition(f"{SpecError.__name__}: ")  # all that Ray hands on
         if is_at_fault:
             raise SpecError(told)
@@ -214,10 +222,10 @@ class Fleet:
                     f"the cluster cannot call this driver: RAY_AUTH_MODE is {mode!r} here and must "
                     "be the same there, and no firewall may be between them"
                 )
-            raise RuntimeError(f"the host {place.name} cannot be started: {error}")
-        log.warning("the host %s could not be started, trying again: %s", place.name, error)
+            raise RuntimeError(f"the host {node_slot.name} cannot be started: {error}")
+        log.warning("the host %s could not be started, trying again: %s", node_slot.name, error)
         ray.kill(host.actor)  # the name of a dead actor stays taken until then (Ray 2.60)
-        self._hosts[place] = _Host(self._make(place), time.monotonic(), failures)
+        self._hosts[node_slot] = _Host(self._make(node_slot), time.monotonic(), failures)
 
     def _save_what_drains(self) -> None:
         """Ask hosts on nodes that are about to go for checkpoints; does not wait."""
@@ -228,28 +236,28 @@ class Fleet:
             if not asked:
                 log.warning("node %s is about to go; its trials will go on elsewhere", node)
             self._draining[node] = now
-            for place, host in self._hosts.items():
-                if place.node_id == node:
+            for node_slot, host in self._hosts.items():
+                if node_slot.node_id == node:
                     host.actor.checkpoint_all.remote()
 
-    def _make(self, place: Place) -> Any:
+    def _make(self, node_slot: NodeSlot) -> Any:
         options = dict(self._options)
         if self._engine in ("solo", "packed"):
-            options.setdefault("threads", place.cores)
-        if self._engine == "solo" and place.gpus is not None and "," in place.gpus:
+            options.setdefault("threads", node_slot.cores)
+        if self._engine == "solo" and node_slot.gpus is not None and "," in node_slot.gpus:
             options.setdefault("spread", True)
         actor = ray.remote(HostActor).options(
-            name=place.name,
+            name=node_slot.name,
             num_cpus=0,
             num_gpus=0,
-            max_restarts=-1,  # in place, under the same name, on the same device
+            max_restarts=-1,  # where it was, under the same name, on the same device
             max_concurrency=MAX_CALLS,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node_id, soft=False),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_slot.node_id, soft=False),
         )
-        return actor.remote(self._engine, options, place.gpus, self._sign)
+        return actor.remote(self._engine, options, node_slot.gpus, self._marker)
 
 
-def _last_words(actor: Any) -> str:
+def _error_at_start(actor: Any) -> str:
     """Why an actor is dead: of an exception in its constructor, what that says."""
     try:
         ray.get(actor.status.remote(), timeout=_CALL_SECONDS)

@@ -19,7 +19,7 @@ from peft_jobs.storage import object_store
 from peft_jobs.storage.retry import patiently
 
 LONG_POLL_SECONDS = 10.0
-SIGN_SECONDS = 20.0
+MARKER_SECONDS = 20.0
 """How long a new host looks for the sweep's storage."""
 CLAIM_SECONDS = 5.0
 """How long a place is kept free for a trial that must run alone and was last heard of."""
@@ -33,14 +33,14 @@ class HostActor:
         engine: str,
         options: dict[str, Any],
         gpus: str | None,
-        sign: tuple[str, str] | None = None,
+        marker: tuple[str, str] | None = None,
     ) -> None:
-        """`gpus`: see `sweeps.backends.ray.nodes.Place`; `sign`: see `SweepFolder.sign`.
+        """`gpus` are a NodeSlot's, `marker` is of `SweepFolder.write_shared_marker`.
 
-        Raises SpecError if this machine does not see the sign.
+        Raises SpecError if this machine does not see the marker.
         """
-        if sign is not None:
-            _look_for(*sign)
+        if marker is not None:
+            _check_shared_marker(*marker)
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
         # Ray gives an actor without CPUs OMP_NUM_THREADS=1; the engine sets its own threads.
@@ -140,28 +140,28 @@ class HostActor:
 
 
 def _end_process() -> None:
-    """A death of the host: its trials go on in the process that Ray starts in its place."""
+    """A death of the host: its trials go on in the process that Ray starts in its location."""
     logging.shutdown()
     os._exit(1)
 
 
-def _look_for(place: str, text: str) -> None:
+def _check_shared_marker(location: str, text: str) -> None:
     """A network's file may be seen late, and a store that is away is waited for."""
-    deadline = time.monotonic() + SIGN_SECONDS
-    while (found := patiently(lambda: _read(place))) != text:
+    deadline = time.monotonic() + MARKER_SECONDS
+    while (found := patiently(lambda: _read(location))) != text:
         if time.monotonic() > deadline:
             seen = "another machine's file" if found else "nothing"
             raise SpecError(
                 f"storage: must be a path that all nodes share, or an object store's URL that all "
-                f"reach; {platform.node()} looked for the sweep's file {place} and found {seen}"
+                f"reach; {platform.node()} looked for the sweep's file {location} and found {seen}"
             )
         time.sleep(0.5)
 
 
-def _read(place: str) -> str:
-    if object_store.is_url(place):
-        return object_store.read(place) or ""
-    return Path(place).read_text("utf-8") if Path(place).exists() else ""
+def _read(location: str) -> str:
+    if object_store.is_url(location):
+        return object_store.read(location) or ""
+    return Path(location).read_text("utf-8") if Path(location).exists() else ""
 
 
 def _visible(gpus: str) -> str:

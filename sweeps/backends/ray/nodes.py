@@ -12,12 +12,12 @@ if TYPE_CHECKING:  # proxies import this module, and each is a process: without 
 
 
 def host_name(node_id: str, gpus: str | None) -> str:
-    """The name under which a proxy finds the host of its device, see `Place.gpus`."""
+    """The name under which a proxy finds the host of its device, see `NodeSlot.gpus`."""
     return f"peft-sweeps-host-{node_id}-{'cpu' if gpus is None else gpus}"
 
 
 def own_gpus() -> str | None:
-    """The GPUs that this worker holds, as in `Place.gpus`."""
+    """The GPUs that this worker holds, as in `NodeSlot.gpus`."""
     ids = [str(gpu) for gpu in ray.get_gpu_ids()]
     visible = ray._private.worker.global_worker.original_visible_accelerator_ids.get("GPU")
     if visible is not None:  # its node's raylet was shown some of the machine's GPUs only
@@ -26,7 +26,7 @@ def own_gpus() -> str | None:
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeSlot:
     """A device, or a group of GPUs, that one host serves; `cores` are its share of the node's."""
 
     node_id: str
@@ -112,22 +112,24 @@ def _floor(amount: float) -> float:
     return math.floor(amount * 10_000) / 10_000
 
 
-def places_of(nodes: list[dict[str, Any]], share: Share) -> list[Place]:
+def node_slots_of(nodes: list[dict[str, Any]], share: Share) -> list[NodeSlot]:
     """Where hosts belong: every GPU, or group of them, if trials hold GPUs, otherwise every node;
     if it has what a trial holds.
 
     Ray gives trials of one size the same groups again and again, from the first GPU on.
     """
-    places = []
+    node_slots = []
     for node in nodes:
         if not share.fits(node):
             continue
         cores = int(node["Resources"].get("CPU", 0))
         if not share.gpus:
-            places.append(Place(node["NodeID"], None, max(1, cores)))
+            node_slots.append(NodeSlot(node["NodeID"], None, max(1, cores)))
             continue
         size = max(1, int(share.gpus))
         firsts = range(0, int(node["Resources"]["GPU"]) - size + 1, size)
         groups = [",".join(str(first + other) for other in range(size)) for first in firsts]
-        places += [Place(node["NodeID"], gpus, max(1, cores // len(groups))) for gpus in groups]
-    return places
+        node_slots += [
+            NodeSlot(node["NodeID"], gpus, max(1, cores // len(groups))) for gpus in groups
+        ]
+    return node_slots

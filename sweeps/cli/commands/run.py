@@ -20,12 +20,12 @@ from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
 from sweeps.driver.driver import Driver
-from sweeps.driver.heartbeat import Pulse
+from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import termination_as_interrupt
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import recorded_sweep
 from sweeps.redact import redact
-from sweeps.run import Outcome, Watchers, launch
+from sweeps.run import LaunchCallbacks, Outcome, launch
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
 from sweeps.study.database import open_storage
@@ -109,15 +109,15 @@ def _drive(
     spec: SweepSpec, options: Options, path: Path | None = None, retry_failed: bool = False
 ) -> ExitCode:
     """Drive the sweep, of the file at `path` or recorded, in this process."""
-    pulse = Pulse.of_environment()
+    heartbeat = Heartbeat.of_environment()
     if spec.study_url is not None:
         open_storage(spec.study_url)  # a mistake in it is told before anything is loaded
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
     watcher = _watcher(spec, options.plain)
     source = None if path is None else path.read_text(encoding="utf-8")
-    outcome = _launch(spec, source, watcher, pulse, retry_failed)
-    pulse.ended()
+    outcome = _launch(spec, source, watcher, heartbeat, retry_failed)
+    heartbeat.ended()
     again = _again(spec, path)
     if outcome is None:
         say("Interrupted.", style="yellow")
@@ -155,7 +155,7 @@ def uses(spec: SweepSpec) -> dict[str, str]:
     words = {
         "device": where,
         "base": f"{spec.trial.model.name_or_path}, {spec.trial.quantization.scheme}",
-        "storage": folder.place(folder.path),
+        "storage": folder.location_of(folder.path),
         "tracking": f"MLflow, {redact(tracking.uri or folder.tracking_url)}",
     }
     if not tracking.enabled:
@@ -176,7 +176,7 @@ def _watcher(spec: SweepSpec, plain: bool) -> Watcher:
 
 
 def _launch(
-    spec: SweepSpec, source: str | None, watcher: Watcher, pulse: Pulse, retry_failed: bool
+    spec: SweepSpec, source: str | None, watcher: Watcher, heartbeat: Heartbeat, retry_failed: bool
 ) -> Outcome | None:
     """The outcome; None if the interruption came before the first trial, or a second time."""
     told = False
@@ -188,7 +188,7 @@ def _launch(
             watcher.stopping()
         watcher.changed(driver)
 
-    watchers = Watchers(on_prepared=watcher.prepared, on_change=changed, pulse=pulse)
+    watchers = LaunchCallbacks(on_prepared=watcher.prepared, on_change=changed, heartbeat=heartbeat)
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
             return launch(spec, source, watchers, retry_failed)

@@ -53,7 +53,7 @@ def describe(study: SweepStudy, trial: FrozenTrial, folder: SweepFolder) -> dict
         "rungs": {str(rung): value for rung, value in sorted(trial.intermediate_values.items())},
         **result.model_dump(mode="json", exclude={"state", "kind", "adapter", "traceback"}),
         "traceback": _traceback(folder.read(files["result"])),
-        "files": {name: folder.place(path) for name, path in files.items() if path in there},
+        "files": {name: folder.location_of(path) for name, path in files.items() if path in there},
     }
 
 

@@ -18,7 +18,7 @@ def record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dic
     folder, best = SweepFolder.of(spec), outcome.leaderboard.best
     return {
         "sweep": spec.name,
-        "folder": folder.place(folder.path),
+        "folder": folder.location_of(folder.path),
         "status": outcome.status,
         "reason": outcome.reason,
         "interrupted": sorted(interrupted),
@@ -51,7 +51,7 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
 
 
 def _adapter(folder: SweepFolder, relative: str) -> str:
-    return folder.place(folder.path / relative)
+    return folder.location_of(folder.path / relative)
 
 
 def tell_status(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.device.lost_device import result_of, telling_lost_devices
+from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import DeviceLost
@@ -85,7 +85,7 @@ def test_a_host_without_a_device_takes_no_more_trials(specs: list[Any], tmp_path
 
 
 def raising(error: Exception) -> Callable[[], None]:
-    @telling_lost_devices()
+    @raising_device_lost()
     def fails() -> None:
         raise error
 

@@ -15,7 +15,7 @@ from peft_jobs import Progress, State, TrialResult, TrialSpec
 from peft_jobs.engines.simulated import SimulatedEngine
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.trial_host import Message, TrialHost
-from peft_jobs.host.uploads import Outlet
+from peft_jobs.host.uploads import Uploads
 from peft_jobs.storage import object_store as store
 from peft_jobs.storage import retry
 from tests.support.object_store import BUCKET, ObjectStore, object_store
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_being_written_is_left_alone(
 ) -> None:
     monkeypatch.setenv("PEFT_SWEEPS_STAGING", str(tmp_path))
     directory = store.local_folder(f"{trial}/1")
-    outlet = Outlet(f"{trial}/1", directory)
+    outlet = Uploads(f"{trial}/1", directory)
     outlet.open(None, "", lambda: None)
     folder = directory / "checkpoints"
     for name in ("step-00000010", "step-00000020", ".step-00000030.aside"):
@@ -323,7 +323,7 @@ def test_a_checkpoint_that_a_store_fails_over_stays_here(
     path = directory / "checkpoints" / "step-00000020"
     path.mkdir(parents=True)
     (path / "state.json").write_text("{}")
-    outlet = Outlet(f"{failing}/1", directory)
+    outlet = Uploads(f"{failing}/1", directory)
     outlet.open(None, "", lambda: None)
     named: Queue[Progress] = Queue()
     outlet.report(Progress(step=20, samples=20, tokens=20, checkpoint=str(path)), named.put)

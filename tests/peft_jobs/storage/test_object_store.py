@@ -99,10 +99,10 @@ def test_a_staged_path_stands_for_its_url_and_is_read_through(
     assert store.origin(folder) is None
     assert store.origin(store.local_folder(server.url)) is None, "a host's files are its own"
     store.put(folder, f"{server.url}/demo/adapter")
-    with store.at_hand(staged / "demo" / "adapter") as there:
+    with store.local_copy(staged / "demo" / "adapter") as there:
         assert (there / "small.txt").read_text() == "ä small one"
     assert not there.exists()
-    with pytest.raises(FileNotFoundError), store.at_hand(staged / "demo" / "other"):
+    with pytest.raises(FileNotFoundError), store.local_copy(staged / "demo" / "other"):
         pass
 
 

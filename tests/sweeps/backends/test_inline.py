@@ -13,8 +13,8 @@ from peft_jobs import SpecError, State
 from sweeps import SweepSpec, run_sweep
 from sweeps.driver.driver import Driver
 from sweeps.records.reader import load_recorded
-from sweeps.run import Watchers, launch
-from sweeps.study.asker import TURNED_AWAY
+from sweeps.run import LaunchCallbacks, launch
+from sweeps.study.asker import NOT_LAUNCHED
 from sweeps.study.database import open_storage
 from sweeps.study.study import SweepStudy
 
@@ -45,7 +45,7 @@ def records(spec: SweepSpec) -> list[Any]:
 def check_files_agree(spec: SweepSpec) -> None:
     """Every trial's number, parameters, state, kind and value are the same in study and files."""
     folder = Path(spec.storage) / spec.name
-    launched = [t for t in trials_of(spec) if t.user_attrs.get("kind") not in TURNED_AWAY]
+    launched = [t for t in trials_of(spec) if t.user_attrs.get("kind") not in NOT_LAUNCHED]
     names = sorted(path.name for path in (folder / "trials").iterdir())
     assert names == [f"{t.number:04d}" for t in launched]
     board = json.loads((folder / "leaderboard.json").read_text())
@@ -180,7 +180,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_records_of_an_unbroken_o
 
     adopted: dict[int, int] = {}
     for count in (1, 2, 4, 7):
-        outcome = launch(broken, watchers=Watchers(on_change=interrupt_at(count)))
+        outcome = launch(broken, watchers=LaunchCallbacks(on_change=interrupt_at(count)))
         assert outcome.status == "interrupted"
         left = [t for t in trials_of(broken) if t.state.name == "RUNNING"]
         assert len(left) <= slots
@@ -204,7 +204,7 @@ def test_an_interrupted_sweep_is_taken_up_by_the_next_call(sweep: Sweep) -> None
     def interrupt(driver: Driver) -> None:
         driver.interrupted = driver.interrupted or bool(driver.running)
 
-    assert launch(spec, watchers=Watchers(on_change=interrupt)).status == "interrupted"
+    assert launch(spec, watchers=LaunchCallbacks(on_change=interrupt)).status == "interrupted"
     assert run_sweep(spec).best is not None
 
 
@@ -218,7 +218,7 @@ def test_a_second_driver_of_a_sweep_is_refused(sweep: Sweep) -> None:
                 launch(spec)
             seen.append(True)
 
-    assert launch(spec, watchers=Watchers(on_change=on_change)).status == "complete"
+    assert launch(spec, watchers=LaunchCallbacks(on_change=on_change)).status == "complete"
     assert seen
 
 
@@ -254,7 +254,7 @@ def test_the_first_trial_goes_ahead_and_the_others_follow_its_first_report(sweep
         reported = any(running.progress for running in driver.running.values())
         seen.append((len(driver.running), reported or bool(driver.ended)))
 
-    launch(sweep(resources=resources), watchers=Watchers(on_change=on_change))
+    launch(sweep(resources=resources), watchers=LaunchCallbacks(on_change=on_change))
     assert max(count for count, alive in seen if not alive) == 1
     assert max(count for count, _ in seen) == 3
 

@@ -21,13 +21,13 @@ sys.exit(supervisor.supervise(child, [*child, "again"], float(sys.argv[2])))
 CHILD = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from sweeps.driver.heartbeat import Pulse
-pulse = Pulse.of_environment()
+from sweeps.driver.heartbeat import Heartbeat
+heartbeat = Heartbeat.of_environment()
 starts = Path("starts")
 with starts.open("a") as file:
     file.write(" ".join(["start", *sys.argv[1:]]) + "\\n")
 count = len(starts.read_text().splitlines())
-pulse.beat()
+heartbeat.beat()
 """
 
 Supervised = Callable[..., "subprocess.Popen[str]"]
@@ -67,7 +67,7 @@ def test_a_driver_that_says_how_it_ended_is_not_started_again(
 def test_a_sweep_that_failed_by_its_own_verdict_is_not_started_again(
     supervised: Supervised, tmp_path: Path
 ) -> None:
-    process = supervised("pulse.ended(); sys.exit(1)")
+    process = supervised("heartbeat.ended(); sys.exit(1)")
     assert process.wait(20) == 1
     assert starts(tmp_path) == ["start"]
 
@@ -76,7 +76,7 @@ def test_a_sweep_that_failed_by_its_own_verdict_is_not_started_again(
 def test_a_driver_that_dies_is_started_again_with_the_command_for_that(
     supervised: Supervised, tmp_path: Path, death: str
 ) -> None:
-    process = supervised(f"pulse.reported()\nif count < 3: {death}")
+    process = supervised(f"heartbeat.reported()\nif count < 3: {death}")
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert starts(tmp_path) == ["start", "start again", "start again"]
@@ -160,7 +160,7 @@ def test_a_driver_learns_that_its_supervisor_is_gone(
 ) -> None:
     process = supervised(
         """
-while pulse.beat():
+while heartbeat.beat():
     time.sleep(0.1)
 Path("noticed").touch()
 """

@@ -82,9 +82,10 @@ def test_a_store_s_url_is_kept_as_it_is(tree: Callable[..., Any]) -> None:
     assert folder.location == "s3://bucket/runs"
     assert folder.option == " --storage s3://bucket/runs"
     assert (
-        folder.place(folder.attempt(7, 2)) == f"s3://bucket/runs/{spec.name}/trials/0007/attempts/2"
+        folder.location_of(folder.attempt(7, 2))
+        == f"s3://bucket/runs/{spec.name}/trials/0007/attempts/2"
     )
-    assert folder.path_of(folder.place(folder.attempt(7, 2))) == folder.attempt(7, 2)
+    assert folder.path_of(folder.location_of(folder.attempt(7, 2))) == folder.attempt(7, 2)
 
 
 def test_a_sweep_in_a_store_has_the_records_of_one_in_a_folder(

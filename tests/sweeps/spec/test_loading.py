@@ -16,7 +16,7 @@ from peft_jobs.spec.task import (
 )
 from sweeps import SweepSpec, build_sweep, load_sweep
 from sweeps.spec import ObjectiveSpec
-from sweeps.spec.metrics import natural_direction
+from sweeps.spec.metrics import default_direction
 from sweeps.spec.yaml_file import MAX_FILE_BYTES, SweepFileError, override
 
 Tree = Callable[..., dict[str, Any]]
@@ -126,7 +126,7 @@ def test_every_metric_of_a_task_is_known_to_be_better_one_way() -> None:
     tasks = (QuestionAnsweringSpec, Seq2SeqSpec, TokenClassificationSpec)
     written = GenerationSpec(metrics=("exact_match", "rouge", "bleu")).names
     names = {*labels.METRICS, *written, *(name for task in tasks for name in task.METRICS)}
-    assert not [name for name in names if natural_direction(name) is None]
+    assert not [name for name in names if default_direction(name) is None]
 
 
 def test_an_objective_of_ones_own_must_say_which_way_it_is_better(tree: Tree) -> None:

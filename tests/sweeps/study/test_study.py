@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
 from sweeps.study.database import open_storage
-from sweeps.study.study import TURNED_AWAY, SweepStudy
+from sweeps.study.study import NOT_LAUNCHED, SweepStudy
 
 Open = Callable[..., SweepStudy]
 FINITE = {
@@ -322,5 +322,5 @@ def test_a_database_that_cannot_be_opened_is_one_clear_error(tmp_path: Path) -> 
 def test_what_was_turned_away_may_not_be_counted(open_study: Open, run: Any) -> None:
     study = open_study(space=FINITE, sampler="random")
     ask_and_run(study, run, 6)
-    away = [t for t in study.trials() if t.user_attrs.get("kind") in TURNED_AWAY]
+    away = [t for t in study.trials() if t.user_attrs.get("kind") in NOT_LAUNCHED]
     assert len(study.launched()) == len(study.trials()) - len(away) == 6

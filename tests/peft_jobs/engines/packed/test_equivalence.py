@@ -157,7 +157,7 @@ def test_only_the_due_slot_is_stepped(double: Any, mixed: Any) -> None:
     with Driven(base, rows, mixed()[:3], 6) as driven:
         driven.step([0, 1, 2])
         before = [rows_KP.clone() for rows_KP in (driven.pack.values_KP, *driven.pack.moments_KP)]
-        driven.tenants[0].step()
+        driven.pack_rows[0].step()
         for rows_KP, old in zip(
             (driven.pack.values_KP, *driven.pack.moments_KP), before, strict=True
         ):
@@ -174,11 +174,11 @@ def test_a_captured_trial_goes_on_in_another_pack(double: Any, mixed: Any) -> No
     with Driven(base, rows, specs, 8) as driven:
         for _ in range(7):  # in the middle of an optimizer step of the third
             driven.step([0, 1, 2])
-        held, feeds = [tenant.capture() for tenant in driven.tenants], driven.feeds
+        held, feeds = [row.capture() for row in driven.pack_rows], driven.feeds
         partial, losses = driven._loss, driven.losses
     with Driven(base, rows, [specs[2], specs[0], specs[1]], 8) as driven:
         for slot, number in enumerate((2, 0, 1)):
-            driven.tenants[slot] = driven._tenant(slot, held[number])
+            driven.pack_rows[slot] = driven._pack_row(slot, held[number])
             driven.feeds[slot], driven.losses[slot] = feeds[number], losses[number]
             driven._loss[slot] = partial[number]
         found = driven.to_end()
@@ -193,7 +193,7 @@ def test_a_snapshot_names_what_peft_names(double: Any, mixed: Any) -> None:
     spec = mixed()[1]
     with Driven(base, rows, [spec, mixed()[2]], 2) as driven:
         driven.to_end()
-        held = parse(to_snapshot(driven.tenants[0].capture()))
+        held = parse(to_snapshot(driven.pack_rows[0].capture()))
     model = METHODS["lora"].attach(base, spec)
     own = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     METHODS["lora"].detach(model)

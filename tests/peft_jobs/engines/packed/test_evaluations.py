@@ -13,7 +13,7 @@ from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.eligibility import parts_of
 from peft_jobs.engines.packed.evaluations import Evaluations
 from peft_jobs.engines.packed.packed_engine import PackedEngine
-from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.packed.rounds import Rounds
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.evaluation.scoring import score
@@ -50,7 +50,7 @@ def composed(base: Any, data: Any, specs: Sequence[Any], folder: Path) -> Iterat
     for number, spec in enumerate(specs):
         job = Heard(number, 1, spec, folder / str(number), None, threading.Condition())
         parts, phases = parts_of(spec, base.model), Phases("train", "evaluate")
-        slots.append(Slot(job, base, data, parts, phases, {}, None, score_test=False))
+        slots.append(PackedTrial(job, base, data, parts, phases, {}, None, score_test=False))
     composition.compose(slots)
     try:
         yield rounds
@@ -58,10 +58,10 @@ def composed(base: Any, data: Any, specs: Sequence[Any], folder: Path) -> Iterat
         composition.keep([])
 
 
-def alone(slot: Slot) -> dict[str, float]:
+def alone(slot: PackedTrial) -> dict[str, float]:
     """The metrics of one slot, as it evaluates by itself."""
-    assert slot.tenant is not None
-    with slot.tenant.pack.evaluating(slot.tenant.slot):
+    assert slot.row is not None
+    with slot.row.pack.evaluating(slot.row.slot):
         return score(slot.base.model, slot.base, slot.spec, slot.scoring.rows("validation"))
 
 
@@ -84,7 +84,7 @@ def test_metrics_found_together_are_those_found_alone(
     if double:
         make_double(base)
     with composed(base, data, specs, tmp_path) as rounds:
-        slots = rounds.composition.slots
+        slots = rounds.composition.trials
         for _ in range(12):
             rounds.make(slots)
         rounds.evaluations.make(slots, "validation")
@@ -105,7 +105,7 @@ def test_bfloat16_found_together_differs_as_little_as_by_another_padding(
     base, data = SoloEngine(cache, threads=1).check(specs[0])
     noise, differences = [], []
     with composed(base, data, specs, tmp_path) as rounds:
-        slots = rounds.composition.slots
+        slots = rounds.composition.trials
         for _ in range(12):
             rounds.make(slots)
         rounds.evaluations.make(slots, "validation")
@@ -154,11 +154,11 @@ def test_a_slot_at_no_rung_does_not_wait_for_those_that_are(
     base, data = SoloEngine(cache, threads=1).check(specs[0])
     events: list[Any] = []
     with composed(base, data, specs, tmp_path) as rounds:
-        for slot in rounds.composition.slots:
+        for slot in rounds.composition.trials:
             slot.job.heard = lambda trial, step: events.append((trial, step))  # type: ignore[attr-defined]
-        rounds.make(rounds.composition.slots)
+        rounds.make(rounds.composition.trials)
         with watch_forward(base, lambda training, rows: events.append("step" if training else "")):
-            rounds.make(rounds.composition.slots)
+            rounds.make(rounds.composition.trials)
     seen = [event for event in events if event != "step"]
     first, last = seen.index(""), len(seen) - 1 - seen[::-1].index("")
     assert sorted(seen[:first]) == [(0, 1), (1, 1), (1, 2), (2, 1)]
@@ -202,12 +202,12 @@ def test_an_error_in_a_common_evaluation_is_left_to_the_slot_whose_own_it_is(
             raise ArithmeticError("a kernel that takes no NaN")
 
     with composed(base, data, specs, tmp_path) as rounds:
-        slots = rounds.composition.slots
+        slots = rounds.composition.trials
         rounds.make(slots)
         base.model.lm_head.register_forward_hook(refuse)  # gone with the pack
-        tenant = slots[1].tenant
-        assert tenant is not None
-        tenant.pack.values_KP[1] = float("nan")
+        row = slots[1].row
+        assert row is not None
+        row.pack.values_KP[1] = float("nan")
         Evaluations(rounds.composition).make(slots, "validation")
         assert [slot.scoring.known for slot in slots] == [{}] * 3
         ends = [slot.attempted(slot.complete) for slot in slots]

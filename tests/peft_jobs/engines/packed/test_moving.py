@@ -16,7 +16,7 @@ from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.eligibility import parts_of
 from peft_jobs.engines.packed.layout import make_layout, row_size
 from peft_jobs.engines.packed.packed_engine import PackedEngine
-from peft_jobs.engines.packed.packed_trial import Slot
+from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.packed.queue import Waiting, WaitingLine
 from peft_jobs.engines.packed.row import Captured
 from peft_jobs.engines.solo.solo_engine import SoloEngine
@@ -161,11 +161,13 @@ def test_what_slots_have_makes_room_for_their_pack(cache: str, mixed: Any, tmp_p
     assert [job.result.provenance["slots"] for job in jobs if job.result] == [3, 3, 3]
 
 
-def slot_of(engine: SoloEngine, spec: Any, folder: Path) -> Slot:
+def slot_of(engine: SoloEngine, spec: Any, folder: Path) -> PackedTrial:
     base, data = engine.check(spec)
     job = Job(0, 1, spec, folder, None, threading.Condition())
     parts = parts_of(spec, base.model)
-    return Slot(job, base, data, parts, Phases("train", "evaluate"), {}, None, score_test=False)
+    return PackedTrial(
+        job, base, data, parts, Phases("train", "evaluate"), {}, None, score_test=False
+    )
 
 
 def test_who_waits_takes_no_memory_of_a_gpu(cache: str, mixed: Any, tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_who_waits_takes_no_memory_of_a_gpu(cache: str, mixed: Any, tmp_path: Pa
         line.put_back(Waiting(slot.job, slot))
         waiting = line.next()
     assert waiting is not None
-    assert waiting.slot is slot
+    assert waiting.trial is slot
     held = slot.captured
     assert held.steps == 3
     for kept in (held.values, held.gradients, *held.moments.values()):
@@ -243,10 +245,10 @@ class Narrow(Composition):
         self.most = most
         self.seen: list[tuple[int, ...]] = []
 
-    def room(self, slots: Sequence[Slot]) -> int:
+    def room(self, slots: Sequence[PackedTrial]) -> int:
         return max(1, self.most // row_size(max(s.rank for s in slots), [s.shapes for s in slots]))
 
-    def compose(self, slots: Sequence[Slot]) -> None:
+    def compose(self, slots: Sequence[PackedTrial]) -> None:
         super().compose(slots)
         if slots:
             self.seen.append(tuple(slot.job.trial for slot in slots))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from peft_jobs.engines.packed.packed_engine import PackedEngine
-from peft_jobs.engines.packed.slot_count import MOST, most_worth
+from peft_jobs.engines.packed.slot_count import MAX_SLOTS, largest_worthwhile
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from peft_jobs.engines.packed.slot_count import MOST, most_worth
 def test_slots_are_doubled_as_long_as_that_is_worth_it(
     fixed: float, per_slot: float, expected: int
 ) -> None:
-    assert most_worth(lambda slots: slots / (fixed + per_slot * slots), 16) == expected
+    assert largest_worthwhile(lambda slots: slots / (fixed + per_slot * slots), 16) == expected
 
 
 def test_memory_that_runs_out_ends_the_search() -> None:
@@ -31,14 +31,14 @@ def test_memory_that_runs_out_ends_the_search() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return float(slots)
 
-    assert most_worth(rate, 32) == 4
+    assert largest_worthwhile(rate, 32) == 4
 
 
 def test_what_cannot_be_tried_means_one_slot_and_a_warning(caplog: Any) -> None:
     def rate(_slots: int) -> float:
         raise KeyError("no such thing")
 
-    assert most_worth(rate, 32) == 1
+    assert largest_worthwhile(rate, 32) == 1
     assert "could not try steps of 1 slots" in caplog.text
 
 
@@ -56,7 +56,7 @@ def test_a_sweep_of_packable_trials_gets_a_number_and_the_base_stays_as_it_was(
     modules = [type(module) for module in base.model.modules()]
     prepared = engine.prepare(spec, [])
     assert prepared.slots in (1, 2, 4, 8)
-    assert prepared.slots <= MOST["cpu"]
+    assert prepared.slots <= MAX_SLOTS["cpu"]
     assert "could not try" not in caplog.text
     assert [type(module) for module in base.model.modules()] == modules
     assert not base.model.training

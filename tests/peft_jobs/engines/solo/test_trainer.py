@@ -25,8 +25,8 @@ from peft_jobs.randomness import epoch_order
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.training.checkpoints import Saver, find_start, restored
-from peft_jobs.training.counts import Seen
-from peft_jobs.training.oom_ladder import Ladder
+from peft_jobs.training.counts import Counts
+from peft_jobs.training.oom_ladder import OomLadder
 from peft_jobs.training.reporter import Loop
 from peft_jobs.training.training_state import parse
 
@@ -82,7 +82,7 @@ class Run:
     def __init__(self, base: Any, rows: Any, spec: TrialSpec, tmp_path: Path) -> None:
         self.told: list[Progress] = []
         self.evaluated_at: list[int] = []
-        self.seen = Seen()
+        self.counts = Counts()
         self.job = Job(0, 1, spec, tmp_path, None, threading.Condition())
         self.cancel_at_rung: str | None = None
         self.checkpoint_seconds: float | None = None
@@ -101,8 +101,8 @@ class Run:
 
     def loop(self, model: Any) -> Loop:
         def evaluate() -> dict[str, float]:
-            self.evaluated_at.append(self.seen.step)
-            return {"validation/loss": 10.0 - self.seen.step}
+            self.evaluated_at.append(self.counts.step)
+            return {"validation/loss": 10.0 - self.counts.step}
 
         def report(progress: Progress) -> None:
             self.told.append(progress)
@@ -120,9 +120,9 @@ class Run:
             report=report,
             job=self.job,
             phases=Phases(),
-            seen=self.seen,
+            counts=self.counts,
             saver=Saver(self.job, self.checkpoint_seconds),
-            ladder=Ladder(self.spec, self.base.device),
+            ladder=OomLadder(self.spec, self.base.device),
         )
 
     @property
@@ -206,7 +206,7 @@ def test_accumulation_equals_one_big_batch(base: Any, rows: Any, tmp_path: Path)
         found.append(Run(base, rows, spec, tmp_path)())
     for run in found[1:]:
         assert run.losses == pytest.approx(found[0].losses, rel=1e-4)
-        assert (run.seen.samples, run.seen.tokens) == (48, found[0].seen.tokens)
+        assert (run.counts.samples, run.counts.tokens) == (48, found[0].counts.tokens)
 
 
 def test_every_epoch_sees_every_row_once_and_batches_cross_epochs() -> None:
@@ -220,10 +220,10 @@ def test_every_epoch_sees_every_row_once_and_batches_cross_epochs() -> None:
 def test_counts_are_samples_and_supervised_tokens(base: Any, rows: Any, tmp_path: Path) -> None:
     spec = trial(tmp_path, max_steps=None, num_train_epochs=1, per_device_train_batch_size=5)
     run = Run(base, rows, spec, tmp_path)()
-    assert (run.seen.step, run.seen.samples) == (5, 25)
+    assert (run.counts.step, run.counts.samples) == (5, 25)
     first = epoch_order(spec.seed, 0, 24).tolist() + epoch_order(spec.seed, 1, 24).tolist()[:1]
     tokens = sum(sum(label != -100 for label in rows[i]["labels"]) for i in first)
-    assert run.seen.tokens == run.told[-1].tokens == tokens
+    assert run.counts.tokens == run.told[-1].tokens == tokens
 
 
 def test_the_same_trial_on_the_same_base_is_bit_identical(
@@ -291,7 +291,7 @@ def test_rungs_are_evaluated_at_the_first_step_that_reaches_them(
     rungs = [(p.rung, p.step, p.metrics.get("validation/loss")) for p in run.told]
     assert rungs == [(3, 1, 9.0), (4, 1, 9.0), (10, 3, 7.0), (None, 6, None)]
     assert run.evaluated_at == [1, 3, 6]
-    assert run.seen.metrics["validation/loss"] == 4.0
+    assert run.counts.metrics["validation/loss"] == 4.0
 
 
 def test_a_rung_at_the_end_is_not_evaluated_twice(base: Any, rows: Any, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_cancelled_trial_stops_without_another_step_or_evaluation(
     run = Run(base, rows, trial(tmp_path, {"evaluation.rungs": [8]}), tmp_path)
     run.cancel_at_rung = "weak"
     run()
-    assert (run.seen.step, run.evaluated_at) == (2, [2])
+    assert (run.counts.step, run.evaluated_at) == (2, [2])
 
 
 def test_a_loss_that_is_no_number_ends_the_trial_at_once(
@@ -317,7 +317,7 @@ def test_a_loss_that_is_no_number_ends_the_trial_at_once(
     run = Run(base, rows, spec, tmp_path)
     with pytest.raises(Diverged, match=r"train/loss is (nan|inf) at step [23]"):
         run()
-    assert run.seen.step <= 3
+    assert run.counts.step <= 3
     assert json.dumps(run.losses, allow_nan=False)
 
 
@@ -393,7 +393,7 @@ def test_a_trial_goes_on_with_the_scale_of_its_gradients(
         model = METHODS["lora"].attach(base, spec)
         try:
             start = restored(model, find_start(run.job, checkpoint))
-            run.seen.go_back(None if start is None else start.state)
+            run.counts.go_back(None if start is None else start.state)
             trainer = TrialTrainer(model, replace(run.loop(model), start=start))
             trainer.accelerator.scaler = torch.amp.GradScaler("cpu", growth_interval=2)
             trainer.train()

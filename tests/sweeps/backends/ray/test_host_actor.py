@@ -20,8 +20,8 @@ from sweeps.records.layout import SweepFolder
 def test_a_host_that_does_not_see_the_storage_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str | None, seen: str
 ) -> None:
-    monkeypatch.setattr(host_actor, "SIGN_SECONDS", 0.0)
-    place, text = SweepFolder(tmp_path, "sweep").sign()
+    monkeypatch.setattr(host_actor, "MARKER_SECONDS", 0.0)
+    place, text = SweepFolder(tmp_path, "sweep").write_shared_marker()
     if here is None:
         Path(place).unlink()
     else:
@@ -31,7 +31,7 @@ def test_a_host_that_does_not_see_the_storage_does_not_start(
 
 
 def test_a_host_waits_for_the_storage(tmp_path: Path) -> None:
-    place, text = SweepFolder(tmp_path, "sweep").sign()
+    place, text = SweepFolder(tmp_path, "sweep").write_shared_marker()
     Path(place).unlink()
     threading.Timer(0.3, lambda: Path(place).write_text(text)).start()
     host = HostActor("simulated", {}, None, (place, text))

@@ -19,7 +19,7 @@ import pytest
 from sweeps import SweepSpec
 from sweeps.backends.ray.backend import RayBackend
 from sweeps.cli.exit_codes import ExitCode
-from sweeps.run import Watchers, launch
+from sweeps.run import LaunchCallbacks, launch
 from sweeps.spec.resources import ResourcesSpec
 from sweeps.study.database import open_storage
 from tests.support.ray_nodes import Launched, ray_node
@@ -156,7 +156,9 @@ def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gp
     }
     spec = sweep(resources=resources, budget={"n_trials": 24}, sampler="random", pruner="none")
     ends: list[float] = []
-    outcome = launch(spec, watchers=Watchers(on_change=lambda _: ends.append(time.monotonic())))
+    outcome = launch(
+        spec, watchers=LaunchCallbacks(on_change=lambda _: ends.append(time.monotonic()))
+    )
     assert outcome.status == "complete"
     assert [row.state for row in outcome.leaderboard.rows] == ["COMPLETE"] * 24
     pauses = [later - earlier for earlier, later in pairwise(ends)]
