@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft_jobs.device.lost_device import raising_device_lost, result_of
-from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.eligibility import parts_of, unpackable
 from peft_jobs.engines.packed.packed_trial import PackedTrial
@@ -138,15 +138,7 @@ class PackedEngine:
             trials.append(trial)
         if self.composition.holds(trials):
             return
-        try:
-            self.composition.compose(trials)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            exhausted = True
-        else:
-            exhausted = False
-        if exhausted:  # only here is the error gone, with the tensors that it held
+        if isinstance(tried(lambda: self.composition.compose(trials)), RanOut):
             self._shrink(trials)
         else:
             newcomers = [trial for trial in trials if not trial.has_begun]
