@@ -16,7 +16,7 @@ from peft_jobs import Fenced, SpecError, faults
 from peft_jobs.engines import load_engine
 from peft_jobs.host.trial_host import Message, TrialHost
 from peft_jobs.storage import object_store
-from peft_jobs.storage.retry import patiently
+from peft_jobs.storage.retry import retry
 
 LONG_POLL_SECONDS = 10.0
 MARKER_SECONDS = 20.0
@@ -148,7 +148,7 @@ def _end_process() -> None:
 def _check_shared_marker(location: str, text: str) -> None:
     """A network's file may be seen late, and a store that is away is waited for."""
     deadline = time.monotonic() + MARKER_SECONDS
-    while (found := patiently(lambda: _read(location))) != text:
+    while (found := retry(lambda: _read(location))) != text:
         if time.monotonic() > deadline:
             seen = "another machine's file" if found else "nothing"
             raise SpecError(
