@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from peft_jobs.errors import DataError, DeviceLost, SpecError
 from peft_jobs.host.job import Engine
+from peft_jobs.host.messages import Assignment, End, Message, Report
 from peft_jobs.host.result import Kind, Progress, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.phases import Phases
@@ -100,18 +101,19 @@ def run(spec: TrialSpec, out: Path, options: argparse.Namespace) -> TrialResult:
 def _result(engine: Engine, spec: TrialSpec, directory: Path) -> TrialResult:
     host = TrialHost(engine)
     try:
-        host.submit(0, 1, spec.to_json(), str(directory))
+        host.submit(Assignment(0, 1, spec.to_json(), str(directory)))
         for message in _messages(host):
-            if "progress" in message:
-                print(_line(Progress.model_validate(message["progress"])), file=sys.stderr)
-            elif "result" in message:
-                return TrialResult.model_validate(message["result"])
+            match message:
+                case Report(progress=progress):
+                    print(_line(progress), file=sys.stderr)
+                case End(result=result):
+                    return result
         raise KeyboardInterrupt
     finally:
         host.close()
 
 
-def _messages(host: TrialHost) -> Iterator[dict[str, Any]]:
+def _messages(host: TrialHost) -> Iterator[Message]:
     """What the host tells of its one trial, until it has ended."""
     seen = 0
     while True:
@@ -119,9 +121,9 @@ def _messages(host: TrialHost) -> Iterator[dict[str, Any]]:
         if message is None:
             continue
         yield message
-        if "seq" not in message:
+        if not isinstance(message, Report):
             return
-        seen = message["seq"]
+        seen = message.seq
 
 
 def _parser() -> argparse.ArgumentParser:

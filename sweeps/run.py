@@ -8,7 +8,7 @@ from functools import partial
 
 from optuna.storages import BaseStorage
 
-from peft_jobs import SpecError, State
+from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
@@ -191,8 +191,9 @@ def _write_sweep(
 def _status(driver: Driver) -> tuple[Status, str | None]:
     if driver.interrupted:
         return "interrupted", "interrupted"
-    if driver.failed or driver.counts[State.FAIL] > driver.spec.budget.max_failures:
-        return "failed", driver.stop_reason
+    budget = driver.budget
+    if budget.failed or budget.has_too_many_failures:
+        return "failed", budget.stop_reason
     if driver.best is None:
-        return "failed", driver.stop_reason or "no trial completed"
-    return "complete", driver.stop_reason
+        return "failed", budget.stop_reason or "no trial completed"
+    return "complete", budget.stop_reason

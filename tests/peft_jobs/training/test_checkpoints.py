@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from peft_jobs import Fenced, Progress
+from peft_jobs import Fenced
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.engines.solo.solo_engine import SoloEngine
+from peft_jobs.host.messages import Assignment, Interrupted, Report
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.randomness import epoch_order
 
@@ -201,16 +202,16 @@ def test_a_resumed_trial_waits_for_the_decision_of_its_rung(
     first.run(spec)
     host = TrialHost(rare)
     directory, checkpoint = first.folder / "attempts" / "2", first.checkpoints()[0]
-    host.submit(0, 2, spec.to_json(), str(directory), str(checkpoint))
+    host.submit(Assignment(0, 2, spec.to_json(), str(directory), str(checkpoint)))
     message = host.next_report(0, 2, 0, 60.0)
     assert message is not None
-    assert (message["progress"]["rung"], message["progress"]["step"]) == (18, 2)
+    assert (message.progress.rung, message.progress.step) == (18, 2)
     time.sleep(0.5)
     assert len((directory / "metrics.jsonl").read_text().splitlines()) == 1
     assert host.cancel(0, 2, "weak", 60.0)
-    end = host.poll(0, 2, message["seq"])
+    end = host.poll(0, 2, message.seq)
     assert end is not None
-    assert (end["result"]["kind"], end["result"]["step"]) == ("weak", 2)
+    assert (end.result.kind, end.result.step) == ("weak", 2)
     assert not (directory / "checkpoints").exists(), "a weak trial leaves none"
     assert host.close()
 
@@ -223,13 +224,15 @@ def test_closing_the_host_leaves_a_checkpoint_from_which_another_goes_on(
     unbroken = whole.run(spec)
     directory = tmp_path / "trial" / "attempts" / "1"
     host, seq, reports = TrialHost(rare), 0, []
-    host.submit(0, 1, spec.to_json(), str(directory))
-    while (message := host.next_report(0, 1, seq, 60.0)) is not None and "seq" in message:
-        reports.append(Progress.model_validate(message["progress"]))
-        seq = message["seq"]
+    host.submit(Assignment(0, 1, spec.to_json(), str(directory)))
+    while (message := host.next_report(0, 1, seq, 60.0)) is not None and isinstance(
+        message, Report
+    ):
+        reports.append(message.progress)
+        seq = message.seq
         if reports[-1].step == 20:
             assert host.close()
-    assert message == {"interrupted": True}
+    assert message == Interrupted()
     last = reports[-1]
     assert 20 <= last.step < 100
     assert last.checkpoint == str(directory / "checkpoints" / f"step-{last.step:08d}")
@@ -271,18 +274,20 @@ def test_the_host_passes_a_request_on_and_fences_it(
 ) -> None:
     spec = make("nf4", **{"training.max_steps": 300, "evaluation.rungs": []})
     host = TrialHost(rare)
-    host.submit(3, 2, spec.to_json(), str(tmp_path / "3" / "attempts" / "2"))
+    host.submit(Assignment(3, 2, spec.to_json(), str(tmp_path / "3" / "attempts" / "2")))
     with pytest.raises(Fenced):
         host.checkpoint(3, 1)
     with pytest.raises(KeyError, match="trial 4 was never submitted"):
         host.checkpoint(4, 1)
     seq, named = 0, []
-    while (message := host.next_report(3, 2, seq, 60.0)) is not None and "seq" in message:
-        seq = message["seq"]
+    while (message := host.next_report(3, 2, seq, 60.0)) is not None and isinstance(
+        message, Report
+    ):
+        seq = message.seq
         if seq == 1:
             host.checkpoint(3, 2)
             host.checkpoint(3, 2)
-        named += filter(None, [message["progress"]["checkpoint"]])
+        named += filter(None, [message.progress.checkpoint])
     assert 1 <= len(named) <= 2
     assert all(Path(path).is_dir() for path in named)
     host.checkpoint(3, 2)  # of a trial that has ended: nothing

@@ -13,6 +13,7 @@ from peft_jobs.data.tokenized import load_data
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation.scoring import evaluate
+from peft_jobs.host.messages import Assignment, Report
 from peft_jobs.host.result import Kind, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.spec import TrialSpec
@@ -56,18 +57,18 @@ class Driver:
     def run(self, spec: TrialSpec, cancel_at_rung: str | None = None) -> TrialResult | None:
         self.submitted += 1
         trial = self.submitted
-        self.host.submit(trial, 1, spec.to_json(), str(self.directory))
+        self.host.submit(Assignment(trial, 1, spec.to_json(), str(self.directory)))
         after = 0
         while True:
             message = self.host.next_report(trial, 1, after)
             if message is None:
                 continue
-            if "progress" not in message:
+            if not isinstance(message, Report):
                 result = message.get("result")
                 return None if result is None else TrialResult.model_validate(result)
-            if message["progress"]["rung"] is not None and cancel_at_rung is not None:
+            if message.progress.rung is not None and cancel_at_rung is not None:
                 self.host.request_cancel(trial, 1, cancel_at_rung)
-            after = message["seq"]
+            after = message.seq
 
     @property
     def directory(self) -> Path:
