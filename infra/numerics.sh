@@ -9,6 +9,7 @@ source infra/environment.sh
 make_environment "test"
 
 export HF_HUB_OFFLINE=1
+export OMP_WAIT_POLICY=passive # threads that spin until a neighbour rests take minutes to meet
 # ATen takes what it is told, and dies of an instruction that the processor lacks.
 best="$(.venv/bin/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability().lower())')"
 

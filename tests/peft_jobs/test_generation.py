@@ -365,7 +365,11 @@ def test_what_a_trial_writes_is_its_adapters_and_the_baseline_is_the_bases(
             "training": {"learning_rate": 2e-2, "max_samples": 240, "logging_steps": 50},
             "evaluation": {
                 "rungs": [8],
-                "generation": {"max_samples": 12, "max_new_tokens": 8},
+                "generation": {
+                    "max_samples": 12,
+                    "max_new_tokens": 8,
+                    "functions": [f"{__name__}:copied"],
+                },
             },
         }
     )
@@ -394,6 +398,7 @@ def test_what_a_trial_writes_is_its_adapters_and_the_baseline_is_the_bases(
             scorer.score(*pair)["rougeL"].fmeasure for pair in zip(texts, answers, strict=True)
         ]
         exact = [text == answer for text, answer in zip(texts, answers, strict=True)]
+        assert metrics["validation/characters"] == sum(map(len, answers))
         assert metrics["validation/rougeL"] == pytest.approx(sum(rouge) / 12)
         assert metrics["validation/exact_match"] == pytest.approx(sum(exact) / 12)
         written.append(answers)
