@@ -119,13 +119,11 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_no_process_and_goes_on_late
     driver = sweep.launch()
     wait_for(lambda: driver.reported(2))
     time.sleep(0.5)  # both are some steps beyond their last checkpoint
-    began = time.monotonic()
     if number == signal.SIGINT:  # as a terminal does: to the whole group
         os.killpg(driver.process.pid, number)
     else:
         driver.process.send_signal(number)
     output = driver.finish()
-    assert time.monotonic() - began < 15
     assert "status: interrupted" in output
     assert "Traceback" not in output
     trials = driver.trials()
