@@ -88,7 +88,7 @@ class Rounds:
             num_tokens += sum(work.chunk.num_tokens for work in works)
             for trial, work, loss in zip(group, works, losses, strict=True):
                 trial.phases.add({"train": spent / len(group)})
-                trial.found["provenance"]["slots"] = self.width
+                trial.draft.provenance["slots"] = self.width
                 results[trial] = trial.attempted(partial(_stepped, trial, work, loss))
         if not failed:
             self.calibration.saw(kind, self.width, seconds, num_tokens)
