@@ -22,6 +22,7 @@ from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.mistakes import mistakes
+from peft_jobs.storage.attempt_folder import ATTEMPTS_FOLDER, RESULT_FILE, TRIAL_FILE
 from peft_jobs.storage.files import write_json
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = read_spec(options.trial, options.overrides)
         out = options.out or Path("runs") / "alone" / spec.fingerprint()[:12]
-        if (out / "result.json").exists():
+        if (out / RESULT_FILE).exists():
             raise SpecError(f"{out} already holds a result: give another folder with --out")
         result = run(spec, out, options)
     except (SpecError, DataError, DeviceLost) as error:
@@ -91,10 +92,10 @@ def run(spec: TrialSpec, out: Path, options: argparse.Namespace) -> TrialResult:
         raise SpecError("--test: the trial gives no test split (data.test)")
     phases = Phases()
     engine.check(spec, phases=phases)
-    write_json(out / "trial.json", spec.model_dump(mode="json"))
-    result = _result(engine, spec, out / "attempts" / "1")
+    write_json(out / TRIAL_FILE, spec.model_dump(mode="json"))
+    result = _result(engine, spec, out / ATTEMPTS_FOLDER / "1")
     result = result.model_copy(update={"seconds": result.seconds | phases.seconds})
-    write_json(out / "result.json", result.model_dump(mode="json"))
+    write_json(out / RESULT_FILE, result.model_dump(mode="json"))
     return result
 
 

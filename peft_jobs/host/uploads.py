@@ -14,14 +14,15 @@ from pathlib import Path
 
 from peft_jobs import faults
 from peft_jobs.host import checkpoint
-from peft_jobs.host.checkpoint import CHECKPOINTS, Damaged
+from peft_jobs.host.checkpoint import Damaged
 from peft_jobs.host.result import Progress, TrialResult
 from peft_jobs.storage import object_store
+from peft_jobs.storage.attempt_folder import CHECKPOINTS_FOLDER, LOG_FILE, METRICS_FILE
 from peft_jobs.storage.retry import retry
 
 log = logging.getLogger(__name__)
 
-_COPIES = ("metrics.jsonl", "log.txt")
+_COPIES = (METRICS_FILE, LOG_FILE)
 """Files for readers, put with each checkpoint and at the end."""
 
 Report = Callable[[Progress], None]
@@ -171,7 +172,7 @@ class Uploads:
             retry(lambda: object_store.names(attempts), is_wanted=self._goes_on, pause=self._pause)
             or []
         )
-        folders = {name.rpartition("/")[0] for name in listed if f"/{CHECKPOINTS}/" in name}
+        folders = {name.rpartition("/")[0] for name in listed if f"/{CHECKPOINTS_FOLDER}/" in name}
         found = [f for f in folders if f.rpartition("/")[2] <= start.rpartition("/")[2]]
         order = sorted(found, key=lambda f: f.rpartition("/")[2], reverse=True)
         return [url for f in order if (url := f"{attempts}/{f}") != start]

@@ -124,11 +124,11 @@ class Driver:
 
     def start(self, point: Point) -> Assignment:
         """Record that a trial starts; what its host needs."""
-        folder = self.folder.trial(point.number)
         directory = self.folder.attempt(point.number, point.attempt)
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "trial.json", point.spec.model_dump(mode="json"))
-        self.folder.keep(folder / "trial.json")
+        trial_file = self.folder.trial_file(point.number)
+        write_json(trial_file, point.spec.model_dump(mode="json"))
+        self.folder.keep(trial_file)
         self.running[point.number] = Running(point, time.time(), point.attempt)
         track_start(self.tracker, point, now_ms())
         self.on_change(self)
