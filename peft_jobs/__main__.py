@@ -72,7 +72,7 @@ def read_spec(path: Path, overrides: list[str]) -> TrialSpec:
     except yaml.YAMLError as error:
         raise SpecError(f"{path} is neither JSON nor YAML: {error}") from error
     except ValidationError as error:
-        lines = mistakes(error, TrialSpec)
+        lines = map(str, mistakes(error, TrialSpec))
         raise SpecError("\n".join([f"{path} is no trial:", *lines])) from error
     except (SpecError, ValueError) as error:
         raise SpecError(str(error)) from error
