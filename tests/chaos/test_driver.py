@@ -15,7 +15,7 @@ import pytest
 
 from tests.chaos.breaking import Broken
 from tests.chaos.records import TrialRecord
-from tests.ray_nodes import wait_for
+from tests.ray_nodes import HANG_SECONDS, wait_for
 
 Sweep = Callable[..., Broken]
 SEED = os.environ.get("PEFT_SWEEPS_CHAOS_SEED", "1")
@@ -125,7 +125,7 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_no_process_and_goes_on_late
     else:
         driver.process.send_signal(number)
     output = driver.finish()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert "status: interrupted" in output
     assert "Traceback" not in output
     trials = driver.trials()
@@ -135,7 +135,7 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_no_process_and_goes_on_late
     rungs = ("step-00000009", "step-00000025")
     last = [t.user_attrs["checkpoint"].rpartition("/")[2] for t in trials]
     assert not set(last) & set(rungs), "their last word is a checkpoint"
-    wait_for(lambda: not driver.alive(), 10)
+    wait_for(lambda: not driver.alive(), 45)
     sweep.died(f"driver, {number.name}")
     sweep.complete()
     sweep.check_whole()
@@ -151,7 +151,7 @@ def test_a_second_driver_is_refused_and_the_first_goes_on(
     file = tmp_path / "second.yaml"
     file.write_text(json.dumps(sweep.tree))
     command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--plain"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert second.returncode == 2, second.stderr
     assert f"is being driven by process {first.process.pid}" in second.stderr
     sweep.note("second driver on the same sweep", 0.0)

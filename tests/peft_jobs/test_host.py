@@ -163,7 +163,7 @@ def test_next_report_returns_none_after_its_timeout(host: Hosts, tmp_path: Path)
     submit(one, tmp_path, 0)
     started = time.monotonic()
     assert one.next_report(0, 1, 0, 0.2) is None
-    assert 0.15 < time.monotonic() - started < 3
+    assert 0.15 < time.monotonic() - started < 30
 
 
 def test_jobs_queue_in_order(host: Hosts, tmp_path: Path) -> None:

@@ -109,11 +109,11 @@ def test_text_that_is_not_allowed_is_refused_when_parsed(text, message):
     ],
 )
 def test_a_value_that_does_not_exist_is_refused_quickly(text, message):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SpaceError) as raised:
         value_of(text)
     assert message in str(raised.value)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_a_condition_must_be_true_or_false():

@@ -150,7 +150,7 @@ def test_a_mirror_puts_what_was_written_while_the_store_was_away(server: ObjectS
                 folder.keep(folder.result(number))
             write_json(folder.result(0), {"number": "last"})
             folder.keep(folder.result(0))
-            assert time.monotonic() - begun < 1, "nobody waits"
+            assert time.monotonic() - begun < 10, "nobody waits"
         finally:
             server.gate.open()
     assert json.loads(server.read("late/one/trials/0000/result.json")) == {"number": "last"}
