@@ -73,7 +73,7 @@ def test_a_killed_driver_of_this_machine_is_succeeded_at_once(
     holder.wait()
     started = time.monotonic()
     Lease(storage, "waves").take()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < leases.TTL_SECONDS / 2
 
 
 def test_a_process_that_got_the_dead_drivers_number_is_not_the_driver(
@@ -90,9 +90,9 @@ def test_setting_the_clock_does_not_kill_the_driver(
     storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Lease(storage, "waves").take()
-    later = psutil.boot_time() + 3600
+    before, later = psutil.Process().create_time(), psutil.boot_time() + 3600
     monkeypatch.setattr("psutil._psplatform.boot_time", lambda: later)
-    assert psutil.Process().create_time() > time.time() + 3000, "so psutil has it now"
+    assert psutil.Process().create_time() > before + 3000, "so psutil has it now"
     holder = read_lease(storage.engine, "waves")
     assert holder is not None
     assert not holder.is_gone
@@ -107,10 +107,10 @@ def test_a_silent_driver_of_another_machine_keeps_the_sweep_until_its_lease_runs
     with pytest.raises(SpecError, match="on elsewhere;"):
         Lease(storage, "waves").take()
 
-    edit(storage, renewed=time.time() - leases.TTL_SECONDS + 2)  # silent for long: is waited for
-    started = time.monotonic()
+    runs_out = time.time() + 2
+    edit(storage, renewed=runs_out - leases.TTL_SECONDS)  # silent for long: is waited for
     Lease(storage, "waves").take()
-    assert 1 < time.monotonic() - started < 10
+    assert 0 <= time.time() - runs_out < 30
 
     first._looked = 0.0
     with pytest.raises(LeaseLost, match="another driver has taken over the sweep 'waves'"):
