@@ -145,15 +145,15 @@ def test_a_second_driver_is_refused_and_the_first_goes_on(
     one_at_a_time: Sweep, unbroken: dict[int, TrialRecord], tmp_path: Path
 ) -> None:
     sweep = one_at_a_time()
-    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.03
-    first = sweep.launch()
-    wait_for(first.reported)
+    first = sweep.launch("report.reported", nth=2, action="pause")
+    wait_for(sweep.marker.exists)
     file = tmp_path / "second.yaml"
     file.write_text(json.dumps(sweep.tree))
     command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--plain"]
     second = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert second.returncode == 2, second.stderr
     assert f"is being driven by process {first.process.pid}" in second.stderr
+    sweep.marker.write_text("go on")
     sweep.note("second driver on the same sweep", 0.0)
     sweep.finish(first)
     sweep.check_same(unbroken)

@@ -14,7 +14,7 @@ from tests.ray_nodes import HANG_SECONDS
 
 Cli = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
-SLOW = "resources.engine_options={step_seconds: 0.02}"
+SLOW = "resources.engine_options={step_seconds: 0.1}"
 
 
 def test_a_sweep_that_is_done_exits_with_0(cli: Cli, folder: Path) -> None:

@@ -17,6 +17,8 @@ from tests.ray_nodes import HANG_SECONDS
 Cli = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
 SLOW = "resources.engine_options={step_seconds: 0.02}"
+ENDLESS = "resources.engine_options={step_seconds: 0.3}"
+"""Half a minute a trial: it runs until somebody ends it, however late that is on a busy machine."""
 
 
 def status(cli: Cli) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def test_status_of_a_sweep_that_has_ended(ended: Cli) -> None:
 
 
 def test_a_running_sweep_is_seen_and_stopped_from_elsewhere(cli: Cli, start: Start) -> None:
-    process = start("run", "waves.yaml", SLOW)
+    process = start("run", "waves.yaml", ENDLESS)
     standing = wait_until(cli, lambda s: s["running"])
     assert standing["driven"]
     assert standing["driver"]["pid"] == process.pid
@@ -75,7 +77,7 @@ def test_a_running_sweep_is_seen_and_stopped_from_elsewhere(cli: Cli, start: Sta
 
 
 def test_a_killed_driver_is_known_to_be_dead(cli: Cli, start: Start) -> None:
-    process = start("run", "waves.yaml", SLOW)
+    process = start("run", "waves.yaml", ENDLESS)
     wait_until(cli, lambda s: s["running"])
     process.send_signal(signal.SIGKILL)
     process.wait()
