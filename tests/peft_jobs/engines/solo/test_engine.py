@@ -2,6 +2,7 @@
 
 import json
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,20 @@ def test_a_changed_base_is_noticed_and_loaded_anew(
     after = finished(driver.run(spec))
     assert after.metrics == before.metrics
     assert after.seconds["load"] > 0
+
+
+def test_a_base_that_gives_way_to_another_is_gone_even_from_a_cycle(
+    engine: SoloEngine, tiny_llama_path: Path, rows_path: Path
+) -> None:
+    def leave() -> weakref.ref[Any]:
+        base, _ = engine.check(trial(tiny_llama_path, rows_path))
+        base.model.cycle = [base.model]
+        return weakref.ref(base.model)
+
+    left = leave()
+    assert left() is not None
+    engine.check(trial(tiny_llama_path, rows_path, quantization="none"))
+    assert left() is None
 
 
 def test_a_classifier_trains_its_head_and_is_reproduced(

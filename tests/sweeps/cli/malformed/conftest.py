@@ -1,4 +1,4 @@
-"""A sweep on a copy of the demo base, with whatever is wrong with it; how long answers took."""
+"""A sweep on a copy of the demo base, with whatever is wrong with it; what answers cost."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ Cli = Callable[..., Result]
 Spoil = Callable[[Path], object]
 
 MAX_SECONDS = 10.0
+"""Of this process's work: a busy machine may take longer."""
 GOOD = [{"a": f"the {n} lamps", "b": f"{n} lamps are lit"} for n in range(6)]
 SWEEP: dict[str, Any] = {
     "model": "base",
