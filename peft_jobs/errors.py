@@ -1,4 +1,18 @@
-"""The errors of one trial; each derives from the matching builtin and survives pickling."""
+"""The errors of one trial; each derives from the matching builtin and survives pickling.
+
+PeftJobsError
+    SpecError         ValueError        the trial cannot run as described
+        Refused                         the base, or PEFT, does not take this adapter
+    DataError         ValueError        the data do not hold what the task needs
+    Diverged          ArithmeticError   a loss or metric is not a finite number
+    OutOfMemory       MemoryError       the trial does not fit the memory of its device
+    DeviceLost        RuntimeError      the device takes no more work from this process
+    Fenced            RuntimeError      a call carried an attempt that is not the current one
+    Damaged           ValueError        a checkpoint cannot be trusted
+    GivenUp           ConnectionError   a store was away for too long
+
+Above them are those of `sweeps`: Unavailable and SweepFileError, which are SpecErrors, and LeaseLost. `search_spaces` has its own SpaceError, a ValueError.
+"""
 
 
 class PeftJobsError(Exception):
@@ -38,3 +52,11 @@ class Fenced(PeftJobsError, RuntimeError):
 
     def __str__(self) -> str:
         return f"trial {self.trial}: attempt {self.attempt} is not the current one ({self.current})"
+
+
+class Damaged(PeftJobsError, ValueError):
+    """A checkpoint that cannot be used; the message says why."""
+
+
+class GivenUp(PeftJobsError, ConnectionError):
+    """A store was away for too long."""

@@ -13,12 +13,11 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from peft_jobs.errors import DataError, SpecError
+from peft_jobs.errors import DataError, GivenUp, SpecError
 from peft_jobs.spec import DEMO, LOCAL_SUFFIXES, Source
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.storage.object_store import cached, is_url
-from peft_jobs.storage.retry import GivenUp
 
 _NOT_LOADED = (
     *(DatasetNotFoundError, DatasetGenerationError, OSError, ValueError),

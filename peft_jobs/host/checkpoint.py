@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from peft_jobs import faults
+from peft_jobs.errors import Damaged
 from peft_jobs.host.result import Metrics, Progress
 from peft_jobs.spec.memory_settings import LadderRung
 from peft_jobs.storage.attempt_folder import CHECKPOINTS_FOLDER, checkpoint_name
@@ -72,10 +73,6 @@ class Checkpoint:
     path: Path
     state: CheckpointState
     tensors: bytes
-
-
-class Damaged(ValueError):
-    """A checkpoint that cannot be used; the message says why."""
 
 
 def write(directory: Path, state: CheckpointState, tensors: bytes | None = None) -> Path:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from peft_jobs import faults
+from peft_jobs.errors import Damaged
 from peft_jobs.host import checkpoint
-from peft_jobs.host.checkpoint import Damaged
 from peft_jobs.host.result import Progress, TrialResult
 from peft_jobs.storage import object_store
 from peft_jobs.storage.attempt_folder import CHECKPOINTS_FOLDER, LOG_FILE, METRICS_FILE

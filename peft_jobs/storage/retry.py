@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from peft_jobs.errors import GivenUp
+
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 600.0
@@ -15,10 +17,6 @@ TOLD_AFTER_SECONDS = 1.0
 """What is back sooner is not worth a line."""
 
 _T = TypeVar("_T")
-
-
-class GivenUp(ConnectionError):
-    """A store was away for too long."""
 
 
 def retry(

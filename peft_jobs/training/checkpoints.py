@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from peft_jobs.host.checkpoint import CheckpointState, Damaged, newest_whole, write
+from peft_jobs.errors import Damaged
+from peft_jobs.host.checkpoint import CheckpointState, newest_whole, write
 from peft_jobs.host.job import Job
 from peft_jobs.training.training_state import Tensors, parse, restore_model
 

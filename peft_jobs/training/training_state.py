@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from peft_jobs.host.checkpoint import Damaged
+from peft_jobs.errors import Damaged
 
 Tensors = dict[str, Tensor]
 """`model/<parameter>`, `optimizer/<parameter>/<name of the state>`, `method/<what it keeps>`,

@@ -34,7 +34,7 @@ MAX_RUN_NAME_CHARACTERS = 250
 UPLOAD_TIMEOUT_SECONDS = 300  # a proxying server answers only when the object store has the file
 
 
-class Refused(Exception):
+class RefusedByMlflow(Exception):
     """MLflow is there, but will never take this operation."""
 
 
@@ -179,7 +179,7 @@ class Delivery:
                         self._client.log_artifact(run.id, str(path), folder)
             except FileNotFoundError as error:
                 if not body.get("optional"):
-                    raise Refused(f"the artifact is gone: {body['path']}") from error
+                    raise RefusedByMlflow(f"the artifact is gone: {body['path']}") from error
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -191,7 +191,11 @@ def _is_refusal(error: Exception) -> bool:
         code = error.get_http_status_code()  # type: ignore[no-untyped-call]
         return code in (400, 404) and error.error_code != "ENDPOINT_NOT_FOUND"
     response = getattr(error, "response", None)  # of requests.HTTPError, from an upload
-    return isinstance(error, Refused) or getattr(response, "status_code", None) in (400, 404, 413)
+    return isinstance(error, RefusedByMlflow) or getattr(response, "status_code", None) in (
+        400,
+        404,
+        413,
+    )
 
 
 @contextmanager

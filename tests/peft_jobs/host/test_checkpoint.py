@@ -15,15 +15,8 @@ from safetensors.numpy import load_file
 from peft_jobs import faults
 from peft_jobs.engines.simulated import SimulatedEngine
 from peft_jobs.engines.solo.solo_engine import SoloEngine
-from peft_jobs.host.checkpoint import (
-    STATE,
-    TENSORS,
-    CheckpointState,
-    Damaged,
-    newest_whole,
-    read,
-    write,
-)
+from peft_jobs.errors import Damaged
+from peft_jobs.host.checkpoint import STATE, TENSORS, CheckpointState, newest_whole, read, write
 from peft_jobs.host.messages import Assignment, Interrupted
 from peft_jobs.host.trial_host import TrialHost
 from tests.support.repository import REPOSITORY

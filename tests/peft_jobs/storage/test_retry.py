@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from peft_jobs.errors import GivenUp
 from peft_jobs.storage import retry as retries
-from peft_jobs.storage.retry import GivenUp, retry
+from peft_jobs.storage.retry import retry
 
 
 def failing(times: int, error: Exception) -> Callable[[], str]:

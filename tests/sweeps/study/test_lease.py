@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from peft_jobs import SpecError
 from sweeps.errors import LeaseLost
+from sweeps.study import lease as leases
 from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease, read_lease, request_stop
-from sweeps.study import lease as leases
 
 HOLD = """
 import sys, time
