@@ -11,7 +11,8 @@ PeftJobsError
     Damaged           ValueError        a checkpoint cannot be trusted
     GivenUp           ConnectionError   a store was away for too long
 
-Above them are those of `sweeps`: Unavailable and SweepFileError, which are SpecErrors, and LeaseLost. `search_spaces` has its own SpaceError, a ValueError.
+Those of `sweeps` above them: Unavailable and SweepFileError, both SpecErrors, and LeaseLost.
+`search_spaces` has its own SpaceError, a ValueError.
 """
 
 
