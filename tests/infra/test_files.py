@@ -4,9 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.documents import INFRA, ROOT, documents, found, leaves
 
@@ -90,6 +94,19 @@ def test_the_versions_in_the_files_are_the_pinned_ones() -> None:
         text = path.read_text()
         assert set(re.findall(r"^ *rayVersion: \"(.+)\"", text, re.MULTILINE)) <= {pins["ray"]}
         assert set(re.findall(r"peft-sweeps:([\d.]+)", text)) <= {project[1]}
+
+
+def test_the_pinned_set_meets_every_bound() -> None:
+    """Whether the bounds themselves do is tried by `infra/minimum_versions.sh`."""
+    pins = [Requirement(line) for line in (INFRA / "constraints.txt").read_text().split()]
+    pinned = {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [Requirement(one) for one in chain(project["dependencies"], *extras)]
+    assert len(wanted) > 30
+    for one in wanted:
+        if one.name != project["name"]:
+            assert one.specifier.contains(pinned[canonicalize_name(one.name)]), str(one)
 
 
 def test_the_env_file_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
