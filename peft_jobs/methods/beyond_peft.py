@@ -27,6 +27,9 @@ LOADER = "peft_jobs.methods:load_adapter"
 class OwnModel(nn.Module):
     """A base with trainable parameters of its own."""
 
+    _hf_peft_config_loaded = True
+    """What transformers' Trainer (5.23) asks of a quantized model that it is to train."""
+
     def __init__(self, base_model: PreTrainedModel, settings: dict[str, Any]) -> None:
         """`settings` are what `load_own` needs to build the same, as JSON."""
         super().__init__()

@@ -71,6 +71,20 @@ def adapter(run: Any, attempt: int = 1) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_a_bottleneck_trains_on_a_quantized_base(
+    engine: SoloEngine, listen: Any, make: Any, tmp_path: Path, scheme: str
+) -> None:
+    spec = make({**CASES["bottleneck"], "quantization.scheme": scheme})
+    run = listen(engine, tmp_path / "trial")
+    result = run.run(spec)
+    assert (result.state, result.step) == ("COMPLETE", 6), result.traceback
+    folder, cache = run.folder / "attempts/1/adapter", tmp_path / "cache"
+    scored, _ = score_adapter(spec.to_json(), folder, cache, test=False)
+    measured = {name: result.metrics[name] for name in scored}
+    assert scored == pytest.approx(measured, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "case", some(CASES, "adalora", "p_tuning", "bottleneck", "full", "pissa", "lora+")
 )
