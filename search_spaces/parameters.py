@@ -213,6 +213,7 @@ class Derived(_Parameter):
 
 
 Parameter: TypeAlias = Float | Int | Categorical | Fixed | Derived
+"""A declared parameter, of any of the five kinds."""
 KINDS: Mapping[str, type[Parameter]] = {
     "float": Float, "int": Int, "categorical": Categorical, "fixed": Fixed, "derived": Derived,
 }  # fmt: skip

@@ -10,9 +10,12 @@ import re
 from typing import TypeAlias
 
 Scalar: TypeAlias = str | int | float | bool | None
+"""What JSON calls a string, number, boolean or null."""
 Value: TypeAlias = Scalar | list[Scalar]
+"""What a parameter has in a drawn point."""
 Frozen: TypeAlias = Scalar | tuple[Scalar, ...]
 Params: TypeAlias = dict[str, Value]
+"""A drawn point: the value of each parameter by its dotted name."""
 
 NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d{1,3}")
