@@ -207,16 +207,18 @@ def status(
 
         return submit.status(name, address, json)
     from sweeps.cli.commands.status import status
+    from sweeps.results.recorded_sweep import open_sweep
 
-    return status(storage, name, study_url, json)
+    return status(open_sweep(storage, name, study_url), json)
 
 
 @app.command(**_example("peft-sweep watch demo"))
 def watch(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
     """Watch a sweep that another terminal or machine drives."""
     from sweeps.cli.commands.status import watch
+    from sweeps.results.recorded_sweep import open_sweep
 
-    watch(storage, name, study_url)
+    watch(open_sweep(storage, name, study_url))
 
 
 @app.command(**_example("peft-sweep stop demo"))
@@ -229,8 +231,9 @@ def stop(
 
         raise typer.Exit(submit.stop(name, address))
     from sweeps.cli.commands.status import stop
+    from sweeps.results.recorded_sweep import open_sweep
 
-    raise typer.Exit(stop(storage, name, study_url))
+    raise typer.Exit(stop(open_sweep(storage, name, study_url)))
 
 
 @app.command(
@@ -268,8 +271,9 @@ def leaderboard(
 ) -> None:
     """Rank the trials of a sweep, also while it runs."""
     from sweeps.cli.commands.leaderboard import leaderboard
+    from sweeps.results.recorded_sweep import open_sweep
 
-    leaderboard(storage, name, study_url, limit, json, csv, html, by, pareto)
+    leaderboard(open_sweep(storage, name, study_url), limit, json, csv, html, by, pareto)
 
 
 @app.command(**_example("peft-sweep show demo 7"))
@@ -282,8 +286,9 @@ def show(
 ) -> None:
     """Show all that is known of one trial."""
     from sweeps.cli.commands.show import show
+    from sweeps.results.recorded_sweep import open_sweep
 
-    show(storage, name, number, study_url, json)
+    show(open_sweep(storage, name, study_url), number, json)
 
 
 @app.command("list", **_example("peft-sweep list --storage /shared/runs"))
@@ -311,8 +316,9 @@ def export(
 ) -> None:
     """Write the winner's adapter, scored again as written."""
     from sweeps.cli.commands.export import export
+    from sweeps.results.recorded_sweep import open_sweep
 
-    export(storage, name, trial, path, merge, test, study_url, json)
+    export(open_sweep(storage, name, study_url), trial, path, merge, test, json)
 
 
 @app.command(**_example("peft-sweep ui --port 5001"))

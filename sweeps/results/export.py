@@ -15,9 +15,9 @@ from peft_jobs.references import load
 from peft_jobs.storage.files import whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
 from sweeps.records.layout import SweepFolder
-from sweeps.records.reader import load_recorded
-from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.model_card import model_card
+from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
 from sweeps.spec import SweepSpec
 
 RECORD = "export.json"
@@ -40,7 +40,7 @@ class Exported:
 
 
 def export_trial(
-    storage: Path,
+    storage: str | Path,
     name: str,
     number: int | None = None,
     out: Path | None = None,
@@ -55,13 +55,18 @@ def export_trial(
     not repeated. `study_url` is for a study whose database takes credentials. Raises SpecError for
     a trial without an adapter or with one that was deleted, or an `out` that holds something else.
     """
-    study = load_recorded(storage, name, study_url)
-    board = make_leaderboard(study)
-    folder = SweepFolder(storage, name)
+    return write_export(open_sweep(storage, name, study_url), number, out, merge, test)
+
+
+def write_export(
+    sweep: RecordedSweep, number: int | None, out: Path | None, merge: bool, test: bool
+) -> Exported:
+    """`export_trial`, of a sweep that is open already."""
+    board, folder = sweep.leaderboard(), sweep.folder
     row = _choose(board, number)
-    exports = Path("exports") / name if folder.in_store else folder.exports
+    exports = Path("exports") / sweep.name if folder.in_store else folder.exports
     out = out or exports / f"trial-{row.number:04d}"
-    record = _begin(out, folder, row, study.spec)
+    record = _begin(out, folder, row, sweep.spec)
     spec_json = (out / "trial.json").read_text(encoding="utf-8")
     spec = TrialSpec.model_validate_json(spec_json)
     if merge:

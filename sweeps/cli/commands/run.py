@@ -23,7 +23,7 @@ from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import termination_as_interrupt
 from sweeps.records.layout import SweepFolder
-from sweeps.records.reader import recorded_sweep
+from sweeps.records.reader import recorded_spec
 from sweeps.redact import redact
 from sweeps.run import LaunchCallbacks, Outcome, launch
 from sweeps.spec import SweepSpec
@@ -86,7 +86,7 @@ def run(path: Path, options: Options) -> int:
 
 def resume(storage: Path, name: str, options: Options, retry_failed: bool = False) -> int:
     """Take up a recorded sweep, with its file or without."""
-    spec = recorded_sweep(storage, name, [*options.as_overrides()], options.study_url)
+    spec = recorded_spec(storage, name, [*options.as_overrides()], options.study_url)
     rest = [name, *options.words(), "--storage", SweepFolder(storage, name).location]
     command = ["retry", *rest, "--failed"] if retry_failed else ["resume", *rest]
     if _supervises(spec, options):
