@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
-    from sweeps.results.export import Exported, export_trial
+    from sweeps.exporters.export import Exported, export_trial
     from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
@@ -35,7 +35,7 @@ __all__ = [
     "run_sweep",
 ]
 _HOMES = {
-    "Exported": "results.export",
+    "Exported": "exporters.export",
     "Leaderboard": "results.leaderboard",
     "LeaseLost": "errors",
     "RecordedSweep": "results.recorded_sweep",
@@ -44,7 +44,7 @@ _HOMES = {
     "SweepSpec": "spec",
     "Unavailable": "errors",
     "build_sweep": "spec.loading",
-    "export_trial": "results.export",
+    "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
     "make_leaderboard": "results.leaderboard",
     "open_sweep": "results.recorded_sweep",

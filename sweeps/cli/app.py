@@ -15,6 +15,7 @@ from sweeps.cli.options import (
     JobServer,
     Json,
     Name,
+    NamesEntries,
     OfJob,
     Overrides,
     Plain,
@@ -299,7 +300,10 @@ def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json 
     list_sweeps(storage, study_url, json)
 
 
-@app.command(**_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --merge"))
+@app.command(
+    cls=NamesEntries,
+    **_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --to peft,merged"),
+)
 def export(
     name: Name,
     trial: Annotated[
@@ -309,16 +313,23 @@ def export(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the merged model too.")] = False,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B", help="Forms to write ({sweeps.exporters:EXPORTERS}); `peft` always is."
+        ),
+    ] = "peft",
     test: Annotated[bool, typer.Option(help="Score the winner once on the test split.")] = True,
     storage: Storage = RUNS,
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
     """Write the winner's adapter, scored again as written."""
+    forms = [form.strip() for form in to.split(",") if form.strip()] + ["merged"] * merge
     from sweeps.cli.commands.export import export
     from sweeps.results.recorded_sweep import open_sweep
 
-    export(open_sweep(storage, name, study_url), trial, path, merge, test, json)
+    export(open_sweep(storage, name, study_url), trial, path, forms, test, json)
 
 
 @app.command(**_example("peft-sweep ui --port 5001"))

@@ -7,6 +7,5 @@ curves           what trials reported while they ran
 selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
 plots            Optuna's plots
-export           a trial's adapter, scored again as written
 model_card       the model card of an export
 """

@@ -6,7 +6,8 @@ and what it leaves out.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,24 @@ _OUTPUTS = ("lm_head", "embed_out")
 modules are named."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """What an export holds beside the adapter."""
+
+    title: str
+    """Heads its figures in the card's table."""
+    metrics: Mapping[str, float]
+    text: str
+    """What it is, and how it is loaded."""
+
+
 def model_card(
-    board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any], folder: Path
+    board: Leaderboard,
+    row: Row,
+    spec: TrialSpec,
+    record: Mapping[str, Any],
+    folder: Path,
+    forms: Sequence[Form] = (),
 ) -> str:
     """The card of an export in `folder`, whose figures are in `record`."""
     model = spec.model
@@ -39,9 +56,8 @@ def model_card(
     columns = {
         "recorded in the sweep": record["recorded"],
         "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
-        "merged model, loaded again": record["merged"],
+        **{form.title: form.metrics for form in forms},
     }
-    columns = {name: metrics for name, metrics in columns.items() if metrics is not None}
     lines = [
         "---",
         "library_name: peft",
@@ -67,12 +83,8 @@ def model_card(
     lines += ["```python", *loading(spec, folder), "```"]
     if spec.adapter.method in OWN:
         lines += ["", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps."]
-    if record["merged"] is not None:
-        lines += [
-            "",
-            "`merged/` is base and adapter as one unquantized model, which needs no adapter: "
-            f'`{CLASSES[spec.task.type]}.from_pretrained("merged")`.',
-        ]
+    for form in forms:
+        lines += ["", form.text]
     lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
     lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
     lines += [

@@ -1,5 +1,6 @@
 """`export`: write a trial's adapter, and print what was measured on the written files."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from rich.table import Table
 from sweeps.cli.screen import err, out, print_json
 
 if TYPE_CHECKING:
-    from sweeps.results.export import Exported
+    from sweeps.exporters.export import Exported
     from sweeps.results.recorded_sweep import RecordedSweep
 
 
@@ -17,15 +18,15 @@ def export(
     sweep: "RecordedSweep",
     number: int | None,
     path: Path | None,
-    merge: bool,
+    to: Sequence[str],
     test: bool,
     json: bool,
 ) -> None:
-    """Export and print; SpecError for an unknown trial, or one without an adapter."""
-    from sweeps.results.export import write_export
+    """Export and print; SpecError for an unknown trial or form, or a trial without an adapter."""
+    from sweeps.exporters.export import write_export
 
     with err.status("Writing the adapter, and scoring it on a fresh base ..."):
-        exported = write_export(sweep, number, path, merge, test)
+        exported = write_export(sweep, number, path, to, test)
     if json:
         print_json(asdict(exported))
         return
