@@ -69,14 +69,14 @@ def peft_sweep(
     set_up_logging()
 
 
-@app.command(**_example("peft-sweep init --task sequence_classification --out topics.yaml"))
+@app.command(
+    cls=NamesEntries,
+    **_example("peft-sweep init --task sequence_classification --out topics.yaml"),
+)
 def init(
     task: Annotated[
         str,
-        typer.Option(
-            help="What is learned: causal_lm, sequence_classification, token_classification, "
-            "question_answering or seq2seq."
-        ),
+        typer.Option(help="What is learned: {peft_jobs.spec:TASK_SPECS}."),
     ] = "causal_lm",
     path: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path(
         "sweep.yaml"

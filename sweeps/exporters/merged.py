@@ -6,7 +6,7 @@ from typing import Any
 from peft_jobs import TrialSpec
 from peft_jobs.references import load
 from sweeps.exporters.exporter import Draft
-from sweeps.results.model_card import CLASSES, Form
+from sweeps.results.model_card import Form
 
 MERGED_FOLDER = "merged"
 
@@ -34,5 +34,5 @@ class MergedExporter:
             "merged model, loaded again",
             record["merged"],
             "`merged/` is base and adapter as one unquantized model, which needs no adapter: "
-            f'`{CLASSES[spec.task.type]}.from_pretrained("merged")`.',
+            f'`{spec.task.AUTO_CLASS}.from_pretrained("merged")`.',
         )

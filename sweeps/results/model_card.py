@@ -17,14 +17,6 @@ from peft_jobs.spec.adapters import OWN
 from peft_jobs.storage.attempt_folder import LABELS, read_labels
 from sweeps.results.leaderboard import Leaderboard, Row
 
-CLASSES = {
-    "causal_lm": "AutoModelForCausalLM",
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-    "question_answering": "AutoModelForQuestionAnswering",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-}
-"""By task; `peft_jobs.tasks` has them too, with torch behind them."""
 _OUTPUTS = ("lm_head", "embed_out")
 """Output embeddings, which are not quantized: transformers leaves them out by itself unless other
 modules are named."""
@@ -101,7 +93,7 @@ def model_card(
 
 def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     """Lines of Python that give `model` and `tokenizer` where the export in `folder` is current."""
-    kind, own = CLASSES[spec.task.type], spec.adapter.method in OWN
+    kind, own = spec.task.AUTO_CLASS, spec.adapter.method in OWN
     demo, quantized = spec.model.name_or_path == DEMO, spec.quantization.scheme != "none"
     labels = read_labels(folder)
     name = "BASE" if demo else json.dumps(spec.model.name_or_path)
@@ -110,7 +102,7 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     if quantized:
         about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         whole = about.get("whole" if own else "modules_to_save") or []
-        options.append(_quantization(spec.quantization, whole if _has_head(spec) else ()))
+        options.append(_quantization(spec.quantization, whole if spec.task.HAS_HEAD else ()))
     if labels:
         yield from ("import json", "from pathlib import Path", "")
     if any("torch." in option for option in options):
@@ -137,10 +129,6 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     yield f'model = {load}(base, ".").eval()'
 
 
-def _has_head(spec: TrialSpec) -> bool:
-    return spec.task.type.endswith(("classification", "answering"))
-
-
 def _options(spec: TrialSpec, has_labels: bool) -> Iterator[str]:
     model = spec.model
     by_device = '"auto" if torch.cuda.is_available() else "float32"'
@@ -150,11 +138,11 @@ def _options(spec: TrialSpec, has_labels: bool) -> Iterator[str]:
     if has_labels:
         yield "id2label=dict(enumerate(labels))"
         yield "label2id={label: number for number, label in enumerate(labels)}"
-    if spec.task.type == "question_answering":
-        yield "num_labels=2"
+    if spec.task.NUM_LABELS is not None:
+        yield f"num_labels={spec.task.NUM_LABELS}"
     if getattr(spec.task, "labels", None) is not None:
         yield 'problem_type="multi_label_classification"'
-    if _has_head(spec):
+    if spec.task.HAS_HEAD:
         yield "ignore_mismatched_sizes=True"
 
 

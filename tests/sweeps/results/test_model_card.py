@@ -11,7 +11,6 @@ import pytest
 from peft_jobs import TrialSpec
 from sweeps import build_sweep
 from sweeps.exporters.export import Exported, export_trial
-from sweeps.results.model_card import CLASSES
 from sweeps.run import launch
 
 ANIMALS = ("zebra", "cat", "dog", "bird")
@@ -192,9 +191,3 @@ def test_a_merge_that_broke_off_is_made_again(export: Any, tmp_path: Path) -> No
     assert (again.merged_path / "config.json").is_file()
     assert not (again.merged_path / "leftover.safetensors").exists()
     assert not (exported.path / ".merged").exists()
-
-
-def test_cards_name_the_classes_of_transformers_that_tasks_load() -> None:
-    from peft_jobs.tasks import TASKS
-
-    assert {name: task.auto_class.__name__ for name, task in TASKS.items()} == CLASSES
