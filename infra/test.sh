@@ -17,4 +17,4 @@ export OMP_NUM_THREADS=1 # two processes test side by side
 .venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
 .venv/bin/mypy
 .venv/bin/lint-imports
-.venv/bin/python -m pytest -m "$marks" --numprocesses 2 --dist loadfile "$@"
+.venv/bin/python -m pytest -m "$marks" --numprocesses 2 --dist worksteal "$@"

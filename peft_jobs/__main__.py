@@ -16,11 +16,13 @@ from pydantic import ValidationError
 
 from peft_jobs.errors import DataError, DeviceLost, SpecError
 from peft_jobs.host.job import Engine
+from peft_jobs.host.messages import Assignment, End, Message, Report
 from peft_jobs.host.result import Kind, Progress, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.mistakes import mistakes
+from peft_jobs.storage.attempt_folder import ATTEMPTS_FOLDER, RESULT_FILE, TRIAL_FILE
 from peft_jobs.storage.files import write_json
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         spec = read_spec(options.trial, options.overrides)
         out = options.out or Path("runs") / "alone" / spec.fingerprint()[:12]
-        if (out / "result.json").exists():
+        if (out / RESULT_FILE).exists():
             raise SpecError(f"{out} already holds a result: give another folder with --out")
         result = run(spec, out, options)
     except (SpecError, DataError, DeviceLost) as error:
@@ -70,7 +72,7 @@ def read_spec(path: Path, overrides: list[str]) -> TrialSpec:
     except yaml.YAMLError as error:
         raise SpecError(f"{path} is neither JSON nor YAML: {error}") from error
     except ValidationError as error:
-        lines = mistakes(error, TrialSpec)
+        lines = map(str, mistakes(error, TrialSpec))
         raise SpecError("\n".join([f"{path} is no trial:", *lines])) from error
     except (SpecError, ValueError) as error:
         raise SpecError(str(error)) from error
@@ -90,28 +92,29 @@ def run(spec: TrialSpec, out: Path, options: argparse.Namespace) -> TrialResult:
         raise SpecError("--test: the trial gives no test split (data.test)")
     phases = Phases()
     engine.check(spec, phases=phases)
-    write_json(out / "trial.json", spec.model_dump(mode="json"))
-    result = _result(engine, spec, out / "attempts" / "1")
+    write_json(out / TRIAL_FILE, spec.model_dump(mode="json"))
+    result = _result(engine, spec, out / ATTEMPTS_FOLDER / "1")
     result = result.model_copy(update={"seconds": result.seconds | phases.seconds})
-    write_json(out / "result.json", result.model_dump(mode="json"))
+    write_json(out / RESULT_FILE, result.model_dump(mode="json"))
     return result
 
 
 def _result(engine: Engine, spec: TrialSpec, directory: Path) -> TrialResult:
     host = TrialHost(engine)
     try:
-        host.submit(0, 1, spec.to_json(), str(directory))
+        host.submit(Assignment(0, 1, spec.to_json(), str(directory)))
         for message in _messages(host):
-            if "progress" in message:
-                print(_line(Progress.model_validate(message["progress"])), file=sys.stderr)
-            elif "result" in message:
-                return TrialResult.model_validate(message["result"])
+            match message:
+                case Report(progress=progress):
+                    print(_line(progress), file=sys.stderr)
+                case End(result=result):
+                    return result
         raise KeyboardInterrupt
     finally:
         host.close()
 
 
-def _messages(host: TrialHost) -> Iterator[dict[str, Any]]:
+def _messages(host: TrialHost) -> Iterator[Message]:
     """What the host tells of its one trial, until it has ended."""
     seen = 0
     while True:
@@ -119,9 +122,9 @@ def _messages(host: TrialHost) -> Iterator[dict[str, Any]]:
         if message is None:
             continue
         yield message
-        if "seq" not in message:
+        if not isinstance(message, Report):
             return
-        seen = message["seq"]
+        seen = message.seq
 
 
 def _parser() -> argparse.ArgumentParser:

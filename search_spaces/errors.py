@@ -1,20 +1,24 @@
 """What is said when a space is wrong: one exception, one sentence for a misspelled name."""
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from difflib import get_close_matches
 
-_MOST_NAMES_LISTED = 12
+MAX_NAMES_LISTED = 50
 
 
 class SpaceError(ValueError):
     """A search space, or a point of it, is not what it must be."""
 
 
-def unknown(kind: str, name: str, known: Collection[str]) -> str:
-    """The sentence for a `name` that is not among `known`, with the nearest ones; all, if few."""
-    text = f"unknown {kind} {name!r}"
-    if close := get_close_matches(name, known, n=2):
-        text += "; did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
-    if len(known) <= _MOST_NAMES_LISTED:
-        text += f"{'' if close else ';'} known: {', '.join(known) or 'none'}"
-    return text
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a `name` that is not among `known`, with the nearest two of them, and all.
+
+    More than MAX_NAMES_LISTED are not listed. The sentence ends in the words of
+    `peft_jobs.spec.mistakes.suggest`, which may not be imported here.
+    """
+    names = sorted(set(known))
+    close = " or ".join(map(repr, get_close_matches(name, names, n=2)))
+    hint = f" did you mean {close}?" if close else ""
+    if len(names) <= MAX_NAMES_LISTED:
+        hint += f" known: {', '.join(names) or 'none'}"
+    return f"unknown {kind} {name!r}{hint and f';{hint}'}"

@@ -8,7 +8,7 @@ from functools import partial
 
 from optuna.storages import BaseStorage
 
-from peft_jobs import SpecError, State
+from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
@@ -126,7 +126,7 @@ def _refuse_orphans(spec: SweepSpec, folder: SweepFolder, storage: BaseStorage) 
     try:
         storage.get_study_id_from_name(spec.name)
     except KeyError:
-        if any(name.endswith("/result.json") for name in folder.files(folder.path / "trials")):
+        if folder.results():
             url = redact(spec.study_url or folder.study_url)
             location = folder.location_of(folder.path)
             raise SpecError(
@@ -163,7 +163,7 @@ def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
     leaderboard = make_leaderboard(driver.study)
     write_reports(leaderboard, driver.folder)
-    plots = driver.folder.path / "plots"
+    plots = driver.folder.plots
     if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
         driver.folder.keep(plots)
     status, reason = _status(driver)
@@ -177,22 +177,23 @@ def _write_sweep(
     spec: SweepSpec, folder: SweepFolder, source: str | None, prepared: Prepared
 ) -> None:
     if source is not None:
-        write_whole(folder.path / "sweep.yaml", redact(source))
-        folder.keep(folder.path / "sweep.yaml")
+        write_whole(folder.source, redact(source))
+        folder.keep(folder.source)
     record = {
         "sweep": spec.without_credentials().model_dump(mode="json"),
         "prepared": prepared.model_dump(mode="json"),
         "environment": environment(),
     }
-    write_json(folder.path / "sweep.json", record)
-    folder.keep(folder.path / "sweep.json")
+    write_json(folder.record, record)
+    folder.keep(folder.record)
 
 
 def _status(driver: Driver) -> tuple[Status, str | None]:
     if driver.interrupted:
         return "interrupted", "interrupted"
-    if driver.failed or driver.counts[State.FAIL] > driver.spec.budget.max_failures:
-        return "failed", driver.stop_reason
+    budget = driver.budget
+    if budget.failed or budget.has_too_many_failures:
+        return "failed", budget.stop_reason
     if driver.best is None:
-        return "failed", driver.stop_reason or "no trial completed"
-    return "complete", driver.stop_reason
+        return "failed", budget.stop_reason or "no trial completed"
+    return "complete", budget.stop_reason

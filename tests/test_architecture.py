@@ -19,8 +19,6 @@ LONGER = {
     "sweeps/cli/app.py": "declares every command with its options and help",
     "peft_jobs/host/trial_host.py": "one state machine",
     "peft_jobs/storage/object_store.py": "one store, put and read",
-    "peft_jobs/engines/packed/packed_trial.py": "holds what a solo attempt holds too",
-    "peft_jobs/engines/packed/packed_engine.py": "holds the admission of trials",
     "search_spaces/parameters.py": "five kinds of parameter",
     "search_spaces/space.py": "one class, and what it checks",
     "peft_jobs/data/tokenized.py": "one cache, written and read",

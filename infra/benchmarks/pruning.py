@@ -19,6 +19,7 @@ from typing import Any
 
 from peft_jobs import Kind, State, TrialResult, TrialSpec
 from peft_jobs.engines import load_engine
+from peft_jobs.host.messages import Assignment, End, Report
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.provenance import environment
 from sweeps import load_sweep
@@ -110,14 +111,14 @@ def one_seed(seed: int, storage: Path, host: TrialHost) -> dict[str, Any]:
 def run_alone(spec: TrialSpec, directory: Path, host: TrialHost) -> TrialResult:
     """The trial to its end, whatever it reports on the way."""
     trial, seq = hash(str(directory)) % 10**9, 0
-    host.submit(trial, 1, spec.to_json(), str(directory))
+    host.submit(Assignment(trial, 1, spec.to_json(), str(directory)))
     while True:
         message = host.next_report(trial, 1, seq)
-        if message is not None and "result" in message:
-            result = TrialResult.model_validate(message["result"])
+        if isinstance(message, End):
+            result = message.result
             assert result.state is State.COMPLETE or result.kind is Kind.DIVERGED, result.error
             return result
-        seq = message["seq"] if message is not None else seq
+        seq = message.seq if isinstance(message, Report) else seq
 
 
 def table(record: dict[str, Any]) -> str:

@@ -10,11 +10,16 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
 
+from peft_jobs.errors import OutOfMemory
+
+T = TypeVar("T")
 _ALLOCATIONS = (
     "DefaultCPUAllocator: can't allocate memory",
     "std::bad_alloc",
@@ -48,6 +53,32 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], dict[str, int]]]:
             return found
 
         yield peaks
+
+
+@dataclass(frozen=True)
+class RanOut:
+    """Memory ran out in a call; `text` is the first line of what was said."""
+
+    text: str
+
+
+def tried(call: Callable[[], T]) -> T | RanOut:
+    """What `call` gives, or RanOut if memory ran out in it.
+
+    While an exception is handled, its traceback holds the frames of the call, and they its tensors:
+    nothing can be given back. Only when this has returned is the error gone, and `release` gives
+    back what the call had. Whatever else goes wrong is raised, and so is an OutOfMemory: who raises
+    that has tried to save memory already.
+    """
+    try:
+        return call()
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        text = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return RanOut(text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict
 from peft_jobs import faults
 from peft_jobs.host.result import Metrics, Progress
 from peft_jobs.spec.memory_settings import LadderRung
+from peft_jobs.storage.attempt_folder import CHECKPOINTS_FOLDER, checkpoint_name
 from peft_jobs.storage.files import canonical_json, whole_folder
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 TENSORS = "tensors.safetensors"
 _NAME = re.compile(r"step-(\d+)")
@@ -83,7 +83,7 @@ def write(directory: Path, state: CheckpointState, tensors: bytes | None = None)
 
     One of the same step is replaced. Raises OSError, and leaves nothing, if the disk refuses.
     """
-    target = directory / CHECKPOINTS / f"step-{state.step:08d}"
+    target = directory / CHECKPOINTS_FOLDER / checkpoint_name(state.step)
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = None if tensors is None else _sha256(tensors)
     content = state.model_copy(update={"tensors": digest}).model_dump(mode="json")
@@ -145,7 +145,7 @@ def _earlier(named: Path, attempts: Path) -> Iterator[Path]:
         return
     found = [
         (step, path)
-        for path in attempts.glob(f"*/{CHECKPOINTS}/step-*")
+        for path in attempts.glob(f"*/{CHECKPOINTS_FOLDER}/step-*")
         if path != named and (step := _step(path)) is not None and step <= last
     ]
     for _, path in sorted(found, reverse=True):

@@ -41,7 +41,7 @@ class Job:
         directory: Path,
         checkpoint: Path | None,
         changed: threading.Condition,
-        outlet: Uploads | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self.trial, self.attempt, self.spec = trial, attempt, spec
         self.directory = directory
@@ -61,15 +61,15 @@ class Job:
         """The engine has had its last word."""
         self._sequence = 0
         self._changed = changed
-        self._outlet = outlet
+        self._uploads = uploads
 
     def report(self, progress: Progress) -> None:
         """Queue a report; it is kept until a caller acknowledges it.
 
         A checkpoint is named when it is where other machines find it: perhaps in a later report.
         """
-        if self._outlet is not None:
-            progress = self._outlet.report(progress, self._report)
+        if self._uploads is not None:
+            progress = self._uploads.report(progress, self._report)
         self._report(progress)
 
     def _report(self, progress: Progress) -> None:
@@ -108,8 +108,8 @@ class Job:
                 return
             self.ended = True
             self._changed.notify_all()
-        if self._outlet is not None:
-            self._outlet.end(result, self._tell)
+        if self._uploads is not None:
+            self._uploads.end(result, self._tell)
         else:
             self._tell(result)
 

@@ -2,7 +2,6 @@
 
 Plain Python: the inline backend calls it directly, an actor wraps it on a cluster. Every call
 carries (trial, attempt); a call with an attempt that is not the current one raises `Fenced`.
-Messages are plain JSON dictionaries (`next_report`).
 """
 
 import logging
@@ -18,6 +17,7 @@ from typing import Any
 
 from peft_jobs.errors import DeviceLost, Fenced
 from peft_jobs.host.job import Engine, Job, Prepared
+from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
 from peft_jobs.host.result import TrialResult
 from peft_jobs.host.uploads import Uploads
 from peft_jobs.spec import TrialSpec
@@ -25,8 +25,6 @@ from peft_jobs.storage.object_store import is_url, local_folder
 
 log = logging.getLogger(__name__)
 
-Message = dict[str, Any]
-"""{"seq", "progress"}, or {"result"}, or {"interrupted": True}."""
 TICK_SECONDS = 0.5
 
 
@@ -78,18 +76,13 @@ class TrialHost:
             on_tick()
         return prepared.result()
 
-    def submit(
-        self,
-        trial: int,
-        attempt: int,
-        spec_json: str,
-        directory: str,
-        checkpoint: str | None = None,
-    ) -> None:
+    def submit(self, assignment: Assignment) -> None:
         """Queue an attempt. The same again does nothing; a newer one replaces the older.
 
         A host that is closed interrupts it at once.
         """
+        trial, attempt = assignment.trial, assignment.attempt
+        directory, checkpoint = assignment.directory, assignment.checkpoint
         with self._changed:
             current = self._jobs.get(trial)
             if current is not None:
@@ -98,16 +91,16 @@ class TrialHost:
                 if attempt == current.attempt:
                     return
                 self._cancel(current, "superseded")
-            spec = TrialSpec.model_validate_json(spec_json)
+            spec = TrialSpec.model_validate_json(assignment.spec_json)
             start = Path(checkpoint) if checkpoint else None
-            outlet = Uploads(directory, local_folder(directory)) if is_url(directory) else None
-            job = Job(trial, attempt, spec, local_folder(directory), start, self._changed, outlet)
+            uploads = Uploads(directory, local_folder(directory)) if is_url(directory) else None
+            job = Job(trial, attempt, spec, local_folder(directory), start, self._changed, uploads)
             self._jobs[trial] = job
-            if outlet is None:
+            if uploads is None:
                 self._enqueue(job)
             else:
                 ready = partial(self._enqueue, job)
-                job.checkpoint = outlet.open(checkpoint, spec.fingerprint(), ready)
+                job.checkpoint = uploads.open(checkpoint, spec.fingerprint(), ready)
 
     def poll(self, trial: int, attempt: int, after_seq: int) -> Message | None:
         """The first message after `after_seq`, which acknowledges all up to it; None if none yet.
@@ -123,12 +116,12 @@ class TrialHost:
                 self._changed.notify_all()
             if job.reports:
                 seq, progress = job.reports[0]
-                return {"seq": seq, "progress": progress.model_dump(mode="json")}
+                return Report(seq=seq, progress=progress)
             if job.result is not None:
-                return {"result": job.result.model_dump(mode="json")}
+                return End(result=job.result)
             if job.interrupted and self._lost is not None:
                 raise self._lost
-            return {"interrupted": True} if job.interrupted else None
+            return Interrupted() if job.interrupted else None
 
     def next_report(
         self, trial: int, attempt: int, after_seq: int, timeout_seconds: float = 10.0

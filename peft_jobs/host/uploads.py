@@ -14,14 +14,15 @@ from pathlib import Path
 
 from peft_jobs import faults
 from peft_jobs.host import checkpoint
-from peft_jobs.host.checkpoint import CHECKPOINTS, Damaged
+from peft_jobs.host.checkpoint import Damaged
 from peft_jobs.host.result import Progress, TrialResult
 from peft_jobs.storage import object_store
-from peft_jobs.storage.retry import patiently
+from peft_jobs.storage.attempt_folder import CHECKPOINTS_FOLDER, LOG_FILE, METRICS_FILE
+from peft_jobs.storage.retry import retry
 
 log = logging.getLogger(__name__)
 
-_COPIES = ("metrics.jsonl", "log.txt")
+_COPIES = (METRICS_FILE, LOG_FILE)
 """Files for readers, put with each checkpoint and at the end."""
 
 Report = Callable[[Progress], None]
@@ -100,7 +101,7 @@ class Uploads:
             return True
 
         try:
-            done = patiently(put, is_wanted, self._pause)
+            done = retry(put, is_wanted=is_wanted, pause=self._pause)
         except OSError as error:
             log.warning("checkpoint %s stays on this machine: %s", path, error)
             return
@@ -125,7 +126,7 @@ class Uploads:
             return True
 
         try:
-            patiently(put, pause=self._pause)
+            retry(put, pause=self._pause)
         except Exception as error:
             unexpected = not isinstance(error, OSError)
             log.error(
@@ -157,7 +158,9 @@ class Uploads:
         local = self._local(url)
         self._fetched.append(local)
         try:
-            patiently(lambda: object_store.fetch(url, local), self._goes_on, self._pause)
+            retry(
+                lambda: object_store.fetch(url, local), is_wanted=self._goes_on, pause=self._pause
+            )
             checkpoint.read(local, spec)
         except (FileNotFoundError, Damaged):  # whoever reads it logs what is wrong
             return False
@@ -165,8 +168,11 @@ class Uploads:
 
     def _earlier(self, start: str) -> list[str]:
         attempts = self._url.rpartition("/")[0]
-        listed = patiently(lambda: object_store.names(attempts), self._goes_on, self._pause) or []
-        folders = {name.rpartition("/")[0] for name in listed if f"/{CHECKPOINTS}/" in name}
+        listed = (
+            retry(lambda: object_store.names(attempts), is_wanted=self._goes_on, pause=self._pause)
+            or []
+        )
+        folders = {name.rpartition("/")[0] for name in listed if f"/{CHECKPOINTS_FOLDER}/" in name}
         found = [f for f in folders if f.rpartition("/")[2] <= start.rpartition("/")[2]]
         order = sorted(found, key=lambda f: f.rpartition("/")[2], reverse=True)
         return [url for f in order if (url := f"{attempts}/{f}") != start]

@@ -1,9 +1,10 @@
-"""Turn pydantic's ValidationError into one plain line per mistake, with suggestions for typos."""
+"""What is wrong in a file: pydantic's ValidationError as `Mistake`s, and their one wording."""
 
 import difflib
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -18,64 +19,92 @@ _WORDS = {
     "tuple_type": "must be a list",
 }
 """What must hold, by pydantic's name of the mistake; the others say it well enough themselves."""
+MAX_NAMES_LISTED = 50
+"""All of PEFT's methods (38); more, as a trial's parameters (183), would bury other mistakes."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong in a file, as data until it is printed: `str` is its line."""
+
+    path: tuple[str, ...]
+    """Keys from the top of the file; empty for the file itself."""
+    must: str
+    """What must hold, or what is wrong."""
+    got: str | None = None
+    """What came, shortened; None if `must` says it, or nothing came."""
+    known: tuple[str, ...] | None = None
+    """Of an unknown key: the keys that there are beside it; empty if they cannot be told."""
+
+    def __str__(self) -> str:
+        text = f"{'.'.join(self.path) or 'file'}: {self.must}"
+        if self.known is not None:
+            text += f" in {'.'.join(self.path[:-1]) or 'the file'}"
+            text += suggest(self.path[-1], self.known) if self.known else ""
+        return text if self.got is None else f"{text}, got {self.got}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'? known: ...` for a misspelled `name`."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} known: {', '.join(names)}"
+    """`; did you mean 'x' or 'y'? known: ...` for a misspelled `name`: the nearest two, and all.
+
+    More than MAX_NAMES_LISTED are not listed. `search_spaces.errors.unknown` says the same.
+    """
+    names = sorted(set(known))
+    close = " or ".join(map(repr, difflib.get_close_matches(name, names, n=2)))
+    hint = f" did you mean {close}?" if close else ""
+    if len(names) <= MAX_NAMES_LISTED:
+        hint += f" known: {', '.join(names) or 'none'}"
+    return hint and f";{hint}"
 
 
-def mistakes(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line per mistake: dotted path, what must hold, what came."""
-    found: dict[str, list[str]] = {}
+def mistakes(error: ValidationError, model: type[BaseModel] | None = None) -> list[Mistake]:
+    """All that `error` holds; what each member of a union must be is one mistake.
+
+    `model`, which was validated, tells keys from tags of unions, which no path holds, and knows the
+    keys; without it, paths hold the tags too, and nothing is suggested.
+    """
+    found: dict[tuple[tuple[str, ...], str | None], list[Mistake]] = {}
     for item in error.errors(include_url=False):
-        path, text, got = _parts(dict(item), model)
-        texts = found.setdefault(f"{path}\n{got}", [])
-        if texts and got and text.startswith("must be "):  # another member of a union
-            texts[0] += f" or {text.removeprefix('must be ')}"
+        mistake = _mistake(dict(item), model)
+        same = found.setdefault((mistake.path, mistake.got), [])
+        if same and mistake.got is not None and mistake.must.startswith("must be "):
+            either = f"{same[0].must} or {mistake.must.removeprefix('must be ')}"
+            same[0] = replace(same[0], must=either)  # another member of a union
         else:
-            texts.append(text)
-    return [
-        f"{key.partition(chr(10))[0]}: {text}{key.partition(chr(10))[2]}"
-        for key, texts in found.items()
-        for text in texts
-    ]
+            same.append(mistake)
+    return [mistake for same in found.values() for mistake in same]
 
 
-def _parts(item: dict[str, Any], model: type[BaseModel]) -> tuple[str, str, str]:
-    """Dotted path, what must hold, and `, got ...` where that is not said by then."""
-    path, owner = _walk(item["loc"], model)
-    dotted = ".".join(path) or "file"
-    kind = item["type"]
+def _mistake(item: dict[str, Any], model: type[BaseModel] | None) -> Mistake:
+    """The mistake in one of pydantic's `ErrorDetails`."""
+    loc, kind = item["loc"], item["type"]
+    path, owner = _walk(loc, model) if model is not None else (tuple(map(str, loc)), None)
     if kind == "extra_forbidden":
-        parent = ".".join(path[:-1]) or "the file"
-        known = owner.model_fields if owner is not None else ()
-        return dotted, f"unknown key {path[-1]!r} in {parent}{suggest(path[-1], known)}", ""
+        known = tuple(owner.model_fields) if owner is not None else ()
+        return Mistake(path, f"unknown key {path[-1]!r}", known=known)
     if kind == "missing":
-        return dotted, "is required, and missing", ""
+        return Mistake(path, "is required, and missing")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = item["ctx"]["discriminator"].strip("'")
         given = item["ctx"].get("tag")
         if given is None:
-            return f"{dotted}.{tag}", "must be given, got nothing", ""
-        known = item["ctx"]["expected_tags"].strip("'").split("', '")
-        return f"{dotted}.{tag}", f"unknown {tag} {given!r}{suggest(given, known)}", ""
+            return Mistake((*path, tag), "must be given", "nothing")
+        tags = item["ctx"]["expected_tags"].strip("'").split("', '")
+        return Mistake((*path, tag), f"unknown {tag} {given!r}{suggest(given, tags)}")
     if kind == "incompatible":
-        return ".".join([*path, "adapter.method"]), item["msg"], ""
-    got = f", got {_short(item['input'])}"
-    if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return dotted, "must be a mapping of keys to values", got
+        return Mistake((*path, "adapter", "method"), item["msg"])
     message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if kind == "value_error":
-        return dotted, message, ""
+    if kind == "value_error":  # written by our validators, which end it with what came
+        must, told, got = message.rpartition(", got ")
+        return Mistake(path, must, got) if told else Mistake(path, message)
+    got = _short(item["input"])
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return Mistake(path, "must be a mapping of keys to values", got)
     message = _WORDS.get(kind, message.removeprefix("Input should be "))
     message = message.removeprefix("String should ").removeprefix("have ")
     if not message.startswith(("must", "give")):
         message = f"must {message}" if message.startswith("match") else f"must be {message}"
-    return dotted, message, got
+    return Mistake(path, message, got)
 
 
 def _short(value: Any) -> str:
@@ -85,7 +114,7 @@ def _short(value: Any) -> str:
 
 def _walk(
     loc: Sequence[int | str], model: type[BaseModel]
-) -> tuple[list[str], type[BaseModel] | None]:
+) -> tuple[tuple[str, ...], type[BaseModel] | None]:
     """The path without union tags, and the model that holds its last part."""
     path: list[str] = []
     owners: list[type[BaseModel]] = [model]
@@ -104,7 +133,7 @@ def _walk(
             owner = owners[0] if owners else None
         else:  # a union's tag: keep the members that it may mean
             owners = [o for o in owners if part in _tags(o)] or owners
-    return path, owner
+    return tuple(path), owner
 
 
 def _is_tag(part: str) -> bool:

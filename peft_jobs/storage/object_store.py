@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from peft_jobs.storage.files import whole_folder
-from peft_jobs.storage.retry import patiently
+from peft_jobs.storage.retry import retry
 
 MANIFEST = "manifest.json"
 MAX_URL_CHARACTERS = 120
@@ -110,13 +110,13 @@ def cached(url: str, folder: Path) -> Path:
     Waits for a store that is away. Raises FileNotFoundError, and GivenUp.
     """
     system, path = _reach(url)
-    info = patiently(lambda: system.get_file_info([path])[0])
+    info = retry(lambda: system.get_file_info([path])[0])
     if info is None or not info.is_file:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
     version = hashlib.sha256(f"{url} {info.size} {info.mtime_ns}".encode()).hexdigest()
     local = folder / version[:16] / Path(path).name
     if not local.exists():
-        patiently(lambda: fetch(url, local))
+        retry(lambda: fetch(url, local))
     return local
 
 

@@ -1,5 +1,6 @@
 """What happens around the steps of a trial, whichever engine trains it.
 
+attempt          what one attempt of a trial has, whichever engine trains it
 reporter         what happens between two steps: evaluations, reports, checkpoints
 checkpoints      when a checkpoint is left, and where an attempt starts
 training_state   the tensors of a training run by name

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.errors import OutOfMemory
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.memory_settings import LadderRung, Phase, below, settings_of, with_settings
@@ -40,24 +40,21 @@ class OomLadder:
     def tried(self, phase: Phase, counts: Counts, run: Callable[[TrialSpec], T]) -> T | None:
         """What `run` gives with the present settings; None if memory ran out and there are others
         to try now. Raises OutOfMemory if there are none."""
-        try:
-            return run(self.spec)
-        except Exception as error:
-            if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
-                raise
-            text = next(iter(str(error).splitlines()), "") or type(error).__name__
-        # Only here is the error gone, and with it the frames that hold the tensors.
+        found = tried(lambda: run(self.spec))
+        if not isinstance(found, RanOut):
+            return found
         rung = LadderRung(
             phase=phase,
             step=counts.step,
             tried=settings_of(self.spec),
             peak=self.peaks(),
-            error=text,
+            error=found.text,
         )
         self.rungs.append(rung)
         release(self.device)
         self._step_down(rung)
-        log.warning("out of memory (%s): %s; going on with %s", phase, text, settings_of(self.spec))
+        settings = settings_of(self.spec)
+        log.warning("out of memory (%s): %s; going on with %s", phase, found.text, settings)
         return None
 
     def measured(self, counts: Counts, measure: Callable[[TrialSpec], Metrics]) -> Metrics:

@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from peft_jobs import Progress, TrialResult, TrialSpec
+from peft_jobs import Kind, TrialSpec
 from peft_jobs.engines import load_engine
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host.job import Prepared
-from peft_jobs.host.messages import Assignment
-from peft_jobs.host.trial_host import Message, TrialHost
+from peft_jobs.host.messages import Interrupted, Message, Report
+from peft_jobs.host.trial_host import TrialHost
 from sweeps.driver.driver import Driver
 
 TICK_SECONDS = 0.5
@@ -21,8 +21,8 @@ class InlineBackend:
     def __init__(self, engine: str, options: dict[str, Any]) -> None:
         self._news = threading.Event()
         self._host = TrialHost(load_engine(engine, options), on_change=self._news.set)
-        self._live: dict[int, tuple[Assignment, int]] = {}
-        """What runs, and the last message that was taken of it."""
+        self._live: dict[int, tuple[int, int]] = {}
+        """Of what runs, the attempt, and the last report that was taken."""
 
     def prepare(
         self,
@@ -35,20 +35,21 @@ class InlineBackend:
         return self._host.prepare(spec.to_json(), texts, on_tick)
 
     def run(self, driver: Driver) -> None:
-        """Run the sweep until the driver has nothing more to start, or is interrupted."""
-        while not driver.interrupted:
+        """Run the sweep until the driver has nothing more to start, or is asked to stop."""
+        while not driver.stop_requested:
             self._fill(driver)
             if not self._live:
-                return
+                break
             self._news.wait(TICK_SECONDS)
             self._news.clear()
             driver.tick()
             self._take_all(driver)
+        if not driver.stop_requested:
+            return
         self._host.close()
         while self._take_all(driver):  # their last checkpoints are among the last reports
             pass
-        for number in list(driver.running):
-            driver.interrupt(number)
+        driver.leave_running()
 
     def close(self) -> None:
         self._host.close()
@@ -57,23 +58,17 @@ class InlineBackend:
         resources = driver.spec.resources
         slots = resources.max_concurrent or resources.slots
         while driver.has_room(slots) and (assignment := driver.ask()) is not None:
-            self._host.submit(
-                assignment.trial,
-                assignment.attempt,
-                assignment.spec_json,
-                assignment.directory,
-                assignment.checkpoint,
-            )
-            self._live[assignment.trial] = (assignment, 0)
+            self._host.submit(assignment)
+            self._live[assignment.trial] = (assignment.attempt, 0)
 
     def _take_all(self, driver: Driver) -> bool:
         """Take one message of every trial that has one; False if none has."""
         taken = False
-        for number, (assignment, seq) in list(self._live.items()):
-            message = self._poll(driver, number, assignment.attempt, seq)
+        for number, (attempt, seq) in list(self._live.items()):
+            message = self._poll(driver, number, attempt, seq)
             if message is not None:
                 taken = True
-                self._take(driver, assignment, message)
+                self._take(driver, number, attempt, message)
         return taken
 
     def _poll(self, driver: Driver, number: int, attempt: int, seq: int) -> Message | None:
@@ -82,19 +77,14 @@ class InlineBackend:
         try:
             return self._host.poll(number, attempt, seq)
         except DeviceLost as error:
-            driver.failed, driver.stop_reason = True, str(error)
-            return {"interrupted": True}
+            driver.fail(str(error))
+            return Interrupted()
 
-    def _take(self, driver: Driver, assignment: Assignment, message: Message) -> None:
-        number, attempt = assignment.trial, assignment.attempt
-        if "progress" in message:
-            if not driver.report(number, Progress.model_validate(message["progress"])):
-                self._host.request_cancel(number, attempt, "weak")
-            self._live[number] = (assignment, message["seq"])
+    def _take(self, driver: Driver, number: int, attempt: int, message: Message) -> None:
+        if isinstance(message, Report):
+            self._live[number] = (attempt, message.seq)
             self._news.set()  # the next poll acknowledges this one
-            return
-        del self._live[number]
-        if "result" in message:
-            driver.end(number, TrialResult.model_validate(message["result"]))
         else:
-            driver.interrupt(number)
+            del self._live[number]
+        if not driver.take(number, message):
+            self._host.request_cancel(number, attempt, Kind.WEAK)

@@ -44,6 +44,7 @@ def bad_input(error: Exception) -> str | None:
     from pydantic import ValidationError
 
     from peft_jobs import DataError, Fenced, SpecError
+    from peft_jobs.spec.mistakes import mistakes
     from search_spaces import SpaceError
     from sweeps.redact import redact
 
@@ -51,8 +52,7 @@ def bad_input(error: Exception) -> str | None:
     if isinstance(cause, Exception):
         error = cause
     if isinstance(error, ValidationError):
-        places = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
-        return "\n".join(f"{place}: {text}" if place else text for place, text in places)
+        return redact("\n".join(map(str, mistakes(error))))
     if isinstance(error, SpecError | DataError | SpaceError | Fenced | LeaseLost):
         return redact(str(error))
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):

@@ -3,6 +3,7 @@
 driver         Driver: asks, starts, reports, ends
 trial_record   result.json, traceback and adapter of an ended trial
 tracked_runs   what the tracker is told of a sweep and of its trials
+budget         what may still start, and whether the sweep has failed
 retention      which checkpoints and adapters stay
 interrupts     SIGINT and SIGTERM
 heartbeat      the pipe to the supervisor

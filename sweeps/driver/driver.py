@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peft_jobs import Progress, State, TrialResult
-from peft_jobs.host.messages import Assignment
+from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
 from peft_jobs.storage.files import write_json
-from sweeps.driver.retention import Checkpoints
+from sweeps.driver.budget import Budget
+from sweeps.driver.retention import Retention
 from sweeps.driver.tracked_runs import now_ms, track_start
 from sweeps.driver.trial_record import claim_adapter, record_end, record_missing
 from sweeps.records.layout import SweepFolder
@@ -48,66 +49,62 @@ class Driver:
     """Called in every round of the backend's loop; True asks the driver to stop."""
     on_report: Callable[[], None] = lambda: None
     """Called for every report of a trial."""
-    started: float = field(default_factory=time.time)
     running: dict[int, Running] = field(default_factory=dict)
     ended: dict[int, TrialResult] = field(default_factory=dict)
     best: tuple[int, float] | None = None
-    stop_reason: str | None = None
-    failed: bool = False
-    """Too many trials failed."""
-    interrupted: bool = False
+    stop_requested: bool = field(default=False, init=False)
     """Somebody wants the sweep stopped; a backend looks in every round of its loop."""
-    _states: Counter[str] = field(default_factory=Counter)
-    _dropped: set[int] = field(default_factory=set)
-    """Trials whose adapters were deleted."""
-    _asked: int = 0
-    _alive: bool = False
-    """Some trial of the sweep has got beyond its first step."""
-    _told_interrupted: bool = False
+    interrupted: bool = field(default=False, init=False)
+    """The backend has left the sweep unfinished."""
+    _stop_shown: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._checkpoints = Checkpoints(self.folder)
+        self.budget = Budget(self.spec.budget)
+        self._retention = Retention(self.folder)
         folder, tracker, results = self.folder, self.tracker, self.folder.results()
         for trial in self.study.launched():
-            self._alive = self._alive or bool(trial.intermediate_values)
+            if trial.intermediate_values:
+                self.budget.is_proven = True
             if "result" in trial.user_attrs:
                 result = TrialResult.model_validate(trial.user_attrs["result"])
                 self._count(trial.number, result)
                 has_file = trial.number in results
                 record_missing(folder, tracker, trial, self.spec.trial, result, has_file)
-                self._checkpoints.ended(trial.number)
-        self._asked = len(self.ended)
+                self._retention.trial_ended(trial.number)
+        self.budget.asked = len(self.ended)
 
     @property
     def counts(self) -> Counter[str]:
         """Ended trials by state, and RUNNING."""
-        counts = self._states.copy()
+        counts = self.budget.ended.copy()
         counts["RUNNING"] = len(self.running)
         return counts
 
     @property
     def wanted(self) -> int:
         """Trials that would run now if there were room for all, see `has_room`."""
-        if self.interrupted or self.stop_reason is not None:
-            return len(self.running)
-        left = self.spec.budget.n_trials - len(self.ended)
-        return max(len(self.running), left if self._alive else 1)
+        running = len(self.running)
+        return running if self.stop_requested else self.budget.wanted(running)
+
+    def has_room(self, slots: int) -> bool:
+        """Whether one more trial may start on so many slots."""
+        return self.budget.has_room(len(self.running), slots)
+
+    def request_stop(self) -> None:
+        """Ask the backend to stop; running trials leave a checkpoint at their next step."""
+        self.stop_requested = True
+
+    def fail(self, reason: str) -> None:
+        """End the sweep as failed, once what runs has ended."""
+        self.budget.fail(reason)
 
     def tick(self) -> None:
         """To be called in every round of a backend's loop, also while nothing happens."""
         if self.on_tick():
-            self.interrupted = True
-        if self.interrupted and not self._told_interrupted:
-            self._told_interrupted = True
+            self.request_stop()
+        if self.stop_requested and not self._stop_shown:
+            self._stop_shown = True
             self.on_change(self)
-
-    def has_room(self, slots: int) -> bool:
-        """Whether one more trial may start on so many slots.
-
-        The first trial of a sweep goes ahead alone until it reports: what is wrong with all
-        trials is then seen in one.
-        """
-        return len(self.running) < (slots if self._alive else 1)
 
     def ask(self) -> Assignment | None:
         """The next trial, started; None when no further one is to be started."""
@@ -116,31 +113,42 @@ class Driver:
 
     def next_point(self) -> Point | None:
         """`ask` without the start: what may take long, and may run beside reports."""
-        if self.interrupted or self._out_of_budget():
+        if self.stop_requested or self.budget.is_spent(len(self.study.interrupted)):
             return None
         point = self.study.ask()
         if point is None:
-            self.stop_reason = self.stop_reason or "the space is exhausted"
+            self.budget.stop("the space is exhausted")
             return None
-        self._asked += 1
+        self.budget.asked += 1
         return point
 
     def start(self, point: Point) -> Assignment:
         """Record that a trial starts; what its host needs."""
-        folder = self.folder.trial(point.number)
         directory = self.folder.attempt(point.number, point.attempt)
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "trial.json", point.spec.model_dump(mode="json"))
-        self.folder.keep(folder / "trial.json")
+        trial_file = self.folder.trial_file(point.number)
+        write_json(trial_file, point.spec.model_dump(mode="json"))
+        self.folder.keep(trial_file)
         self.running[point.number] = Running(point, time.time(), point.attempt)
         track_start(self.tracker, point, now_ms())
         self.on_change(self)
         spec_json, location = point.spec.to_json(), self.folder.location_of(directory)
         return Assignment(point.number, point.attempt, spec_json, location, point.checkpoint)
 
+    def take(self, number: int, message: Message) -> bool:
+        """Take a host's message of a running trial; False if the pruner wants the trial stopped."""
+        match message:
+            case Report(progress=progress):
+                return self.report(number, progress)
+            case End(result=result):
+                self.end(number, result)
+            case Interrupted():
+                self.interrupt(number)
+        return True
+
     def report(self, number: int, progress: Progress) -> bool:
         """Take a trial's report; False if the pruner wants the trial stopped."""
-        self._alive = True
+        self.budget.is_proven = True
         self.on_report()
         known = self.running[number].progress
         if known is None or progress.step >= known.step:  # a checkpoint may be named later
@@ -149,7 +157,7 @@ class Driver:
         if progress.checkpoint is not None:
             value = progress.metrics.get(self.spec.objective.metric)
             loss = None if value is None or progress.rung is None else self._loss(value)
-            self._checkpoints.left(number, progress.checkpoint, loss)
+            self._retention.checkpoint_left(number, progress.checkpoint, loss)
         self.tracker.trial_progress(number, progress.metrics, progress.step, now_ms())
         self.on_change(self)
         return go_on
@@ -165,12 +173,10 @@ class Driver:
         running = self.running.pop(number)
         result = claim_adapter(self.folder, number, running.attempt, result)
         self.study.tell(number, result)
-        if result.state is State.FAIL and not self._alive:
-            self.failed = True
-            self.stop_reason = f"its first trial failed at once ({result.kind}), as all might"
+        self.budget.check_first(result.state, result.kind)
         self._count(number, result)
         record_end(self.folder, self.tracker, number, running.attempt, result)
-        self._checkpoints.ended(number)
+        self._retention.trial_ended(number)
         self.drop_adapters()
         self.on_change(self)
 
@@ -180,44 +186,30 @@ class Driver:
             self.study.interrupt(number)
             self.on_change(self)
 
+    def leave_running(self) -> None:
+        """The backend stops before the sweep is finished: what still runs waits for the next."""
+        self.interrupted = True
+        for number in list(self.running):
+            self.interrupt(number)
+
     def drop_adapters(self) -> None:
         """Delete the adapters beyond `checkpoints.keep`, best first, once they are in MLflow."""
         keep = self.spec.checkpoints.keep
-        if keep is None:
+        saved = {n: r.adapter for n, r in self.ended.items() if r.adapter is not None}
+        if keep is None or len(saved) <= keep:
             return
-        saved = {n: result for n, result in self.ended.items() if result.adapter is not None}
-        if len(saved) <= keep:
-            return
+        ordered = [(number, saved[number]) for number in sorted(saved, key=self._order)]
+        self._retention.drop_adapters(ordered[keep:], lambda number: not self.tracker.waits(number))
 
-        def order(number: int) -> tuple[bool, float, int]:
-            result = saved[number]
-            value = result.metrics[self.spec.objective.metric]
-            return (not self.study.feasible(result), self._loss(value), number)
-
-        for number in sorted(saved, key=order)[keep:]:
-            if number not in self._dropped and not self.tracker.waits(number):
-                self.folder.remove(self.folder.path / str(saved[number].adapter))
-                self._dropped.add(number)
-
-    def _out_of_budget(self) -> bool:
-        budget = self.spec.budget
-        if self.failed:
-            return True
-        if self.counts[State.FAIL] > budget.max_failures:
-            self.failed = True
-            self.stop_reason = f"more than {budget.max_failures} trials failed"
-        elif budget.timeout is not None and time.time() - self.started > budget.timeout:
-            self.stop_reason = f"the timeout of {budget.timeout:g} seconds is over"
-        else:
-            left_running = len(self.study.interrupted)
-            return self._asked >= budget.n_trials and not left_running
-        return True
+    def _order(self, number: int) -> tuple[bool, float, int]:
+        """Sorts trials that have an adapter, the best one first."""
+        result = self.ended[number]
+        value = result.metrics[self.spec.objective.metric]
+        return (not self.study.feasible(result), self._loss(value), number)
 
     def _count(self, number: int, result: TrialResult) -> None:
         self.ended[number] = result
-        self._states[str(result.state)] += 1
-        if result.state is not State.FAIL:
-            self._alive = True
+        self.budget.count(result.state)
         value = result.metrics.get(self.spec.objective.metric)
         if result.state is not State.COMPLETE or value is None:
             return

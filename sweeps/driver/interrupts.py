@@ -30,15 +30,15 @@ def keeping_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupted_by_signals(driver: Driver) -> Iterator[None]:
-    """Within the block the first signal sets `driver.interrupted`.
+    """Within the block the first signal asks the driver to stop.
 
     The next one raises KeyboardInterrupt. Outside the main thread nothing is changed.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if driver.interrupted:
+        if driver.stop_requested:
             raise KeyboardInterrupt
-        driver.interrupted = True
+        driver.request_stop()
 
     with keeping_signals():
         if _is_main_thread():

@@ -9,6 +9,7 @@ from typing import Literal
 from peft_jobs import State, TrialResult
 from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
+from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, LOG_FILE, METRICS_FILE, TRACEBACK_FILE
 from sweeps.records.layout import SweepFolder, run_name
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.reports import markdown, report_artifacts
@@ -125,15 +126,15 @@ def trial_artifacts(
     result: TrialResult,
     adapter_may_be_gone: bool = False,
 ) -> Iterator[Artifact]:
-    trial, tried = folder.trial(number), folder.attempt(number, attempt)
+    tried = folder.attempt(number, attempt)
     if result.adapter is not None:
-        yield Artifact(folder.path / result.adapter, "adapter", optional=adapter_may_be_gone)
+        yield Artifact(folder.path / result.adapter, ADAPTER_FOLDER, optional=adapter_may_be_gone)
     for path, to in (
-        (trial / "trial.json", "config"),
-        (trial / "result.json", "eval"),
-        (tried / "metrics.jsonl", "eval"),
-        (tried / "log.txt", "logs"),
-        (tried / "traceback.txt", "logs"),
+        (folder.trial_file(number), "config"),
+        (folder.result(number), "eval"),
+        (tried / METRICS_FILE, "eval"),
+        (tried / LOG_FILE, "logs"),
+        (tried / TRACEBACK_FILE, "logs"),
     ):
         if folder.in_store or path.exists():
             yield Artifact(path, to, optional=folder.in_store)

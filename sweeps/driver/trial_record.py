@@ -5,6 +5,7 @@ import shutil
 from optuna.trial import FrozenTrial
 
 from peft_jobs import TrialResult, TrialSpec, faults
+from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, TRACEBACK_FILE
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.driver.tracked_runs import milliseconds, now_ms, track_end, track_start, trial_artifacts
 from sweeps.records.layout import SweepFolder
@@ -24,7 +25,7 @@ def claim_adapter(
     source = folder.attempt(number, attempt) / result.adapter
     if folder.in_store:  # there, moving is copying
         return result.model_copy(update={"adapter": str(source.relative_to(folder.path))})
-    target = folder.trial(number) / "adapter"
+    target = folder.trial(number) / ADAPTER_FOLDER
     shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it told the end
     source.rename(target)
     return result.model_copy(update={"adapter": str(target.relative_to(folder.path))})
@@ -68,7 +69,7 @@ def record_missing(
 
 def _write_result(folder: SweepFolder, number: int, attempt: int, result: TrialResult) -> None:
     if result.traceback:
-        traceback = folder.attempt(number, attempt) / "traceback.txt"
+        traceback = folder.attempt(number, attempt) / TRACEBACK_FILE
         write_whole(traceback, result.traceback)
         folder.keep(traceback)
     write_json(folder.result(number), result.model_dump(mode="json"))

@@ -6,11 +6,28 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from peft_jobs.host.checkpoint import CHECKPOINTS
 from peft_jobs.storage import object_store
+from peft_jobs.storage.attempt_folder import (
+    ATTEMPTS_FOLDER,
+    CHECKPOINTS_FOLDER,
+    RESULT_FILE,
+    TRIAL_FILE,
+)
 from peft_jobs.storage.files import write_whole
 from search_spaces import Params
 from sweeps.errors import Unavailable
+from sweeps.file_names import (
+    CACHE_FOLDER,
+    EXPORTS_FOLDER,
+    MARKER_FILE,
+    OUTBOX_FILE,
+    PLOTS_FOLDER,
+    RECORD_FILE,
+    SOURCE_FILE,
+    STUDY_DATABASE,
+    TRACKING_DATABASE,
+    TRIALS_FOLDER,
+)
 from sweeps.records.mirror import Mirror
 from sweeps.spec import SweepSpec
 
@@ -77,7 +94,7 @@ class SweepFolder:
 
         Raises Unavailable if the storage does not take it.
         """
-        marker, text = self.path / ".driver", uuid.uuid4().hex
+        marker, text = self.path / MARKER_FILE, uuid.uuid4().hex
         location = self.location_of(marker)
         try:
             if self.in_store:
@@ -96,11 +113,11 @@ class SweepFolder:
 
     def remove_checkpoints(self, number: int) -> None:
         """Delete all checkpoints of a trial."""
-        attempts = self.trial(number) / "attempts"
-        for path in attempts.glob(f"*/{CHECKPOINTS}"):
+        attempts = self.trial(number) / ATTEMPTS_FOLDER
+        for path in attempts.glob(f"*/{CHECKPOINTS_FOLDER}"):
             shutil.rmtree(path, ignore_errors=True)  # a host cut off may still be writing
         if self.mirror is not None:
-            self.mirror.remove_below(self.location_of(attempts), CHECKPOINTS)
+            self.mirror.remove_below(self.location_of(attempts), CHECKPOINTS_FOLDER)
 
     def read(self, path: Path) -> str | None:
         """The text of a file of the storage; None if there is none."""
@@ -122,46 +139,73 @@ class SweepFolder:
 
     @property
     def outbox(self) -> Path:
-        return self.path / "tracking.db"
+        return self.path / OUTBOX_FILE
 
     @property
     def exports(self) -> Path:
-        return self.path / "exports"
+        return self.path / EXPORTS_FOLDER
+
+    @property
+    def source(self) -> Path:
+        """The sweep file as it was given."""
+        return self.path / SOURCE_FILE
+
+    @property
+    def record(self) -> Path:
+        """The resolved sweep; there once it was launched."""
+        return self.path / RECORD_FILE
+
+    @property
+    def plots(self) -> Path:
+        return self.path / PLOTS_FOLDER
+
+    @property
+    def trials(self) -> Path:
+        return self.path / TRIALS_FOLDER
+
+    @property
+    def study_database(self) -> Path:
+        """The study's, unless the sweep names another one."""
+        return self.storage / STUDY_DATABASE
 
     @property
     def study_url(self) -> str:
-        return f"sqlite:///{self.storage / 'optuna.db'}"
+        return f"sqlite:///{self.study_database}"
 
     @property
     def tracking_url(self) -> str:
-        return f"sqlite:///{self.storage / 'mlflow.db'}"
+        return f"sqlite:///{self.storage / TRACKING_DATABASE}"
 
     @property
     def cache(self) -> Path:
         """Tokenized data, shared by all sweeps of the storage."""
-        return self.storage / "cache"
+        return self.storage / CACHE_FOLDER
 
     def trial(self, number: int) -> Path:
-        return self.path / "trials" / f"{number:04d}"
+        return self.trials / f"{number:04d}"
+
+    def trial_file(self, number: int) -> Path:
+        """A trial's specification."""
+        return self.trial(number) / TRIAL_FILE
 
     def attempt(self, number: int, attempt: int) -> Path:
-        return self.trial(number) / "attempts" / str(attempt)
+        return self.trial(number) / ATTEMPTS_FOLDER / str(attempt)
 
     def result(self, number: int) -> Path:
         """There if and only if the trial has ended."""
-        return self.trial(number) / "result.json"
+        return self.trial(number) / RESULT_FILE
 
     def results(self) -> set[int]:
         """The trials that have a `result.json`."""
-        trials = self.path / "trials"
+        trials = self.trials
         found = (
             [trials / name for name in self.files(trials)] if self.in_store else trials.glob("*/*")
         )
-        return {int(path.parent.name) for path in found if path.name == "result.json"}
+        return {int(path.parent.name) for path in found if path.name == RESULT_FILE}
 
     def checkpoints(self, number: int) -> list[Path]:
         """All checkpoints of a trial, the newest last: by step, then by attempt."""
-        found = self.trial(number).glob("attempts/*/checkpoints/step-*")
+        found = self.trial(number).glob(f"{ATTEMPTS_FOLDER}/*/{CHECKPOINTS_FOLDER}/step-*")
         return sorted(found, key=lambda path: (path.name, int(path.parts[-3])))
 
 

@@ -6,18 +6,17 @@ what is not put when the driver ends, the next one puts again.
 
 import contextlib
 import logging
+import math
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from peft_jobs.storage import object_store
+from peft_jobs.storage.retry import retry
 from sweeps.errors import Unavailable
 
 log = logging.getLogger(__name__)
-
-_TOLD_AFTER_SECONDS = 2.0
-_LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Mirror:
@@ -73,30 +72,29 @@ class Mirror:
             self._news.notify_all()
 
     def _serve(self) -> None:
-        since, pause, told = 0.0, 0.2, False
         while True:
             with self._news:
                 self._news.wait_for(lambda: self._wishes or self._closed)
                 if not self._wishes:
                     return
                 key, act = next(iter(self._wishes.items()))
-            try:
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    act()
-            except OSError as error:
-                since = since or time.monotonic()
-                if not told and time.monotonic() - since > _TOLD_AFTER_SECONDS:
-                    told = True
-                    log.warning("the store is away, will retry: %s", error)
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-                continue
-            if told:
-                log.warning("the store is back")
-            since, pause, told = 0.0, 0.2, False
+            retry(
+                partial(_unless_removed, act),
+                patience_seconds=math.inf,
+                is_wanted=partial(self._is_wanted, key, act),
+            )
             with self._news:
                 if self._wishes.get(key) is act:
                     del self._wishes[key]
+
+    def _is_wanted(self, key: str, act: Callable[[], object]) -> bool:
+        with self._news:
+            return self._wishes.get(key) is act
+
+
+def _unless_removed(act: Callable[[], object]) -> None:
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        act()
 
 
 @contextlib.contextmanager

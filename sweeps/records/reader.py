@@ -89,7 +89,7 @@ def validated(tree: dict[str, Any], folder: SweepFolder) -> SweepSpec:
     try:
         return SweepSpec.model_validate(tree)
     except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in mistakes(error, SweepSpec))
+        lines = "\n".join(f"  {mistake}" for mistake in mistakes(error, SweepSpec))
         raise SpecError(
             f"{folder.path / 'sweep.json'} holds what this version cannot run:\n{lines}"
         ) from None

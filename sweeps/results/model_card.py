@@ -14,7 +14,7 @@ from typing import Any
 from peft_jobs import TrialSpec
 from peft_jobs.spec import DEMO, QuantizationSpec
 from peft_jobs.spec.adapters import OWN
-from peft_jobs.storage.attempt_folder import LABELS, read_labels
+from peft_jobs.storage.attempt_folder import LABELS_FILE, read_labels
 from sweeps.results.leaderboard import Leaderboard, Row
 
 _OUTPUTS = ("lm_head", "embed_out")
@@ -118,7 +118,7 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
         yield "from peft_jobs.methods import load_adapter"
     yield ""
     if labels:
-        yield f'labels = json.loads(Path("{LABELS}").read_text(encoding="utf-8"))'
+        yield f'labels = json.loads(Path("{LABELS_FILE}").read_text(encoding="utf-8"))'
     yield f"base = {kind}.from_pretrained("
     yield from (f"    {option}," for option in (name, *options) if option)
     yield ")"

@@ -6,6 +6,14 @@ import io
 from collections.abc import Sequence
 
 from peft_jobs.storage.files import write_json, write_whole
+from sweeps.file_names import (
+    LEADERBOARD_CSV,
+    LEADERBOARD_HTML,
+    LEADERBOARD_JSON,
+    PLOTS_FOLDER,
+    RECORD_FILE,
+    SOURCE_FILE,
+)
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.spec.metrics import numbers
@@ -47,7 +55,7 @@ def markdown(board: Leaderboard, limit: int = 20) -> str:
     rows = board.rows[:limit]
     lines += ["| " + " | ".join(cells(row, board)) + " |" for row in rows]
     if len(board.rows) > limit:
-        lines.append(f"\n{len(board.rows) - limit} more in `leaderboard.csv`.")
+        lines.append(f"\n{len(board.rows) - limit} more in `{LEADERBOARD_CSV}`.")
     return "\n".join(lines)
 
 
@@ -62,9 +70,9 @@ def summary(board: Leaderboard) -> str:
 
 def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
     """`leaderboard.{json,csv,html}` in the sweep's folder, each whole."""
-    write_json(folder.path / "leaderboard.json", board.to_json())
-    write_whole(folder.path / "leaderboard.csv", to_csv(board))
-    write_whole(folder.path / "leaderboard.html", to_html(board))
+    write_json(folder.path / LEADERBOARD_JSON, board.to_json())
+    write_whole(folder.path / LEADERBOARD_CSV, to_csv(board))
+    write_whole(folder.path / LEADERBOARD_HTML, to_html(board))
     folder.keep(*(folder.path / f"leaderboard.{kind}" for kind in ("json", "csv", "html")))
 
 
@@ -102,11 +110,11 @@ def to_html(board: Leaderboard, said: str | None = None) -> str:
 
 def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
     """What the parent run keeps: spec, leaderboard, plots, the best adapter with its trial."""
-    names = ("sweep.yaml", "sweep.json", "leaderboard.json", "leaderboard.csv", "leaderboard.html")
+    names = (SOURCE_FILE, RECORD_FILE, LEADERBOARD_JSON, LEADERBOARD_CSV, LEADERBOARD_HTML)
     artifacts = [Artifact(folder.path / name) for name in names]
-    artifacts.append(Artifact(folder.path / "plots", "plots"))
+    artifacts.append(Artifact(folder.plots, PLOTS_FOLDER))
     if best is not None:
-        artifacts.append(Artifact(folder.trial(best.number) / "trial.json", "best"))
+        artifacts.append(Artifact(folder.trial_file(best.number), "best"))
         if best.adapter is not None:
             artifacts.append(Artifact(folder.path / best.adapter, "best/adapter"))
     fetched = [a for a in artifacts if folder.in_store and a.artifact_path.startswith("best")]

@@ -11,6 +11,7 @@ from peft_jobs.spec import DEMO, Source
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.object_store import is_url
 from search_spaces import SpaceError
+from sweeps.file_names import STORAGE_FILES
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.spec.space_checks import space_problems
@@ -23,7 +24,6 @@ MEASURED = (
     "minutes",
 )
 """What a constraint may bound beside the task's metrics."""
-_FILES = ("optuna.db", "mlflow.db", "mlartifacts", "cache")
 _MAX_BUDGET = {
     "n_trials": 10**6,
     "max_steps": 10**9,
@@ -65,7 +65,7 @@ def _contradictions(spec: SweepSpec) -> list[str]:
     for name in spec.constraints:
         if name not in bounded and not (own and name.startswith("validation/")):
             found.append(f"constraints: {name!r} is not measured{suggest(name, bounded)}")
-    if spec.name in _FILES:
+    if spec.name in STORAGE_FILES:
         found.append(f"name: {spec.name!r} is a file of the storage; give another name")
     if spec.study_url is not None:
         found += _bad_url(spec.study_url)

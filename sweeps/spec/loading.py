@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec import DEMO, Source
-from peft_jobs.spec.mistakes import mistakes, suggest
+from peft_jobs.spec.mistakes import Mistake, mistakes, suggest
 from peft_jobs.storage.object_store import MAX_URL_CHARACTERS, is_url
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
@@ -41,11 +42,8 @@ def build_sweep(tree: Mapping[str, Any], source: str = "sweep") -> SweepSpec:
     try:
         spec = SweepSpec.model_validate(tree)
     except ValidationError as error:
-        lines = [
-            line.replace("trial.", "", 1) if line.startswith("trial.") else line
-            for line in mistakes(error, SweepSpec)
-        ]
-        raise SweepFileError(source, _file_words(lines)) from None
+        lines = [str(_in_file(mistake)) for mistake in mistakes(error, SweepSpec)]
+        raise SweepFileError(source, lines) from None
     if found := _bad_paths(spec):
         raise SweepFileError(source, found)
     found = _bad_store(spec)
@@ -56,16 +54,15 @@ def build_sweep(tree: Mapping[str, Any], source: str = "sweep") -> SweepSpec:
     return spec
 
 
-def _file_words(lines: Sequence[str]) -> list[str]:
-    """Messages in the words of the file, where the trial's sections stand at the top level."""
-    known = sorted({*TrialSpec.model_fields, *SweepSpec.model_fields} - {"trial"})
-    words = []
-    for line in lines:
-        key, found, _ = line.partition(": unknown key ")
-        if found and "." not in key:
-            line = f"{key}: unknown key {key!r}{suggest(key, known)}"
-        words.append(line.replace(" in trial.", " in ", 1) if found else line)
-    return words
+def _in_file(mistake: Mistake) -> Mistake:
+    """The mistake as the file has it, where the trial's sections stand at the top level."""
+    path = mistake.path
+    if len(path) > 1 and path[0] == "trial":
+        path = path[1:]
+    if mistake.known is None or len(path) > 1:
+        return replace(mistake, path=path)
+    known = {*TrialSpec.model_fields, *SweepSpec.model_fields} - {"trial"}
+    return Mistake(path, f"{mistake.must}{suggest(path[0], known)}")
 
 
 def _bad_paths(spec: SweepSpec) -> list[str]:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from peft_jobs import TrialSpec
 from peft_jobs.spec import ADAPTERS
 from peft_jobs.spec.dotted import flatten, paths_of
-from peft_jobs.spec.mistakes import mistakes
+from peft_jobs.spec.mistakes import Mistake, mistakes
 from search_spaces import FunctionSpace, GivenSuggest, Params, RandomSuggest, SpaceError
 from sweeps.spec import SweepSpec
 from sweeps.spec.sample_points import POINTS_CHECKED, draw_points, is_incompatible
@@ -38,26 +38,26 @@ def space_problems(spec: SweepSpec) -> list[str]:
         return [f"space: {spec.space.function} raised {type(error).__name__}: {error}"]
     if not points:
         return [f"space: none of {POINTS_CHECKED} random points satisfies the constraints"]
-    found: dict[str, str] = {line: line for line in given}
+    found: dict[object, str] = {line: line for line in given}
     num_impossible = 0
     for name in sorted({name for point in points for name in point}):
         if name in _HORIZONS or name.startswith(_FIXED_PARTS):
             found[name] = f"space: {name} must be the same for all trials to compare them"
         if name in _BATCH and spec.budget.max_steps is not None:
             found[name] = f"budget.max_steps: {name} is sampled, so give budget.max_samples"
-    impossible: dict[str, str] = {}
+    impossible: dict[object, str] = {}
     for point in points:
         try:
             spec.trial.with_params(point)
         except ValidationError as error:
             if is_incompatible(error):  # the sweep turns such points away, as long as others are
-                impossible.update({line: f"space: {line}" for line in mistakes(error, TrialSpec)})
+                impossible.update({each: f"space: {each}" for each in mistakes(error, TrialSpec)})
                 num_impossible += 1
                 continue
             foreign = _foreign(point, spec, points)
-            for line in mistakes(error, TrialSpec):  # one value of each mistake is enough
-                line = foreign.get(line.partition(":")[0], line)
-                found.setdefault(line.rpartition(", got ")[0] or line, f"space: {line}")
+            for each in mistakes(error, TrialSpec):  # one value of each mistake is enough
+                each = foreign.get(each.path, each)
+                found.setdefault((each.path, each.must), f"space: {each}")
         except ValueError as error:
             found[str(error)] = f"space: {error}"
     if num_impossible == len(points):
@@ -83,19 +83,21 @@ def _bad_given_points(spec: SweepSpec) -> list[str]:
     return found
 
 
-def _foreign(point: Params, spec: SweepSpec, points: list[Params]) -> dict[str, str]:
-    """What to say of each field that the point gives to a method that has no such field."""
+def _foreign(
+    point: Params, spec: SweepSpec, points: list[Params]
+) -> dict[tuple[str, ...], Mistake]:
+    """The mistake at the path of each field that the point gives to a method that has no such."""
     method = str(point.get("adapter.method", spec.trial.adapter.method))
     drawn = {str(other["adapter.method"]) for other in points if "adapter.method" in other}
-    told = {}
+    told: dict[tuple[str, ...], Mistake] = {}
     for section, field in {tuple(name.split(".")[:2]) for name in point if "." in name}:
         if section != "adapter" or method not in ADAPTERS or _has(method, field):
             continue
         having = [repr(other) for other in sorted(drawn) if _has(other, field)]
         where = f"in [{', '.join(having)}]" if len(having) > 1 else f"== {''.join(having)}"
         advice = f'give it `when: "adapter.method {where}"`' if having else "leave it out"
-        name = f"{section}.{field}"
-        told[name] = f"{name}: the method {method} has no {field}; {advice}"
+        path = (section, field)
+        told[path] = Mistake(path, f"the method {method} has no {field}; {advice}")
     return told
 
 

@@ -146,7 +146,7 @@ class Asker:
         except SpaceError as error:
             return self._turn_away(trial, changes, Kind.REJECTED, str(error))
         except ValidationError as error:
-            reason = "; ".join(mistakes(error, TrialSpec))
+            reason = "; ".join(map(str, mistakes(error, TrialSpec)))
             return self._turn_away(trial, changes, Kind.REJECTED, reason)
         changes.user_attrs["params"] = params
         if violated is not None:

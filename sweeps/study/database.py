@@ -1,22 +1,17 @@
 """The database of the studies: opened with care, and asked again when it falters."""
 
-import logging
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import optuna
 import sqlalchemy
 import sqlalchemy.event
 
 from peft_jobs import SpecError
+from peft_jobs.storage import retry as storage_retry
 from sweeps.errors import Unavailable
 from sweeps.redact import redact
-
-log = logging.getLogger(__name__)
-
-PATIENCE_SECONDS = 600.0
-"""How long a sweep waits for its database: a restart, a failover, a locked file."""
 
 _T = TypeVar("_T")
 
@@ -59,20 +54,23 @@ def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
 def retry(
     call: Callable[[], _T],
     on_wait: Callable[[], object] = lambda: None,
-    patience_seconds: float = PATIENCE_SECONDS,
+    patience_seconds: float | None = None,
 ) -> _T:
     """`call()`; a database that is locked or away is waited for, it must not end a sweep.
 
     `on_wait` is called before each further try. Raises the last error after `patience_seconds`.
     """
-    deadline, pause = time.monotonic() + patience_seconds, 0.1
-    while True:
-        try:
-            return call()
-        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("the study's database failed, again in a moment: %s", redact(str(error)))
+
+    def pause(seconds: float) -> None:
         on_wait()
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+        time.sleep(seconds)
+
+    found = storage_retry.retry(
+        call,
+        "the study's database",
+        (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError),
+        patience_seconds=patience_seconds,
+        pause=pause,
+        told=lambda error: redact(str(error)),
+    )
+    return cast(_T, found)  # None only where a call is not wanted any more

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sweeps.file_names import ARTIFACTS_FOLDER
 from sweeps.redact import redact
 
 _SQLITE = "sqlite:///"
@@ -68,7 +69,7 @@ class Destination:
             return None
         root = self.artifact_root
         if not root and self.sqlite_file:
-            root = self.sqlite_file.parent / "mlartifacts"
+            root = self.sqlite_file.parent / ARTIFACTS_FOLDER
         if isinstance(root, str) and "://" in root:
             return root
         return Path(str(root)).absolute().as_uri()

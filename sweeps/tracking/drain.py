@@ -4,11 +4,12 @@ mlflow is imported here, in the thread, so that neither the driver's start nor a
 tracking pays for it (about 1.5 s, and 1.5 s more when a new database is laid out).
 """
 
-import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from peft_jobs.storage.retry import retry
 from sweeps.redact import redact
 from sweeps.tracking.destination import Destination, prepare
 from sweeps.tracking.outbox import Outbox
@@ -16,9 +17,6 @@ from sweeps.tracking.outbox import Outbox
 if TYPE_CHECKING:
     from sweeps.tracking.delivery import Delivery
 
-log = logging.getLogger(__name__)
-
-MAX_BACKOFF_SECONDS = 10.0
 GATHER_SECONDS = 0.25  # what arrives within this time goes into one batch
 
 
@@ -32,6 +30,7 @@ class Drain(threading.Thread):
         self._arrived = threading.Event()
         self._closing = threading.Event()  # deliver what is left, then end
         self._stopped = threading.Event()  # end now
+        self._delivery: Delivery | None = None
 
     def wake(self) -> None:
         """Say that an operation was put."""
@@ -46,25 +45,19 @@ class Drain(threading.Thread):
         return self._outbox.pending()
 
     def run(self) -> None:
-        delivery = None
-        failures, backoff = 0, 0.2
         while not self._stopped.is_set():
-            try:
-                delivery = delivery or _open(self._outbox, self._destination)
-                delivered = delivery.deliver_some()
             # Whatever a tracking server, a database driver or an object store raises: the sweep
             # goes on, the operation stays in the outbox, and the person is told once.
-            except Exception as error:
-                failures += 1
-                if failures == 3:
-                    reason = redact(f"{type(error).__name__}: {error}")
-                    log.warning("MLflow at %s is away, will retry: %s", self._destination, reason)
-                self._pause(backoff)
-                backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
-                continue
-            if failures >= 3:
-                log.warning("MLflow at %s is back", self._destination)
-            failures, backoff = 0, 0.2
+            delivered = retry(
+                self._deliver_some,
+                f"MLflow at {self._destination}",
+                (Exception,),
+                unless=(),
+                patience_seconds=math.inf,
+                is_wanted=lambda: not self._stopped.is_set(),
+                pause=self._pause,
+                told=lambda error: redact(f"{type(error).__name__}: {error}"),
+            )
             if delivered:
                 continue
             if self._closing.is_set():
@@ -72,6 +65,10 @@ class Drain(threading.Thread):
             self._arrived.wait()
             self._arrived.clear()
             self._closing.wait(GATHER_SECONDS)
+
+    def _deliver_some(self) -> bool:
+        self._delivery = self._delivery or _open(self._outbox, self._destination)
+        return bool(self._delivery.deliver_some())
 
     def _pause(self, seconds: float) -> None:
         """Wait, but no longer than a second once the driver waits for us."""

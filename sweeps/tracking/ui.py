@@ -5,6 +5,8 @@ import socket
 import sys
 from pathlib import Path
 
+from sweeps.file_names import ARTIFACTS_FOLDER, TRACKING_DATABASE
+
 _ENVIRONMENT = {
     # The job runners of MLflow's evaluation of language models: 13 processes and 2.6 GB instead of
     # 3 and 0.8 GB, and they are not used here.
@@ -27,8 +29,12 @@ def ui_command(
     """
     storage = storage.absolute()
     command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", f"sqlite:///{storage / 'mlflow.db'}"]
-    command += ["--serve-artifacts", "--artifacts-destination", (storage / "mlartifacts").as_uri()]
+    command += ["--backend-store-uri", f"sqlite:///{storage / TRACKING_DATABASE}"]
+    command += [
+        "--serve-artifacts",
+        "--artifacts-destination",
+        (storage / ARTIFACTS_FOLDER).as_uri(),
+    ]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     return command, os.environ | _ENVIRONMENT
 
@@ -38,8 +44,10 @@ def serve(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
 
     Raises FileNotFoundError when nothing was tracked in `storage`, PortBusy when the port is taken.
     """
-    if not (storage / "mlflow.db").is_file():
-        raise FileNotFoundError(f"no sweep was tracked here: {storage / 'mlflow.db'} is not there")
+    if not (storage / TRACKING_DATABASE).is_file():
+        raise FileNotFoundError(
+            f"no sweep was tracked here: {storage / TRACKING_DATABASE} is not there"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""The two commands say in one line what a machine lacks."""
+"""The commands say in one line what a machine lacks."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ NO_VENV = 'case "$2" in *ensurepip*) exit 1;; esac'
 SMALL_DISK = "echo header; echo /dev/x 100 90 1048576 90% /"
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh", "chaos.sh"])
+@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh", "chaos.sh", "numerics.sh"])
 @pytest.mark.parametrize(
     ("python", "df", "message"),
     [

@@ -98,7 +98,7 @@ def test_a_job_runs_the_sweep_on_its_nodes_and_ends_everything(
     seen = descendants(job)
     assert job.wait(120) == 0, log.read_text()
     assert len([*(tmp_path / "runs").glob("waves/trials/*/result.json")]) == 6
-    wait_for(lambda: not alive(seen), timeout=10)
+    wait_for(lambda: not alive(seen), timeout=45)
     calls = (tmp_path / "srun.log").read_text()
     assert "--nodelist=first" in calls
     assert "--exclude=first" in calls
@@ -115,4 +115,4 @@ def test_the_end_of_the_time_leaves_checkpoints(
     job.send_signal(signal.SIGTERM)
     assert job.wait(120) == 130, (tmp_path / "job.log").read_text()
     assert "unfinished" in (tmp_path / "job.log").read_text()
-    wait_for(lambda: not alive(seen), timeout=10)
+    wait_for(lambda: not alive(seen), timeout=45)

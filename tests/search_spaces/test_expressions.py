@@ -1,10 +1,10 @@
 """The expression language: what it computes, what it refuses, and that nothing in it explodes."""
 
 import contextlib
-import time
+import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces import SpaceError
@@ -108,12 +108,16 @@ def test_text_that_is_not_allowed_is_refused_when_parsed(text, message):
         ("'ab' * 10 ** 9", "arithmetic needs numbers, got 'ab'"),
     ],
 )
-def test_a_value_that_does_not_exist_is_refused_quickly(text, message):
-    started = time.perf_counter()
-    with pytest.raises(SpaceError) as raised:
-        value_of(text)
+def test_a_value_that_does_not_exist_is_refused_before_it_is_made(text, message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(SpaceError) as raised:
+            value_of(text)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert message in str(raised.value)
-    assert time.perf_counter() - started < 0.5
+    assert most_bytes < 2**20, "what would take long to make is large too"
 
 
 def test_a_condition_must_be_true_or_false():
@@ -130,12 +134,14 @@ def test_an_inactive_name_passes_through_unwrapped():
         parse("a + 1").evaluate(lookup)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab.1290()[]+-*/%<>=!,'\" \n_notifelsdr", max_size=40))
 def test_any_text_either_evaluates_or_raises_space_error(text):
     with contextlib.suppress(SpaceError):
         parse(text).evaluate(lambda name: 3)
 
 
+@settings(deadline=None)
 @given(st.integers(-99, 99), st.integers(-99, 99), st.sampled_from(["+", "-", "*", "<", "=="]))
 def test_integers_agree_with_python(a, b, op):
     assert parse(f"a.b {op} ({b})").evaluate({"a.b": a}.__getitem__) == eval(f"({a}) {op} ({b})")

@@ -74,13 +74,13 @@ R = "parameters.adapter.r"
         ({"value": float("nan")}, f"{R}.value: must be finite, got nan"),
         (
             {"type": "flaot", "low": 0, "high": 1},
-            f"{R}: unknown type 'flaot'; did you mean 'float'? known: float, int, categorical, "
-            "fixed, derived",
+            f"{R}: unknown type 'flaot'; did you mean 'float'? known: categorical, "
+            "derived, fixed, float, int",
         ),
         (
             {"type": "int", "low": 1, "hihg": 8, "high": 8},
-            f"{R}.hihg: unknown key 'hihg'; did you mean 'high'? known: when, type, low, high, "
-            "step, log",
+            f"{R}.hihg: unknown key 'hihg'; did you mean 'high'? known: high, log, low, step, "
+            "type, when",
         ),
         (
             {"low": 1},

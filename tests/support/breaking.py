@@ -20,7 +20,7 @@ from tests.support.left_behind import (
     read,
     wait_for_change,
 )
-from tests.support.ray_nodes import HOST, PROXY, Launched, Node, wait_for
+from tests.support.ray_nodes import HANG_SECONDS, HOST, PROXY, Launched, Node, wait_for
 
 LOG = "PEFT_SWEEPS_CHAOS_LOG"
 """Names the file to which every fault adds a line of JSON; see infra/chaos.sh."""
@@ -145,7 +145,7 @@ class Broken:
             return
         (fault, died), self._fault = self._fault, None
         database = self.storage / "optuna.db"
-        went_on = wait_for_change(database, 120, lambda: driver.process.poll() is not None)
+        went_on = wait_for_change(database, HANG_SECONDS, lambda: driver.process.poll() is not None)
         self.note(fault, time.monotonic() - died if went_on else None)
 
     def complete(self) -> str:
@@ -156,10 +156,10 @@ class Broken:
 
     def finish(self, driver: Launched) -> str:
         """Wait until `driver` has completed the sweep and left no process; what it printed."""
-        output = driver.finish(180)
+        output = driver.finish()
         assert driver.process.returncode == 0, output
         assert "interrupted" not in output, output
-        wait_for(lambda: not self._left(driver), 15)
+        wait_for(lambda: not self._left(driver), 45)
         return output
 
     def _left(self, driver: Launched) -> list[str]:

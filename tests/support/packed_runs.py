@@ -18,6 +18,7 @@ from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.evaluation.scoring import examples_of, to_device
+from peft_jobs.host.messages import Assignment, Report
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.tasks import TASKS
@@ -163,20 +164,20 @@ def run_all(
     for trial, spec in enumerate(specs):
         directory = folder / str(trial) / "attempts" / str(attempt)
         start = (checkpoints or {}).get(trial)
-        host.submit(trial, attempt, spec.to_json(), str(directory), start)
+        host.submit(Assignment(trial, attempt, spec.to_json(), str(directory), start))
     while len(ends) < len(specs):
         for trial in reports.keys() - ends.keys():
             message = host.next_report(trial, attempt, seq[trial], 0.005)
             if message is None:
                 continue
-            if "seq" not in message:
+            if not isinstance(message, Report):
                 found = message.get("result")
                 ends[trial] = None if found is None else TrialResult.model_validate(found)
                 continue
-            progress = Progress.model_validate(message["progress"])
+            progress = message.progress
             if on_report(host, trial, progress) is not False:
                 reports[trial].append(progress)
-                seq[trial] = message["seq"]
+                seq[trial] = message.seq
     assert host.close()
     return reports, ends
 

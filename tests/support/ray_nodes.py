@@ -18,6 +18,8 @@ import psutil
 
 from sweeps.study.database import open_storage
 
+HANG_SECONDS = 240.0
+"""Nothing takes so long, however busy the machine is: it hangs. Below pytest's own `timeout`."""
 PROXY, HOST = "ray::ResourceTrainable", "ray::HostActor"
 """How Ray titles its workers' processes."""
 
@@ -47,7 +49,7 @@ _QUICK = {
 """A dead node is seen in 2 to 3 seconds, instead of 15."""
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 120.0) -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = HANG_SECONDS) -> Any:
     """The first true value of `condition()`; TimeoutError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -123,7 +125,7 @@ class Launched:
         running = [t for t in self.trials() if t.state.name == "RUNNING"]
         return sum("checkpoint" in t.user_attrs for t in running) >= count
 
-    def finish(self, timeout: float = 120.0) -> str:
+    def finish(self, timeout: float = HANG_SECONDS) -> str:
         """Wait for the driver's end and return what it printed."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < deadline:

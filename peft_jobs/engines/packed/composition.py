@@ -10,7 +10,7 @@ import torch
 
 from peft_jobs.base.loading import Base
 from peft_jobs.base.snapshot import Snapshot
-from peft_jobs.device.memory import is_out_of_memory, peak_memory, release
+from peft_jobs.device.memory import RanOut, peak_memory, release, tried
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.engines.packed.calibration import Room
 from peft_jobs.engines.packed.eligibility import dtype_of
@@ -152,16 +152,20 @@ class Composition:
     def _composed(self, is_last: bool) -> bool:
         """False if memory was too small, which raises at the last time."""
         base = self.trials[0].base
-        try:
-            self._watch(base)
-            self._put_on(base)
-        except BaseException as error:
-            self.dissolve()
-            if is_last or not is_out_of_memory(error):
+
+        def put_on() -> None:
+            try:
+                self._watch(base)
+                self._put_on(base)
+            except BaseException:
+                self.dissolve()
                 raise
-            return False  # the error holds tensors for as long as it is handled
-        self._measure_anew()
-        return True
+            self._measure_anew()
+
+        if is_last:
+            put_on()
+            return True
+        return not isinstance(tried(put_on), RanOut)
 
     def _watch(self, base: Base) -> None:
         self._peaks = self._measuring.enter_context(peak_memory(base.device))

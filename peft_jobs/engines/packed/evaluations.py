@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.calibration import Calibration, groups
 from peft_jobs.engines.packed.composition import UNLIMITED, Composition
 from peft_jobs.engines.packed.packed_trial import PackedTrial
@@ -50,16 +50,15 @@ class Evaluations:
         """False if memory ran out."""
         begun = time.perf_counter()
         try:
-            with self.composition.unplanned():
-                scores = self._scores(trials, split)
+            scores = tried(lambda: self._scores(trials, split))
         except Exception as error:
-            if is_out_of_memory(error):
-                log.warning("out of memory in an evaluation of %d trials", len(trials))
-                return False
             log.warning(
                 "%d trials evaluate alone, as together they fail", len(trials), exc_info=error
             )
             return True
+        if isinstance(scores, RanOut):
+            log.warning("out of memory in an evaluation of %d trials", len(trials))
+            return False
         spent = time.perf_counter() - begun
         task = TASKS[trials[0].spec.task.type]
         for trial, found in zip(trials, scores, strict=True):
@@ -72,7 +71,8 @@ class Evaluations:
         base, rows, batch_size = first.base, first.scoring.rows(split), first.scoring.batch_size
         scores: list[list[Score]] = [[] for _ in trials]
         numbers = range(len(trials))
-        with measuring(base.model, base.device, first.spec.training):
+        training = first.spec.training
+        with self.composition.unplanned(), measuring(base.model, base.device, training):
             for examples in batches(rows, batch_size):
                 width = self._calibration.width(batch_size, len(trials))
                 begun = time.perf_counter()

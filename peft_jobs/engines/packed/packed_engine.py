@@ -6,21 +6,20 @@ so neither kind starves.
 """
 
 import logging
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from peft_jobs.device.lost_device import raising_device_lost, result_of
-from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.device.lost_device import raising_device_lost
+from peft_jobs.engines.packed.admission import Admission, alike
 from peft_jobs.engines.packed.composition import Composition
-from peft_jobs.engines.packed.eligibility import parts_of, unpackable
+from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.packed_trial import PackedTrial
-from peft_jobs.engines.packed.queue import Waiting, WaitingLine
+from peft_jobs.engines.packed.queue import WaitingLine
 from peft_jobs.engines.packed.rounds import Results, Rounds
 from peft_jobs.engines.packed.slot_count import MAX_SLOTS, useful_slots
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
-from peft_jobs.host.job import Inbox, Job, Prepared
+from peft_jobs.host.job import Inbox, Prepared
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
 
@@ -45,12 +44,10 @@ class PackedEngine:
             raise SpecError(f"engine option num_slots must be >= 1, got {num_slots}")
         self.solo = SoloEngine(cache_dir, threads, score_test, checkpoint_seconds)
         self._wanted = num_slots
-        self._most = num_slots or MAX_SLOTS[self.solo.device.type]
-        self._fitting: dict[str, int] = {}
-        """Trials that memory was enough for, by base, since there were none."""
+        most = num_slots or MAX_SLOTS[self.solo.device.type]
         self.composition = Composition()
-        self.rounds = Rounds(self.composition, self._most)
-        self._line = WaitingLine()
+        self.rounds = Rounds(self.composition, most)
+        self.admission = Admission(self.solo, self.composition, self.rounds, most)
 
     @property
     def trials(self) -> Sequence[PackedTrial]:
@@ -60,14 +57,13 @@ class PackedEngine:
     @property
     def num_slots(self) -> int:
         """Trials that may run at a time, as far as is known of the resident base."""
-        base = self.solo.base
-        return self._most if base is None else self._fitting.get(base.key, self._most)
+        return self.admission.num_slots
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
         """The solo engine's, and how many trials at a time are worth it."""
         prepared = self.solo.prepare(spec, variants)
         base, data = self.solo.resident(spec, Phases())
-        packable = [v for v in [spec, *variants] if _fit(v, spec) and not unpackable(v, base)]
+        packable = [v for v in [spec, *variants] if alike(v, spec) and not unpackable(v, base)]
         if not packable:
             return prepared
         worth = self._wanted or useful_slots(packable[0], base, data)
@@ -89,8 +85,8 @@ class PackedEngine:
         """Run jobs until the inbox closes. Raises DeviceLost."""
         try:
             while True:
-                self._line.end_cancelled()
-                self._admit(inbox)
+                self.admission.line.end_cancelled()
+                self._begin(self.admission.admit(inbox))
                 if not self.composition.holds(self.trials):
                     continue  # memory was too small for the pack: there are fewer trials now
                 if self.trials:
@@ -99,11 +95,11 @@ class PackedEngine:
                     return
         finally:
             self.composition.clear()
-            self._line = WaitingLine()  # after an error, the host ends those who wait
+            self.admission.line = WaitingLine()  # after an error, the host ends those who wait
 
     def _run_alone(self) -> bool:
         """Give the first in line to the solo engine; False if nobody is there."""
-        waiting = self._line.next()
+        waiting = self.admission.line.next()
         if waiting is None:
             return False
         job, counts = waiting.job, None
@@ -114,76 +110,8 @@ class PackedEngine:
         job.end(job.stopped() if job.cancelled is not None else self.solo.run(job, counts))
         return True
 
-    def _admit(self, inbox: Inbox) -> None:
-        """Begin the jobs for which there is room; the first that must wait ends the admission."""
-        trials = list(self.trials)
-        while len(trials) < self._limit(trials):
-            waiting = self._line.next(inbox, block=not trials)
-            if waiting is None:
-                break
-            if waiting.alone or (trials and not _fit(waiting.job.spec, trials[0].spec)):
-                self._line.put_back(waiting)
-                break
-            trial = waiting.trial
-            if trial is None or trial.base is not self.solo.base:
-                job = waiting.job
-                waiting = trial = None  # as in `_run_alone`
-                self.composition.dissolve()
-                trial = self._packed(job)
-            if trial is None:
-                continue
-            if len(trials) >= self.composition.room([*trials, trial]):
-                self._line.put_back(Waiting(trial.job, trial))
-                break
-            trials.append(trial)
-        if self.composition.holds(trials):
-            return
-        try:
-            self.composition.compose(trials)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            exhausted = True
-        else:
-            exhausted = False
-        if exhausted:  # only here is the error gone, with the tensors that it held
-            self._shrink(trials)
-        else:
-            newcomers = [trial for trial in trials if not trial.has_begun]
-            self._end_those({trial: trial.attempted(trial.begin) for trial in newcomers})
-
-    def _limit(self, trials: Sequence[PackedTrial]) -> int:
-        """Trials that are of use here and fit."""
-        if not trials:
-            return self.num_slots
-        useful = self.rounds.limit(trials) or self.num_slots
-        waiting = sum(trial.reporter.waits for trial in trials)
-        return min(self.num_slots, useful + waiting, self.composition.room(trials))
-
-    def _packed(self, job: Job) -> PackedTrial | None:
-        """A trial for the job, on the bare base; None if it is to run alone, or could not begin."""
-        phases = Phases("load", "quantize", "tokenize", "train", "evaluate")
-        try:
-            base, data = self.solo.resident(job.spec, phases)
-            reason = unpackable(job.spec, base)
-            if reason is not None:
-                log.info("trial %d runs alone: %s", job.trial, reason)
-                self._line.put_back(Waiting(job, alone=True))
-                return None
-            return PackedTrial(
-                job,
-                base,
-                data,
-                parts_of(job.spec, base.model),
-                phases,
-                self.solo.provenance(job.spec, base, data) | {"engine": "packed"},
-                self.solo.checkpoint_seconds,
-                self.solo.score_test,
-            )
-        except Exception as error:  # the trial's edge: its error is its result
-            log.warning("trial %d could not begin", job.trial, exc_info=error)
-            job.end(result_of(error, "".join(traceback.format_exception(error))))
-            return None
+    def _begin(self, newcomers: Sequence[PackedTrial]) -> None:
+        self._end_those({trial: trial.attempted(trial.begin) for trial in newcomers})
 
     def _advance(self, inbox: Inbox) -> None:
         """One round of the trials that may go on, and all that follows from it."""
@@ -205,9 +133,11 @@ class PackedEngine:
         """Block until a trial may go on, or a job has come for a free one."""
 
         def changed() -> bool:
-            if len(self.trials) < self.num_slots and self._line.take(inbox):
+            if len(self.trials) < self.num_slots and self.admission.line.take(inbox):
                 return True
-            return self._line.has_cancelled or any(trial.job.decided for trial in self.trials)
+            return self.admission.line.has_cancelled or any(
+                trial.job.decided for trial in self.trials
+            )
 
         self.trials[0].job.wait_until(changed)
 
@@ -215,23 +145,7 @@ class PackedEngine:
         results, fits = self.rounds.make(ready)
         ended = self._end_those(results)
         if not fits:
-            self._shrink([trial for trial in self.trials if trial not in ended])
-
-    def _shrink(self, trials: Sequence[PackedTrial]) -> None:
-        """Memory ran out with these: the newest waits, as it is, and there is one trial less.
-
-        The only one goes to the solo engine, whose ladder asks for less; what it has reported is
-        not reported again.
-        """
-        *others, newest = trials
-        log.warning("out of memory with %d trials: trial %d waits", len(trials), newest.job.trial)
-        self.composition.keep(others)
-        if others:
-            self._fitting[newest.base.key] = len(others)
-        else:
-            newest.job.checkpoint = newest.reporter.loop.saver.latest or newest.job.checkpoint
-        self._line.put_back(Waiting(newest.job, newest, alone=not others))
-        release(newest.base.device)
+            self.admission.shrink([trial for trial in self.trials if trial not in ended])
 
     def _end_those(self, results: Results) -> set[PackedTrial]:
         """End the trials that have a result; gives them."""
@@ -260,16 +174,6 @@ class PackedEngine:
         self.composition.keep(left)
         if not left:
             self.solo.verify()
-            self._fitting.clear()  # who comes now may need less memory than those who were here
-            self.rounds.most.clear()
+            self.admission.forget_limits()
         for trial, result in ends.items():
             trial.job.end(result)
-
-
-def _fit(spec: TrialSpec, other: TrialSpec) -> bool:
-    """Whether two trials see the same base and data in the same precision."""
-    same = ("model", "quantization", "task", "data")
-    precision = ("bf16", "tf32")
-    return all(getattr(spec, name) == getattr(other, name) for name in same) and all(
-        getattr(spec.training, name) == getattr(other.training, name) for name in precision
-    )

@@ -7,7 +7,7 @@ reporter, checkpoints and files; a slot never blocks, it `waits`.
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
@@ -20,15 +20,14 @@ from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, from_snapshot, to_snapshot
 from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
-from peft_jobs.host.result import Progress, State, TrialResult, finite
+from peft_jobs.host.result import TrialResult, finite
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
-from peft_jobs.tasks import TASKS
 from peft_jobs.training import attempt_files
-from peft_jobs.training.checkpoints import Saver, Start, find_start
+from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
+from peft_jobs.training.checkpoints import Start, find_start
 from peft_jobs.training.counts import Counts
-from peft_jobs.training.oom_ladder import OomLadder
-from peft_jobs.training.reporter import Loop, Reporter, StepEnd, measure
+from peft_jobs.training.reporter import Reporter, StepEnd, measure
 
 log = logging.getLogger(__name__)
 
@@ -42,66 +41,48 @@ class PackedTrial:
         base: Base,
         data: TokenizedData,
         parts: Parts,
-        phases: Phases,
-        provenance: dict[str, Any],
-        checkpoint_seconds: float | None,
-        score_test: bool,
+        draft: ResultDraft,
+        options: AttemptOptions,
     ) -> None:
-        self.job, self.base, self.data, self.parts = job, base, data, parts
-        self.phases, self.counts = phases, Counts()
+        """`draft` has the trial's provenance already."""
+        self.job, self.base, self.data, self.parts, self.draft = job, base, data, parts, draft
         job.directory.mkdir(parents=True, exist_ok=True)
         start = find_start(job, job.checkpoint)
         self.captured: Captured | None = Captured(initial_values(job.spec, parts, base.model))
         start = self._restored(start)
         self.shapes = {place: value.shape for place, value in self.captured.values.items()}
         """Of its own parameters."""
-        ladder = OomLadder(job.spec, base.device, () if start is None else start.state.ladder)
-        self.spec = ladder.spec
-        self.scoring = Scoring(job, base, data, self.counts, ladder, score_test)
+        attempt = Attempt(job, base, data, draft, options, start)
+        attempt.go_back(None if start is None else start.state)
+        draft.trainable_parameters = sum(v.numel() for v in self.captured.values.values())
+        self.spec = attempt.spec
+        self.scoring = Scoring(attempt)
         self.row: PackRow | None = None
         self.loss = 0.0
         """Of the optimizer step, as far as it has come."""
         self._step_end: StepEnd | None = None
         """Of an optimizer step that was made, and of which nothing was told yet."""
-        self.peaks: dict[str, int] = {}
         self.has_begun = False
         self.has_stepped = False
         """In the present pack."""
-        self.counts.go_back(None if start is None else start.state)
-        self.found: dict[str, Any] = {
-            "provenance": provenance | {"resumed_from": self.counts.step},
-            "trainable_parameters": sum(v.numel() for v in self.captured.values.values()),
-            "memory_ladder": ladder.rungs,
-        }
         training = self.spec.training
         self.num_steps = training.total_steps(len(data.train))
         self.schedule = Schedule(training, self.num_steps)
-        order = SampleOrder(
-            self.spec.seed,
-            len(data.train),
-            self.num_steps * training.samples_per_step,
-            first=self.counts.samples,
+        num_samples = self.num_steps * training.samples_per_step
+        order = SampleOrder(self.spec.seed, len(data.train), num_samples, self.counts.samples)
+        pad_token_id = base.tokenizer.pad_token_id
+        self.feed = Feed(
+            attempt.task, data.train, iter(order), training, pad_token_id, self.counts.step
         )
-        task, pad_token_id = TASKS[self.spec.task.type], base.tokenizer.pad_token_id
-        self.feed = Feed(task, data.train, iter(order), training, pad_token_id, self.counts.step)
-        self.reporter = Reporter(
-            Loop(
-                spec=self.spec,
-                task=task,
-                train_dataset=data.train,
-                pad_token_id=pad_token_id,
-                device=base.device,
-                clock=Clock(),
-                evaluate=self._evaluate,
-                report=self._report,
-                job=job,
-                phases=phases,
-                counts=self.counts,
-                saver=Saver(job, checkpoint_seconds),
-                ladder=ladder,
-                start=start,
-            )
-        )
+        self.reporter = Reporter(attempt.loop(Clock(), self._evaluate, start))
+
+    @property
+    def phases(self) -> Phases:
+        return self.draft.phases
+
+    @property
+    def counts(self) -> Counts:
+        return self.draft.counts
 
     def _restored(self, start: Start | None) -> Start | None:
         """`start`, with its values captured; None, with a warning, if it has other ones."""
@@ -113,8 +94,12 @@ class PackedTrial:
             log.warning("checkpoint %s cannot be used: it trains other parameters", start.path)
             return None
         self.captured = held
-        self.phases.add(start.state.seconds)
         return start
+
+    @property
+    def latest_checkpoint(self) -> Path | None:
+        """This attempt's, or the one that it began at."""
+        return self.reporter.loop.saver.latest or self.job.checkpoint
 
     @property
     def rank(self) -> int:
@@ -202,7 +187,7 @@ class PackedTrial:
     def saw_peaks(self, peaks: Mapping[str, int]) -> None:
         """Remember memory peaks by name."""
         for name, value in peaks.items():
-            self.peaks[name] = max(value, self.peaks.get(name, 0))
+            self.draft.memory[name] = max(value, self.draft.memory.get(name, 0))
 
     def complete(self) -> None:
         """Evaluate and save a trial that has made all its steps; not one that was stopped."""
@@ -215,17 +200,14 @@ class PackedTrial:
         with attempt_files.logged(self.job.directory):
             if self.job.cancelled is not None:
                 self.reporter.settle()
-            self.found |= self._seen()
-            if self.job.cancelled is not None:
-                return self.job.stopped(**self.found)
-            return TrialResult(state=State.COMPLETE, **self.found)
+            return self.draft.result(self.job)
 
     def failure(self, error: Exception) -> TrialResult:
         """The result of a trial that `error` ended; raises DeviceLost if it ends none."""
         with attempt_files.logged(self.job.directory):
             log.error("the trial failed", exc_info=error)
         text = "".join(traceback.format_exception(error))
-        return result_of(error, text, **(self.found | self._seen()))
+        return result_of(error, text, **self.draft.fields())
 
     def attempted(self, act: Callable[[], None]) -> TrialResult | None:
         """None, or the result of a trial that an error in `act` ended."""
@@ -234,13 +216,6 @@ class PackedTrial:
         except Exception as error:  # the trial's edge: its error is its result
             return self.failure(error)
         return None
-
-    def _seen(self) -> dict[str, Any]:
-        return {
-            **self.counts.as_result_fields(),
-            "seconds": self.phases.seconds,
-            "memory": self.peaks,
-        }
 
     def _complete(self) -> None:
         assert self.row is not None
@@ -251,7 +226,7 @@ class PackedTrial:
                 self.counts.metrics |= finite(self.scoring.metrics(self.row, "test"))
         with self.phases.phase("save"):
             values = self.row.values()
-            self.found["adapter"] = save_adapter(
+            self.draft.adapter = save_adapter(
                 values, self.spec, self.parts, self.base, self.job.directory, self.data.classes
             )
 
@@ -263,7 +238,3 @@ class PackedTrial:
     def _evaluate(self) -> dict[str, float]:
         assert self.row is not None
         return self.scoring.metrics(self.row, "validation")
-
-    def _report(self, progress: Progress) -> None:
-        attempt_files.append(self.job.directory, progress)
-        self.job.report(progress)

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from functools import partial
 
 from peft_jobs.device.lost_device import raise_if_lost
-from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.calibration import Calibration, groups
 from peft_jobs.engines.packed.composition import UNLIMITED, Composition
 from peft_jobs.engines.packed.evaluations import Evaluations
@@ -88,7 +88,7 @@ class Rounds:
             num_tokens += sum(work.chunk.num_tokens for work in works)
             for trial, work, loss in zip(group, works, losses, strict=True):
                 trial.phases.add({"train": spent / len(group)})
-                trial.found["provenance"]["slots"] = self.width
+                trial.draft.provenance["slots"] = self.width
                 results[trial] = trial.attempted(partial(_stepped, trial, work, loss))
         if not failed:
             self.calibration.saw(kind, self.width, seconds, num_tokens)
@@ -133,29 +133,26 @@ class Rounds:
 
     def _tried(self, group: Sequence[PackedTrial], works: Sequence[Work]) -> list[float] | Failure:
         try:
-            return self._losses(group[0], works)
+            losses = tried(lambda: self._losses(group[0], works))
         except Exception as error:
-            if is_out_of_memory(error):
-                return Failure.MEMORY
             raise_if_lost(error)
             log.warning("a step of %d trials failed; each tries alone", len(group), exc_info=error)
             return Failure.ERROR
+        return Failure.MEMORY if isinstance(losses, RanOut) else losses
 
     def _one_by_one(self, group: Sequence[PackedTrial], results: Results) -> bool:
         """A whole optimizer step of each trial by itself, so that an error ends the trial whose own
         it is; False if memory ran out."""
         for trial in group:
             try:
-                self._step_alone(trial)
+                ran_out = tried(partial(self._step_alone, trial))
             except Exception as error:
-                if not is_out_of_memory(error):
-                    results[trial] = trial.failure(error)
-                    continue
-            else:
-                results[trial] = None
+                results[trial] = trial.failure(error)
                 continue
-            trial.begin_step_again()
-            return False
+            if ran_out is not None:
+                trial.begin_step_again()
+                return False
+            results[trial] = None
         return True
 
     def _step_alone(self, trial: PackedTrial) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from transformers import TrainingArguments, get_scheduler
 
-from peft_jobs.device.memory import is_out_of_memory
+from peft_jobs.device.memory import RanOut, tried
 from peft_jobs.engines.packed.eligibility import lora_of
 from peft_jobs.engines.packed.layout import Part
 from peft_jobs.engines.packed.pack import Named, Pack
@@ -187,12 +187,8 @@ class PackRow:
 
 def _copied(tensor: Tensor) -> Tensor:
     """A copy; on the CPU if the tensor's own device has no memory for it."""
-    try:
-        return tensor.clone()
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    return tensor.to("cpu", copy=True)
+    copy = tried(tensor.clone)
+    return tensor.to("cpu", copy=True) if isinstance(copy, RanOut) else copy
 
 
 def peft_name(module: str, part: Part) -> str:

@@ -8,6 +8,7 @@ trials at a time also cost: the sampler knows less when it draws, and memory.
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -15,7 +16,7 @@ from peft_jobs.base.loading import Base
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.device.memory import is_out_of_memory, release
+from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, lora_of, parts_of
 from peft_jobs.engines.packed.layout import make_layout
@@ -62,12 +63,11 @@ def largest_worthwhile(rate: Callable[[int], float], most: int) -> int:
     number = 1
     while number <= most and time.perf_counter() - begun < MAX_SECONDS:
         try:
-            found = rate(number)
+            found = tried(partial(rate, number))
         except Exception as error:
-            if not is_out_of_memory(error):
-                log.warning("could not try steps of %d slots", number, exc_info=error)
+            log.warning("could not try steps of %d slots", number, exc_info=error)
             break
-        if found < MIN_GAIN_OF_DOUBLING * best_rate:
+        if isinstance(found, RanOut) or found < MIN_GAIN_OF_DOUBLING * best_rate:
             break
         best, best_rate = number, found
         number *= 2

@@ -2,30 +2,19 @@
 
 from datasets import Dataset
 
-from peft_jobs.base.loading import Base
-from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.engines.packed.row import PackRow
 from peft_jobs.evaluation.scoring import score
-from peft_jobs.host.job import Job
 from peft_jobs.spec import TrialSpec
-from peft_jobs.training.counts import Counts
-from peft_jobs.training.oom_ladder import OomLadder
+from peft_jobs.training.attempt import Attempt
 
 
 class Scoring:
     """The evaluations of one trial. Splits are `validation` and `test`."""
 
-    def __init__(
-        self,
-        job: Job,
-        base: Base,
-        data: TokenizedData,
-        counts: Counts,
-        ladder: OomLadder,
-        score_test: bool,
-    ) -> None:
-        self.job, self.base, self.data = job, base, data
-        self.counts, self.ladder, self.score_test = counts, ladder, score_test
+    def __init__(self, attempt: Attempt) -> None:
+        self.job, self.base, self.data = attempt.job, attempt.base, attempt.data
+        self.counts, self.ladder = attempt.counts, attempt.ladder
+        self.score_test = attempt.score_test
         self.known: dict[str, dict[str, float]] = {}
         """The task's metrics by split, where they were found out for several slots at once."""
 
@@ -56,7 +45,4 @@ class Scoring:
             return score(base.model, base, spec, rows, split, known)
 
         with row.pack.evaluating(row.slot):
-            while True:
-                metrics = self.ladder.tried("evaluate", self.counts, scored)
-                if metrics is not None:
-                    return metrics
+            return self.ladder.measured(self.counts, scored)

@@ -1,7 +1,7 @@
 """The solo engine: one trial at a time with transformers.Trainer; the reference.
 
 solo_engine      SoloEngine
-attempt          one attempt of a trial, from where it starts to its saved adapter
+solo_trial       one attempt of a trial, from where it starts to its saved adapter
 trainer          transformers.Trainer with a trial's order of rows, loss and reports
 adapter_export   an adapter scored again, and merged, on a fresh base
 """

@@ -2,7 +2,7 @@
 
 torch stays imported, base and tokenised data stay loaded between trials. After each trial a hash of
 the base is compared with that of the loaded one: a trial that changed it is logged as an error, and
-the base is loaded anew. `peft_jobs.engines.solo.attempt` is the table of contents of a trial.
+the base is loaded anew. `solo_trial` is the table of contents of a trial.
 """
 
 import logging
@@ -24,12 +24,12 @@ from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device
 from peft_jobs.device.this_device import this_device
-from peft_jobs.engines.solo.attempt import Run
+from peft_jobs.engines.solo.solo_trial import run_alone
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation.custom_metrics import load_metric
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.host.result import State, TrialResult
+from peft_jobs.host.result import TrialResult
 from peft_jobs.methods import setting_of
 from peft_jobs.methods.placement import check_places_without_weights
 from peft_jobs.phases import Phases
@@ -37,6 +37,8 @@ from peft_jobs.provenance import environment
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.object_store import local_folder
 from peft_jobs.training import attempt_files
+from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
+from peft_jobs.training.checkpoints import find_start
 from peft_jobs.training.counts import Counts
 from peft_jobs.training.oom_ladder import OomLadder
 
@@ -60,8 +62,8 @@ class SoloEngine:
         `spread` divides the base among all GPUs that this process sees."""
         if threads is not None and threads < 1:
             raise SpecError(f"engine option threads must be >= 1, got {threads}")
-        self.threads, self.score_test = threads, score_test
-        self.checkpoint_seconds = checkpoint_seconds
+        self.threads = threads
+        self.attempt_options = AttemptOptions(checkpoint_seconds, score_test)
         self.device = this_device()
         self._resident = Resident(local_folder(cache_dir), self.device, score_test, spread)
         disable_progress_bars()
@@ -125,42 +127,23 @@ class SoloEngine:
         Whatever goes wrong in it ends this attempt alone, as a result with a kind and a traceback.
         `counts` is how far the attempt has come elsewhere: what it has reported is not told again.
         """
-        phases = Phases("load", "quantize", "tokenize", "train", "evaluate")
-        counts = Counts() if counts is None else counts
-        found: dict[str, Any] = {}
+        draft = ResultDraft() if counts is None else ResultDraft(counts=counts)
         failed: TrialResult | None = None
         self._use_threads()
         with attempt_files.logged(job.directory):
             try:
-                self._run(job, phases, counts, found)
+                base, data = self._resident.get(job.spec, draft.phases)
+                draft.provenance = self.provenance(job.spec, base, data)
+                start = find_start(job, job.checkpoint)
+                run_alone(Attempt(job, base, data, draft, self.attempt_options, start), start)
             except Exception as error:  # the trial's edge: its error is its result
                 log.exception("the trial failed")
                 failed = result_of(error, traceback.format_exc())
             if failed is not None:
                 release(self.device)  # not above: the error still held the trial's tensors
-            with phases.phase("verify"):
+            with draft.phases.phase("verify"):
                 self._resident.verify()
-        found |= counts.as_result_fields() | {"seconds": phases.seconds}
-        if failed is not None:
-            return failed.model_copy(update=found)
-        if job.cancelled is not None:
-            return job.stopped(**found)
-        return TrialResult(state=State.COMPLETE, **found)
-
-    def _run(self, job: Job, phases: Phases, counts: Counts, found: dict[str, Any]) -> None:
-        """Fill in `counts` and `found` as far as the trial comes."""
-        base, data = self._resident.get(job.spec, phases)
-        found["provenance"] = self.provenance(job.spec, base, data)
-        Run(
-            job,
-            base,
-            data,
-            phases,
-            counts,
-            found,
-            checkpoint_seconds=self.checkpoint_seconds,
-            score_test=self.score_test,
-        ).to_end()
+        return draft.result(job) if failed is None else failed.model_copy(update=draft.fields())
 
     def _use_threads(self) -> None:
         # OpenMP keeps the number by thread, and a host's calls come from several.

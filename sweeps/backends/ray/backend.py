@@ -110,7 +110,7 @@ class RayBackend:
         ) from died
 
     def run(self, driver: Driver) -> None:
-        """Run the sweep until the driver has nothing more to start, or is interrupted."""
+        """Run the sweep until the driver has nothing more to start, or is asked to stop."""
         self.fleet.divide(driver.spec.resources)
         self.fleet.wanted = lambda: driver.wanted
         bridge = Bridge(driver, self.fleet)
@@ -139,9 +139,8 @@ class RayBackend:
             tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        driver.interrupted = bool(driver.running) or not bridge.finished
-        for number in list(driver.running):
-            driver.interrupt(number)
+        if driver.running or not bridge.finished:
+            driver.leave_running()
 
     def _no_room(self) -> str:
         share = self.fleet.share

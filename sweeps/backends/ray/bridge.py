@@ -5,10 +5,10 @@ to the searcher's `on_trial_complete` only. Tune never stops a trial here: a wea
 cancelled on its host and ends through its proxy like any other, with its own result.
 """
 
-import json
 import logging
 import time
 from concurrent.futures import Future, wait
+from dataclasses import asdict
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -16,7 +16,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from peft_jobs import Kind, Progress, TrialResult
+from peft_jobs import Kind, TrialResult
+from peft_jobs.host.messages import message_of
 from sweeps.backends.ray.fleet import Fleet
 from sweeps.driver.driver import Driver
 from sweeps.futures import future_of
@@ -57,15 +58,8 @@ class Bridge:
             self.attempts_on[number] = attempt_on
             log.info("trial %d: attempt %d is on %s", number, *attempt_on)
         self.driver.reattempt(number, result["attempt"])
-        message = json.loads(result["message"])
-        if "result" in message:
-            self.driver.end(number, TrialResult.model_validate(message["result"]))
-        elif "progress" in message:
-            progress = Progress.model_validate(message["progress"])
-            if not self.driver.report(number, progress):
-                self.fleet.cancel(number, result["attempt"], Kind.WEAK, result["host"])
-        else:
-            self.driver.interrupt(number)
+        if not self.driver.take(number, message_of(result["message"])):
+            self.fleet.cancel(number, result["attempt"], Kind.WEAK, result["host"])
 
     def lost(self, trial_id: str, reason: str) -> None:
         """Tune gave a trial up: its proxy failed again and again."""
@@ -75,7 +69,7 @@ class Bridge:
                 attempt, host = self.attempts_on[number]
                 self.fleet.cancel(number, attempt, "interrupted", host)
             kind = Kind.LOST
-            if self.driver.interrupted:
+            if self.driver.stop_requested:
                 self.driver.interrupt(number)
             else:
                 self.driver.end(number, TrialResult(state=kind.state, kind=kind, error=reason))
@@ -105,11 +99,11 @@ class StudySearcher(Searcher):
         assert self._drawing is not None
         point, self._drawing = self._drawing.result(), None
         if point is None:
-            bridge.finished = not bridge.driver.interrupted
+            bridge.finished = not bridge.driver.stop_requested
             return str(Searcher.FINISHED)
         assignment = bridge.driver.start(point)
         bridge.numbers[trial_id] = assignment.trial
-        return dict(assignment.__dict__)
+        return asdict(assignment)
 
     def _drawn(self) -> bool:
         """Whether the next point is there; a slow sampler draws it in a thread of its own."""
@@ -188,7 +182,7 @@ class Watch(Callback):
 
 
 class Interruption(Stopper):
-    """Ends Tune's loop once the driver is interrupted and the trials have said their last word.
+    """Ends Tune's loop once the driver is asked to stop and the trials have said their last word.
 
     That is a checkpoint, from which the next launch goes on; hosts that do not answer are not
     waited for longer than LAST_WORD_SECONDS.
@@ -203,7 +197,7 @@ class Interruption(Stopper):
 
     def stop_all(self) -> bool:
         driver = self._bridge.driver
-        if not driver.interrupted:
+        if not driver.stop_requested:
             return False
         if self._deadline is None:
             self._deadline = time.monotonic() + LAST_WORD_SECONDS

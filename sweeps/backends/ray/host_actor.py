@@ -14,9 +14,10 @@ from typing import Any
 
 from peft_jobs import Fenced, SpecError, faults
 from peft_jobs.engines import load_engine
-from peft_jobs.host.trial_host import Message, TrialHost
+from peft_jobs.host.messages import Assignment
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.storage import object_store
-from peft_jobs.storage.retry import patiently
+from peft_jobs.storage.retry import retry
 
 LONG_POLL_SECONDS = 10.0
 MARKER_SECONDS = 20.0
@@ -58,29 +59,25 @@ class HostActor:
         prepared = await asyncio.to_thread(self._host.prepare, spec_json, variants_json)
         return prepared.model_dump(mode="json")
 
-    async def submit(
-        self,
-        trial: int,
-        attempt: int,
-        spec_json: str,
-        directory: str,
-        checkpoint: str | None,
-        alone: bool = False,
-    ) -> bool:
-        """Queue an attempt; False if it has to ask again, because it or another must run alone."""
-        if not self._may_enter(trial, alone):
+    async def submit(self, assignment: dict[str, Any], alone: bool = False) -> bool:
+        """Queue an attempt; False if it has to ask again, because it or another must run alone.
+
+        `assignment` are the fields of one.
+        """
+        given = Assignment(**assignment)
+        if not self._may_enter(given.trial, alone):
             return False
-        self._host.submit(trial, attempt, spec_json, directory, checkpoint)
+        self._host.submit(given)
         return True
 
-    async def next_report(self, trial: int, attempt: int, after_seq: int) -> Message | None:
-        """The next message, or None after LONG_POLL_SECONDS without one."""
+    async def next_report(self, trial: int, attempt: int, after_seq: int) -> dict[str, Any] | None:
+        """The next message as JSON values, or None after LONG_POLL_SECONDS without one."""
         deadline = time.monotonic() + LONG_POLL_SECONDS
         while True:
             news = self._event()  # taken before looking: a change in between sets this one
             message = self._host.poll(trial, attempt, after_seq)
             if message is not None:
-                return message
+                return message.model_dump(mode="json")
             try:
                 await asyncio.wait_for(news.wait(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
@@ -148,7 +145,7 @@ def _end_process() -> None:
 def _check_shared_marker(location: str, text: str) -> None:
     """A network's file may be seen late, and a store that is away is waited for."""
     deadline = time.monotonic() + MARKER_SECONDS
-    while (found := patiently(lambda: _read(location))) != text:
+    while (found := retry(lambda: _read(location))) != text:
         if time.monotonic() > deadline:
             seen = "another machine's file" if found else "nothing"
             raise SpecError(

@@ -9,7 +9,6 @@ stop no trial: hosts belong to the driver.
 import json
 import logging
 import time
-from functools import partial
 from typing import Any
 
 import ray
@@ -66,7 +65,7 @@ class TrialProxy(tune.Trainable):
                 message = self._host_died(error)
             if message is None:
                 continue
-            if "progress" in message:
+            if message["type"] == "report":
                 self._seq = message["seq"]
                 if message["progress"]["step"] > self._furthest:
                     self._furthest, self._deaths = message["progress"]["step"], 0
@@ -78,7 +77,7 @@ class TrialProxy(tune.Trainable):
                 "deaths": self._deaths,
                 "furthest": self._furthest,
                 "host": self._host_name,
-                "done": "progress" not in message,
+                "done": message["type"] != "report",
             }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -94,10 +93,15 @@ class TrialProxy(tune.Trainable):
         """
         host = self._reach_host()
         self._find_slot(self._config.pop("hosts", ()))
-        arguments = (self._config["spec_json"], self._directory(), self._checkpoint)
-        submit = partial(host.submit.remote, self._trial, self._attempt, *arguments)
+        assignment = {
+            "trial": self._trial,
+            "attempt": self._attempt,
+            "spec_json": self._config["spec_json"],
+            "directory": self._directory(),
+            "checkpoint": self._checkpoint,
+        }
         try:
-            while not ray.get(submit(alone=self._is_suspect)):
+            while not ray.get(host.submit.remote(assignment, alone=self._is_suspect)):
                 time.sleep(ASK_AGAIN_SECONDS)
         except Fenced as fenced:  # an earlier proxy of this trial had seen a host die
             self._attempt = fenced.current
@@ -150,7 +154,9 @@ class TrialProxy(tune.Trainable):
 
     def _host_died(self, error: Exception) -> dict[str, Any] | None:
         """Go on as the next attempt; the trial's end if it was alone on a host that died."""
-        from peft_jobs import Kind, TrialResult  # the one time that a proxy needs them
+        # The one time that a proxy needs them.
+        from peft_jobs import Kind, TrialResult
+        from peft_jobs.host.messages import End
 
         was_alone = self._is_suspect
         self._deaths += 1
@@ -160,7 +166,7 @@ class TrialProxy(tune.Trainable):
                 f"nothing else: {error}"
             )
             result = TrialResult(state=Kind.LOST.state, kind=Kind.LOST, error=text)
-            return {"result": result.model_dump(mode="json")}
+            return End(result=result).model_dump(mode="json")
         self._attempt += 1
         log.warning("trial %d: its host died, going on as attempt %d", self._trial, self._attempt)
         self._seq = 0

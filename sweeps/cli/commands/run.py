@@ -183,7 +183,7 @@ def _launch(
 
     def changed(driver: Driver) -> None:
         nonlocal told
-        if driver.interrupted and not told:
+        if driver.stop_requested and not told:
             told = True
             watcher.stopping()
         watcher.changed(driver)

@@ -116,7 +116,7 @@ class Observer:
             best_params={} if best is None else self._params_of(best[0], driver),
             work=work,
             work_left=left,
-            started=driver.started,
+            started=driver.budget.started,
         )
         return snapshot, ended
 

@@ -11,6 +11,7 @@ from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import DeviceLost
+from peft_jobs.host.messages import Assignment, Report
 from peft_jobs.host.trial_host import TrialHost
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ..."
@@ -60,13 +61,15 @@ def test_trials_without_a_device_end_as_nothing_and_wait(
     told: list[None] = []
     host = TrialHost(engine, on_lost=lambda: told.append(None))
     for number, spec in enumerate(specs):
-        host.submit(number, 1, spec.to_json(), str(tmp_path / str(number) / "attempts" / "1"))
+        host.submit(
+            Assignment(number, 1, spec.to_json(), str(tmp_path / str(number) / "attempts" / "1"))
+        )
     heard = []
     for number in range(len(specs)):
         reports: list[Any] = []
         with pytest.raises(DeviceLost, match=r"no more work .* an illegal memory access was enc"):
             follow(host, number, reports)
-        assert all("progress" in report for report in reports)
+        assert all(isinstance(report, Report) for report in reports)
         heard.append(len(reports))
     assert heard[0] > 0, "what it had reported"
     assert told == [None]
@@ -78,7 +81,7 @@ def test_a_host_without_a_device_takes_no_more_trials(specs: list[Any], tmp_path
     break_after(engine.check(specs[0])[0], 0)
     host = TrialHost(engine)
     for number in range(2):
-        host.submit(number, 1, specs[0].to_json(), str(tmp_path / str(number)))
+        host.submit(Assignment(number, 1, specs[0].to_json(), str(tmp_path / str(number))))
         with pytest.raises(DeviceLost):
             host.next_report(number, 1, 0, WAIT)
     assert host.status()["queued"] == []

@@ -1,6 +1,7 @@
 """Peaks are the trial's own: they see what it held for a moment, and not what came before it."""
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,15 @@ import psutil
 import pytest
 import torch
 
-from peft_jobs.device.memory import peak_memory, release, reset_high_water_mark, sampled_rss
+from peft_jobs.device.memory import (
+    RanOut,
+    peak_memory,
+    release,
+    reset_high_water_mark,
+    sampled_rss,
+    tried,
+)
+from peft_jobs.errors import OutOfMemory
 
 MEGABYTE = 2**20
 CPU = torch.device("cpu")
@@ -66,6 +75,39 @@ def test_gpu_peaks_agree_with_the_driver() -> None:
     assert abs(reserved - driver[0]) < 64 * MEGABYTE
     with peak_memory(device) as peaks:
         assert peaks()["peak_reserved_bytes"] <= start["peak_reserved_bytes"] + 2 * MEGABYTE
+
+
+class Buffer:
+    """What a call holds when memory runs out; it can be watched."""
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room\nfor all"), torch.OutOfMemoryError("no room"), None]
+)
+def test_what_a_call_held_is_free_when_memory_ran_out_in_it(error: Exception | None) -> None:
+    held: list[weakref.ref[Buffer]] = []
+
+    def call() -> str:
+        buffer = Buffer()
+        held.append(weakref.ref(buffer))
+        if error is not None:
+            raise error
+        return "all"
+
+    found = tried(call)
+    if error is not None:
+        error.__traceback__ = None  # this test keeps the error itself
+    assert found == ("all" if error is None else RanOut("no room"))
+    assert held[0]() is None
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), OutOfMemory("nothing left to save")])
+def test_other_errors_and_a_verdict_go_through(error: Exception) -> None:
+    def call() -> None:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        tried(call)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,33 @@ def e2e(shared: Path, folder: Path, num_rows: int) -> Path:
     path = folder / "e2e.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@contextmanager
+def dictated(
+    model: Any, answers: Mapping[tuple[int, ...], list[int]], after: int
+) -> Iterator[list[int]]:
+    """Whatever its weights are, a decoder finds these tokens the most likely ones behind these
+    prompts, and then `after` for ever. Gives the number of answers in each call for a token."""
+    asked: list[int] = []
+    texts: list[list[int]] = []
+    active = True
+
+    def dictate(_model: Any, _args: Any, given: dict[str, Any], output: Any) -> None:
+        if not active or not given.get("use_cache"):  # it is trained or scored
+            return
+        if given["input_ids"].shape[1] > 1:
+            pairs = zip(given["input_ids"], given["attention_mask"].bool(), strict=True)
+            texts[:] = [list(answers[tuple(tokens[real].tolist())]) for tokens, real in pairs]
+        asked.append(len(texts))
+        for text, logits in zip(texts, output.logits[:, -1], strict=True):
+            logits.fill_(0.0)[text.pop(0) if text else after] = 1.0
+
+    model.register_forward_hook(dictate, with_kwargs=True)
+    try:
+        yield asked
+    finally:
+        active = False  # detaching an adapter has put copies of the hook back
 
 
 def test_answers_are_the_most_likely_tokens_one_by_one(llama_base: Any) -> None:
@@ -145,17 +174,35 @@ def test_a_chats_answer_ends_where_its_template_ends_a_turn(
             "data": {"train": str(path), "validation": str(path), "max_length": 32},
             "training": {
                 "learning_rate": 5e-3,
-                "max_steps": 40,
+                "max_steps": 2,
                 "per_device_train_batch_size": 4,
+                "logging_steps": 1,
                 "lr_scheduler_type": "constant",
             },
             "evaluation": {"generation": {"max_samples": 4, "max_new_tokens": 12}},
         }
     )
-    result = listen(SoloEngine(str(tmp_path / "cache")), tmp_path).run(spec)
+    engine = SoloEngine(str(tmp_path / "cache"))
+    base, data = engine.check(spec)
+    rows = zip(data.validation["input_ids"], data.validation["labels"], strict=True)
+    written = {
+        tuple(prompt): answer
+        for prompt, answer in (prompt_and_reference(*row, False) for row in rows)
+    }
+    assert len(written) == 4
+    end, dog = tokenizer.convert_tokens_to_ids(["<|im_end|>", "dog"])
+    assert all(end in answer for answer in written.values())
+    wrong = next(prompt for prompt, answer in written.items() if dog not in answer)
+    written[wrong] = [dog, *written[wrong]]
+    run = listen(engine, tmp_path)
+    with dictated(base.model, written, after=dog) as asked:
+        result = run.run(spec)
     assert result.state == "COMPLETE", result.error
-    assert result.metrics["validation/loss"] < 0.1
-    assert result.metrics["validation/exact_match"] == 1
+    assert result.metrics["validation/exact_match"] == 3 / 4, "nothing is read behind the end"
+    longest = max(answer.index(end) + 1 for answer in written.values())
+    assert asked == [4] * longest, "no token is asked for when all have ended"
+    losses = [report.metrics["train/loss"] for report in run.reports]
+    assert losses[-1] < losses[0]
 
 
 def test_a_turns_end_is_a_special_token_that_is_nowhere_inside_of_a_turn(llama_base: Any) -> None:
@@ -301,9 +348,12 @@ def test_only_tasks_with_a_prompt_write_texts(trial: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["none", "nf4"])
-def test_adapters_write_and_learn_to_write_better(
+def test_what_a_trial_writes_is_its_adapters_and_the_baseline_is_the_bases(
     scheme: str, tiny_llama_path: Path, rows_path: Path, listen: Any, tmp_path: Path
 ) -> None:
+    from peft import PeftModel
+    from rouge_score.rouge_scorer import RougeScorer
+
     from peft_jobs.engines.solo.solo_engine import SoloEngine
 
     spec = TrialSpec.model_validate(
@@ -312,10 +362,14 @@ def test_adapters_write_and_learn_to_write_better(
             "quantization": scheme,
             "task": {"type": "causal_lm", "prompt": "{q}", "response": "{a}"},
             "data": {"train": str(rows_path), "validation": str(rows_path), "max_length": 32},
-            "training": {"learning_rate": 2e-2, "max_samples": 800, "logging_steps": 50},
+            "training": {"learning_rate": 2e-2, "max_samples": 240, "logging_steps": 50},
             "evaluation": {
                 "rungs": [8],
-                "generation": {"max_samples": 12, "max_new_tokens": 8},
+                "generation": {
+                    "max_samples": 12,
+                    "max_new_tokens": 8,
+                    "functions": [f"{__name__}:copied"],
+                },
             },
         }
     )
@@ -326,7 +380,31 @@ def test_adapters_write_and_learn_to_write_better(
     assert result.state == "COMPLETE", result.error
     first = next(report for report in driver.reports if report.rung == 8)
     assert {"validation/exact_match", "validation/rougeL"} <= set(baseline) & set(first.metrics)
-    assert result.metrics["validation/rougeL"] > 0.2 + baseline["validation/rougeL"]
+    assert result.metrics["validation/loss"] < baseline["validation/loss"]
+
+    base, data = engine.check(spec)
+    size = len(data.validation)
+    rows = [data.validation[number * size // 12] for number in range(12)]
+    pairs = [prompt_and_reference(row["input_ids"], row["labels"], False) for row in rows]
+    prompts = [prompt for prompt, _ in pairs]
+    decode = base.tokenizer.decode
+    texts = [decode(tokens, skip_special_tokens=True).strip() for _, tokens in pairs]
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    written = []
+    model: Any = PeftModel.from_pretrained(base.model, tmp_path / "attempts/1/adapter")
+    for metrics in (result.metrics, baseline):
+        answers = generate(model.eval(), base.tokenizer, prompts, 8, 16)
+        rouge = [
+            scorer.score(*pair)["rougeL"].fmeasure for pair in zip(texts, answers, strict=True)
+        ]
+        exact = [text == answer for text, answer in zip(texts, answers, strict=True)]
+        assert metrics["validation/characters"] == sum(map(len, answers))
+        assert metrics["validation/rougeL"] == pytest.approx(sum(rouge) / 12)
+        assert metrics["validation/exact_match"] == pytest.approx(sum(exact) / 12)
+        written.append(answers)
+        if metrics is not baseline:
+            model = model.unload()
+    assert written[0] != written[1]
 
 
 SEQ2SEQ = Seq2SeqSpec(type="seq2seq", source="{mr}", target="{ref}", max_target_length=6)
@@ -394,7 +472,7 @@ def test_an_encoder_and_decoder_learn_real_descriptions(
     result = driver.run(spec)
     assert result.state == "COMPLETE", result.error
     first = next(report for report in driver.reports if report.rung == 16)
-    assert result.metrics["validation/loss"] < 0.8 * first.metrics["validation/loss"]
+    assert result.metrics["validation/loss"] < first.metrics["validation/loss"]
     assert {"validation/bleu", "validation/rougeL", "validation/bits_per_byte"} <= set(
         result.metrics
     )

@@ -24,6 +24,7 @@ from peft_jobs.host.checkpoint import (
     read,
     write,
 )
+from peft_jobs.host.messages import Assignment, Interrupted
 from peft_jobs.host.trial_host import TrialHost
 from tests.support.repository import REPOSITORY
 
@@ -285,15 +286,16 @@ def test_a_trial_on_a_full_disk_trains_on_without_checkpoints(
 
 
 FULL_DISK = """
-import json, sys
+import sys
 from pathlib import Path
-from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.engines.simulated import SimulatedEngine
+from peft_jobs.host.messages import Assignment, Report
+from peft_jobs.host.trial_host import TrialHost
 host, seq = TrialHost(SimulatedEngine()), 0
-host.submit(0, 1, Path(sys.argv[1]).read_text(), sys.argv[2])
-while "seq" in (message := host.next_report(0, 1, seq)):
-    seq = message["seq"]
-    print(json.dumps(message["progress"]))
+host.submit(Assignment(0, 1, Path(sys.argv[1]).read_text(), sys.argv[2]))
+while isinstance(message := host.next_report(0, 1, seq), Report):
+    seq = message.seq
+    print(message.progress.model_dump_json())
 """
 
 
@@ -321,30 +323,30 @@ def test_simulated_trials_leave_checkpoints_when_asked_and_when_interrupted(
 ) -> None:
     whole_spec = spec.with_params({"training.max_steps": 200, "evaluation.rungs": [800]})
     host = TrialHost(SimulatedEngine(step_seconds=0.01))
-    host.submit(0, 1, whole_spec.to_json(), str(tmp_path / "attempts" / "1"))
+    host.submit(Assignment(0, 1, whole_spec.to_json(), str(tmp_path / "attempts" / "1")))
     host.checkpoint(0, 1)
     asked = host.next_report(0, 1, 0)
     assert asked is not None
-    assert (asked["progress"]["rung"], asked["progress"]["metrics"]) == (None, {})
-    assert Path(asked["progress"]["checkpoint"], STATE).is_file()
-    assert host.poll(0, 1, asked["seq"]) is None
+    assert (asked.progress.rung, asked.progress.metrics) == (None, {})
+    assert Path(asked.progress.checkpoint, STATE).is_file()
+    assert host.poll(0, 1, asked.seq) is None
     while host.status()["steps"] < 30:
         pass
     assert host.close()
-    last = host.poll(0, 1, asked["seq"])
+    last = host.poll(0, 1, asked.seq)
     assert last is not None
-    step = last["progress"]["step"]
+    step = last.progress.step
     assert 30 <= step < 100
-    assert host.poll(0, 1, last["seq"]) == {"interrupted": True}
+    assert host.poll(0, 1, last.seq) == Interrupted()
 
     other = TrialHost(SimulatedEngine())
-    named = last["progress"]["checkpoint"]
+    named = last.progress.checkpoint
     flip(Path(named) / STATE)
     directory = tmp_path / "attempts" / "2"
-    other.submit(0, 2, whole_spec.to_json(), str(directory), named)
+    other.submit(Assignment(0, 2, whole_spec.to_json(), str(directory), named))
     rung = other.next_report(0, 2, 0)
     assert rung is not None
-    assert (rung["progress"]["rung"], rung["progress"]["step"]) == (800, 100)
-    assert other.status()["steps"] == 100 - asked["progress"]["step"]
+    assert (rung.progress.rung, rung.progress.step) == (800, 100)
+    assert other.status()["steps"] == 100 - asked.progress.step
     shutil.rmtree(directory)
     assert other.close()

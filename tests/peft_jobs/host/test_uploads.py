@@ -14,7 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from peft_jobs import Progress, State, TrialResult, TrialSpec
 from peft_jobs.engines.simulated import SimulatedEngine
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.host.trial_host import Message, TrialHost
+from peft_jobs.host.messages import Assignment, Interrupted, Message, Report
+from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.host.uploads import Uploads
 from peft_jobs.storage import object_store as store
 from peft_jobs.storage import retry
@@ -62,7 +63,7 @@ def trial(server: ObjectStore, request: pytest.FixtureRequest) -> str:
 
 
 def submit(host: TrialHost, trial: str, attempt: int = 1, checkpoint: str | None = None) -> None:
-    host.submit(0, attempt, SPEC.to_json(), f"{trial}/{attempt}", checkpoint)
+    host.submit(Assignment(0, attempt, SPEC.to_json(), f"{trial}/{attempt}", checkpoint))
 
 
 def follow(host: TrialHost, attempt: int = 1, seq: int = 0) -> Iterator[Message]:
@@ -72,9 +73,9 @@ def follow(host: TrialHost, attempt: int = 1, seq: int = 0) -> Iterator[Message]
         message = host.next_report(0, attempt, seq, 1.0)
         if message is not None:
             yield message
-            if "progress" not in message:
+            if not isinstance(message, Report):
                 return
-            seq = message["seq"]
+            seq = message.seq
     raise TimeoutError("no end has come")
 
 
@@ -89,13 +90,13 @@ def test_a_checkpoint_is_named_when_the_store_has_it(
     submit(host, trial)
     told = []
     for message in follow(host):
-        if "progress" in message and (url := message["progress"]["checkpoint"]):
+        if isinstance(message, Report) and (url := message.progress.checkpoint):
             assert store.exists(url)
             assert url.startswith(f"{trial}/1/checkpoints/step-")
-            told.append(message["progress"]["rung"])
+            told.append(message.progress.rung)
     assert told
     assert told == sorted(set(told)), "one report of a rung names its checkpoint"
-    assert message["result"]["state"] == "COMPLETE"
+    assert message.result.state == "COMPLETE"
     assert not files(tmp_path / "disk-0"), "what the store has needs no room here"
 
 
@@ -129,7 +130,7 @@ def test_every_report_goes_out_though_checkpoints_are_overtaken(
 ) -> None:
     host = machine()
     submit(host, trial)
-    rungs = [m["progress"]["rung"] for m in follow(host) if "progress" in m]
+    rungs = [m.progress.rung for m in follow(host) if isinstance(m, Report)]
     assert set(rungs) == set(RUNGS)
     firsts = [rungs.index(rung) for rung in RUNGS]
     assert firsts == sorted(firsts)
@@ -140,23 +141,23 @@ def test_a_trial_goes_on_where_another_machine_left_it(machine: Machine, trial: 
     submit(first, trial)
     last, rungs = None, []
     for message in follow(first):
-        if "progress" not in message:
+        if not isinstance(message, Report):
             break
-        rungs.append(message["progress"]["rung"])
-        last = message["progress"]["checkpoint"] or last
+        rungs.append(message.progress.rung)
+        last = message.progress.checkpoint or last
         if last is not None:
             first.close(WAIT)
-    assert message == {"interrupted": True}
+    assert message == Interrupted()
     assert last is not None
     second = machine()
     submit(second, trial, 2, last)
     *reports, end = follow(second, 2)
-    assert end["result"]["provenance"]["resumed_from"] == int(last[-8:])
+    assert end.result.provenance["resumed_from"] == int(last[-8:])
     unbroken = machine()
     submit(unbroken, f"{trial}-unbroken")
     *_, whole = follow(unbroken)
-    assert end["result"]["metrics"] == whole["result"]["metrics"]
-    assert {*rungs, *(m["progress"]["rung"] for m in reports)} >= set(RUNGS)
+    assert end.result.metrics == whole.result.metrics
+    assert {*rungs, *(m.progress.rung for m in reports)} >= set(RUNGS)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_an_earlier_checkpoint_is_taken_where_the_last_one_is_damaged(
     submit(first, trial)
     named = []
     for message in follow(first):
-        if "progress" in message and (url := message["progress"]["checkpoint"]):
+        if isinstance(message, Report) and (url := message.progress.checkpoint):
             store.fetch(url, tmp_path / "kept" / url[-13:])
             named.append(url)
             if len(named) == 2:
@@ -190,7 +191,7 @@ def test_an_earlier_checkpoint_is_taken_where_the_last_one_is_damaged(
     second = machine()
     submit(second, trial, 2, named[1])
     *_, end = follow(second, 2)
-    assert end["result"]["provenance"]["resumed_from"] == int(named[0][-8:])
+    assert end.result.provenance["resumed_from"] == int(named[0][-8:])
 
 
 def test_training_goes_on_while_the_store_is_away(
@@ -204,14 +205,14 @@ def test_training_goes_on_while_the_store_is_away(
         while len(heard) < len(RUNGS):
             message = host.next_report(0, 1, seq, WAIT)
             assert message is not None
-            heard.append(message["progress"])
-            seq = message["seq"]
-        assert [p["rung"] for p in heard] == RUNGS
-        assert [p["checkpoint"] for p in heard] == [None] * 3
+            heard.append(message.progress)
+            seq = message.seq
+        assert [p.rung for p in heard] == RUNGS
+        assert [p.checkpoint for p in heard] == [None] * 3
     finally:
         server.gate.open()
     *_, end = follow(host, seq=seq)
-    assert end["result"]["state"] == "COMPLETE"
+    assert end.result.state == "COMPLETE"
 
 
 class _Adapters:
@@ -245,7 +246,7 @@ def test_the_end_is_told_when_the_store_has_the_adapter(
     finally:
         server.gate.open()
     (end,) = follow(host)
-    assert end["result"]["adapter"] == "adapter"
+    assert end.result.adapter == "adapter"
     below = trial.removeprefix(f"{server.url}/")
     assert server.read(f"{below}/1/adapter/adapter_model.safetensors") == b"weights"
     assert server.read(f"{below}/1/log.txt") == b"a line"
@@ -268,10 +269,10 @@ def test_a_store_that_stays_away_costs_the_adapter_and_says_where_it_is(
         (end,) = follow(host)
     finally:
         server.gate.open()
-    result = end["result"]
-    assert (result["state"], result["adapter"]) == ("COMPLETE", None)
-    assert "its adapter is only in " in result["error"]
-    kept = Path(result["error"].partition("only in ")[2].partition(" on its")[0])
+    result = end.result
+    assert (result.state, result.adapter) == ("COMPLETE", None)
+    assert "its adapter is only in " in result.error
+    kept = Path(result.error.partition("only in ")[2].partition(" on its")[0])
     assert (kept / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
     shutil.rmtree(kept)
 
@@ -303,9 +304,9 @@ def test_a_trial_starts_whatever_a_store_raises(
     host = machine()
     submit(host, failing, 2, f"{failing}/1/checkpoints/step-00000010")
     *reports, end = follow(host, 2)
-    assert end["result"]["state"] == "COMPLETE"
-    assert {report["progress"]["rung"] for report in reports} == set(RUNGS)
-    assert all(report["progress"]["checkpoint"] is None for report in reports)
+    assert end.result.state == "COMPLETE"
+    assert {report.progress.rung for report in reports} == set(RUNGS)
+    assert all(report.progress.checkpoint is None for report in reports)
     told = [
         r.message for r in caplog.records if r.exc_info and "closed today" in str(r.exc_info[1])
     ]
@@ -342,9 +343,9 @@ def test_an_end_is_told_whatever_a_store_raises(machine: Machine, failing: str) 
     host = machine(_Adapters())
     submit(host, failing)
     (end,) = follow(host)
-    result = end["result"]
-    assert (result["state"], result["adapter"]) == ("COMPLETE", None)
-    assert "its adapter is only in " in result["error"]
-    assert "closed today" in result["error"]
-    kept = Path(result["error"].partition("only in ")[2].partition(" on its")[0])
+    result = end.result
+    assert (result.state, result.adapter) == ("COMPLETE", None)
+    assert "its adapter is only in " in result.error
+    assert "closed today" in result.error
+    kept = Path(result.error.partition("only in ")[2].partition(" on its")[0])
     assert (kept / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"

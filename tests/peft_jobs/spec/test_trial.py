@@ -25,7 +25,7 @@ def spec(**sections: Any) -> TrialSpec:
 def lines(**sections: Any) -> list[str]:
     with pytest.raises(ValidationError) as caught:
         spec(**sections)
-    return mistakes(caught.value, TrialSpec)
+    return [str(mistake) for mistake in mistakes(caught.value, TrialSpec)]
 
 
 def test_with_params_sets_dotted_names_and_leaves_the_original() -> None:

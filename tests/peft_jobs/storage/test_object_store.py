@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from peft_jobs.storage import object_store as store
-from peft_jobs.storage.retry import patiently
+from peft_jobs.storage.retry import retry
 from tests.support.object_store import BUCKET, ObjectStore, object_store
 
 
@@ -117,12 +117,14 @@ def test_a_store_that_is_away_is_waited_for(server: ObjectStore, folder: Path) -
         time.sleep(0.1)
 
     server.gate.close()
-    patiently(lambda: store.put(folder / "small.txt", url), pause=pause)
+    retry(lambda: store.put(folder / "small.txt", url), pause=pause)
     assert len(waited) == 2
     assert server.read("late").decode() == "ä small one"
     server.gate.close()
     try:
-        assert patiently(lambda: store.exists(url), lambda: len(waited) < 3, pause) is None
+        assert (
+            retry(lambda: store.exists(url), is_wanted=lambda: len(waited) < 3, pause=pause) is None
+        )
         with pytest.raises(OSError, match=r"\w"):
             store.put(folder, url)
     finally:

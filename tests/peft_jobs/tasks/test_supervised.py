@@ -72,7 +72,7 @@ def furthest(one: Any, other: Any) -> float:
 
 @pytest.mark.parametrize("head", ["frozen", "trained"])
 @pytest.mark.parametrize(
-    ("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=["float64", "float32"]
+    ("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["float64", "float32"]
 )
 def test_losses_and_gradients_do_not_depend_on_the_chunks(
     make: Any, head: str, dtype: torch.dtype, close: float
@@ -115,7 +115,7 @@ def test_trials_learn_the_same_in_chunks(trial: Any, params: dict[str, Any], bf1
         losses, grads = gradients(WHOLE, model, batch)
         found = gradients(CausalLM(most_logits=5 * 128), model, batch)
     METHODS["lora"].detach(model)
-    close = 2e-2 if bf16 else 3e-6
+    close = 2e-2 if bf16 else 1e-5
     assert furthest([losses], [found[0]]) < close
     assert furthest(grads, found[1]) < close
     assert all(grad.abs().max() > 0 for grad in grads)
@@ -141,8 +141,8 @@ def test_what_a_model_does_to_its_logits_is_done(
     expected = cross_entropy(logits, batch["labels"][:, 1:], reduction="none").sum(dim=1)
     for _ in range(1 + again):
         found = gradients(CHUNKED, model, batch)
-    assert furthest([expected.detach()], [found[0]]) < 1e-6
-    assert furthest(gradients(WHOLE, model, batch)[1], found[1]) < 1e-6
+    assert furthest([expected.detach()], [found[0]]) < 1e-5
+    assert furthest(gradients(WHOLE, model, batch)[1], found[1]) < 1e-5
 
 
 class Logits(TorchDispatchMode):

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from peft_jobs import Fenced, Progress
+from peft_jobs import Fenced
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.engines.solo.solo_engine import SoloEngine
+from peft_jobs.host.messages import Assignment, Interrupted, Report
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.randomness import epoch_order
 
@@ -64,7 +65,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> SoloEngine:
     return SoloEngine(str(cache), threads=1, checkpoint_seconds=0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make(trial: Any, rows_path: Path, tiny_bert_path: Path) -> Any:
     """(name of a case, more parameters) -> its spec."""
 
@@ -127,22 +128,31 @@ def rare(tmp_path_factory: pytest.TempPathFactory) -> SoloEngine:
     return SoloEngine(str(tmp_path_factory.mktemp("rare")), threads=1, checkpoint_seconds=1e9)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3, 5, 7, 9])  # rungs are reached at steps 3 and 7
+@pytest.fixture(scope="module")
+def unbroken(
+    rare: SoloEngine, listen: Any, make: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """(spec, its result, what it told) of a trial that reaches its rungs at steps 3 and 7."""
+    whole = listen(rare, tmp_path_factory.mktemp("whole"))
+    spec = make("float32", **{"training.logging_steps": 1})
+    result = whole.run(spec)
+    assert [path.name for path in whole.checkpoints()] == ["step-00000003", "step-00000007"]
+    return spec, result, told(whole.reports)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5, 7, 9])
 @pytest.mark.parametrize("reports_made", [True, False])
 def test_an_interrupted_trial_leaves_a_checkpoint_at_its_step(
     rare: SoloEngine,
     listen: Any,
-    make: Any,
+    unbroken: Any,
     watch_forward: Any,
     tmp_path: Path,
     cut: int,
     reports_made: bool,
 ) -> None:
-    whole, broken = listen(rare, tmp_path / "whole"), listen(rare, tmp_path / "broken")
-    spec = make("float32", **{"training.logging_steps": 1})
-    unbroken = whole.run(spec)
-    curve = told(whole.reports)
-    assert [path.name for path in whole.checkpoints()] == ["step-00000003", "step-00000007"]
+    spec, result, curve = unbroken
+    broken = listen(rare, tmp_path / "broken")
     micro_steps: list[bool] = []
 
     def in_report(progress: Any) -> None:
@@ -163,7 +173,7 @@ def test_an_interrupted_trial_leaves_a_checkpoint_at_its_step(
     assert before[-1].checkpoint.endswith(f"step-{cut:08d}")
 
     again = listen(rare, broken.folder)
-    check_end(again.run(spec, attempt=2, checkpoint=before[-1].checkpoint), unbroken)
+    check_end(again.run(spec, attempt=2, checkpoint=before[-1].checkpoint), result)
     assert told(again.reports) == [report for report in curve if report[0] >= cut]
     assert told(before) == [report for report in curve if report[0] <= cut - (not reports_made)]
 
@@ -201,16 +211,16 @@ def test_a_resumed_trial_waits_for_the_decision_of_its_rung(
     first.run(spec)
     host = TrialHost(rare)
     directory, checkpoint = first.folder / "attempts" / "2", first.checkpoints()[0]
-    host.submit(0, 2, spec.to_json(), str(directory), str(checkpoint))
+    host.submit(Assignment(0, 2, spec.to_json(), str(directory), str(checkpoint)))
     message = host.next_report(0, 2, 0, 60.0)
     assert message is not None
-    assert (message["progress"]["rung"], message["progress"]["step"]) == (18, 2)
+    assert (message.progress.rung, message.progress.step) == (18, 2)
     time.sleep(0.5)
     assert len((directory / "metrics.jsonl").read_text().splitlines()) == 1
     assert host.cancel(0, 2, "weak", 60.0)
-    end = host.poll(0, 2, message["seq"])
+    end = host.poll(0, 2, message.seq)
     assert end is not None
-    assert (end["result"]["kind"], end["result"]["step"]) == ("weak", 2)
+    assert (end.result.kind, end.result.step) == ("weak", 2)
     assert not (directory / "checkpoints").exists(), "a weak trial leaves none"
     assert host.close()
 
@@ -218,20 +228,22 @@ def test_a_resumed_trial_waits_for_the_decision_of_its_rung(
 def test_closing_the_host_leaves_a_checkpoint_from_which_another_goes_on(
     rare: SoloEngine, listen: Any, make: Any, tmp_path: Path
 ) -> None:
-    spec = make("float32", **{"training.max_steps": 100, "training.logging_steps": 10})
+    spec = make("float32", **{"training.max_steps": 40, "training.logging_steps": 5})
     whole = listen(rare, tmp_path / "whole")
     unbroken = whole.run(spec)
     directory = tmp_path / "trial" / "attempts" / "1"
     host, seq, reports = TrialHost(rare), 0, []
-    host.submit(0, 1, spec.to_json(), str(directory))
-    while (message := host.next_report(0, 1, seq, 60.0)) is not None and "seq" in message:
-        reports.append(Progress.model_validate(message["progress"]))
-        seq = message["seq"]
-        if reports[-1].step == 20:
+    host.submit(Assignment(0, 1, spec.to_json(), str(directory)))
+    while (message := host.next_report(0, 1, seq, 60.0)) is not None and isinstance(
+        message, Report
+    ):
+        reports.append(message.progress)
+        seq = message.seq
+        if reports[-1].step == 10:
             assert host.close()
-    assert message == {"interrupted": True}
+    assert message == Interrupted()
     last = reports[-1]
-    assert 20 <= last.step < 100
+    assert 10 <= last.step < 40
     assert last.checkpoint == str(directory / "checkpoints" / f"step-{last.step:08d}")
     again = listen(rare, tmp_path / "trial")
     check_end(again.run(spec, attempt=2, checkpoint=last.checkpoint), unbroken)
@@ -260,29 +272,31 @@ def test_a_checkpoint_is_left_when_asked_and_every_so_many_seconds(
     always = listen(engine, tmp_path / "always")
     always.run(spec)
     assert len(always.checkpoints()) == NUM_STEPS - 1
-    slow = SoloEngine(str(engine._resident.cache_dir), threads=1, checkpoint_seconds=0.25)
-    some = listen(slow, tmp_path / "some")
-    some.run(spec.with_params({"training.max_steps": 60}))
-    assert 1 <= len(some.checkpoints()) < 30
+    slow = SoloEngine(str(engine._resident.cache_dir), threads=1, checkpoint_seconds=0.1)
+    some, began = listen(slow, tmp_path / "some"), time.monotonic()
+    some.run(spec.with_params({"training.max_steps": 30}))
+    assert 1 <= len(some.checkpoints()) <= (time.monotonic() - began) / 0.1
 
 
 def test_the_host_passes_a_request_on_and_fences_it(
     rare: SoloEngine, make: Any, tmp_path: Path
 ) -> None:
-    spec = make("nf4", **{"training.max_steps": 300, "evaluation.rungs": []})
+    spec = make("nf4", **{"training.max_steps": 60, "evaluation.rungs": []})
     host = TrialHost(rare)
-    host.submit(3, 2, spec.to_json(), str(tmp_path / "3" / "attempts" / "2"))
+    host.submit(Assignment(3, 2, spec.to_json(), str(tmp_path / "3" / "attempts" / "2")))
     with pytest.raises(Fenced):
         host.checkpoint(3, 1)
     with pytest.raises(KeyError, match="trial 4 was never submitted"):
         host.checkpoint(4, 1)
     seq, named = 0, []
-    while (message := host.next_report(3, 2, seq, 60.0)) is not None and "seq" in message:
-        seq = message["seq"]
+    while (message := host.next_report(3, 2, seq, 60.0)) is not None and isinstance(
+        message, Report
+    ):
+        seq = message.seq
         if seq == 1:
             host.checkpoint(3, 2)
             host.checkpoint(3, 2)
-        named += filter(None, [message["progress"]["checkpoint"]])
+        named += filter(None, [message.progress.checkpoint])
     assert 1 <= len(named) <= 2
     assert all(Path(path).is_dir() for path in named)
     host.checkpoint(3, 2)  # of a trial that has ended: nothing

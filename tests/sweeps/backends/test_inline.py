@@ -174,7 +174,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_records_of_an_unbroken_o
             if any(running.progress for running in driver.running.values()):
                 changes.append(1)
                 if len(changes) == count:
-                    driver.interrupted = True
+                    driver.request_stop()
 
         return on_change
 
@@ -202,7 +202,8 @@ def test_an_interrupted_sweep_is_taken_up_by_the_next_call(sweep: Sweep) -> None
     spec = sweep()
 
     def interrupt(driver: Driver) -> None:
-        driver.interrupted = driver.interrupted or bool(driver.running)
+        if driver.running:
+            driver.request_stop()
 
     assert launch(spec, watchers=LaunchCallbacks(on_change=interrupt)).status == "interrupted"
     assert run_sweep(spec).best is not None

@@ -11,7 +11,7 @@ from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import launch
 
 Sweep = Callable[..., SweepSpec]
-SMALL = {"n_trials": 5, "max_samples": 48}
+SMALL = {"n_trials": 5, "max_samples": 32}
 TRAINING = {"per_device_train_batch_size": 4, "warmup_steps": 0.1}
 
 
@@ -23,7 +23,7 @@ def trials(spec: SweepSpec) -> list[tuple[dict[str, Any], float, dict[int, float
 
 def test_packed_and_alone_are_the_same_sweep(sweep: Sweep) -> None:
     common: dict[str, Any] = {
-        "data": {"validation_subset": 32},
+        "data": {"validation_subset": 16},
         "budget": SMALL,
         "training": TRAINING,
         "sampler": "random",

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import Result
 
+from peft_jobs import TrialResult
 from sweeps.cli.exit_codes import bad_input
 
 Cli = Callable[..., Result]
@@ -93,6 +95,21 @@ def test_a_mistake_found_on_a_ray_host_is_one_line_too(cli: Cli) -> None:
     assert result.exit_code == 2
     assert "'nothing' matches no module" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.output
+
+
+def test_a_record_of_another_version_is_told_as_a_file_is() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrialResult.model_validate({"state": "COMPLETE", "seconds": {"train": "x"}})
+    assert bad_input(caught.value) == "seconds.train: must be a number, got 'x'"
+
+
+def test_a_wrong_value_is_told_without_its_secrets() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrialResult.model_validate({"state": "postgresql://user:hunter2@db.example/optuna"})
+    text = bad_input(caught.value)
+    assert text is not None
+    assert "db.example" in text
+    assert "hunter2" not in text
 
 
 def test_a_bug_of_ours_keeps_its_traceback() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.ray_nodes import HANG_SECONDS
+
 SUPERVISE = """
 import sys
 from sweeps.cli import supervisor
@@ -60,7 +62,7 @@ def test_a_driver_that_says_how_it_ended_is_not_started_again(
     supervised: Supervised, tmp_path: Path, code: int
 ) -> None:
     process = supervised(f"sys.exit({code})")
-    assert process.wait(20) == code
+    assert process.wait(HANG_SECONDS) == code
     assert starts(tmp_path) == ["start"]
 
 
@@ -68,7 +70,7 @@ def test_a_sweep_that_failed_by_its_own_verdict_is_not_started_again(
     supervised: Supervised, tmp_path: Path
 ) -> None:
     process = supervised("heartbeat.ended(); sys.exit(1)")
-    assert process.wait(20) == 1
+    assert process.wait(HANG_SECONDS) == 1
     assert starts(tmp_path) == ["start"]
 
 
@@ -77,7 +79,7 @@ def test_a_driver_that_dies_is_started_again_with_the_command_for_that(
     supervised: Supervised, tmp_path: Path, death: str
 ) -> None:
     process = supervised(f"heartbeat.reported()\nif count < 3: {death}")
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0
     assert starts(tmp_path) == ["start", "start again", "start again"]
     assert said.count("starting it again in 1 s") == 2
@@ -87,7 +89,7 @@ def test_a_driver_that_hangs_is_killed_and_started_again(
     supervised: Supervised, tmp_path: Path
 ) -> None:
     process = supervised("if count == 1: time.sleep(600)", silence=2.0)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0
     assert starts(tmp_path) == ["start", "start again"]
     assert "has said nothing for 2 s" in said
@@ -97,7 +99,7 @@ def test_one_that_dies_again_and_again_before_any_trial_reports_is_given_up(
     supervised: Supervised, tmp_path: Path
 ) -> None:
     process = supervised("if count > 1: sys.exit(1)\nsys.exit(1)")
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 1
     assert len(starts(tmp_path)) == 5
     assert "died 5 times before any trial reported" in said
@@ -107,15 +109,15 @@ def test_a_cluster_that_never_was_there_is_a_mistake_one_that_went_away_is_waite
     supervised: Supervised, tmp_path: Path
 ) -> None:
     never = supervised("sys.exit(69)")
-    assert never.wait(20) == 2
+    assert never.wait(HANG_SECONDS) == 2
     assert starts(tmp_path) == ["start"]
     (tmp_path / "starts").unlink()
     away = supervised("if count == 1: sys.exit(1)\nif count < 4: sys.exit(69)")
-    assert away.wait(30) == 0
+    assert away.wait(HANG_SECONDS) == 0
     assert len(starts(tmp_path)) == 4
     (tmp_path / "starts").unlink()
     gone = supervised("if count == 1: sys.exit(1)\nsys.exit(69)")
-    assert gone.wait(30) == 69
+    assert gone.wait(HANG_SECONDS) == 69
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -136,7 +138,7 @@ sys.exit(130)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, number)  # as a terminal does
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 130
     assert rest.splitlines() == [f"got {number.name}"]
 
@@ -150,7 +152,7 @@ if count == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 """
     )
-    assert process.wait(30) == 0
+    assert process.wait(HANG_SECONDS) == 0
     pid = int((tmp_path / "left").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
 
@@ -165,7 +167,7 @@ while heartbeat.beat():
 Path("noticed").touch()
 """
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG_SECONDS
     while not starts(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)

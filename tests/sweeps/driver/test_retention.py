@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import SweepSpec
-from sweeps.driver.retention import Checkpoints
+from sweeps.driver.retention import Retention
 from sweeps.records.layout import SweepFolder
 
 Sweep = Callable[..., SweepSpec]
@@ -29,29 +29,29 @@ def steps(folder: SweepFolder) -> list[tuple[str, str]]:
 
 
 def test_the_latest_two_and_the_best_stay(folder: SweepFolder) -> None:
-    checkpoints = Checkpoints(folder)
+    retention = Retention(folder)
     for step, loss in ((10, 3.0), (20, 1.0), (30, None), (40, 2.0), (50, None), (60, 1.5)):
-        checkpoints.left(7, leave(folder, 1, step), loss)
+        retention.checkpoint_left(7, leave(folder, 1, step), loss)
     assert steps(folder) == [("1", "20"), ("1", "50"), ("1", "60")]
-    checkpoints.left(7, leave(folder, 2, 70), 0.5)
+    retention.checkpoint_left(7, leave(folder, 2, 70), 0.5)
     assert steps(folder) == [("1", "60"), ("2", "70")]
 
 
 def test_a_later_attempt_that_began_again_earlier_keeps_its_own(folder: SweepFolder) -> None:
-    checkpoints = Checkpoints(folder)
+    retention = Retention(folder)
     for step in (10, 20, 30):
-        checkpoints.left(7, leave(folder, 1, step), None)
-    checkpoints.left(7, leave(folder, 2, 20), None)
+        retention.checkpoint_left(7, leave(folder, 1, step), None)
+    retention.checkpoint_left(7, leave(folder, 2, 20), None)
     assert ("2", "20") in steps(folder)
 
 
 def test_nothing_is_left_of_a_trial_that_has_ended(folder: SweepFolder) -> None:
-    checkpoints = Checkpoints(folder)
-    checkpoints.left(7, leave(folder, 1, 10), 1.0)
+    retention = Retention(folder)
+    retention.checkpoint_left(7, leave(folder, 1, 10), 1.0)
     torn = folder.attempt(7, 1) / "checkpoints" / ".step-00000020.x"
     torn.mkdir()
     log = folder.attempt(7, 1) / "log.txt"
     log.write_text("kept")
-    checkpoints.ended(7)
+    retention.trial_ended(7)
     assert not list(folder.trial(7).rglob("checkpoints"))
     assert log.exists()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_jobs import SpecError
@@ -104,6 +104,7 @@ def test_a_front_of_unknown_or_too_few_names_is_refused() -> None:
         pareto_front(rows, ["minutes", "minutes"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_every_row_off_the_front_is_beaten_by_one_on_it(points: list[tuple[int, int]]) -> None:
     rows = [row(n, float(a), n + 1, minutes=float(b)) for n, (a, b) in enumerate(points)]

@@ -1,5 +1,6 @@
 """Sweep files: read safely, every mistake at once, wrong values as clear lines."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,63 @@ def test_all_mistakes_of_a_file_are_reported_at_once_with_suggestions(tree: Tree
     lines = problems_of(wrong)
     assert len(lines) == 7
     text = "\n".join(lines)
-    assert "trianing: unknown key 'trianing'; did you mean 'training'?" in text
+    assert "trianing: unknown key 'trianing'; did you mean 'training' or 'tracking'?" in text
     assert "quantization.scheme: must be 'none', 'int8', 'nf4' or 'fp4', got 'nf5'" in text
     assert "did you mean 'lora_alpha'?" in text
     assert "sampler: unknown sampler 'tpee'; did you mean 'tpe'? known: cmaes, gp, grid" in text
     assert "did you mean 'n_startup_trials'?" in text
     assert "budget.n_trials: must be greater than or equal to 1, got 0" in text
     assert "data.subset: must be a share between 0 and 1 or a whole number of rows" in text
+
+
+def test_a_mistake_of_the_trial_has_the_path_that_the_file_has(tree: Tree) -> None:
+    wrong = tree(
+        adapter={"r": 0, "rr": 8},
+        task={"type": "causal_lm", "prompt": None, "response": "{trial.x"},
+        data={"train": {"path": "demo", "spilt": "x"}},
+        trail=1,
+    )
+    wrong["adapter.r"] = 8
+    lines = problems_of(wrong)
+    assert sorted(line.partition(": ")[0] for line in lines) == [
+        "adapter.r",
+        "adapter.r",
+        "adapter.rr",
+        "data.train.spilt",
+        "task.response",
+        "trail",
+    ]
+    text = "\n".join(lines)
+    assert "adapter.r: must be greater than or equal to 1, got 0" in text
+    assert "adapter.rr: unknown key 'rr' in adapter; " in text
+    assert "data.train.spilt: unknown key 'spilt' in data.train; did you mean 'split'?" in text
+    assert "adapter.r: unknown key 'adapter.r'; did you mean 'adapter'? known: adapter, " in text
+
+
+def test_a_section_trial_is_the_file_s_own(tree: Tree) -> None:
+    whole = {"name": "own", "space": tree()["space"], "budget": {"n_trials": 1, "max_samples": 9}}
+    assert problems_of({**whole, "trial": 3}) == [
+        "trial: must be a mapping of keys to values, got 3"
+    ]
+    lines = problems_of({**whole, "trial": {"trail": 1, "model": "demo"}})
+    assert lines[:2] == ["task: is required, and missing", "data: is required, and missing"]
+    assert lines[2].startswith(
+        "trail: unknown key 'trail'; did you mean 'training' or 'tracking'? known: "
+    )
+
+
+def test_a_mistake_of_many_points_is_told_once_with_one_of_its_values(tree: Tree) -> None:
+    parameters = {"adapter.target_r": {"type": "int", "low": 13, "high": 40}}
+    (line,) = problems_of(tree(adapter={"method": "adalora"}, space={"parameters": parameters}))
+    assert re.fullmatch(r"space: adapter: target_r must be <= init_r, got \d+ > 12", line)
+
+
+def test_a_misspelled_when_of_a_parameter_has_its_path(tree: Tree) -> None:
+    parameters = {"adapter.r": {"type": "int", "low": 1, "high": 8, "whne": "seed > 0"}}
+    assert problems_of(tree(space={"parameters": parameters})) == [
+        "space.parameters.adapter.r.whne: unknown key 'whne'; did you mean 'when'? "
+        "known: high, log, low, step, type, when"
+    ]
 
 
 def test_missing_sections_are_each_named(tree: Tree) -> None:
@@ -95,7 +146,7 @@ def test_mistakes_beyond_single_fields_are_reported_together(tree: Tree, tmp_pat
     assert "training.max_steps: the horizon of a sweep is set by budget.max_steps" in text
     assert "evaluation.rungs: the rungs of a sweep are set by budget.rungs" in text
     assert "'validation/acuracy' is not measured by causal_lm" in text
-    assert "did you mean 'memory/peak_allocated_bytes'?" in text
+    assert "did you mean 'memory/peak_allocated_bytes' or 'memory/peak_reserved_bytes'?" in text
     assert "budget.rungs: must ascend without repeats, got [500, 300, 1000]" in text
     assert "budget.rungs: must lie below max_samples, got [1000]" in text
     assert "data.train: no such file:" in text

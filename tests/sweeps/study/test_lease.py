@@ -62,7 +62,7 @@ def test_a_released_lease_is_free_at_once(storage: optuna.storages.RDBStorage) -
 
 
 def test_a_killed_driver_of_this_machine_is_succeeded_at_once(
-    storage: optuna.storages.RDBStorage, url: str
+    storage: optuna.storages.RDBStorage, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, url], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
@@ -71,9 +71,10 @@ def test_a_killed_driver_of_this_machine_is_succeeded_at_once(
         Lease(storage, "waves").take()
     holder.kill()
     holder.wait()
-    started = time.monotonic()
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
     Lease(storage, "waves").take()
-    assert time.monotonic() - started < 5
+    assert pauses == []
 
 
 def test_a_process_that_got_the_dead_drivers_number_is_not_the_driver(
@@ -90,16 +91,16 @@ def test_setting_the_clock_does_not_kill_the_driver(
     storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Lease(storage, "waves").take()
-    later = psutil.boot_time() + 3600
+    before, later = psutil.Process().create_time(), psutil.boot_time() + 3600
     monkeypatch.setattr("psutil._psplatform.boot_time", lambda: later)
-    assert psutil.Process().create_time() > time.time() + 3000, "so psutil has it now"
+    assert psutil.Process().create_time() > before + 3000, "so psutil has it now"
     holder = read_lease(storage.engine, "waves")
     assert holder is not None
     assert not holder.is_gone
 
 
 def test_a_silent_driver_of_another_machine_keeps_the_sweep_until_its_lease_runs_out(
-    storage: optuna.storages.RDBStorage,
+    storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Lease(storage, "waves")
     first.take()
@@ -107,10 +108,19 @@ def test_a_silent_driver_of_another_machine_keeps_the_sweep_until_its_lease_runs
     with pytest.raises(SpecError, match="on elsewhere;"):
         Lease(storage, "waves").take()
 
-    edit(storage, renewed=time.time() - leases.TTL_SECONDS + 2)  # silent for long: is waited for
-    started = time.monotonic()
+    # Silent for long: is waited for.
+    edit(storage, renewed=time.time() - leases.SILENT_SECONDS - 1)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            edit(storage, renewed=time.time() - leases.TTL_SECONDS - 1)
+
+    monkeypatch.setattr(time, "sleep", pause)
     Lease(storage, "waves").take()
-    assert 1 < time.monotonic() - started < 10
+    monkeypatch.undo()
+    assert pauses == [1.0] * 3
 
     first._looked = 0.0
     with pytest.raises(LeaseLost, match="another driver has taken over the sweep 'waves'"):

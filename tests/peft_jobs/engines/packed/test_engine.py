@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,22 @@ def test_classifiers_with_their_heads_are_packed(
     assert any("score.weight" in name for name in adapters(tmp_path / "packed", 0)[0])
 
 
+@contextmanager
+def products() -> Iterator[set[torch.dtype]]:
+    """The types that linear layers give in the block, in any thread."""
+    seen: set[torch.dtype] = set()
+
+    def see(module: torch.nn.Module, _args: Any, found: Any) -> None:
+        if isinstance(module, torch.nn.Linear):
+            seen.add(found.dtype)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(see)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
 @pytest.mark.parametrize(
     "params",
     [
@@ -134,7 +151,11 @@ def test_bfloat16_differs_no_more_than_another_padding_does(
         )
         for spec in specs
     ]
-    expected, found, _ = both(cache, specs, tmp_path)
+    with products() as alone:
+        expected = run_all(SoloEngine(cache, threads=1), specs, tmp_path / "solo")
+    with products() as together:
+        found = run_all(PackedEngine(cache, num_slots=3, threads=1), specs, tmp_path / "packed")
+    assert torch.bfloat16 in alone & together
     other = run_all(SoloEngine(cache, threads=1), repadded, tmp_path / "other")
     noise, differences = [], []
     for trial in expected[0]:
@@ -143,9 +164,11 @@ def test_bfloat16_differs_no_more_than_another_padding_does(
             curve = [p.metrics["train/loss"] for p in run[0][trial]]
             into += [abs(a - b) for a, b in zip(one, curve, strict=True)]
     assert engines_of(found) == ["packed"] * 5
-    assert max(noise) > 1e-5, "there is noise to compare with"
-    assert max(differences) < 3 * max(noise)
-    assert sum(differences) < 3 * sum(noise)
+    # Where another padding happens to round alike, no more than a loss in bfloat16 is rounded.
+    first = max(reports[0].metrics["train/loss"] for reports in expected[0].values())
+    unit = first * torch.finfo(torch.bfloat16).eps / 2
+    assert max(differences) < max(3 * max(noise), unit)
+    assert sum(differences) < max(3 * sum(noise), unit / 4 * len(differences))
 
 
 @pytest.mark.parametrize("scheme", ["none", "nf4"])
@@ -300,7 +323,7 @@ def test_an_exported_adapter_gives_the_engines_own_metric(
         model = PeftModel.from_pretrained(plain, folder)
         found = score(model, base, specs[trial], data.validation)
         for name, value in found.items():
-            assert value == pytest.approx(ends[trial].metrics[name], rel=1e-6)
+            assert value == pytest.approx(ends[trial].metrics[name], rel=CLOSE)
         assert found != score(base.model, base, specs[trial], data.validation)
     assert AutoPeftModelForCausalLM.from_pretrained(folder) is not None
 

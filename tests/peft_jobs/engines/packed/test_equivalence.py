@@ -70,11 +70,26 @@ def test_logits_in_chunks_change_nothing(
     base, rows = double
     specs = mixed()[:3]
     expected = [plain_losses(base, rows, spec, 6) for spec in specs]
-    monkeypatch.setitem(TASKS, "causal_lm", CausalLM(most_logits=3 * 128))
-    with Driven(base, rows, specs, 6) as driven:
-        found = driven.to_end()
-    for one, other in zip(expected, found, strict=True):
-        assert 0 < apart(one, other) < EXACT
+    sizes: list[list[int]] = []
+    """Positions in each call of the head, by run."""
+    base.model.lm_head.register_forward_hook(
+        lambda _head, _args, logits: sizes[-1].append(logits.shape[:-1].numel())
+    )
+    for most in (1 << 26, 3 * 128):
+        sizes.append([])
+        monkeypatch.setitem(TASKS, "causal_lm", CausalLM(most_logits=most))
+        with Driven(base, rows, specs, 6) as driven:
+            found = driven.to_end()
+        for one, other in zip(expected, found, strict=True):
+            assert apart(one, other) < EXACT
+    base.model.lm_head._forward_hooks.clear()  # restoring the base has put a copy in
+    whole, chunked = sizes
+    assert min(whole) > 3, "a step has several chunks"
+    assert chunked == [
+        size
+        for number in whole
+        for size in (1, *[3] * (number // 3), *[number % 3] * (number % 3 > 0))
+    ], "a look at what the model does to its logits, and then chunks of three"
 
 
 def test_neither_slot_number_nor_packmates_nor_width_change_a_trial(

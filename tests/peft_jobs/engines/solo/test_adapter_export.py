@@ -57,7 +57,7 @@ def test_an_adapter_and_its_merge_score_as_recorded(
     cache = tmp_path / "cache"
     validation, test = score_adapter(trial.to_json(), adapter, cache, test=True)
     recorded = {name: result.metrics[name] for name in validation}
-    assert validation == pytest.approx(recorded, rel=1e-6)
+    assert validation == pytest.approx(recorded, rel=1e-5)
     assert test["test/loss"] > 0
     merged = merge_adapter(trial.to_json(), adapter, tmp_path / "merged", cache)
     # int8 activations are rounded in the trial's own evaluation, not in the merged model.

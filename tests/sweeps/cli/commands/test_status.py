@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from tests.support.ray_nodes import HANG_SECONDS
+
 Cli = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[str]"]
 SLOW = "resources.engine_options={step_seconds: 0.02}"
+ENDLESS = "resources.engine_options={step_seconds: 0.3}"
+"""Half a minute a trial: it runs until somebody ends it, however late that is on a busy machine."""
 
 
 def status(cli: Cli) -> dict[str, Any]:
@@ -25,7 +29,7 @@ def status(cli: Cli) -> dict[str, Any]:
 
 
 def wait_until(cli: Cli, condition: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG_SECONDS
     while time.monotonic() < deadline:
         if Path("runs/waves/sweep.json").exists() and condition(standing := status(cli)):
             return standing
@@ -44,7 +48,7 @@ def test_status_of_a_sweep_that_has_ended(ended: Cli) -> None:
 
 
 def test_a_running_sweep_is_seen_and_stopped_from_elsewhere(cli: Cli, start: Start) -> None:
-    process = start("run", "waves.yaml", SLOW)
+    process = start("run", "waves.yaml", ENDLESS)
     standing = wait_until(cli, lambda s: s["running"])
     assert standing["driven"]
     assert standing["driver"]["pid"] == process.pid
@@ -55,7 +59,7 @@ def test_a_running_sweep_is_seen_and_stopped_from_elsewhere(cli: Cli, start: Sta
     stopped = cli("stop", "waves")
     assert stopped.exit_code == 0
     assert "Stopped; trials left unfinished: 00" in stopped.stderr
-    said = process.communicate(timeout=20)[1]
+    said = process.communicate(timeout=HANG_SECONDS)[1]
     assert process.returncode == 130
     assert "Interrupted; trials left unfinished: 00" in said
     standing = status(cli)
@@ -73,7 +77,7 @@ def test_a_running_sweep_is_seen_and_stopped_from_elsewhere(cli: Cli, start: Sta
 
 
 def test_a_killed_driver_is_known_to_be_dead(cli: Cli, start: Start) -> None:
-    process = start("run", "waves.yaml", SLOW)
+    process = start("run", "waves.yaml", ENDLESS)
     wait_until(cli, lambda s: s["running"])
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -90,7 +94,7 @@ def test_watch_follows_a_sweep_to_its_end(cli: Cli, start: Start) -> None:
     assert watched.exit_code == 0, watched.output
     assert watched.stderr.count(" pruned after ") + watched.stderr.count(" complete after ") == 4
     assert "4 of 4 trials" in watched.stdout
-    assert process.wait(10) == 0
+    assert process.wait(HANG_SECONDS) == 0
     assert cli("watch", "waves").exit_code == 2
 
 
@@ -134,7 +138,7 @@ def test_a_supervised_sweep_survives_its_driver_and_ends_as_one(cli: Cli, start:
     driver = standing["driver"]["pid"]
     assert driver != process.pid
     os.kill(driver, signal.SIGKILL)
-    out, said = process.communicate(timeout=90)
+    out, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0
     assert "was killed by SIGKILL" in said
     assert "is best, validation/loss" in out

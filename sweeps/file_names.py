@@ -1,0 +1,27 @@
+"""The names of the files and folders of a storage and of a sweep in it; each stands only here.
+
+Those of a trial's attempts are in `peft_jobs.storage.attempt_folder`. Paths are `SweepFolder`'s.
+"""
+
+STUDY_DATABASE = "optuna.db"
+TRACKING_DATABASE = "mlflow.db"
+ARTIFACTS_FOLDER = "mlartifacts"
+CACHE_FOLDER = "cache"
+"""Tokenized data."""
+STORAGE_FILES = (STUDY_DATABASE, TRACKING_DATABASE, ARTIFACTS_FOLDER, CACHE_FOLDER)
+"""What a storage has beside its sweeps, which may not be called so."""
+
+SOURCE_FILE = "sweep.yaml"
+"""The sweep file as it was given."""
+RECORD_FILE = "sweep.json"
+"""The resolved sweep, what was prepared, and the environment."""
+OUTBOX_FILE = "tracking.db"
+MARKER_FILE = ".driver"
+TRIALS_FOLDER = "trials"
+EXPORTS_FOLDER = "exports"
+PLOTS_FOLDER = "plots"
+LEADERBOARD_JSON = "leaderboard.json"
+LEADERBOARD_CSV = "leaderboard.csv"
+LEADERBOARD_HTML = "leaderboard.html"
+EXPORT_FILE = "export.json"
+"""What was measured on an export; in its folder."""
