@@ -12,17 +12,18 @@ from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.spec.mistakes import suggest
+from peft_jobs.storage.attempt_folder import TRIAL_FILE
 from peft_jobs.storage.files import whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
 from sweeps.exporters import EXPORTERS, Draft, Exporter
 from sweeps.exporters.merged import MERGED_FOLDER
+from sweeps.file_names import EXPORT_FILE, EXPORTS_FOLDER
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.model_card import model_card
 from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
 from sweeps.spec import SweepSpec
 
-RECORD = "export.json"
 ALWAYS = "peft"
 """The exporter that every export includes: the others start from its files."""
 
@@ -71,10 +72,10 @@ def write_export(
     exporters = _exporters(to)
     board, folder = sweep.leaderboard(), sweep.folder
     row = _choose(board, number)
-    exports = Path("exports") / sweep.name if folder.in_store else folder.exports
+    exports = Path(EXPORTS_FOLDER) / sweep.name if folder.in_store else folder.exports
     out = out or exports / f"trial-{row.number:04d}"
     record = _begin(out, folder, row, sweep.spec)
-    spec = TrialSpec.model_validate_json((out / "trial.json").read_text(encoding="utf-8"))
+    spec = TrialSpec.model_validate_json((out / TRIAL_FILE).read_text(encoding="utf-8"))
     for exporter in exporters:
         exporter.check(spec)
     winner = board.best is not None and board.best.number == row.number
@@ -83,7 +84,7 @@ def write_export(
         record |= exporter.write(Draft(out, spec, record, folder.cache, test))
     forms = [form for e in EXPORTERS.values() if (form := e.form(spec, record)) is not None]
     write_whole(out / "README.md", model_card(board, row, spec, record, out, forms))
-    write_json(out / RECORD, record)
+    write_json(out / EXPORT_FILE, record)
     return Exported(
         path=out,
         number=row.number,
@@ -118,8 +119,8 @@ def _choose(board: Leaderboard, number: int | None) -> Row:
 def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[str, Any]:
     """Copy the adapter and the trial to `out`, or take up the export that is there."""
     identity = {"sweep": spec.name, "trial": row.number, "recorded": _validation(row.metrics)}
-    if (out / RECORD).is_file():
-        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    if (out / EXPORT_FILE).is_file():
+        record: dict[str, Any] = json.loads((out / EXPORT_FILE).read_text(encoding="utf-8"))
         if all(record.get(key) == value for key, value in identity.items()):
             return record
     if out.exists() and any(out.iterdir()):
@@ -133,9 +134,9 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
                 shutil.copytree(adapter, begun, dirs_exist_ok=True)
         except FileNotFoundError:
             raise SpecError(_gone(folder, row.number, row.adapter, spec)) from None
-        with local_copy(folder.trial(row.number) / "trial.json") as trial:
-            shutil.copyfile(trial, begun / "trial.json")
-        write_json(begun / RECORD, record)
+        with local_copy(folder.trial_file(row.number)) as trial:
+            shutil.copyfile(trial, begun / TRIAL_FILE)
+        write_json(begun / EXPORT_FILE, record)
     return record
 
 

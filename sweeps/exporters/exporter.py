@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from peft_jobs import TrialSpec
+from peft_jobs.storage.attempt_folder import TRIAL_FILE
 from sweeps.results.model_card import Form
 
 
@@ -26,7 +27,7 @@ class Draft:
     @property
     def spec_json(self) -> str:
         """The trial as it was recorded."""
-        return (self.path / "trial.json").read_text(encoding="utf-8")
+        return (self.path / TRIAL_FILE).read_text(encoding="utf-8")
 
 
 class Exporter(Protocol):

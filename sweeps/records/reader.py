@@ -11,6 +11,7 @@ from peft_jobs import SpecError
 from peft_jobs.spec.mistakes import mistakes, suggest
 from peft_jobs.storage import object_store
 from sweeps.errors import Unavailable
+from sweeps.file_names import RECORD_FILE
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.spec.yaml_file import override
@@ -50,17 +51,17 @@ def recorded_names(storage: Path) -> list[str]:
             return [
                 n
                 for n in object_store.children(url)
-                if object_store.exists(f"{url}/{n}/sweep.json")
+                if object_store.exists(f"{url}/{n}/{RECORD_FILE}")
             ]
         except OSError as error:
             raise Unavailable(f"{url} cannot be read: {error}") from error
-    return sorted(path.parent.name for path in storage.glob("*/sweep.json"))
+    return sorted(path.parent.name for path in storage.glob(f"*/{RECORD_FILE}"))
 
 
 def read_record(storage: Path, name: str) -> dict[str, Any]:
     """`sweep.json`: the resolved sweep, what was prepared, and the environment."""
     folder = SweepFolder(storage, name)
-    path, where = folder.path / "sweep.json", object_store.origin(storage) or storage
+    path, where = folder.record, object_store.origin(storage) or storage
     names = recorded_names(storage)
     text = folder.read(path) if name in names else None
     if not names:
@@ -90,6 +91,4 @@ def validated(tree: dict[str, Any], folder: SweepFolder) -> SweepSpec:
         return SweepSpec.model_validate(tree)
     except ValidationError as error:
         lines = "\n".join(f"  {mistake}" for mistake in mistakes(error, SweepSpec))
-        raise SpecError(
-            f"{folder.path / 'sweep.json'} holds what this version cannot run:\n{lines}"
-        ) from None
+        raise SpecError(f"{folder.record} holds what this version cannot run:\n{lines}") from None

@@ -90,8 +90,8 @@ def _open(storage: Path, name: str, study_url: str | None, opened: Databases) ->
     url = folder.study_url if spec.study_url is None else study_url or spec.study_url
     if "***@" in url:
         raise SpecError(without_credentials(name, url))
-    if spec.study_url is None and not (folder.storage / "optuna.db").is_file():
-        raise SpecError(f"the study of {name!r} is gone: no {folder.storage / 'optuna.db'}")
+    if spec.study_url is None and not folder.study_database.is_file():
+        raise SpecError(f"the study of {name!r} is gone: no {folder.study_database}")
     rdb = opened.get(url) or opened.setdefault(url, open_storage(url))
     try:
         rdb.get_study_id_from_name(name)

@@ -133,7 +133,7 @@ def _drive(
 def _again(spec: SweepSpec, path: Path | None) -> str:
     """The command that takes the sweep up again."""
     folder = SweepFolder.of(spec)
-    if path is not None and not (folder.path / "sweep.json").exists():
+    if path is not None and not folder.record.exists():
         return f"peft-sweep run {path}"
     return f"peft-sweep resume {spec.name}{folder.option}"
 

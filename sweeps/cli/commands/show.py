@@ -6,6 +6,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, TrialResult
+from peft_jobs.storage.attempt_folder import LOG_FILE, METRICS_FILE
 from sweeps.cli.screen import out, pairs, print_json, shown, size
 from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep
@@ -30,11 +31,11 @@ def describe(trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
     result = TrialResult.model_validate(said.get("result", {"state": trial.state.name}))
     attempt = said.get("attempt", 1)
     files = {
-        "trial": folder.trial(trial.number) / "trial.json",
+        "trial": folder.trial_file(trial.number),
         "result": folder.result(trial.number),
         "adapter": folder.path / (result.adapter or "none"),
-        "metrics": folder.attempt(trial.number, attempt) / "metrics.jsonl",
-        "log": folder.attempt(trial.number, attempt) / "log.txt",
+        "metrics": folder.attempt(trial.number, attempt) / METRICS_FILE,
+        "log": folder.attempt(trial.number, attempt) / LOG_FILE,
     }
     there = {folder.trial(trial.number) / file for file in folder.files(folder.trial(trial.number))}
     there |= {parent for path in there for parent in path.parents}

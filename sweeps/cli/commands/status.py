@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.live import Live
 
 from peft_jobs import Progress, SpecError, State, TrialResult
+from peft_jobs.storage.attempt_folder import METRICS_FILE
 from sweeps.cli.display.live import Shown, render
 from sweeps.cli.display.plain import ending
 from sweeps.cli.display.snapshot import LATEST, EndedTrial, RunningTrial, Snapshot
@@ -139,7 +140,7 @@ def _running(trial: FrozenTrial, folder: SweepFolder) -> RunningTrial:
     known = trial.user_attrs
     started = float(known["started_at"])
     attempt = int(known.get("attempt", 1))
-    progress = _progress(folder, folder.attempt(trial.number, attempt) / "metrics.jsonl")
+    progress = _progress(folder, folder.attempt(trial.number, attempt) / METRICS_FILE)
     return RunningTrial(trial.number, attempt, started, known.get("params", {}), progress)
 
 
