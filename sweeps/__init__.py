@@ -1,24 +1,53 @@
 """Many trials: a sweep file in, a leaderboard and an exported adapter out.
 
-from sweeps import load_sweep, run_sweep
+from sweeps import load_sweep, open_sweep, run_sweep
 board = run_sweep(load_sweep(Path("sweep.yaml"), ["budget.n_trials=8"]))
+frame = open_sweep(Path("runs"), "sweep").trials().to_frame()
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.results.leaderboard import Leaderboard
+    from sweeps.errors import LeaseLost, Unavailable
+    from sweeps.exporters.export import Exported, export_trial
+    from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+    from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
     from sweeps.spec import SweepSpec
     from sweeps.spec.loading import build_sweep, load_sweep
+    from sweeps.spec.yaml_file import SweepFileError
 
-__all__ = ["Leaderboard", "SweepSpec", "build_sweep", "load_sweep", "run_sweep"]
+__all__ = [
+    "Exported",
+    "Leaderboard",
+    "LeaseLost",
+    "RecordedSweep",
+    "Row",
+    "SweepFileError",
+    "SweepSpec",
+    "Unavailable",
+    "build_sweep",
+    "export_trial",
+    "load_sweep",
+    "make_leaderboard",
+    "open_sweep",
+    "run_sweep",
+]
 _HOMES = {
+    "Exported": "exporters.export",
     "Leaderboard": "results.leaderboard",
+    "LeaseLost": "errors",
+    "RecordedSweep": "results.recorded_sweep",
+    "Row": "results.leaderboard",
+    "SweepFileError": "spec.yaml_file",
     "SweepSpec": "spec",
+    "Unavailable": "errors",
     "build_sweep": "spec.loading",
+    "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
+    "make_leaderboard": "results.leaderboard",
+    "open_sweep": "results.recorded_sweep",
     "run_sweep": "run",
 }
 

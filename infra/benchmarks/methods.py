@@ -23,8 +23,8 @@ import optuna
 from figures import table
 
 from peft_jobs.provenance import environment
-from sweeps.records.reader import load_recorded
 from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.recorded_sweep import open_sweep
 from sweeps.results.selection import best_of_each, pareto_front
 from sweeps.study.study import SweepStudy
 
@@ -48,7 +48,7 @@ def main() -> None:
     for name in options.only:
         if not options.report:
             run(name, options.storage, places)
-        study = load_recorded(options.storage.absolute(), name)
+        study = open_sweep(options.storage.absolute(), name).study
         put(name, tables(study))
 
 

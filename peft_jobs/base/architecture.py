@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -14,11 +15,9 @@ from peft_jobs.spec import (
     DEMO,
     CausalLMSpec,
     ModelSpec,
-    QuestionAnsweringSpec,
     SequenceClassificationSpec,
     TaskSpec,
 )
-from peft_jobs.tasks import TASKS
 
 HEADS = {
     *("lm_head", "embed_out"),
@@ -80,9 +79,9 @@ def read_config(
     Raises SpecError if there is no such model, or if it cannot do the task.
     """
     entries: dict[str, Any] = {}
-    if TASKS[task.type].has_head:
-        if isinstance(task, QuestionAnsweringSpec):
-            entries["num_labels"] = 2  # the start and the end of the answer
+    if task.HAS_HEAD:
+        if task.NUM_LABELS is not None:
+            entries["num_labels"] = task.NUM_LABELS
         elif labels:
             entries["id2label"] = dict(enumerate(labels))
             entries["label2id"] = {label: index for index, label in enumerate(labels)}
@@ -121,7 +120,7 @@ def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
 
 def auto_class(task: TaskSpec) -> Any:
     """The class of transformers that loads a base for `task`."""
-    return TASKS[task.type].auto_class
+    return getattr(transformers, task.AUTO_CLASS)
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
-from peft_jobs.tasks import TASKS
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
@@ -139,7 +138,7 @@ def _load(
     spread: bool,
 ) -> PreTrainedModel:
     dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
-    has_head = TASKS[task.type].has_head
+    has_head = task.HAS_HEAD
     # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
     with _readable(model), _no_progress_bar(), _forked_generators(device):
         loaded, info = auto_class(task).from_pretrained(

@@ -22,7 +22,6 @@ from peft_jobs.methods.placement import places
 from peft_jobs.methods.setting import Setting
 from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
 from peft_jobs.spec import TrialSpec
-from peft_jobs.tasks import TASKS
 
 _CLOCK = "_trial_clock"
 _SNAPSHOT = "_base_snapshot"
@@ -135,7 +134,7 @@ def setting_of(base: Base, spec: TrialSpec, rows: Dataset | None = None) -> Sett
     model, fresh = base.model, fresh_modules(base.model)
     targets = places(model, spec.adapter, exclude=fresh)
     whole = set(spec.adapter.modules_to_save) | set(fresh)
-    if TASKS[spec.task.type].has_head:
+    if spec.task.HAS_HEAD:
         whole |= set(head_modules(model))
     check_whole_modules(model, whole)
     return Setting(base, spec, targets, tuple(sorted(whole)), rows)

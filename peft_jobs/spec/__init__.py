@@ -2,7 +2,7 @@
 
 trial             TrialSpec, and its sections model, quantization, training, evaluation
 data              the section data
-task              the section task, a union on `type`
+tasks             the section task, a union on `type`
 adapters          the section adapter, a union on `method`
 generation        the section evaluation.generation
 fields            the types of fields, and the base of all sections
@@ -15,7 +15,8 @@ mistakes          what is wrong with a spec, in words
 from peft_jobs.spec.adapters import ADAPTERS, AdapterSpec, LoraSpec
 from peft_jobs.spec.data import DEMO, LOCAL_SUFFIXES, DataSpec, Source
 from peft_jobs.spec.generation import GenerationSpec
-from peft_jobs.spec.task import (
+from peft_jobs.spec.tasks import (
+    TASK_SPECS,
     CausalLMSpec,
     QuestionAnsweringSpec,
     Seq2SeqSpec,
@@ -37,6 +38,7 @@ __all__ = [
     "DEMO",
     "INCOMPATIBLE",
     "LOCAL_SUFFIXES",
+    "TASK_SPECS",
     "AdapterSpec",
     "CausalLMSpec",
     "DataSpec",

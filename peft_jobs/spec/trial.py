@@ -26,7 +26,7 @@ from peft_jobs.spec.fields import (
     as_mapping,
 )
 from peft_jobs.spec.generation import GenerationSpec
-from peft_jobs.spec.task import (
+from peft_jobs.spec.tasks import (
     CausalLMSpec,
     TaskSpec,
 )

@@ -14,7 +14,7 @@ import torch
 from datasets import Features, List, Value
 from peft import TaskType
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.spec.templates import columns, render
@@ -30,9 +30,7 @@ MAX_EXPONENT = 700.0
 class CausalLM:
     """See `peft_jobs.tasks.task.Task`. Examples: input_ids, labels, num_bytes."""
 
-    auto_class = AutoModelForCausalLM
     peft_task_type = TaskType.CAUSAL_LM
-    has_head = False
 
     def __init__(self, most_logits: int = MOST_LOGITS) -> None:
         """`most_logits` are held at a time."""

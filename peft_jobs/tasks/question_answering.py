@@ -20,7 +20,7 @@ from datasets import Features, List, Value
 from peft import TaskType
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.errors import SpecError
 from peft_jobs.randomness import key
@@ -53,9 +53,7 @@ class QuestionAnswering:
     JSON of that part and of the answers; row; longest, the tokens that an answer may have.
     """
 
-    auto_class = AutoModelForQuestionAnswering
     peft_task_type = TaskType.QUESTION_ANS
-    has_head = True
 
     def columns(self, spec: QuestionAnsweringSpec) -> dict[str, tuple[str, ...]]:
         return {

@@ -15,7 +15,7 @@ from datasets import Features, List, Value
 from peft import TaskType
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.spec import Seq2SeqSpec
 from peft_jobs.spec.templates import columns, render
@@ -27,9 +27,7 @@ from peft_jobs.tasks.tokenizer_pieces import closing_tokens, tokens_with_ends
 class Seq2Seq:
     """See `peft_jobs.tasks.task.Task`. Examples: input_ids, labels, num_bytes."""
 
-    auto_class = AutoModelForSeq2SeqLM
     peft_task_type = TaskType.SEQ_2_SEQ_LM
-    has_head = False
 
     def columns(self, spec: Seq2SeqSpec) -> dict[str, tuple[str, ...]]:
         return {"task.source": columns(spec.source), "task.target": columns(spec.target)}

@@ -13,7 +13,7 @@ from peft import TaskType
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.errors import DataError
 from peft_jobs.spec import SequenceClassificationSpec
@@ -35,9 +35,7 @@ class SequenceClassification:
     """See `peft_jobs.tasks.task.Task`. Examples: input_ids, token_type_ids for pairs, and label: a
     number, or for several classes a list with 0 or 1 for each."""
 
-    auto_class = AutoModelForSequenceClassification
     peft_task_type = TaskType.SEQ_CLS
-    has_head = True
 
     def columns(self, spec: SequenceClassificationSpec) -> dict[str, tuple[str, ...]]:
         found = {"task.text": columns(spec.text)}

@@ -41,14 +41,9 @@ SpecT = TypeVar("SpecT", contravariant=True)
 
 
 class Task(Protocol[SpecT]):
-    """One entry of TASKS."""
+    """One entry of TASKS; what is known of it without torch is in its section of the spec."""
 
-    auto_class: Any
-    """The class of transformers that loads a base."""
     peft_task_type: TaskType
-    has_head: bool
-    """Whether the output comes from a head of the task's own, which is trained whole beside the
-    adapter and may be new; otherwise the base must bring all of its weights."""
 
     def columns(self, spec: SpecT) -> dict[str, tuple[str, ...]]:
         """The columns that each field of the spec uses."""

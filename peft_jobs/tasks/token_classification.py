@@ -15,7 +15,7 @@ from datasets import Features, List, Value
 from peft import TaskType
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import TokenClassificationSpec
@@ -46,9 +46,7 @@ class TagScore(Score):
 class TokenClassification:
     """See `peft_jobs.tasks.task.Task`. Examples: input_ids, labels."""
 
-    auto_class = AutoModelForTokenClassification
     peft_task_type = TaskType.TOKEN_CLS
-    has_head = True
 
     def columns(self, spec: TokenClassificationSpec) -> dict[str, tuple[str, ...]]:
         return {"task.tokens": (spec.tokens,), "task.tags": (spec.tags,)}

@@ -15,6 +15,7 @@ from sweeps.cli.options import (
     JobServer,
     Json,
     Name,
+    NamesEntries,
     OfJob,
     Overrides,
     Plain,
@@ -68,14 +69,14 @@ def peft_sweep(
     set_up_logging()
 
 
-@app.command(**_example("peft-sweep init --task sequence_classification --out topics.yaml"))
+@app.command(
+    cls=NamesEntries,
+    **_example("peft-sweep init --task sequence_classification --out topics.yaml"),
+)
 def init(
     task: Annotated[
         str,
-        typer.Option(
-            help="What is learned: causal_lm, sequence_classification, token_classification, "
-            "question_answering or seq2seq."
-        ),
+        typer.Option(help="What is learned: {peft_jobs.spec:TASK_SPECS}."),
     ] = "causal_lm",
     path: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path(
         "sweep.yaml"
@@ -207,16 +208,18 @@ def status(
 
         return submit.status(name, address, json)
     from sweeps.cli.commands.status import status
+    from sweeps.results.recorded_sweep import open_sweep
 
-    return status(storage, name, study_url, json)
+    return status(open_sweep(storage, name, study_url), json)
 
 
 @app.command(**_example("peft-sweep watch demo"))
 def watch(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
     """Watch a sweep that another terminal or machine drives."""
     from sweeps.cli.commands.status import watch
+    from sweeps.results.recorded_sweep import open_sweep
 
-    watch(storage, name, study_url)
+    watch(open_sweep(storage, name, study_url))
 
 
 @app.command(**_example("peft-sweep stop demo"))
@@ -229,8 +232,9 @@ def stop(
 
         raise typer.Exit(submit.stop(name, address))
     from sweeps.cli.commands.status import stop
+    from sweeps.results.recorded_sweep import open_sweep
 
-    raise typer.Exit(stop(storage, name, study_url))
+    raise typer.Exit(stop(open_sweep(storage, name, study_url)))
 
 
 @app.command(
@@ -268,8 +272,9 @@ def leaderboard(
 ) -> None:
     """Rank the trials of a sweep, also while it runs."""
     from sweeps.cli.commands.leaderboard import leaderboard
+    from sweeps.results.recorded_sweep import open_sweep
 
-    leaderboard(storage, name, study_url, limit, json, csv, html, by, pareto)
+    leaderboard(open_sweep(storage, name, study_url), limit, json, csv, html, by, pareto)
 
 
 @app.command(**_example("peft-sweep show demo 7"))
@@ -282,8 +287,9 @@ def show(
 ) -> None:
     """Show all that is known of one trial."""
     from sweeps.cli.commands.show import show
+    from sweeps.results.recorded_sweep import open_sweep
 
-    show(storage, name, number, study_url, json)
+    show(open_sweep(storage, name, study_url), number, json)
 
 
 @app.command("list", **_example("peft-sweep list --storage /shared/runs"))
@@ -294,7 +300,10 @@ def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json 
     list_sweeps(storage, study_url, json)
 
 
-@app.command(**_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --merge"))
+@app.command(
+    cls=NamesEntries,
+    **_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --to peft,merged"),
+)
 def export(
     name: Name,
     trial: Annotated[
@@ -304,15 +313,23 @@ def export(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write the merged model too.")] = False,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B", help="Forms to write ({sweeps.exporters:EXPORTERS}); `peft` always is."
+        ),
+    ] = "peft",
     test: Annotated[bool, typer.Option(help="Score the winner once on the test split.")] = True,
     storage: Storage = RUNS,
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
     """Write the winner's adapter, scored again as written."""
+    forms = [form.strip() for form in to.split(",") if form.strip()] + ["merged"] * merge
     from sweeps.cli.commands.export import export
+    from sweeps.results.recorded_sweep import open_sweep
 
-    export(storage, name, trial, path, merge, test, study_url, json)
+    export(open_sweep(storage, name, study_url), trial, path, forms, test, json)
 
 
 @app.command(**_example("peft-sweep ui --port 5001"))

@@ -1,9 +1,31 @@
 """Arguments and options that several commands share."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class NamesEntries(TyperCommand):
+    """A command whose help names the entries of a table, written `{module:TABLE}`.
+
+    Only this command's help imports it.
+    """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from peft_jobs.references import load
+
+        def names(table: re.Match[str]) -> str:
+            *others, last = load(table[1])
+            return f"{', '.join(others)} or {last}" if others else str(last)
+
+        for parameter in self.params:
+            told = getattr(parameter, "help", None)
+            if told:
+                parameter.help = re.sub(r"\{([\w.]+:\w+)\}", names, told)  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
 
 
 def _storage(text: str) -> Path:

@@ -70,7 +70,8 @@ class SweepFolder:
     @property
     def option(self) -> str:
         """What a command needs to find this storage from here; empty for `runs`."""
-        return "" if self.storage == Path("runs").absolute() else f" --storage {self.location}"
+        runs = Path("runs").absolute()
+        return "" if self.storage.absolute() == runs else f" --storage {self.location}"
 
     def location_of(self, path: Path) -> str:
         """Where a path of this storage is found from any machine."""

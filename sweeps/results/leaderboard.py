@@ -6,17 +6,25 @@ follow unranked. Rows are ranked only if they saw the same base, data and templa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, State, TrialResult
 from sweeps.study.study import SweepStudy
 
+if TYPE_CHECKING:
+    import pandas
+
 COMPARABLE = ("model", "data", "template")
 """Parts of a result's provenance that must agree."""
 COLUMNS = ("trainable_parameters", "minutes")
 """Of a row's `numbers`, what every table has beside the objective."""
+FIELDS = (
+    *("rank", "number", "state", "kind", "value"),
+    *("peak_memory_bytes", "trainable_parameters", "minutes"),
+)
+"""Of a row, what a table of all that is known has beside its parameters and metrics."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,11 @@ class Row:
     error: str | None
     memory: dict[str, int] = field(default_factory=dict)
     """Every peak in bytes that was seen; `peak_memory_bytes` is the first of them that counts."""
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All of a row that a table shows, by column: fields, parameters, metrics."""
+        return {**{name: getattr(self, name) for name in FIELDS}, **self.params, **self.metrics}
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,21 @@ class Leaderboard:
         """The parameters whose value differs between rows."""
         names = dict.fromkeys(name for row in self.rows for name in row.params)
         return [n for n in names if len({repr(row.params.get(n)) for row in self.rows}) > 1]
+
+    @property
+    def columns(self) -> list[str]:
+        """Of a table of all that is known of the rows: fields, parameters, metrics."""
+        params = dict.fromkeys(name for row in self.rows for name in row.params)
+        metrics = dict.fromkeys(name for row in self.rows for name in row.metrics)
+        return [*FIELDS, *params, *metrics]
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A pandas frame with `columns` in plain numbers: bytes, minutes; a row per trial."""
+        import pandas
+
+        counts = dict.fromkeys(("rank", "peak_memory_bytes", "trainable_parameters"), "Int64")
+        frame = pandas.DataFrame([row.known for row in self.rows], columns=self.columns)
+        return frame.astype(counts)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "varying": self.varying}

@@ -6,7 +6,8 @@ and what it leaves out.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,29 @@ from peft_jobs.spec.adapters import OWN
 from peft_jobs.storage.attempt_folder import LABELS_FILE, read_labels
 from sweeps.results.leaderboard import Leaderboard, Row
 
-CLASSES = {
-    "causal_lm": "AutoModelForCausalLM",
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-    "question_answering": "AutoModelForQuestionAnswering",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-}
-"""By task; `peft_jobs.tasks` has them too, with torch behind them."""
 _OUTPUTS = ("lm_head", "embed_out")
 """Output embeddings, which are not quantized: transformers leaves them out by itself unless other
 modules are named."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """What an export holds beside the adapter."""
+
+    title: str
+    """Heads its figures in the card's table."""
+    metrics: Mapping[str, float]
+    text: str
+    """What it is, and how it is loaded."""
+
+
 def model_card(
-    board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any], folder: Path
+    board: Leaderboard,
+    row: Row,
+    spec: TrialSpec,
+    record: Mapping[str, Any],
+    folder: Path,
+    forms: Sequence[Form] = (),
 ) -> str:
     """The card of an export in `folder`, whose figures are in `record`."""
     model = spec.model
@@ -39,9 +48,8 @@ def model_card(
     columns = {
         "recorded in the sweep": record["recorded"],
         "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
-        "merged model, loaded again": record["merged"],
+        **{form.title: form.metrics for form in forms},
     }
-    columns = {name: metrics for name, metrics in columns.items() if metrics is not None}
     lines = [
         "---",
         "library_name: peft",
@@ -67,12 +75,8 @@ def model_card(
     lines += ["```python", *loading(spec, folder), "```"]
     if spec.adapter.method in OWN:
         lines += ["", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps."]
-    if record["merged"] is not None:
-        lines += [
-            "",
-            "`merged/` is base and adapter as one unquantized model, which needs no adapter: "
-            f'`{CLASSES[spec.task.type]}.from_pretrained("merged")`.',
-        ]
+    for form in forms:
+        lines += ["", form.text]
     lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
     lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
     lines += [
@@ -89,7 +93,7 @@ def model_card(
 
 def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     """Lines of Python that give `model` and `tokenizer` where the export in `folder` is current."""
-    kind, own = CLASSES[spec.task.type], spec.adapter.method in OWN
+    kind, own = spec.task.AUTO_CLASS, spec.adapter.method in OWN
     demo, quantized = spec.model.name_or_path == DEMO, spec.quantization.scheme != "none"
     labels = read_labels(folder)
     name = "BASE" if demo else json.dumps(spec.model.name_or_path)
@@ -98,7 +102,7 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     if quantized:
         about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         whole = about.get("whole" if own else "modules_to_save") or []
-        options.append(_quantization(spec.quantization, whole if _has_head(spec) else ()))
+        options.append(_quantization(spec.quantization, whole if spec.task.HAS_HEAD else ()))
     if labels:
         yield from ("import json", "from pathlib import Path", "")
     if any("torch." in option for option in options):
@@ -125,10 +129,6 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     yield f'model = {load}(base, ".").eval()'
 
 
-def _has_head(spec: TrialSpec) -> bool:
-    return spec.task.type.endswith(("classification", "answering"))
-
-
 def _options(spec: TrialSpec, has_labels: bool) -> Iterator[str]:
     model = spec.model
     by_device = '"auto" if torch.cuda.is_available() else "float32"'
@@ -138,11 +138,11 @@ def _options(spec: TrialSpec, has_labels: bool) -> Iterator[str]:
     if has_labels:
         yield "id2label=dict(enumerate(labels))"
         yield "label2id={label: number for number, label in enumerate(labels)}"
-    if spec.task.type == "question_answering":
-        yield "num_labels=2"
+    if spec.task.NUM_LABELS is not None:
+        yield f"num_labels={spec.task.NUM_LABELS}"
     if getattr(spec.task, "labels", None) is not None:
         yield 'problem_type="multi_label_classification"'
-    if _has_head(spec):
+    if spec.task.HAS_HEAD:
         yield "ignore_mismatched_sizes=True"
 
 

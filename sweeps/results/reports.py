@@ -78,17 +78,12 @@ def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
 
 def to_csv(board: Leaderboard) -> str:
     """All rows with plain numbers: bytes, minutes, every parameter and metric."""
-    params = list(dict.fromkeys(name for row in board.rows for name in row.params))
-    metrics = list(dict.fromkeys(name for row in board.rows for name in row.metrics))
-    fixed = ["rank", "number", "state", "kind", "value", "peak_memory_bytes"]
-    fixed += ["trainable_parameters", "minutes"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(fixed + params + metrics)
+    writer.writerow(board.columns)
     for row in board.rows:
-        values = [getattr(row, name) for name in fixed]
-        values += [row.params.get(name) for name in params]
-        writer.writerow(values + [row.metrics.get(name) for name in metrics])
+        known = row.known
+        writer.writerow([known.get(name) for name in board.columns])
     return text.getvalue()
 
 

@@ -53,7 +53,7 @@ def _contradictions(spec: SweepSpec) -> list[str]:
     generation = spec.trial.evaluation.generation
     if generation is not None:
         own = (*own, *generation.functions)
-    measured = (*task.METRICS, *(generation.names if generation is not None else ()))
+    measured = (*task.metrics, *(generation.names if generation is not None else ()))
     metric = spec.objective.metric
     if metric not in measured:
         if not (own and metric.startswith("validation/")):

@@ -1,15 +1,15 @@
 """The numbers of a trial, by the names that constraints and fronts use for them."""
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
-Direction = Literal["minimize", "maximize"]
+from peft_jobs.spec import TASK_SPECS
+from peft_jobs.spec.tasks import Direction
 
-_MORE_IS_BETTER = (
-    *("accuracy", "precision", "recall", "f1", "macro_f1", "micro_f1"),
-    *("exact_match", "rouge1", "rouge2", "rougeL", "bleu"),
-)
-_LESS_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
+__all__ = ["Direction", "Measured", "default_direction", "numbers"]
+
+_OF_WRITTEN_TEXTS = ("exact_match", "rouge1", "rouge2", "rougeL", "bleu")
+"""Of `evaluation.generation`, where more is better."""
 
 
 class Measured(Protocol):
@@ -37,6 +37,10 @@ def numbers(trial: Measured) -> dict[str, float]:
 def default_direction(name: str) -> Direction | None:
     """Which way a metric such as `validation/f1` is better; None for one that is not ours."""
     last = name.rpartition("/")[2]
-    if last in _MORE_IS_BETTER:
+    if last in _OF_WRITTEN_TEXTS:
         return "maximize"
-    return "minimize" if last in _LESS_IS_BETTER else None
+    for task in TASK_SPECS.values():
+        for metric, direction in task.METRICS.items():
+            if metric.rpartition("/")[2] == last:
+                return direction
+    return None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documents import ROOT
+from tests.support.repository import REPOSITORY
 
 PACKAGES = ("search_spaces", "peft_jobs", "sweeps")
 FOLDERS = (*PACKAGES, "tests", "infra")
@@ -63,8 +63,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
     tree = folder / "tree"  # setuptools writes build/ and *.egg-info/ into it
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.iterdir():
+        leave_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, tree / name, ignore=leave_out)
+    for path in REPOSITORY.iterdir():
         if path.is_file():
             shutil.copy(path, tree)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -86,9 +87,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 def test_the_wheel_holds_the_packages_whole_and_nothing_else(installed: Installed) -> None:
     wanted = {
-        str(path.relative_to(ROOT))
+        str(path.relative_to(REPOSITORY))
         for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
+        for path in (REPOSITORY / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {f"{package}/py.typed" for package in PACKAGES} < wanted

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweeps import build_sweep
-from sweeps.results.export import Exported, export_trial
+from sweeps.exporters.export import Exported, export_trial
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.run import launch
 
@@ -55,7 +55,7 @@ def board(storage: Path) -> Leaderboard:
 
 @pytest.fixture(scope="module")
 def exported(storage: Path, board: Leaderboard) -> Exported:
-    return export_trial(storage, "small", merge=True)
+    return export_trial(storage, "small", to=("merged",))
 
 
 def test_the_best_trial_beats_the_untouched_base(board: Leaderboard) -> None:

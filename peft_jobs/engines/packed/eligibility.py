@@ -19,8 +19,6 @@ from peft_jobs.methods.targets import resolve_targets
 from peft_jobs.randomness import initial_lora_A
 from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
 
-PACKED_TASKS = ("causal_lm", "sequence_classification")
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -39,7 +37,7 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "a variant or an initialisation of LoRA is asked for"
     if adapter.bias != "none" or adapter.modules_to_save:
         return "biases or modules of the base are trained too"
-    if spec.task.type not in PACKED_TASKS:
+    if not spec.task.PACKS:
         return f"task.type {spec.task.type} has no packed form"
     if spec.data.packing:
         return "data.packing lays several samples into a row"

@@ -1,5 +1,6 @@
 """`export`: write a trial's adapter, and print what was measured on the written files."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,32 +8,29 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from sweeps.cli.screen import err, out, print_json
-from sweeps.records.reader import read_record
 
 if TYPE_CHECKING:
-    from sweeps.results.export import Exported
+    from sweeps.exporters.export import Exported
+    from sweeps.results.recorded_sweep import RecordedSweep
 
 
 def export(
-    storage: Path,
-    name: str,
+    sweep: "RecordedSweep",
     number: int | None,
     path: Path | None,
-    merge: bool,
+    to: Sequence[str],
     test: bool,
-    study_url: str | None,
     json: bool,
 ) -> None:
-    """Export and print; SpecError for an unknown sweep, or a trial without an adapter."""
-    read_record(storage, name)
-    from sweeps.results.export import export_trial
+    """Export and print; SpecError for an unknown trial or form, or a trial without an adapter."""
+    from sweeps.exporters.export import write_export
 
     with err.status("Writing the adapter, and scoring it on a fresh base ..."):
-        exported = export_trial(storage, name, number, path, merge, test, study_url)
+        exported = write_export(sweep, number, path, to, test)
     if json:
         print_json(asdict(exported))
         return
-    out.print(f"Trial {exported.number:04d} of {name} is in [bold]{exported.path}[/]")
+    out.print(f"Trial {exported.number:04d} of {sweep.name} is in [bold]{exported.path}[/]")
     out.print(scores(exported))
     if exported.merged_path is not None:
         out.print(f"The merged model is in [bold]{exported.merged_path}[/]")

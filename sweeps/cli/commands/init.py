@@ -4,17 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from peft_jobs import SpecError
+from peft_jobs.spec import TASK_SPECS
 from peft_jobs.spec.mistakes import suggest
 from sweeps.cli.screen import say
-
-STARTERS = {
-    "causal_lm": "start-causal-lm.yaml",
-    "sequence_classification": "start-sequence-classification.yaml",
-    "token_classification": "start-token-classification.yaml",
-    "question_answering": "start-question-answering.yaml",
-    "seq2seq": "start-seq2seq.yaml",
-}
-"""By task, in `sweeps/examples`."""
 
 
 def init(task: str, path: Path, force: bool) -> None:
@@ -30,6 +22,6 @@ def init(task: str, path: Path, force: bool) -> None:
 
 def starter(task: str) -> str:
     """The text of a sweep file for `task`; SpecError for an unknown task."""
-    if task not in STARTERS:
-        raise SpecError(f"unknown task {task!r}{suggest(task, STARTERS)}")
-    return (files("sweeps") / "examples" / STARTERS[task]).read_text(encoding="utf-8")
+    if task not in TASK_SPECS:
+        raise SpecError(f"unknown task {task!r}{suggest(task, TASK_SPECS)}")
+    return (files("sweeps") / "examples" / TASK_SPECS[task].STARTER).read_text(encoding="utf-8")

@@ -12,17 +12,13 @@ from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
 from sweeps.cli.display.table import DEFAULT_ROWS, print_board
 from sweeps.cli.screen import out, print_json, say
-from sweeps.records.reader import Unreadable, load_all, load_recorded
-from sweeps.results.leaderboard import make_leaderboard
+from sweeps.results.recorded_sweep import RecordedSweep, Unreadable, open_sweeps
 from sweeps.results.reports import summary, to_csv, to_html
 from sweeps.results.selection import best_of_each, pareto_front
-from sweeps.study.study import SweepStudy
 
 
 def leaderboard(
-    storage: Path,
-    name: str,
-    study_url: str | None,
+    sweep: RecordedSweep,
     limit: int | None,
     json: bool,
     csv: bool,
@@ -35,7 +31,7 @@ def leaderboard(
         raise SpecError("give one of --json, --csv and --html")
     if html is not None and html.exists():
         raise SpecError(f"{html} is there already; name another file, or remove it")
-    board = make_leaderboard(load_recorded(storage, name, study_url))
+    board = sweep.leaderboard()
     part = best_of_each(board, by) if by is not None else board
     if pareto is not None:
         part = pareto_front(part, [name.strip() for name in pareto.split(",") if name.strip()])
@@ -48,7 +44,7 @@ def leaderboard(
         write_whole(html, to_html(cut, summary(board)))
         say(f"Wrote {html}")
     else:
-        out.print(f"Sweep {name}: {summary(board)}\n", markup=False)
+        out.print(f"Sweep {sweep.name}: {summary(board)}\n", markup=False)
         print_board(part, out, DEFAULT_ROWS if limit is None else limit)
 
 
@@ -71,7 +67,7 @@ def list_sweeps(storage: Path, study_url: str | None, json: bool) -> None:
     url = object_store.origin(storage)
     if url is None and not storage.is_dir():
         raise SpecError(f"there is no folder {storage}; give the sweeps' folder with --storage")
-    listed = [_listed(study) for study in load_all(storage, study_url)]
+    listed = [_listed(sweep) for sweep in open_sweeps(storage, study_url)]
     if json:
         print_json([asdict(item) for item in listed])
     elif not listed:
@@ -81,17 +77,17 @@ def list_sweeps(storage: Path, study_url: str | None, json: bool) -> None:
         out.print(_table(listed))
 
 
-def _listed(study: SweepStudy | Unreadable) -> Listed:
-    if isinstance(study, Unreadable):
-        return Listed(study.name, {}, None, None, None, None, study.reason)
-    spec = study.spec
+def _listed(sweep: RecordedSweep | Unreadable) -> Listed:
+    if isinstance(sweep, Unreadable):
+        return Listed(sweep.name, {}, None, None, None, None, sweep.reason)
+    spec = sweep.spec
     try:
-        best = make_leaderboard(study).best
+        best = sweep.leaderboard().best
     except SpecError as error:  # trials that must not be ranked together
-        return Listed(spec.name, _states(study), None, None, None, None, str(error))
+        return Listed(spec.name, _states(sweep), None, None, None, None, str(error))
     return Listed(
         name=spec.name,
-        trials=_states(study),
+        trials=_states(sweep),
         n_trials=spec.budget.n_trials,
         metric=spec.objective.metric,
         best_trial=None if best is None else best.number,
@@ -99,8 +95,8 @@ def _listed(study: SweepStudy | Unreadable) -> Listed:
     )
 
 
-def _states(study: SweepStudy) -> dict[str, int]:
-    counts = Counter(trial.state.name for trial in study.launched())
+def _states(sweep: RecordedSweep) -> dict[str, int]:
+    counts = Counter(trial.state.name for trial in sweep.study.launched())
     return {str(state): counts[state] for state in State}
 
 

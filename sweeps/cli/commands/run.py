@@ -23,7 +23,7 @@ from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import termination_as_interrupt
 from sweeps.records.layout import SweepFolder
-from sweeps.records.reader import recorded_sweep
+from sweeps.records.reader import recorded_spec
 from sweeps.redact import redact
 from sweeps.run import LaunchCallbacks, Outcome, launch
 from sweeps.spec import SweepSpec
@@ -86,7 +86,7 @@ def run(path: Path, options: Options) -> int:
 
 def resume(storage: Path, name: str, options: Options, retry_failed: bool = False) -> int:
     """Take up a recorded sweep, with its file or without."""
-    spec = recorded_sweep(storage, name, [*options.as_overrides()], options.study_url)
+    spec = recorded_spec(storage, name, [*options.as_overrides()], options.study_url)
     rest = [name, *options.words(), "--storage", SweepFolder(storage, name).location]
     command = ["retry", *rest, "--failed"] if retry_failed else ["resume", *rest]
     if _supervises(spec, options):
@@ -133,7 +133,7 @@ def _drive(
 def _again(spec: SweepSpec, path: Path | None) -> str:
     """The command that takes the sweep up again."""
     folder = SweepFolder.of(spec)
-    if path is not None and not (folder.path / "sweep.json").exists():
+    if path is not None and not folder.record.exists():
         return f"peft-sweep run {path}"
     return f"peft-sweep resume {spec.name}{folder.option}"
 

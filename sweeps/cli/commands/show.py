@@ -1,43 +1,41 @@
 """`show`: all that is known of one trial."""
 
 import json as json_text
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, TrialResult
+from peft_jobs.storage.attempt_folder import LOG_FILE, METRICS_FILE
 from sweeps.cli.screen import out, pairs, print_json, shown, size
 from sweeps.records.layout import SweepFolder
-from sweeps.records.reader import load_recorded
-from sweeps.study.study import SweepStudy
+from sweeps.results.recorded_sweep import RecordedSweep
 
 
-def show(storage: Path, name: str, number: int, study_url: str | None, json: bool) -> None:
+def show(sweep: RecordedSweep, number: int, json: bool) -> None:
     """Print a trial; SpecError if the sweep has none of that number."""
-    study = load_recorded(storage, name, study_url)
-    trials = study.trials()
+    name, trials = sweep.name, sweep.study.trials()
     if number >= len(trials):
         last = f"its last one is {len(trials) - 1}" if trials else "it has none yet"
         raise SpecError(f"the sweep {name!r} has no trial {number}: {last}")
-    record = describe(study, trials[number], SweepFolder(storage, name))
+    record = describe(trials[number], sweep.folder)
     if json:
         print_json(record)
     else:
-        _print(name, record, study.spec.trial.training.max_samples)
+        _print(name, record, sweep.spec.trial.training.max_samples)
 
 
-def describe(study: SweepStudy, trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
+def describe(trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
     """The trial as plain JSON values."""
     said = trial.user_attrs
     result = TrialResult.model_validate(said.get("result", {"state": trial.state.name}))
     attempt = said.get("attempt", 1)
     files = {
-        "trial": folder.trial(trial.number) / "trial.json",
+        "trial": folder.trial_file(trial.number),
         "result": folder.result(trial.number),
         "adapter": folder.path / (result.adapter or "none"),
-        "metrics": folder.attempt(trial.number, attempt) / "metrics.jsonl",
-        "log": folder.attempt(trial.number, attempt) / "log.txt",
+        "metrics": folder.attempt(trial.number, attempt) / METRICS_FILE,
+        "log": folder.attempt(trial.number, attempt) / LOG_FILE,
     }
     there = {folder.trial(trial.number) / file for file in folder.files(folder.trial(trial.number))}
     there |= {parent for path in there for parent in path.parents}

@@ -15,16 +15,15 @@ from pydantic import ValidationError
 from rich.live import Live
 
 from peft_jobs import Progress, SpecError, State, TrialResult
+from peft_jobs.storage.attempt_folder import METRICS_FILE
 from sweeps.cli.display.live import Shown, render
 from sweeps.cli.display.plain import ending
 from sweeps.cli.display.snapshot import LATEST, EndedTrial, RunningTrial, Snapshot
 from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import clock, err, out, pairs, print_json, say
 from sweeps.records.layout import SweepFolder
-from sweeps.records.reader import load_recorded
-from sweeps.results.leaderboard import make_leaderboard
+from sweeps.results.recorded_sweep import RecordedSweep
 from sweeps.study.lease import Holder, read_lease, request_stop
-from sweeps.study.study import SweepStudy
 
 STOP_SECONDS = 60.0
 """How long `stop` waits for the driver."""
@@ -35,7 +34,7 @@ WATCH_SECONDS = 1.0
 class Standing:
     """What a sweep is at."""
 
-    study: SweepStudy
+    sweep: RecordedSweep
     holder: Holder | None
     snapshot: Snapshot
     ended: tuple[EndedTrial, ...]
@@ -48,23 +47,22 @@ class Standing:
         return self.holder is not None and not self.holder.is_gone
 
 
-def status(storage: Path, name: str, study_url: str | None, json: bool) -> None:
+def status(sweep: RecordedSweep, json: bool) -> None:
     """Print who drives the sweep, its trials by state, and what is running."""
-    standing = _look(load_recorded(storage, name, study_url), storage)
+    standing = _look(sweep)
     if json:
         print_json(_record(standing))
         return
     out.print(pairs({"driver": _driver(standing), "interrupted": _numbers(standing.interrupted)}))
     _print(standing)
     if not standing.is_driven and not _is_done(standing):
-        where = SweepFolder(storage.absolute(), name).option
-        out.print(f"\n`peft-sweep resume {name}{where}` takes it up again.")
+        again = f"peft-sweep resume {sweep.name}{sweep.folder.option}"
+        out.print(f"\n`{again}` takes it up again.")
 
 
-def watch(storage: Path, name: str, study_url: str | None) -> None:
+def watch(sweep: RecordedSweep) -> None:
     """Show the sweep until nobody drives it any more; Ctrl-C ends the watching only."""
-    study = load_recorded(storage, name, study_url)
-    standing = _look(study, storage)
+    name, standing = sweep.name, _look(sweep)
     if not standing.is_driven:
         raise SpecError(f"nobody drives the sweep {name!r}; `peft-sweep status {name}` shows it")
     if err.is_terminal:
@@ -72,33 +70,33 @@ def watch(storage: Path, name: str, study_url: str | None) -> None:
             while standing.is_driven:
                 live.update(_drawn(standing), refresh=True)
                 time.sleep(WATCH_SECONDS)
-                standing = _look(study, storage)
+                standing = _look(sweep)
     else:
         told = {trial.number for trial in standing.ended}
         while standing.is_driven:
             time.sleep(WATCH_SECONDS)
-            standing = _look(study, storage)
+            standing = _look(sweep)
             for trial in reversed(standing.ended):
                 if trial.number not in told:
                     told.add(trial.number)
-                    metric = study.spec.objective.metric
+                    metric = sweep.spec.objective.metric
                     say(f"trial {trial.number:04d} {ending(trial, metric)}")
     _print(standing)
 
 
-def stop(storage: Path, name: str, study_url: str | None) -> ExitCode:
+def stop(sweep: RecordedSweep) -> ExitCode:
     """Ask the driver to stop, and wait until it has."""
-    study = load_recorded(storage, name, study_url)
-    holder = read_lease(study.storage.engine, name)
+    name, engine = sweep.name, sweep.study.storage.engine
+    holder = read_lease(engine, name)
     if holder is None or holder.is_gone:
         raise SpecError(f"nobody drives the sweep {name!r}")
-    request_stop(study.storage.engine, holder)
+    request_stop(engine, holder)
     say(f"Stopping {holder}: the running trials leave a checkpoint at their next step.")
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
-        now = read_lease(study.storage.engine, name)
+        now = read_lease(engine, name)
         if now is None or now.owner != holder.owner:
-            left = _look(study, storage).interrupted
+            left = _look(sweep).interrupted
             say(f"Stopped; trials left unfinished: {_numbers(left)}.")
             return ExitCode.DONE
         if now.is_gone:
@@ -108,9 +106,9 @@ def stop(storage: Path, name: str, study_url: str | None) -> ExitCode:
     return ExitCode.FAILED
 
 
-def _look(study: SweepStudy, storage: Path) -> Standing:
-    spec, folder = study.spec, SweepFolder(storage, study.spec.name)
-    holder = read_lease(study.storage.engine, spec.name)
+def _look(sweep: RecordedSweep) -> Standing:
+    study = sweep.study
+    holder = read_lease(study.storage.engine, sweep.name)
     driven = holder is not None and not holder.is_gone
     launched = study.launched()
     left = [t for t in launched if t.state.name == State.RUNNING]
@@ -124,10 +122,10 @@ def _look(study: SweepStudy, storage: Path) -> Standing:
     finished = [t for t in launched if t.state.is_finished() and "result" in t.user_attrs]
     finished.sort(key=lambda t: str(t.datetime_complete), reverse=True)
     ended = tuple(map(_ended, finished))
-    best = make_leaderboard(study).best
+    best = sweep.leaderboard().best
     snapshot = Snapshot(
         counts=counts,
-        running=tuple(_running(t, folder) for t in running),
+        running=tuple(_running(t, sweep.folder) for t in running),
         latest=ended[:LATEST],
         best=None if best is None or best.value is None else (best.number, best.value),
         best_params={} if best is None else best.params,
@@ -135,14 +133,14 @@ def _look(study: SweepStudy, storage: Path) -> Standing:
     )
     numbers = {t.number for t in running}
     others = tuple(t.number for t in left if t.number not in numbers)
-    return Standing(study, holder, snapshot, ended, others)
+    return Standing(sweep, holder, snapshot, ended, others)
 
 
 def _running(trial: FrozenTrial, folder: SweepFolder) -> RunningTrial:
     known = trial.user_attrs
     started = float(known["started_at"])
     attempt = int(known.get("attempt", 1))
-    progress = _progress(folder, folder.attempt(trial.number, attempt) / "metrics.jsonl")
+    progress = _progress(folder, folder.attempt(trial.number, attempt) / METRICS_FILE)
     return RunningTrial(trial.number, attempt, started, known.get("params", {}), progress)
 
 
@@ -182,11 +180,11 @@ def _driver(standing: Standing) -> str:
 
 def _is_done(standing: Standing) -> bool:
     ended = standing.snapshot.ended
-    return ended >= standing.study.spec.budget.n_trials and not standing.interrupted
+    return ended >= standing.sweep.spec.budget.n_trials and not standing.interrupted
 
 
 def _drawn(standing: Standing) -> Any:
-    spec = standing.study.spec
+    spec = standing.sweep.spec
     size, n_trials = spec.space.size(), spec.budget.n_trials
     total = n_trials if size is None else min(size, n_trials)
     shown = Shown(spec, total, time.time(), max(3, err.height - 16), err.width)
@@ -205,11 +203,11 @@ def _record(standing: Standing) -> dict[str, Any]:
     """The standing as plain JSON values."""
     holder, snapshot = standing.holder, standing.snapshot
     return {
-        "sweep": standing.study.spec.name,
+        "sweep": standing.sweep.spec.name,
         "driven": standing.is_driven,
         "driver": None if holder is None else asdict(holder),
         "trials": dict(snapshot.counts),
-        "n_trials": standing.study.spec.budget.n_trials,
+        "n_trials": standing.sweep.spec.budget.n_trials,
         "running": [
             {
                 "number": trial.number,

@@ -99,8 +99,8 @@ def test_the_loss_is_that_of_transformers(tokenizer: Any, tiny_bert_path: Path) 
             torch.where(each > 0, 2 * true / each.clamp(min=1), 0.0).mean().item()
         ),
     }
-    assert {f"validation/{name}" for name in metrics} == set(LISTED.METRICS)
-    assert "validation/micro_f1" not in spec_of(label="label").METRICS
+    assert {f"validation/{name}" for name in metrics} == set(LISTED.metrics)
+    assert "validation/micro_f1" not in spec_of(label="label").metrics
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from peft_jobs import SpecError, State
 from sweeps import SweepSpec, run_sweep
 from sweeps.driver.driver import Driver
-from sweeps.records.reader import load_recorded
+from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import LaunchCallbacks, launch
 from sweeps.study.asker import NOT_LAUNCHED
 from sweeps.study.database import open_storage
@@ -263,7 +263,7 @@ def test_the_first_trial_goes_ahead_and_the_others_follow_its_first_report(sweep
 def test_other_data_under_the_same_name_are_refused(sweep: Sweep) -> None:
     spec = sweep()
     launch(spec)
-    study = SweepStudy(load_recorded(Path(spec.storage), spec.name).spec, storage_of(spec))
+    study = SweepStudy(open_sweep(Path(spec.storage), spec.name).spec, storage_of(spec))
     same = dict.fromkeys(("model", "data", "template"), "simulated")
     study.take_over(same)
     with pytest.raises(SpecError, match="the data: was 'simulated', is 'others'"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sweeps import SweepSpec
-from sweeps.records.reader import load_recorded
+from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import launch
 
 Sweep = Callable[..., SweepSpec]
@@ -16,7 +16,7 @@ TRAINING = {"per_device_train_batch_size": 4, "warmup_steps": 0.1}
 
 
 def trials(spec: SweepSpec) -> list[tuple[dict[str, Any], float, dict[int, float]]]:
-    found = load_recorded(Path(spec.storage), spec.name).launched()
+    found = open_sweep(Path(spec.storage), spec.name).study.launched()
     assert all(t.state.name == "COMPLETE" for t in found)
     return [(t.user_attrs["params"], t.value or 0.0, t.intermediate_values) for t in found]
 
@@ -37,7 +37,7 @@ def test_packed_and_alone_are_the_same_sweep(sweep: Sweep) -> None:
         assert one[1] == pytest.approx(other[1], abs=1e-5)
         assert one[2] == pytest.approx(other[2], abs=1e-5)
     results = [
-        t.user_attrs["result"] for t in load_recorded(Path(packed.storage), "packed").trials()
+        t.user_attrs["result"] for t in open_sweep(Path(packed.storage), "packed").study.trials()
     ]
     assert {result["provenance"]["engine"] for result in results} == {"packed"}
     assert not list(Path(packed.storage).rglob("checkpoints"))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sweeps import open_sweep
 from tests.sweeps.cli.conftest import Cli
 
 RECORDED = Path(__file__).parent / "earlier" / "storage-0.1.tar.gz"
@@ -36,6 +37,20 @@ def test_the_leaderboard_is_the_recorded_one(cli: Cli, earlier: Path) -> None:
     recorded = json.loads((earlier / "leaderboard.json").read_text())
     assert json.loads(told(cli, "leaderboard", "recorded", "--json")) == recorded
     assert [row["state"] for row in recorded["rows"]].count("COMPLETE") == 2
+
+
+def test_it_opens_from_python_too(earlier: Path) -> None:
+    recorded = json.loads((earlier / "leaderboard.json").read_text())
+    sweep = open_sweep(earlier.parent, "recorded")
+    assert json.loads(json.dumps(sweep.leaderboard().to_json())) == recorded
+    states = sweep.trials().to_frame()["state"]
+    assert list(states) == ["COMPLETE", "COMPLETE", "PRUNED", "RUNNING"]
+    curves = sweep.curves().to_frame()
+    assert list(dict.fromkeys(curves["trial"])) == [0, 1, 2, 3]
+    for trial in sweep.study.trials():
+        rungs = curves[(curves["trial"] == trial.number) & curves["rung"].notna()]
+        values = dict(zip(rungs["rung"], rungs["validation/loss"], strict=True))
+        assert values == trial.intermediate_values
 
 
 def test_a_trial_is_shown(cli: Cli, earlier: Path) -> None:

@@ -8,14 +8,15 @@ from typing import Any
 import optuna
 import pytest
 
-from peft_jobs import SpecError
+from peft_jobs import Progress, SpecError
 from peft_jobs.storage import object_store as store
 from peft_jobs.storage.files import write_json
 from sweeps import SweepSpec
 from sweeps.errors import Unavailable
 from sweeps.records.layout import SweepFolder, storage_folder
 from sweeps.records.mirror import Mirror, mirrored
-from sweeps.records.reader import load_recorded, recorded_names
+from sweeps.records.reader import recorded_names
+from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import launch
 from sweeps.spec.loading import build_sweep
 from tests.support.object_store import ObjectStore, object_store
@@ -116,9 +117,14 @@ def test_a_sweep_is_read_and_gone_on_with_on_another_machine(
     before = launch(spec).leaderboard
     monkeypatch.setenv("PEFT_SWEEPS_STAGING", str(tmp_path / "other"))
     assert recorded_names(storage_folder(url)) == [spec.name]
-    study = load_recorded(storage_folder(url), spec.name, spec.study_url)
-    assert study.spec.storage == url
-    assert len(study.launched()) == len(before.rows)
+    found = open_sweep(url, spec.name, spec.study_url)
+    assert found.spec.storage == url
+    assert found.leaderboard() == before
+    assert found.curves().rows == ()
+    report = Progress(step=1, samples=2, tokens=3, metrics={"train/loss": 0.5})
+    metrics = f"{url}/{spec.name}/trials/0000/attempts/1/metrics.jsonl"
+    store.put_text(report.model_dump_json(), metrics)
+    assert [(row.trial, row.progress) for row in found.curves().rows] == [(0, report)]
     gone = server.keys(f"moving/{spec.name}/trials/0000/result.json")
     server.client.delete_object(Bucket="sweeps", Key=f"runs/{gone[0]}")
     more = spec.model_copy(

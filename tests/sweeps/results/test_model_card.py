@@ -10,8 +10,7 @@ import pytest
 
 from peft_jobs import TrialSpec
 from sweeps import build_sweep
-from sweeps.results.export import Exported, export_trial
-from sweeps.results.model_card import CLASSES
+from sweeps.exporters.export import Exported, export_trial
 from sweeps.run import launch
 
 ANIMALS = ("zebra", "cat", "dog", "bird")
@@ -172,7 +171,7 @@ def test_an_export_names_the_classes_of_its_outputs(
     ]
     assert loss == pytest.approx(exported.recorded["validation/loss"], rel=1e-5)
     assert sum(right) / len(ROWS) == exported.recorded["validation/accuracy"]
-    merged = export_trial(tmp_path / "runs", "one", out=exported.path, merge=True)
+    merged = export_trial(tmp_path / "runs", "one", out=exported.path, to=("merged",))
     named = AutoConfig.from_pretrained(str(merged.merged_path)).id2label
     assert named == dict(enumerate(sorted(ANIMALS)))
     assert (
@@ -186,15 +185,9 @@ def test_a_merge_that_broke_off_is_made_again(export: Any, tmp_path: Path) -> No
     for left in ("merged", ".merged"):
         (exported.path / left).mkdir()
         (exported.path / left / "leftover.safetensors").write_text("half")
-    again = export_trial(tmp_path / "runs", "one", out=exported.path, merge=True)
+    again = export_trial(tmp_path / "runs", "one", out=exported.path, to=("merged",))
     assert again.merged == pytest.approx(exported.validation, rel=1e-4)
     assert again.merged_path is not None
     assert (again.merged_path / "config.json").is_file()
     assert not (again.merged_path / "leftover.safetensors").exists()
     assert not (exported.path / ".merged").exists()
-
-
-def test_cards_name_the_classes_of_transformers_that_tasks_load() -> None:
-    from peft_jobs.tasks import TASKS
-
-    assert {name: task.auto_class.__name__ for name, task in TASKS.items()} == CLASSES

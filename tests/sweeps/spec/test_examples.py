@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 import sweeps
-from peft_jobs.spec import LOCAL_SUFFIXES
+from peft_jobs.spec import LOCAL_SUFFIXES, TASK_SPECS
 from sweeps import load_sweep
-from sweeps.cli.commands.init import STARTERS
 
 FOLDER = Path(sweeps.__file__).parent / "examples"
 EXAMPLES = sorted(FOLDER.rglob("*.yaml"))
@@ -17,7 +16,7 @@ NAMES = [path.stem for path in EXAMPLES]
 
 def test_the_promised_ones_are_there() -> None:
     assert {"demo", "laptop", "qlora-24gb", "cluster", "classification"} <= set(NAMES)
-    assert set(STARTERS.values()) <= {path.name for path in EXAMPLES}
+    assert {section.STARTER for section in TASK_SPECS.values()} <= {path.name for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)

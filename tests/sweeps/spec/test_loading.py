@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from peft_jobs.spec.generation import GenerationSpec
-from peft_jobs.spec.task import (
+from peft_jobs.spec.tasks import (
     QuestionAnsweringSpec,
     Seq2SeqSpec,
     SequenceClassificationSpec,

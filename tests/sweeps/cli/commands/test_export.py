@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeps.cli.commands.export import scores
-from sweeps.results.export import Exported
+from sweeps.exporters.export import Exported
 
 
 def drawn(exported: Exported) -> list[list[str]]:

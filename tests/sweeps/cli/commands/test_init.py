@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from peft_jobs.spec import TASK_SPECS
 from sweeps import load_sweep
-from sweeps.cli.commands.init import STARTERS
 
 Cli = Callable[..., Result]
 
 
-@pytest.mark.parametrize("task", STARTERS)
+@pytest.mark.parametrize("task", TASK_SPECS)
 def test_the_file_is_valid_and_named_after_its_task(cli: Cli, folder: Path, task: str) -> None:
     result = cli("init", "--task", task, "--out", "new.yaml")
     assert result.exit_code == 0, result.output

@@ -11,14 +11,14 @@ from rich.console import Console
 from typer.testing import Result
 
 from sweeps.cli.display.table import print_board
-from sweeps.records.reader import load_recorded
-from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard, Row
+from sweeps.results.recorded_sweep import open_sweep
 
 Cli = Callable[..., Result]
 
 
 def board(folder: Path) -> Leaderboard:
-    return make_leaderboard(load_recorded(folder / "runs", "waves"))
+    return open_sweep(folder / "runs", "waves").leaderboard()
 
 
 def test_the_leaderboard_is_that_of_the_study(ended: Cli, folder: Path) -> None:

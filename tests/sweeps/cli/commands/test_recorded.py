@@ -10,19 +10,19 @@ import pytest
 from typer.testing import Result
 
 from peft_jobs import SpecError
-from sweeps.records.reader import Unreadable, load_all, load_recorded, recorded_sweep
-from sweeps.results.leaderboard import make_leaderboard
+from sweeps.records.reader import recorded_spec
+from sweeps.results.recorded_sweep import Unreadable, open_sweep, open_sweeps
 from sweeps.study.database import open_storage
 
 Cli = Callable[..., Result]
 
 
 def test_a_storage_may_be_moved(ended: Cli, folder: Path) -> None:
-    before = make_leaderboard(load_recorded(folder / "runs", "waves"))
+    before = open_sweep(folder / "runs", "waves").leaderboard()
     shutil.move(folder / "runs", folder / "elsewhere")
-    study = load_recorded(folder / "elsewhere", "waves")
-    assert make_leaderboard(study) == before
-    assert study.spec.storage == str(folder / "elsewhere")
+    sweep = open_sweep(folder / "elsewhere", "waves")
+    assert sweep.leaderboard() == before
+    assert sweep.spec.storage == str(folder / "elsewhere")
 
 
 def test_credentials_that_are_not_recorded_must_be_given(ended: Cli, folder: Path) -> None:
@@ -31,25 +31,25 @@ def test_credentials_that_are_not_recorded_must_be_given(ended: Cli, folder: Pat
     record["sweep"]["study_url"] = "postgresql://***@db.example/optuna"
     path.write_text(json.dumps(record))
     with pytest.raises(SpecError, match="PEFT_SWEEPS_STUDY_URL"):
-        load_recorded(folder / "runs", "waves")
+        open_sweep(folder / "runs", "waves")
     with pytest.raises(SpecError, match="PEFT_SWEEPS_STUDY_URL"):
-        recorded_sweep(folder / "runs", "waves")
+        recorded_spec(folder / "runs", "waves")
     url = f"sqlite:///{folder / 'runs' / 'optuna.db'}"
-    assert len(load_recorded(folder / "runs", "waves", url).trials()) >= 9
-    assert recorded_sweep(folder / "runs", "waves", (), url).study_url == url
+    assert len(open_sweep(folder / "runs", "waves", url).trials().rows) >= 9
+    assert recorded_spec(folder / "runs", "waves", (), url).study_url == url
 
     record["sweep"]["study_url"] = None
     record["sweep"]["tracking"] = {"uri": "https://***@mlflow.example"}
     path.write_text(json.dumps(record))
     with pytest.raises(SpecError, match=r"not recorded: give the URL with tracking\.uri=URL"):
-        recorded_sweep(folder / "runs", "waves")
-    given = recorded_sweep(folder / "runs", "waves", ["tracking.uri=https://me:pw@mlflow.example"])
+        recorded_spec(folder / "runs", "waves")
+    given = recorded_spec(folder / "runs", "waves", ["tracking.uri=https://me:pw@mlflow.example"])
     assert given.tracking.uri == "https://me:pw@mlflow.example"
 
 
 def test_a_sweep_in_the_storages_own_database_ignores_the_url(ended: Cli, folder: Path) -> None:
-    study = load_recorded(folder / "runs", "waves", "postgresql://nobody@nowhere/optuna")
-    assert len(study.launched()) == 9
+    sweep = open_sweep(folder / "runs", "waves", "postgresql://nobody@nowhere/optuna")
+    assert len(sweep.leaderboard().rows) == 9
 
 
 def test_a_study_in_another_database_is_found_by_the_environment(
@@ -64,14 +64,14 @@ def test_a_study_in_another_database_is_found_by_the_environment(
 def test_a_study_that_is_gone_is_not_made_anew(ended: Cli, folder: Path) -> None:
     (folder / "runs" / "optuna.db").unlink()
     with pytest.raises(SpecError, match="is gone"):
-        load_recorded(folder / "runs", "waves")
+        open_sweep(folder / "runs", "waves")
     assert not (folder / "runs" / "optuna.db").exists()
 
 
 def test_one_bad_record_does_not_hide_the_others(ended: Cli, folder: Path) -> None:
     (folder / "runs" / "broken").mkdir()
     (folder / "runs" / "broken" / "sweep.json").write_text("{")
-    broken, waves = load_all(folder / "runs")
+    broken, waves = open_sweeps(folder / "runs")
     assert isinstance(broken, Unreadable)
     assert "no JSON" in broken.reason
     assert not isinstance(waves, Unreadable)
@@ -82,6 +82,6 @@ def test_a_trial_that_is_just_ending_is_left_to_its_driver(ended: Cli, folder: P
     storage = open_storage(f"sqlite:///{folder / 'runs' / 'optuna.db'}")
     trial = optuna.load_study(study_name="waves", storage=storage).ask()
     trial.set_user_attr("result", {"state": "PRUNED", "kind": "weak"})
-    study = load_recorded(folder / "runs", "waves")
-    assert study.trials()[trial.number].state.name == "RUNNING"
+    sweep = open_sweep(folder / "runs", "waves")
+    assert sweep.trials().rows[trial.number].state == "RUNNING"
     trial.set_constraint("memory", 0.5)  # Optuna raises if somebody has ended the trial

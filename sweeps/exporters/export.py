@@ -1,26 +1,31 @@
-"""Export the winner: adapter, configuration, model card, and on request the merged model.
+"""Exports a trial: adapter, configuration, model card, and the forms that were asked for.
 
 Everything that is claimed on the card was measured on the exported files, on a fresh base.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
-from peft_jobs.references import load
+from peft_jobs.spec.mistakes import suggest
+from peft_jobs.storage.attempt_folder import TRIAL_FILE
 from peft_jobs.storage.files import whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
+from sweeps.exporters import EXPORTERS, Draft, Exporter
+from sweeps.exporters.merged import MERGED_FOLDER
+from sweeps.file_names import EXPORT_FILE, EXPORTS_FOLDER
 from sweeps.records.layout import SweepFolder
-from sweeps.records.reader import load_recorded
-from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.model_card import model_card
+from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
 from sweeps.spec import SweepSpec
 
-RECORD = "export.json"
+ALWAYS = "peft"
+"""The exporter that every export includes: the others start from its files."""
 
 
 @dataclass(frozen=True)
@@ -40,43 +45,46 @@ class Exported:
 
 
 def export_trial(
-    storage: Path,
+    storage: str | Path,
     name: str,
     number: int | None = None,
     out: Path | None = None,
-    merge: bool = False,
+    to: Sequence[str] = (ALWAYS,),
     test: bool = True,
     study_url: str | None = None,
 ) -> Exported:
     """Write the adapter of trial `number` (by default the winner) to `out`.
 
-    `out` defaults to `<sweep>/exports/trial-0007`, of a sweep in an object store to that path in
-    the current folder. An export that is there already is completed,
-    not repeated. `study_url` is for a study whose database takes credentials. Raises SpecError for
-    a trial without an adapter or with one that was deleted, or an `out` that holds something else.
+    `to` names entries of EXPORTERS; `peft`, the adapter itself, is always among them. `test` lets
+    the winner be scored on the test split, once. `out` defaults to `<sweep>/exports/trial-0007`, of
+    a sweep in an object store to that path in the current folder. An export that is there already
+    is completed, not repeated. `study_url` is for a study whose database takes credentials. Raises
+    SpecError for an unknown exporter, a trial without an adapter or with one that was deleted or
+    has no such form, or an `out` that holds something else.
     """
-    study = load_recorded(storage, name, study_url)
-    board = make_leaderboard(study)
-    folder = SweepFolder(storage, name)
+    return write_export(open_sweep(storage, name, study_url), number, out, to, test)
+
+
+def write_export(
+    sweep: RecordedSweep, number: int | None, out: Path | None, to: Sequence[str], test: bool
+) -> Exported:
+    """`export_trial`, of a sweep that is open already."""
+    exporters = _exporters(to)
+    board, folder = sweep.leaderboard(), sweep.folder
     row = _choose(board, number)
-    exports = Path("exports") / name if folder.in_store else folder.exports
+    exports = Path(EXPORTS_FOLDER) / sweep.name if folder.in_store else folder.exports
     out = out or exports / f"trial-{row.number:04d}"
-    record = _begin(out, folder, row, study.spec)
-    spec_json = (out / "trial.json").read_text(encoding="utf-8")
-    spec = TrialSpec.model_validate_json(spec_json)
-    if merge:
-        spec.adapter.check_merges()
+    record = _begin(out, folder, row, sweep.spec)
+    spec = TrialSpec.model_validate_json((out / TRIAL_FILE).read_text(encoding="utf-8"))
+    for exporter in exporters:
+        exporter.check(spec)
     winner = board.best is not None and board.best.number == row.number
     test = test and winner and spec.data.test is not None
-    if record["validation"] is None or (test and record["test"] is None):
-        score = load("peft_jobs.engines.solo.adapter_export:score_adapter")
-        record["validation"], scored = score(spec_json, out, folder.cache, test)
-        record["test"] = scored or record["test"]
-    if merge and record["merged"] is None:
-        merge_adapter = load("peft_jobs.engines.solo.adapter_export:merge_adapter")
-        record["merged"] = merge_adapter(spec_json, out, out / "merged", folder.cache)
-    write_whole(out / "README.md", model_card(board, row, spec, record, out))
-    write_json(out / RECORD, record)
+    for exporter in exporters:
+        record |= exporter.write(Draft(out, spec, record, folder.cache, test))
+    forms = [form for e in EXPORTERS.values() if (form := e.form(spec, record)) is not None]
+    write_whole(out / "README.md", model_card(board, row, spec, record, out, forms))
+    write_json(out / EXPORT_FILE, record)
     return Exported(
         path=out,
         number=row.number,
@@ -84,8 +92,15 @@ def export_trial(
         validation=record["validation"],
         test=record["test"],
         merged=record["merged"],
-        merged_path=out / "merged" if record["merged"] is not None else None,
+        merged_path=out / MERGED_FOLDER if record["merged"] is not None else None,
     )
+
+
+def _exporters(to: Sequence[str]) -> list[Exporter]:
+    names = {ALWAYS, *([to] if isinstance(to, str) else to)}
+    for name in sorted(names - EXPORTERS.keys()):
+        raise SpecError(f"unknown exporter {name!r}{suggest(name, EXPORTERS)}")
+    return [exporter for name, exporter in EXPORTERS.items() if name in names]
 
 
 def _choose(board: Leaderboard, number: int | None) -> Row:
@@ -104,8 +119,8 @@ def _choose(board: Leaderboard, number: int | None) -> Row:
 def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[str, Any]:
     """Copy the adapter and the trial to `out`, or take up the export that is there."""
     identity = {"sweep": spec.name, "trial": row.number, "recorded": _validation(row.metrics)}
-    if (out / RECORD).is_file():
-        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    if (out / EXPORT_FILE).is_file():
+        record: dict[str, Any] = json.loads((out / EXPORT_FILE).read_text(encoding="utf-8"))
         if all(record.get(key) == value for key, value in identity.items()):
             return record
     if out.exists() and any(out.iterdir()):
@@ -119,9 +134,9 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
                 shutil.copytree(adapter, begun, dirs_exist_ok=True)
         except FileNotFoundError:
             raise SpecError(_gone(folder, row.number, row.adapter, spec)) from None
-        with local_copy(folder.trial(row.number) / "trial.json") as trial:
-            shutil.copyfile(trial, begun / "trial.json")
-        write_json(begun / RECORD, record)
+        with local_copy(folder.trial_file(row.number)) as trial:
+            shutil.copyfile(trial, begun / TRIAL_FILE)
+        write_json(begun / EXPORT_FILE, record)
     return record
 
 

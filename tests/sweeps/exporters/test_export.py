@@ -11,8 +11,8 @@ import pytest
 from peft_jobs import SpecError, State, TrialResult
 from peft_jobs.storage.files import write_json
 from sweeps.driver.driver import Driver
+from sweeps.exporters.export import export_trial
 from sweeps.records.layout import SweepFolder
-from sweeps.results.export import export_trial
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import NoTracker
 

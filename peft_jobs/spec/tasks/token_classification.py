@@ -1,0 +1,30 @@
+"""A tag for each word of a sentence."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from peft_jobs.spec.tasks.task import Column, Direction, TaskSection
+
+
+class TokenClassificationSpec(TaskSection):
+    """A tag for each word; spans are read from BIO, IOBES or BILOU tags."""
+
+    METRICS: ClassVar[Mapping[str, Direction]] = {
+        "validation/loss": "minimize",
+        "validation/accuracy": "maximize",
+        "validation/precision": "maximize",
+        "validation/recall": "maximize",
+        "validation/f1": "maximize",
+    }
+    AUTO_CLASS = "AutoModelForTokenClassification"
+    HAS_HEAD = True
+    STARTER = "start-token-classification.yaml"
+
+    type: Literal["token_classification"]
+    tokens: Column = "tokens"
+    """Column with a list of words."""
+    tags: Column = "tags"
+    """Column with a list of as many tags: names, or numbers."""
+    tag_names: tuple[Column, ...] = ()
+    """Names of the tags 0, 1, ...; without them, tags that are numbers must have names in the data
+    set (a Hub id's ClassLabel)."""

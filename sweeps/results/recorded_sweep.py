@@ -1,0 +1,100 @@
+"""Opens a sweep from its storage, to be read: nothing is started, nothing is changed.
+
+sweep = open_sweep("runs", "demo")
+sweep.leaderboard().to_frame()
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from peft_jobs import SpecError
+from sweeps.records.layout import SweepFolder, storage_folder
+from sweeps.records.reader import read_record, recorded_names, validated, without_credentials
+from sweeps.redact import redact
+from sweeps.results.curves import Curves, read_curves
+from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.trials import Trials, read_trials
+from sweeps.spec import SweepSpec
+from sweeps.study.database import open_storage
+from sweeps.study.study import SweepStudy
+
+Databases = dict[str, optuna.storages.RDBStorage]
+
+
+@dataclass(frozen=True)
+class RecordedSweep:
+    """A sweep in its storage: its study and its files, as they stand whenever they are asked."""
+
+    study: SweepStudy
+    folder: SweepFolder
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def spec(self) -> SweepSpec:
+        """What ran: resolved, and with the storage where it was found now."""
+        return self.study.spec
+
+    def leaderboard(self) -> Leaderboard:
+        """The trials that were launched, ranked; SpecError if they cannot be compared."""
+        return make_leaderboard(self.study)
+
+    def trials(self) -> Trials:
+        """All trials of the study, also those that were turned away before launch."""
+        return read_trials(self.study)
+
+    def curves(self) -> Curves:
+        """What the trials reported while they ran; Unavailable if a store does not answer."""
+        return read_curves(self.study, self.folder)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A sweep whose record cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+def open_sweep(storage: str | Path, name: str, study_url: str | None = None) -> RecordedSweep:
+    """The sweep `name` of `storage`, a folder or an object store's URL.
+
+    `study_url` is needed where the sweep's database takes credentials, because the record holds
+    none; a sweep that was kept in `<storage>/optuna.db` is read from there, whatever is given.
+    Raises SpecError if there is no such sweep, or its study cannot be opened.
+    """
+    return _open(storage_folder(storage), name, study_url, {})
+
+
+def open_sweeps(
+    storage: str | Path, study_url: str | None = None
+) -> Iterator[RecordedSweep | Unreadable]:
+    """Every sweep of `storage`, by name."""
+    folder, opened = storage_folder(storage), Databases()
+    for name in recorded_names(folder):
+        try:
+            yield _open(folder, name, study_url, opened)
+        except SpecError as error:
+            yield Unreadable(name, str(error))
+
+
+def _open(storage: Path, name: str, study_url: str | None, opened: Databases) -> RecordedSweep:
+    record = read_record(storage, name)
+    folder = SweepFolder(storage.absolute(), name)
+    spec = validated({**record["sweep"], "storage": folder.location}, folder)
+    url = folder.study_url if spec.study_url is None else study_url or spec.study_url
+    if "***@" in url:
+        raise SpecError(without_credentials(name, url))
+    if spec.study_url is None and not folder.study_database.is_file():
+        raise SpecError(f"the study of {name!r} is gone: no {folder.study_database}")
+    rdb = opened.get(url) or opened.setdefault(url, open_storage(url))
+    try:
+        rdb.get_study_id_from_name(name)
+    except KeyError:
+        raise SpecError(f"there is no study {name!r} in {redact(url)}") from None
+    return RecordedSweep(SweepStudy(spec, rdb), SweepFolder(storage, name))
