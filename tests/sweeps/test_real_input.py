@@ -121,7 +121,7 @@ def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
             resources={"backend": "inline"},
             sampler="grid",
             pruner="none",
-            budget={"n_trials": 3, "max_samples": 480},
+            budget={"n_trials": 3, "max_samples": 480, "num_rungs": 0},
         )
     )
     board = launch(spec).leaderboard
