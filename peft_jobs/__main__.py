@@ -22,7 +22,7 @@ from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.mistakes import mistakes
-from peft_jobs.storage.attempt_folder import ATTEMPTS_FOLDER, RESULT_FILE, TRIAL_FILE
+from peft_jobs.storage.attempt_folder import ATTEMPTS_FOLDER, LOG_FILE, RESULT_FILE, TRIAL_FILE
 from peft_jobs.storage.files import write_json
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -48,11 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     if result.state is not State.COMPLETE:
         print(f"error: {result.kind}: {result.error}", file=sys.stderr)
-        print(f"log: {out / 'attempts' / '1' / 'log.txt'}", file=sys.stderr)
+        print(f"log: {out / ATTEMPTS_FOLDER / '1' / LOG_FILE}", file=sys.stderr)
     if options.json:
         print(json.dumps({"state": result.state, "metrics": result.metrics, "out": str(out)}))
     elif result.state is State.COMPLETE:
-        print(f"done: {_metrics(result.metrics)}\nresult: {out / 'result.json'}")
+        print(f"done: {_metrics(result.metrics)}\nresult: {out / RESULT_FILE}")
     if result.kind is Kind.DATA:
         return BAD_INPUT
     return DONE if result.state is State.COMPLETE else FAILED

@@ -102,3 +102,17 @@ def test_optuna_s_private_modules_are_touched_by_two_rooms_only() -> None:
     assert {name for name in users if not name.startswith(("sweeps/study/", "sweeps/search/"))} == (
         set()
     )
+
+
+def test_names_of_files_stand_in_one_place() -> None:
+    homes = ("peft_jobs/storage/attempt_folder.py", "sweeps/file_names.py")
+    defined = re.compile(r'^[A-Z_]+ = "([^"]+\.[a-z]+)"$', re.MULTILINE)
+    names = [name for home in homes for name in defined.findall((REPOSITORY / home).read_text())]
+    names.remove("sweep.yaml")  # people call their own files so, and help texts show it
+    assert len(names) >= 12
+    literal = re.compile("|".join(rf"[\"'/]{re.escape(name)}[\"']" for name in names))
+    assert [
+        name_of(path)
+        for path in MODULES
+        if name_of(path) not in homes and literal.search(path.read_text(encoding="utf-8"))
+    ] == []
