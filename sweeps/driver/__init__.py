@@ -1,7 +1,7 @@
 """The driver of a sweep: between what executes trials and what records them.
 
 driver         Driver: asks, starts, reports, ends
-trial_record   result.json, traceback and adapter of an ended trial
+trial_record   trial.json of a trial that starts; result.json and adapter of one that has ended
 tracked_runs   what the tracker is told of a sweep and of its trials
 budget         what may still start, and whether the sweep has failed
 retention      which checkpoints and adapters stay

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 
 from peft_jobs import Progress, State, TrialResult
 from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
-from peft_jobs.storage.files import write_json
 from sweeps.driver.budget import Budget
 from sweeps.driver.retention import Retention
 from sweeps.driver.tracked_runs import now_ms, track_start
-from sweeps.driver.trial_record import claim_adapter, record_end, record_missing
+from sweeps.driver.trial_record import claim_adapter, record_end, record_missing, record_start
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.study.asker import Point
@@ -126,9 +125,7 @@ class Driver:
         """Record that a trial starts; what its host needs."""
         directory = self.folder.attempt(point.number, point.attempt)
         directory.mkdir(parents=True, exist_ok=True)
-        trial_file = self.folder.trial_file(point.number)
-        write_json(trial_file, point.spec.model_dump(mode="json"))
-        self.folder.keep(trial_file)
+        record_start(self.folder, point)
         self.running[point.number] = Running(point, time.time(), point.attempt)
         track_start(self.tracker, point, now_ms())
         self.on_change(self)

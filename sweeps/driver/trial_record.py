@@ -1,4 +1,4 @@
-"""A trial outside the study: its run in MLflow, and at its end its adapter and `result.json`."""
+"""The files of a trial: `trial.json` when it starts, its adapter and `result.json` when it ends."""
 
 import shutil
 
@@ -11,6 +11,13 @@ from sweeps.driver.tracked_runs import milliseconds, now_ms, track_end, track_st
 from sweeps.records.layout import SweepFolder
 from sweeps.study.asker import Point
 from sweeps.tracking import Tracker
+
+
+def record_start(folder: SweepFolder, point: Point) -> None:
+    """Write `trial.json`: what the trial is, to be run again alone."""
+    path = folder.trial_file(point.number)
+    write_json(path, point.spec.model_dump(mode="json"))
+    folder.keep(path)
 
 
 def claim_adapter(
