@@ -1,7 +1,7 @@
 """One trial: what it is (`TrialSpec`), how it runs (engines on a `TrialHost`), how it ended.
 
-The light half (spec, result, errors, files, templates, host) needs only the standard library and
-pydantic; everything that imports torch is reached by name (`peft_jobs.references.load_engine`).
+The light half (`spec`, `host`, `storage`, the modules beside the rooms) needs only the standard
+library and pydantic; all that imports torch is reached by name (`peft_jobs.engines.load_engine`).
 """
 
 from importlib import import_module

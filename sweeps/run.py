@@ -12,7 +12,7 @@ from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
-from sweeps.backends import make_backend
+from sweeps.backends.backend import make_backend
 from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
@@ -72,7 +72,7 @@ class LaunchCallbacks:
 def launch(
     spec: SweepSpec,
     source: str | None = None,
-    watchers: LaunchCallbacks | None = None,
+    callbacks: LaunchCallbacks | None = None,
     retry_failed: bool = False,
 ) -> Outcome:
     """`run_sweep` with what a command line needs.
@@ -82,35 +82,41 @@ def launch(
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
         folder = folder.with_mirror(mirror)
-        return _launch(spec, folder, source, watchers or LaunchCallbacks(), retry_failed)
+        return _launch(spec, folder, source, callbacks or LaunchCallbacks(), retry_failed)
 
 
 def _launch(
     spec: SweepSpec,
     folder: SweepFolder,
     source: str | None,
-    watchers: LaunchCallbacks,
+    callbacks: LaunchCallbacks,
     retry_failed: bool,
 ) -> Outcome:
     folder.path.mkdir(parents=True, exist_ok=True)
     storage = open_storage(spec.study_url or folder.study_url)
     _refuse_orphans(spec, folder, storage)
-    with _driving(Lease(storage, spec.name), watchers.heartbeat) as tick:
+    with _driving(Lease(storage, spec.name), callbacks.heartbeat) as tick:
         spec = _while_ticking(partial(with_inputs, spec, folder), tick)
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
             study.take_over({part: prepared.provenance.get(part) for part in COMPARABLE})
-            study.on_wait = watchers.heartbeat.beat
+            study.on_wait = callbacks.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
             if retry_failed:
                 study.retry_failed()
             _write_sweep(spec, folder, source, prepared)
-            watchers.on_prepared(spec, prepared)
+            callbacks.on_prepared(spec, prepared)
             tracker = open_tracker(study, folder, prepared)
             driver = Driver(
-                spec, study, tracker, folder, watchers.on_change, tick, watchers.heartbeat.reported
+                spec,
+                study,
+                tracker,
+                folder,
+                callbacks.on_change,
+                tick,
+                callbacks.heartbeat.reported,
             )
             try:
                 with interrupted_by_signals(driver):

@@ -116,3 +116,11 @@ def test_names_of_files_stand_in_one_place() -> None:
         for path in MODULES
         if name_of(path) not in homes and literal.search(path.read_text(encoding="utf-8"))
     ] == []
+
+
+def test_the_stack_profiler_names_modules_that_exist() -> None:
+    text = (REPOSITORY / "infra" / "benchmarks" / "stacks.py").read_text(encoding="utf-8")
+    suffixes = set(re.findall(r'"([a-z_/]+/[a-z_]+\.py)"', text))
+    assert len(suffixes) > 30
+    ours = tuple(name_of(path) for path in MODULES)
+    assert [suffix for suffix in suffixes if not any(n.endswith(suffix) for n in ours)] == []

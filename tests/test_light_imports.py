@@ -71,3 +71,16 @@ def test_all_of_a_sweep_but_its_execution_needs_neither_ray_nor_mlflow_nor_torch
     light = [name for name in modules_of("sweeps") if not name.startswith(outside)]
     assert len(light) >= 60
     assert loaded([*light, "sweeps.tracking"]) == "[]"
+
+
+def test_a_proxy_needs_ray_and_nothing_of_a_driver() -> None:
+    """Ray starts one process for each slot: they are many, and each would hold what it imports."""
+    program = "import sys, sweeps.backends.ray.proxy; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert "ray" in loaded
+    heavy = ("optuna", "sqlalchemy", "torch", "mlflow", "sweeps.driver", "sweeps.study")
+    assert [name for name in loaded if name.startswith((*heavy, "peft_jobs.spec"))] == []

@@ -57,7 +57,7 @@ def solo(engine: SoloEngine, num_slots: int) -> SoloEngine:
 def auto(engine: SoloEngine, num_slots: int) -> PackedEngine:
     """Arm B5-auto, on the base of `engine`: how many share a step is the engine's choice."""
     made = PackedEngine(str(engine._resident.cache_dir), num_slots=num_slots)
-    made.solo = engine
+    made.assemble(engine, made.composition)
     return made
 
 
@@ -70,8 +70,9 @@ def packed(engine: SoloEngine, num_slots: int) -> PackedEngine:
 
 def looped(engine: SoloEngine, num_slots: int) -> PackedEngine:
     """Arm B4, on the base of `engine`."""
-    made = packed(engine, num_slots)
-    made.composition = made.rounds.composition = LoopedComposition()
+    made = auto(engine, num_slots)
+    made.assemble(engine, LoopedComposition())
+    made.rounds.calibration = cast(Calibration, Always())
     return made
 
 
@@ -129,9 +130,9 @@ class LoopedAdapter(PackedAdapter):
 class LoopedComposition(Composition):
     """A pack with looped adapters, for trials without dropout."""
 
-    def compose(self, slots: Sequence[PackedTrial]) -> None:
-        super().compose(slots)
-        for module in self.slots[0].base.model.modules() if self.slots else ():
+    def compose(self, trials: Sequence[PackedTrial]) -> None:
+        super().compose(trials)
+        for module in self.trials[0].base.model.modules() if self.trials else ():
             if type(module) is PackedAdapter:
                 module.__class__ = LoopedAdapter
                 cast(LoopedAdapter, module).take_rows()

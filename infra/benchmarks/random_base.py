@@ -76,7 +76,7 @@ def make_base(shape: str, device: torch.device) -> Base:
     model.requires_grad_(False).train(False)
     settle(model, QuantizationSpec(scheme="nf4"))
     gc.collect()
-    gc.freeze()  # as for a base that was loaded
+    gc.freeze()  # as before a base is loaded
     tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=0)
     return Base(model, tokenizer, device, {}, fingerprint=f"random {shape}", key=shape)
 

@@ -17,7 +17,7 @@ import psutil
 
 from peft_jobs import Progress, State, TrialResult
 from sweeps import SweepSpec, build_sweep
-from sweeps.backends import make_backend
+from sweeps.backends.backend import make_backend
 from sweeps.driver.driver import Driver
 from sweeps.records.layout import SweepFolder
 from sweeps.spec.plan import resolve, variants

@@ -16,24 +16,24 @@ from types import FrameType
 PERIOD, WRITING = 0.01, 0.5
 NAMES = (
     ("<frozen importlib._bootstrap>", "_find_and_load", "import modules"),
-    ("packed/stepping.py", "packed_step", "train: forward and backward"),
-    ("packed/tenant.py", "step", "train: clip and AdamW"),
-    ("packed/feed.py", None, "train: take batches"),
+    ("packed/step.py", "packed_step", "train: forward and backward"),
+    ("packed/row.py", "step", "train: clip and AdamW"),
+    ("packed/micro_batches.py", None, "train: take batches"),
     ("peft_jobs/evaluation/scoring.py", None, "evaluate"),
-    ("packed/scoring.py", None, "evaluate"),
+    ("packed/trial_metrics.py", None, "evaluate"),
     ("packed/evaluations.py", None, "evaluate"),
     ("peft_jobs/device/memory.py", None, "memory: collect garbage, give back"),
-    ("packed/export.py", None, "save adapters"),
+    ("packed/adapter.py", None, "save adapters"),
     ("peft_jobs/training/checkpoints.py", None, "checkpoints"),
     ("peft_jobs/host/checkpoint.py", None, "checkpoints"),
     ("packed/composition.py", None, "compose packs"),
-    ("packed/slot.py", "__init__", "begin a trial"),
+    ("packed/packed_trial.py", "__init__", "begin a trial"),
     ("peft_jobs/engines/solo/solo_engine.py", "verify", "check the base's hash"),
     ("peft_jobs/training/attempt_files.py", None, "write the trial's log and metrics"),
     ("peft_jobs/provenance.py", None, "provenance (git, versions)"),
     ("peft_jobs/host/job.py", "wait_until", "the pruner's answer"),
     ("peft_jobs/host/trial_host.py", "take", "no job"),
-    ("packed/probing.py", None, "try numbers of slots"),
+    ("packed/slot_count.py", None, "try numbers of slots"),
     ("peft_jobs/base/loading.py", None, "load and quantize the base"),
     ("peft_jobs/base/content_hash.py", None, "check the base's hash"),
     ("peft_jobs/data/tokenized.py", None, "tokenise"),
@@ -42,11 +42,11 @@ NAMES = (
     ("peft_jobs/host/trial_host.py", "prepare", "prepare: the rest"),
     ("peft_jobs/host/trial_host.py", "close", "wait for the host to close"),
     ("peft_jobs/engines/__init__.py", None, "make the engine"),
-    ("cluster/backend.py", "_connect", "start Ray"),
-    ("cluster/backend.py", "prepare", "wait for the host: start and prepare"),
-    ("cluster/backend.py", "close", "take Ray down"),
-    ("cluster/fleet.py", "__init__", "create hosts"),
-    ("cluster/bridge.py", None, "bridge to Tune"),
+    ("backends/ray/backend.py", "_connect", "start Ray"),
+    ("backends/ray/backend.py", "prepare", "wait for the host: start and prepare"),
+    ("backends/ray/backend.py", "close", "take Ray down"),
+    ("backends/ray/fleet.py", "__init__", "create hosts"),
+    ("backends/ray/bridge.py", None, "bridge to Tune"),
     ("sweeps/study/study.py", "ask", "suggest"),
     ("sweeps/study/study.py", "report", "report to the study"),
     ("sweeps/study/study.py", "tell", "tell the study"),
@@ -112,7 +112,7 @@ def _thread(ident: int, frame: FrameType) -> str | None:
             return "the host's thread, which trains"
         if path.endswith("tracking/drain.py"):
             return "thread that delivers to the tracking server"
-        if path.endswith("cluster/host_actor.py") and function in ("__init__", "prepare"):
+        if path.endswith("backends/ray/host_actor.py") and function in ("__init__", "prepare"):
             return "host's start, in the host's process"
         if path.endswith("peft_jobs/host/trial_host.py") and function == "prepare":
             return "host's start, in the host's process"

@@ -100,7 +100,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
         marks["last"] = time.time()
 
     imported = time.time()
-    launch(spec, watchers=LaunchCallbacks(on_prepared=prepared, on_change=changed))
+    launch(spec, callbacks=LaunchCallbacks(on_prepared=prepared, on_change=changed))
     ended = time.time()
     paths = sorted(SweepFolder.of(spec).path.glob("trials/*/result.json"))
     results = [json.loads(path.read_text()) for path in paths]

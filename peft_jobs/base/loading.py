@@ -109,7 +109,7 @@ def load_base(
     with quantization_seconds(device) as quantize:
         loaded = _load(model, task, config, quantization, device, skip, spread)
         if any(is_quantized(loaded.get_submodule(name)) for name in fresh_modules(loaded)):
-            # Counts only now: what the checkpoint lacks has no values that could be quantized.
+            # Seen only now: what the checkpoint lacks has no values that could be quantized.
             skip += fresh_modules(loaded)
             loaded = _load(model, task, config, quantization, device, skip, spread)
     seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The outlet of one attempt: what it leaves on this machine's disk goes to a store, in a thread.
+"""Uploads of one attempt: what it leaves on this machine's disk goes to a store, in a thread.
 
 Training never waits for it. A report goes out at once, without its checkpoint, and is made again,
 with the checkpoint's URL, when the store has it; only the newest checkpoint is worth putting. The
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 _COPIES = (METRICS_FILE, LOG_FILE)
 """Files for readers, put with each checkpoint and at the end."""
 
-Report = Callable[[Progress], None]
-End = Callable[[TrialResult | None], None]
+OnReport = Callable[[Progress], None]
+OnEnd = Callable[[TrialResult | None], None]
 
 
 class Uploads:
@@ -35,8 +35,8 @@ class Uploads:
     def __init__(self, url: str, directory: Path) -> None:
         self._url, self._directory = url, directory
         self._news = threading.Condition()
-        self._checkpoint: tuple[Path, Progress, Report] | None = None
-        self._end: tuple[TrialResult | None, End] | None = None
+        self._checkpoint: tuple[Path, Progress, OnReport] | None = None
+        self._end: tuple[TrialResult | None, OnEnd] | None = None
         self._fetched: list[Path] = []
 
     def open(self, start: str | None, spec: str, ready: Callable[[], None]) -> Path | None:
@@ -46,11 +46,11 @@ class Uploads:
         are there. `spec` is the trial's fingerprint.
         """
         threading.Thread(
-            target=self._serve, args=(start, spec, ready), name="outlet", daemon=True
+            target=self._serve, args=(start, spec, ready), name="uploads", daemon=True
         ).start()
         return None if start is None else self._local(start)
 
-    def report(self, progress: Progress, report: Report) -> Progress:
+    def report(self, progress: Progress, report: OnReport) -> Progress:
         """What can be told of a report now; the rest goes to `report` later."""
         if progress.checkpoint is None:
             return progress
@@ -62,7 +62,7 @@ class Uploads:
             self._news.notify_all()
         return progress.model_copy(update={"checkpoint": None})
 
-    def end(self, result: TrialResult | None, end: End) -> None:
+    def end(self, result: TrialResult | None, end: OnEnd) -> None:
         """The attempt is over: `end` is called, in the thread, when the store has all of it."""
         with self._news:
             self._end = (result, end)
@@ -89,7 +89,7 @@ class Uploads:
                 tell(self._put_end(result))
                 return
 
-    def _put_checkpoint(self, path: Path, progress: Progress, report: Report) -> None:
+    def _put_checkpoint(self, path: Path, progress: Progress, report: OnReport) -> None:
         """Put a checkpoint and say so, unless a newer one or a result has come meanwhile."""
 
         def is_wanted() -> bool:

@@ -67,6 +67,8 @@ def mistakes(error: ValidationError, model: type[BaseModel] | None = None) -> li
     for item in error.errors(include_url=False):
         mistake = _mistake(dict(item), model)
         same = found.setdefault((mistake.path, mistake.got), [])
+        if same and mistake.must == same[0].must:
+            continue
         if same and mistake.got is not None and mistake.must.startswith("must be "):
             either = f"{same[0].must} or {mistake.must.removeprefix('must be ')}"
             same[0] = replace(same[0], must=either)  # another member of a union

@@ -52,7 +52,7 @@ def bad_input(error: Exception) -> str | None:
     if isinstance(cause, Exception):
         error = cause
     if isinstance(error, ValidationError):
-        return redact("\n".join(map(str, mistakes(error))))
+        return redact("\n".join(str(m).removeprefix("file: ") for m in mistakes(error)))
     if isinstance(error, SpecError | DataError | SpaceError | Fenced | LeaseLost):
         return redact(str(error))
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):

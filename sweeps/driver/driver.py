@@ -4,7 +4,6 @@ A backend asks for assignments, passes reports on and ends trials; the driver ke
 and tracking in step, in this order: study, `result.json`, MLflow.
 """
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,8 +20,6 @@ from sweeps.spec import SweepSpec
 from sweeps.study.asker import Point
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import Tracker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

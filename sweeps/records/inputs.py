@@ -61,13 +61,13 @@ def modules(references: set[str]) -> list[Path]:
 
     Installed ones must be installed on the nodes too, and one that is not here may be there.
     """
-    places: list[str] = []
+    locations: list[str] = []
     for top in {re.split("[.:]", name)[0] for name in references} - {*_OURS}:
         module = importlib.util.find_spec(top)
         if module is not None:
             folders = module.submodule_search_locations
-            places += [module.origin or ""] if folders is None else folders
-    paths = {Path(location).resolve() for location in places if Path(location).exists()}
+            locations += [module.origin or ""] if folders is None else folders
+    paths = {Path(location).resolve() for location in locations if Path(location).exists()}
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     return sorted(p for p in paths if not any(p.is_relative_to(root) for root in roots))
 

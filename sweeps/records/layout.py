@@ -201,7 +201,13 @@ class SweepFolder:
         found = (
             [trials / name for name in self.files(trials)] if self.in_store else trials.glob("*/*")
         )
-        return {int(path.parent.name) for path in found if path.name == RESULT_FILE}
+        return {
+            int(path.parent.name)
+            for path in found
+            if path.name == RESULT_FILE
+            and path.parent.parent == trials
+            and path.parent.name.isdigit()
+        }
 
     def checkpoints(self, number: int) -> list[Path]:
         """All checkpoints of a trial, the newest last: by step, then by attempt."""

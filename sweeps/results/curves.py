@@ -20,7 +20,7 @@ COLUMNS = ("trial", "attempt", "step", "samples", "tokens", "rung")
 
 
 @dataclass(frozen=True)
-class Report:
+class CurvePoint:
     """One report that measured something."""
 
     trial: int
@@ -32,7 +32,7 @@ class Report:
 class Curves:
     """The reports of a sweep's trials, by trial, then in the order of steps."""
 
-    rows: tuple[Report, ...]
+    rows: tuple[CurvePoint, ...]
 
     def to_frame(self) -> "pandas.DataFrame":
         """One row per report; a column per metric, empty where a report has none of that name."""
@@ -60,12 +60,12 @@ def read_curves(study: SweepStudy, folder: SweepFolder) -> Curves:
     return Curves(tuple(row for trial in study.trials() for row in _reports(trial, folder)))
 
 
-def _reports(trial: FrozenTrial, folder: SweepFolder) -> Iterator[Report]:
-    by_step: dict[int, list[Report]] = {}
+def _reports(trial: FrozenTrial, folder: SweepFolder) -> Iterator[CurvePoint]:
+    by_step: dict[int, list[CurvePoint]] = {}
     for attempt in range(1, int(trial.user_attrs.get("attempt", 0)) + 1):
-        made: dict[int, list[Report]] = {}
+        made: dict[int, list[CurvePoint]] = {}
         for progress in _progress(folder, trial.number, attempt):
-            report = Report(trial.number, attempt, progress)
+            report = CurvePoint(trial.number, attempt, progress)
             made.setdefault(progress.step, []).append(report)
         by_step |= made
     for step in sorted(by_step):

@@ -19,7 +19,7 @@ T = TypeVar("T")
 EVERY_TRIAL = 1 << 30
 """The width of all slots, however many there are."""
 MIN_PAIRS_TO_DROP = 3
-"""Pairs of rounds after which a width that is SLOWER_RATIO is given up."""
+"""Pairs of rounds after which a width that is slower by SLOWER_RATIO is given up."""
 MIN_PAIRS_TO_ACCEPT = 7
 """Pairs of rounds after which a faster one is believed."""
 SLOWER_RATIO = 1.1

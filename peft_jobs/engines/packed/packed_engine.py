@@ -5,7 +5,6 @@ base: jobs begin in the order in which they came, and what runs is drained befor
 so neither kind starves.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +21,6 @@ from peft_jobs.errors import SpecError
 from peft_jobs.host.job import Inbox, Prepared
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
-
-log = logging.getLogger(__name__)
 
 
 class PackedEngine:
@@ -42,12 +39,15 @@ class PackedEngine:
         solo engine's options."""
         if num_slots is not None and num_slots < 1:
             raise SpecError(f"engine option num_slots must be >= 1, got {num_slots}")
-        self.solo = SoloEngine(cache_dir, threads, score_test, checkpoint_seconds)
         self._wanted = num_slots
-        most = num_slots or MAX_SLOTS[self.solo.device.type]
-        self.composition = Composition()
-        self.rounds = Rounds(self.composition, most)
-        self.admission = Admission(self.solo, self.composition, self.rounds, most)
+        self.assemble(SoloEngine(cache_dir, threads, score_test, checkpoint_seconds), Composition())
+
+    def assemble(self, solo: SoloEngine, composition: Composition) -> None:
+        """Work with this solo engine, whose base is used, and this composition; before trials."""
+        most = self._wanted or MAX_SLOTS[solo.device.type]
+        self.solo, self.composition = solo, composition
+        self.rounds = Rounds(composition, most)
+        self.admission = Admission(solo, composition, self.rounds, most)
 
     @property
     def trials(self) -> Sequence[PackedTrial]:
@@ -154,7 +154,7 @@ class PackedEngine:
         return set(ended)
 
     def _finish(self, over: Sequence[PackedTrial]) -> None:
-        """End trials that are over, and free their trials."""
+        """End trials that are over, and free their slots."""
         self.composition.measure()
         for split in ("validation", "test"):
             lacking = [trial for trial in over if trial.scoring.lacks(split)]

@@ -132,10 +132,7 @@ class SoloEngine:
         self._use_threads()
         with attempt_files.logged(job.directory):
             try:
-                base, data = self._resident.get(job.spec, draft.phases)
-                draft.provenance = self.provenance(job.spec, base, data)
-                start = find_start(job, job.checkpoint)
-                run_alone(Attempt(job, base, data, draft, self.attempt_options, start), start)
+                self._run(job, draft)
             except Exception as error:  # the trial's edge: its error is its result
                 log.exception("the trial failed")
                 failed = result_of(error, traceback.format_exc())
@@ -144,6 +141,13 @@ class SoloEngine:
             with draft.phases.phase("verify"):
                 self._resident.verify()
         return draft.result(job) if failed is None else failed.model_copy(update=draft.fields())
+
+    def _run(self, job: Job, draft: ResultDraft) -> None:
+        """Fill in the draft as far as the trial comes; what is held is let go with this call."""
+        base, data = self._resident.get(job.spec, draft.phases)
+        draft.provenance = self.provenance(job.spec, base, data)
+        start = find_start(job, job.checkpoint)
+        run_alone(Attempt(job, base, data, draft, self.attempt_options, start), start)
 
     def _use_threads(self) -> None:
         # OpenMP keeps the number by thread, and a host's calls come from several.

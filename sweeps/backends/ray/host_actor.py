@@ -137,7 +137,7 @@ class HostActor:
 
 
 def _end_process() -> None:
-    """A death of the host: its trials go on in the process that Ray starts in its location."""
+    """A death of the host: its trials go on in the process that Ray starts in its place."""
     logging.shutdown()
     os._exit(1)
 

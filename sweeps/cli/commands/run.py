@@ -188,9 +188,11 @@ def _launch(
             watcher.stopping()
         watcher.changed(driver)
 
-    watchers = LaunchCallbacks(on_prepared=watcher.prepared, on_change=changed, heartbeat=heartbeat)
+    callbacks = LaunchCallbacks(
+        on_prepared=watcher.prepared, on_change=changed, heartbeat=heartbeat
+    )
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
-            return launch(spec, source, watchers, retry_failed)
+            return launch(spec, source, callbacks, retry_failed)
         except KeyboardInterrupt:
             return None

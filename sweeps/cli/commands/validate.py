@@ -8,7 +8,7 @@ from typing import Any
 
 from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
-from sweeps.backends import make_backend
+from sweeps.backends.backend import make_backend
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec

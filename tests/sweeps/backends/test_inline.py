@@ -180,7 +180,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_records_of_an_unbroken_o
 
     adopted: dict[int, int] = {}
     for count in (1, 2, 4, 7):
-        outcome = launch(broken, watchers=LaunchCallbacks(on_change=interrupt_at(count)))
+        outcome = launch(broken, callbacks=LaunchCallbacks(on_change=interrupt_at(count)))
         assert outcome.status == "interrupted"
         left = [t for t in trials_of(broken) if t.state.name == "RUNNING"]
         assert len(left) <= slots
@@ -205,7 +205,7 @@ def test_an_interrupted_sweep_is_taken_up_by_the_next_call(sweep: Sweep) -> None
         if driver.running:
             driver.request_stop()
 
-    assert launch(spec, watchers=LaunchCallbacks(on_change=interrupt)).status == "interrupted"
+    assert launch(spec, callbacks=LaunchCallbacks(on_change=interrupt)).status == "interrupted"
     assert run_sweep(spec).best is not None
 
 
@@ -219,7 +219,7 @@ def test_a_second_driver_of_a_sweep_is_refused(sweep: Sweep) -> None:
                 launch(spec)
             seen.append(True)
 
-    assert launch(spec, watchers=LaunchCallbacks(on_change=on_change)).status == "complete"
+    assert launch(spec, callbacks=LaunchCallbacks(on_change=on_change)).status == "complete"
     assert seen
 
 
@@ -255,7 +255,7 @@ def test_the_first_trial_goes_ahead_and_the_others_follow_its_first_report(sweep
         reported = any(running.progress for running in driver.running.values())
         seen.append((len(driver.running), reported or bool(driver.ended)))
 
-    launch(sweep(resources=resources), watchers=LaunchCallbacks(on_change=on_change))
+    launch(sweep(resources=resources), callbacks=LaunchCallbacks(on_change=on_change))
     assert max(count for count, alive in seen if not alive) == 1
     assert max(count for count, _ in seen) == 3
 

@@ -286,8 +286,7 @@ def test_a_newcomer_waits_until_the_pack_with_its_rank_fits(
     expected = run_all(SoloEngine(cache, threads=1), specs, tmp_path / "solo")
     engine = PackedEngine(cache, num_slots=5, threads=1)
     narrow = Narrow(10 * 8 * LAYERS * ATTENTION)
-    engine.composition = engine.rounds.composition = narrow
-    engine.rounds.evaluations.composition = narrow
+    engine.assemble(engine.solo, narrow)
     check_same(expected, found := run_all(engine, specs, tmp_path / "packed"))
     assert engines_of(found) == ["packed"] * 7
     assert narrow.seen[0] == (0, 1, 2, 3)

@@ -157,7 +157,7 @@ def test_short_trials_do_not_stall_when_the_cluster_is_full(sweep: Sweep, two_gp
     spec = sweep(resources=resources, budget={"n_trials": 24}, sampler="random", pruner="none")
     ends: list[float] = []
     outcome = launch(
-        spec, watchers=LaunchCallbacks(on_change=lambda _: ends.append(time.monotonic()))
+        spec, callbacks=LaunchCallbacks(on_change=lambda _: ends.append(time.monotonic()))
     )
     assert outcome.status == "complete"
     assert [row.state for row in outcome.leaderboard.rows] == ["COMPLETE"] * 24
