@@ -38,7 +38,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
         options.setdefault("num_slots", resources.slots)
     if resources.backend == "inline":
         return InlineBackend(resources.engine, options)
-    from sweeps.backends.ray.backend import RayBackend
+    from sweeps.backends.ray.ray_backend import RayBackend
 
     marker = None if resources.address is None else folder.write_shared_marker()
     return RayBackend(resources, options, modules(functions(spec)), marker)

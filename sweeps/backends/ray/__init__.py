@@ -1,6 +1,6 @@
 """The Ray backend: Tune places light trial proxies, hosts on the same device run the trials.
 
-backend      runs a sweep on a cluster: this machine alone, or the one at resources.address
+ray_backend  runs a sweep on a cluster: this machine alone, or the one at resources.address
 bridge       between Tune's event loop and the driver: searcher, scheduler, callback, stopper
 proxy        what Tune schedules: it holds a trial's resources and passes messages
 host_actor   the actor around a TrialHost: one per GPU, or one per node without GPUs

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from sweeps import SweepSpec
-from sweeps.backends.ray.backend import RayBackend
+from sweeps.backends.ray.ray_backend import RayBackend
 from sweeps.cli.exit_codes import ExitCode
 from sweeps.run import LaunchCallbacks, launch
 from sweeps.spec.resources import ResourcesSpec
