@@ -18,7 +18,7 @@ from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.evaluation.scoring import examples_of, to_device
-from peft_jobs.host.messages import Assignment, Report
+from peft_jobs.host.messages import Assignment, End, Report
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.tasks import TASKS
@@ -171,8 +171,7 @@ def run_all(
             if message is None:
                 continue
             if not isinstance(message, Report):
-                found = message.get("result")
-                ends[trial] = None if found is None else TrialResult.model_validate(found)
+                ends[trial] = message.result if isinstance(message, End) else None
                 continue
             progress = message.progress
             if on_report(host, trial, progress) is not False:

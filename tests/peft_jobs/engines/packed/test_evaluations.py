@@ -18,7 +18,7 @@ from peft_jobs.engines.packed.rounds import Rounds
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Job
-from peft_jobs.phases import Phases
+from peft_jobs.training.attempt import AttemptOptions, ResultDraft
 from tests.peft_jobs.engines.packed.conftest import CLASSES, make_double
 from tests.peft_jobs.engines.packed.test_engine import PETABYTE, check_same
 from tests.support.packed_runs import run_all
@@ -49,8 +49,8 @@ def composed(base: Any, data: Any, specs: Sequence[Any], folder: Path) -> Iterat
     slots = []
     for number, spec in enumerate(specs):
         job = Heard(number, 1, spec, folder / str(number), None, threading.Condition())
-        parts, phases = parts_of(spec, base.model), Phases("train", "evaluate")
-        slots.append(PackedTrial(job, base, data, parts, phases, {}, None, score_test=False))
+        parts, draft = parts_of(spec, base.model), ResultDraft()
+        slots.append(PackedTrial(job, base, data, parts, draft, AttemptOptions()))
     composition.compose(slots)
     try:
         yield rounds

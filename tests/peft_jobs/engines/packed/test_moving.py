@@ -22,7 +22,7 @@ from peft_jobs.engines.packed.queue import Waiting, WaitingLine
 from peft_jobs.engines.packed.row import Captured
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.host.job import Job
-from peft_jobs.phases import Phases
+from peft_jobs.training.attempt import AttemptOptions, ResultDraft
 from tests.peft_jobs.engines.packed.conftest import CLASSES
 from tests.peft_jobs.engines.packed.test_engine import PETABYTE, adapters, check_same, engines_of
 from tests.peft_jobs.engines.packed.test_rounds import Answered, Queue, Small
@@ -185,9 +185,7 @@ def slot_of(engine: SoloEngine, spec: Any, folder: Path) -> PackedTrial:
     base, data = engine.check(spec)
     job = Job(0, 1, spec, folder, None, threading.Condition())
     parts = parts_of(spec, base.model)
-    return PackedTrial(
-        job, base, data, parts, Phases("train", "evaluate"), {}, None, score_test=False
-    )
+    return PackedTrial(job, base, data, parts, ResultDraft(), AttemptOptions())
 
 
 def test_who_waits_takes_no_memory_of_a_gpu(cache: str, mixed: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from peft_jobs.data.tokenized import load_data
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation.scoring import evaluate
-from peft_jobs.host.messages import Assignment, Report
+from peft_jobs.host.messages import Assignment, End, Report
 from peft_jobs.host.result import Kind, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.spec import TrialSpec
@@ -65,8 +65,7 @@ class Driver:
             if message is None:
                 continue
             if not isinstance(message, Report):
-                result = message.get("result")
-                return None if result is None else TrialResult.model_validate(result)
+                return message.result if isinstance(message, End) else None
             if message.progress.rung is not None and cancel_at_rung is not None:
                 self.host.request_cancel(trial, 1, cancel_at_rung)
             after = message.seq
