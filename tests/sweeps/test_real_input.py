@@ -23,6 +23,8 @@ def sweep(storage: Path, **sections: Any) -> dict[str, Any]:
         "model": str(MODEL),
         "quantization": {"scheme": "nf4", "bnb_4bit_use_double_quant": True},
         "training": {"per_device_train_batch_size": 8, "lr_scheduler_type": "constant"},
+        # Two threads spin while one waits for a core, and other tests are busy on the other core.
+        "resources": {"engine_options": {"threads": 1}},
         "tracking": "none",
         "storage": str(storage),
         **sections,
