@@ -4,7 +4,7 @@ On a cluster they cross as plain JSON (`dataclasses.asdict`, `model_dump`, `mess
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -56,8 +56,6 @@ Message = Report | End | Interrupted
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 
-def message_of(wire: dict[str, Any] | str) -> Message:
-    """The message that was dumped as this JSON, text or values. Raises pydantic's error."""
-    if isinstance(wire, str):
-        return _MESSAGE.validate_json(wire)
-    return _MESSAGE.validate_python(wire)
+def message_of(text: str) -> Message:
+    """The message that was dumped as this JSON. Raises pydantic's error."""
+    return _MESSAGE.validate_json(text)
