@@ -149,8 +149,9 @@ class Driver:
             self.running[number].progress = progress
         go_on = self.study.report(number, progress)
         if progress.checkpoint is not None:
-            value = progress.metrics.get(self.spec.objective.metric)
-            loss = None if value is None or progress.rung is None else self._loss(value)
+            objective = self.spec.objective
+            value = progress.metrics.get(objective.metric)
+            loss = None if value is None or progress.rung is None else objective.as_loss(value)
             self._retention.checkpoint_left(number, progress.checkpoint, loss)
         self.tracker.trial_progress(number, progress.metrics, progress.step, now_ms())
         self.on_change(self)
@@ -198,20 +199,18 @@ class Driver:
     def _order(self, number: int) -> tuple[bool, float, int]:
         """Sorts trials that have an adapter, the best one first."""
         result = self.ended[number]
-        value = result.metrics[self.spec.objective.metric]
-        return (not self.study.feasible(result), self._loss(value), number)
+        objective = self.spec.objective
+        loss = objective.as_loss(result.metrics[objective.metric])
+        return (not self.study.feasible(result), loss, number)
 
     def _count(self, number: int, result: TrialResult) -> None:
         self.ended[number] = result
         self.budget.count(result.state)
-        value = result.metrics.get(self.spec.objective.metric)
+        objective = self.spec.objective
+        value = result.metrics.get(objective.metric)
         if result.state is not State.COMPLETE or value is None:
             return
         if not self.study.feasible(result):
             return
-        if self.best is None or self._loss(value) < self._loss(self.best[1]):
+        if self.best is None or objective.as_loss(value) < objective.as_loss(self.best[1]):
             self.best = (number, value)
-
-    def _loss(self, value: float) -> float:
-        """The objective, to be minimised."""
-        return value if self.spec.objective.direction == "minimize" else -value

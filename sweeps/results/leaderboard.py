@@ -102,11 +102,10 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
     trials = study.launched()
     check_comparable(trials)
     objective = study.spec.objective
-    sign = 1 if objective.direction == "minimize" else -1
     rows = [_row(trial, study) for trial in trials]
 
     def order(row: Row) -> tuple[bool, bool, float, int]:
-        value = sign * row.value if row.value is not None else 0.0
+        value = objective.as_loss(row.value) if row.value is not None else 0.0
         return (row.rank is None, row.value is None, value, row.number)
 
     rows.sort(key=order)

@@ -36,6 +36,10 @@ class ObjectiveSpec(Section):
         direction = default_direction(metric) if isinstance(metric, str) else None
         return given if direction is None else {"direction": direction, **given}
 
+    def as_loss(self, value: float) -> float:
+        """A value of the metric as one to be minimized."""
+        return value if self.direction == "minimize" else -value
+
 
 class BudgetSpec(Section):
     n_trials: Count
