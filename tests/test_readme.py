@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peft_jobs.spec import LOCAL_SUFFIXES
+from peft_jobs.spec import file_format
 from sweeps import load_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,7 @@ def test_the_scripts_of_the_set_up_are_there() -> None:
 def test_a_sweep_file_loads(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for source in yaml.safe_load(block.text)["data"].values():
-        if isinstance(source, str) and source.endswith(LOCAL_SUFFIXES):
+        if isinstance(source, str) and file_format(source):
             (tmp_path / source).touch()
     path = tmp_path / "sweep.yaml"
     path.write_text(block.text, encoding="utf-8")

@@ -1,6 +1,8 @@
 """The data of a trial: read, chosen, and made into tokens.
 
 sources          rows of a file, of the Hub, of the demo
+text_files       rows of text files, byte for byte
+task_rows        what a task is given of a row
 selection        hold-out, subset, and checks of rows
 class_labels     labels that a data set holds as numbers and names itself
 tokenized        the cache of tokenized examples

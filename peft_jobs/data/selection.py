@@ -11,21 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, Json, LargeList, List, Value
 
 from peft_jobs.data.class_labels import label_names
 from peft_jobs.data.sources import Rows, read
+from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import DataSpec, Source, TaskSpec
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks import Task
 
-STRUCTURED = (
-    *("task.messages", "task.tools", "task.labels"),
-    *("task.tokens", "task.tags", "task.answers"),
-)
-"""Fields whose column may hold lists or mappings."""
 NUM_ROWS_NAMED = 5
 """A message names at most this many rows of one mistake."""
 
@@ -137,8 +133,9 @@ def check(rows: Rows, task: Task[Any], task_spec: TaskSpec) -> None:
     check_columns(rows, task.columns(task_spec))
     names = {name for columns in task.columns(task_spec).values() for name in columns}
     found: dict[str, list[int]] = {}
+    given = task_rows(rows, task, task_spec)
     for number, row in enumerate(rows.dataset.select_columns(sorted(names)), start=1):
-        if (mistake := task.mistake(row, task_spec)) is not None:
+        if (mistake := task.mistake(given(row), task_spec)) is not None:
             found.setdefault(mistake, []).append(number)
     if found:
         raise DataError("\n".join(_rows_line(rows, text, where) for text, where in found.items()))
@@ -146,7 +143,7 @@ def check(rows: Rows, task: Task[Any], task_spec: TaskSpec) -> None:
 
 def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
     """Raise DataError if a field of the spec (key) uses a column that the rows do not have, or
-    one whose values are no text."""
+    one whose values (bytes, images, ...) have no text."""
     known = rows.dataset.column_names
     missing = [
         f"{field} uses column {name!r}, which {rows.origin} does not have{suggest(name, known)}"
@@ -155,12 +152,10 @@ def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
         if name not in known
     ]
     found = missing or [
-        f"{field} uses column {name!r} of {rows.origin}, which must hold text, numbers or true and "
-        "false, and holds lists, mappings or values of several kinds"
+        f"{field} uses column {name!r} of {rows.origin}, which holds {kind} and no text"
         for field, names in columns.items()
         for name in names
-        if field not in STRUCTURED
-        and not isinstance(rows.dataset.features[name], Value | ClassLabel)
+        if (kind := _no_text(rows.dataset.features[name]))
     ]
     if found:
         raise DataError("\n".join(found))
@@ -190,6 +185,17 @@ def class_names(
                 raise DataError(f"{rows.origin}, row {number}: {text}")
             seen.setdefault(label, number)
     return _checked_classes(rows.origin, column, seen)
+
+
+def _no_text(feature: Any) -> str | None:
+    """What a column holds that has no text, such as images; None if it has one."""
+    if isinstance(feature, Value):
+        return "bytes" if "binary" in feature.dtype else None
+    if isinstance(feature, dict):
+        return next(filter(None, map(_no_text, feature.values())), None)
+    if isinstance(feature, List | LargeList):
+        return _no_text(feature.feature)
+    return None if isinstance(feature, ClassLabel | Json) else type(feature).__name__
 
 
 def _seeded_order(rows: Iterable[int], what: str, seed: int) -> list[int]:

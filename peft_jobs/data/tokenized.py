@@ -8,10 +8,9 @@ of two processes that write the same entry at once either may win.
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,16 +21,17 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.data.class_labels import by_name, label_names
 from peft_jobs.data.selection import Selection, check, class_names, select
+from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
-from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.files import canonical_json, write_once
 from peft_jobs.tasks import TASKS, Encoder, Example
 
 log = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 2
 """One row alone is memorised, or decides alone which trial is the best."""
-FORMAT = 3
+FORMAT = 4
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
 
@@ -93,7 +93,7 @@ def load_data(
         name = _sha256(canonical_json([*content, selection.fingerprint]))
         entry = cache_dir / "tokens" / name[:32]
         if not entry.is_dir():
-            _store(entry, partial(_tokenise, spec, tokenizer, selection, classes, names))
+            write_once(entry, partial(_tokenise, spec, tokenizer, selection, classes, names))
         found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
         if len(found[split]) < MIN_EXAMPLES and split != "test":
             raise DataError(
@@ -167,13 +167,21 @@ def _tokenise(
     check(rows, task, spec.task)
     encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
     encode = by_name(encode, rows, task, spec.task, names)
+    given = task_rows(rows, task, spec.task)
     numbers = selection.numbers()
     scratch = folder / "scratch"
     scratch.mkdir()
     dropped: list[int] = []
     features = task.features(tokenizer, spec.task)
     examples = rows.dataset.select(numbers).map(
-        partial(_encode_batch, encode, list(features), numbers, rows.origin, dropped),
+        partial(
+            _encode_batch,
+            lambda row: encode(given(row)),
+            list(features),
+            numbers,
+            rows.origin,
+            dropped,
+        ),
         batched=True,
         with_indices=True,
         remove_columns=rows.dataset.column_names,
@@ -215,21 +223,6 @@ def _encode_batch(
             dropped.append(numbers[index])
         kept += examples
     return {name: [example[name] for example in kept] for name in columns}
-
-
-def _store(entry: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder and give it its name, unless another process was faster."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
-    try:
-        write(folder)
-        os.chmod(folder, 0o755)
-        os.rename(folder, entry)
-    except OSError:
-        if not entry.is_dir():
-            raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _load(entry: Path, selection: Selection, max_length: int) -> tuple[Dataset, int]:

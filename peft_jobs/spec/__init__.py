@@ -6,6 +6,7 @@ tasks             the section task, a union on `type`
 adapters          the section adapter, a union on `method`
 generation        the section evaluation.generation
 fields            the types of fields, and the base of all sections
+cells             the text of a cell, and the structure that its text tells
 templates         `{column}` templates
 dotted            dotted names of a spec's fields
 memory_settings   the settings that decide memory, and the next smaller ones
@@ -13,7 +14,7 @@ mistakes          what is wrong with a spec, in words
 """
 
 from peft_jobs.spec.adapters import ADAPTERS, AdapterSpec, LoraSpec
-from peft_jobs.spec.data import DEMO, LOCAL_SUFFIXES, DataSpec, Source
+from peft_jobs.spec.data import DEMO, FILE_FORMATS, DataSpec, Source, file_format
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.spec.tasks import (
     TASK_SPECS,
@@ -36,8 +37,8 @@ from peft_jobs.spec.trial import (
 __all__ = [
     "ADAPTERS",
     "DEMO",
+    "FILE_FORMATS",
     "INCOMPATIBLE",
-    "LOCAL_SUFFIXES",
     "TASK_SPECS",
     "AdapterSpec",
     "CausalLMSpec",
@@ -55,4 +56,5 @@ __all__ = [
     "TokenClassificationSpec",
     "TrainingSpec",
     "TrialSpec",
+    "file_format",
 ]

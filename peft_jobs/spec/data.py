@@ -9,15 +9,33 @@ from peft_jobs.spec.fields import Section, Seed, Share, ShareOrCount, Tokens, as
 
 DEMO = "demo"
 """As a model or data path: the base and data that the package carries (`peft_jobs.demo`)."""
-LOCAL_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
+FILE_FORMATS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+    ".parquet": "parquet",
+}
+"""How a local file is read, by how its name ends; text files may be compressed (`.jsonl.gz`)."""
+
+
+def file_format(path: str) -> str | None:
+    """The value of FILE_FORMATS for a path in any case; None if it is no file of data."""
+    name = Path(path.lower())
+    if name.suffix == ".gz":
+        found = FILE_FORMATS.get(name.with_suffix("").suffix)
+        return None if found == "parquet" else found
+    return FILE_FORMATS.get(name.suffix)
 
 
 class Source(Section):
     """Rows: a local file, or one split of a Hub data set, or `demo`."""
 
     path: str = Field(min_length=1)
-    """Local .json, .jsonl, .csv or .parquet file, or .txt file with a row (column `text`) for each
-    line that is not blank; otherwise a Hub id."""
+    """Local .json, .jsonl, .csv, .tsv or .parquet file, or .txt file with a row (column `text`) for
+    each line that is not blank, also as .gz but for .parquet; otherwise a Hub id."""
     name: str | None = None
     """Configuration of the Hub data set."""
     revision: str | None = None
@@ -26,7 +44,7 @@ class Source(Section):
 
     @property
     def is_file(self) -> bool:
-        return Path(self.path).suffix in LOCAL_SUFFIXES
+        return file_format(self.path) is not None
 
     @model_validator(mode="after")
     def _files_have_no_splits(self) -> Self:

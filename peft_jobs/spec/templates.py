@@ -6,6 +6,8 @@ Not `str.format`: a template comes from a file, and must reach neither attribute
 import re
 from collections.abc import Mapping
 
+from peft_jobs.spec.cells import text_of
+
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -28,12 +30,14 @@ def columns(template: str) -> tuple[str, ...]:
 
 
 def render(template: str, row: Mapping[str, object]) -> str:
-    """Fill `template` from `row`; a missing column raises KeyError, None becomes the empty text."""
+    """Fill `template` from `row`, each cell as the text that `text_of` gives.
+
+    A missing column raises KeyError.
+    """
 
     def value(match: re.Match[str]) -> str:
         if match.group() in ("{{", "}}"):
             return match.group()[0]
-        cell = row[match.group(1)]
-        return "" if cell is None else str(cell)
+        return text_of(row[match.group(1)])
 
     return _TOKEN.sub(value, template)

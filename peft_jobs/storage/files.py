@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,21 @@ def whole_folder(target: Path) -> Iterator[Path]:
         os.rename(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_once(target: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder and give it its name, unless another process was faster."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        write(folder)
+        os.chmod(folder, 0o755)
+        os.rename(folder, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def canonical_json(value: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import SpecError
-from peft_jobs.spec import DEMO, LOCAL_SUFFIXES
+from peft_jobs.spec import DEMO, file_format
 from peft_jobs.storage.object_store import is_url
 from sweeps.records.inputs import MAX_BYTES, SPLITS, functions, modules, space_functions
 from sweeps.redact import redact
@@ -102,7 +102,7 @@ def _data_files(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for split in SPLITS:
         source = given.get(split)
         path = source.get("path") if isinstance(source, dict) else source
-        if isinstance(path, str) and Path(path).suffix in LOCAL_SUFFIXES:
+        if isinstance(path, str) and file_format(path) is not None:
             yield split, path
 
 

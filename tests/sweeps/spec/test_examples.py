@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import sweeps
-from peft_jobs.spec import LOCAL_SUFFIXES, TASK_SPECS
+from peft_jobs.spec import TASK_SPECS, file_format
 from sweeps import load_sweep
 
 FOLDER = Path(sweeps.__file__).parent / "examples"
@@ -23,7 +23,7 @@ def test_the_promised_ones_are_there() -> None:
 def test_it_can_be_launched(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for source in yaml.safe_load(path.read_text())["data"].values():
-        if isinstance(source, str) and source.endswith(LOCAL_SUFFIXES):
+        if isinstance(source, str) and file_format(source):
             (tmp_path / source).write_text("")
     spec = load_sweep(path)
     assert spec.name == path.stem

@@ -1,0 +1,196 @@
+"""Rows of text files, byte for byte: every cell is the text that stands in the file.
+
+No value is parsed and printed again: 01205, 5.50, 2024-05-01T08:30:00+02:00 and +47 stay what they
+are. A cell of JSON that is a list or a mapping is one line of JSON. An empty cell of CSV, a null
+and a missing key are None.
+"""
+
+import csv
+import gzip
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from datasets import Dataset
+
+from peft_jobs.errors import DataError
+from peft_jobs.spec.cells import parse_json, text_of
+from peft_jobs.storage.files import write_once
+
+FORMAT = 1
+"""Goes into every name: raise it when the content of an entry changes meaning."""
+ROWS_AT_A_TIME = 10_000
+_GZIP = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+
+Cells = dict[str, str | None]
+Lines = Iterator[tuple[int, str]]
+"""Numbers, from 1, and texts of lines, each with the break that ends it."""
+
+
+def read_text_files(paths: Sequence[Path], kind: str, entry: Path) -> Dataset:
+    """The rows of `paths`, one file after the other, memory-mapped from a folder beside `entry`.
+
+    `kind` is one of READERS; a file may be compressed by gzip. The columns are those of all rows,
+    each of text. Raises DataError, with file and line, for what cannot be read.
+    """
+    entry = entry.with_name(f"{entry.name}-{kind}-{FORMAT}")
+    if not entry.is_dir():
+        write_once(entry, lambda folder: _write(paths, READERS[kind], folder / "rows.arrow"))
+    return Dataset.from_file(str(entry / "rows.arrow"))
+
+
+def _write(paths: Sequence[Path], read: "Reader", target: Path) -> None:
+    columns: dict[str, None] = {}
+    for path in paths:  # a key may come late: read once for the columns, once for the cells
+        for row in _rows(path, read):
+            columns.update(dict.fromkeys(row))
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+        for path in paths:
+            rows = _rows(path, read)
+            while some := list(islice(rows, ROWS_AT_A_TIME)):
+                stream.write_batch(pa.RecordBatch.from_pylist(some, schema))
+
+
+def _rows(path: Path, read: "Reader") -> Iterator[Cells]:
+    try:
+        with _open(path) as file:
+            yield from read(path, _lines(path, file))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as gzip: {error}") from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        compressed = file.read(len(_GZIP)) == _GZIP
+    opened: Any = gzip.open(path) if compressed else path.open("rb")  # noqa: SIM115
+    return opened  # type: ignore[no-any-return]
+
+
+def _lines(path: Path, file: Iterable[bytes]) -> Lines:
+    for number, line in enumerate(file, start=1):
+        try:
+            yield number, (line.removeprefix(_BOM) if number == 1 else line).decode()
+        except UnicodeDecodeError as error:
+            text = f"{path}, line {number}: is no UTF-8 text; save the file as UTF-8"
+            raise DataError(text) from error
+
+
+def _json(path: Path, lines: Lines) -> Iterator[Cells]:
+    """JSON Lines, or one list of objects or of texts, or one object with a list for each column."""
+    first = next(((number, line) for number, line in lines if line.strip()), None)
+    if first is None:
+        return
+    try:
+        by_line = isinstance(parse_json(first[1]), Mapping)
+    except ValueError:
+        by_line = False
+    if by_line:
+        for number, line in chain([first], lines):
+            if line.strip():
+                yield _cells(path, f"line {number}", _parsed(path, line.rstrip(), number - 1))
+        return
+    text = first[1] + "".join(line for _, line in lines)
+    for number, row in enumerate(_listed(path, _parsed(path, text, first[0] - 1)), start=1):
+        yield _cells(path, f"row {number}", row)
+
+
+def _parsed(path: Path, text: str, lines_before: int) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        line = lines_before + getattr(error, "lineno", 1)
+        text = f"line {line}: {getattr(error, 'msg', error)}"
+        raise DataError(f"{path} cannot be read as json: {text}") from error
+
+
+def _listed(path: Path, value: Any) -> list[Any]:
+    """The rows of a document."""
+    if isinstance(value, list):
+        return [{"text": row} if isinstance(row, str) else row for row in value]
+    columns = value.values() if isinstance(value, Mapping) else []
+    if columns and all(isinstance(c, list) and len(c) == len(next(iter(columns))) for c in columns):
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    keys = f" with the keys {', '.join(map(repr, value))}" if isinstance(value, Mapping) else ""
+    raise DataError(
+        f"{path} cannot be read as json: it holds one value{keys}, and no list of rows; write the "
+        "list alone, or one object a line"
+    )
+
+
+def _cells(path: Path, where: str, row: Any) -> Cells:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{path} cannot be read as json: {where}: {str(row)[:60]!r} is no object")
+    cells = {name: None if cell is None else text_of(cell) for name, cell in row.items()}
+    for name, cell in cells.items():
+        try:
+            (name + (cell or "")).encode()
+        except UnicodeEncodeError as error:
+            text = f"column {name!r} holds half of a character (\\ud800 to \\udfff)"
+            raise DataError(f"{path}, {where}: {text}") from error
+    return cells
+
+
+def _csv(path: Path, lines: Lines) -> Iterator[Cells]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader((line for _, line in lines), strict=True)
+    header: list[str] | None = None
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if header is None:
+                header = _header(cells)
+            else:
+                yield _named(path, reader.line_num, header, cells)
+    except csv.Error as error:
+        text = f"{path} cannot be read as csv: line {reader.line_num}: {error}"
+        raise DataError(text) from error
+
+
+def _tsv(path: Path, lines: Lines) -> Iterator[Cells]:
+    """A line is a row: a cell is in quotes only where all of its line is well-formed with them."""
+    header: list[str] | None = None
+    for number, line in lines:
+        line = line.rstrip("\r\n")
+        plain = line.split("\t")
+        try:
+            (quoted,) = csv.reader([line], delimiter="\t", strict=True) if line else [[]]
+        except (csv.Error, ValueError):
+            quoted = plain
+        if header is None:
+            header = _header(quoted) if line else None
+        elif line.strip(" "):
+            yield _named(path, number, header, quoted)
+
+
+def _text(path: Path, lines: Lines) -> Iterator[Cells]:
+    for _, line in lines:
+        if line.strip():
+            yield {"text": line.rstrip("\r\n")}
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    """Names of columns as pandas gives them: numbered where they repeat or are missing."""
+    names: list[str] = []
+    for number, cell in enumerate(cells):
+        name = cell or f"Unnamed: {number}"
+        count = sum(other == name for other in cells[:number])
+        names.append(f"{name}.{count}" if count and cell else name)
+    return names
+
+
+def _named(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> Cells:
+    if len(cells) > len(header):
+        raise DataError(f"{path}, line {line}: has {len(cells)} cells, the header {len(header)}")
+    missing = [""] * (len(header) - len(cells))
+    return {name: cell or None for name, cell in zip(header, [*cells, *missing], strict=True)}
+
+
+Reader = Callable[[Path, Lines], Iterator[Cells]]
+READERS: dict[str, Reader] = {"json": _json, "csv": _csv, "tsv": _tsv, "text": _text}
