@@ -1,6 +1,7 @@
 """The data of a trial: read, chosen, and made into tokens.
 
 sources          rows of a file, of the Hub, of the demo
+conversations    conversations in the forms of other tools
 text_files       rows of text files, byte for byte
 task_rows        what a task is given of a row
 selection        hold-out, subset, and checks of rows

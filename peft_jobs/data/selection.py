@@ -14,6 +14,7 @@ from typing import Any
 from datasets import ClassLabel, Json, LargeList, List, Value
 
 from peft_jobs.data.class_labels import label_names
+from peft_jobs.data.conversations import columns_of
 from peft_jobs.data.sources import Rows, read
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
@@ -128,17 +129,27 @@ def subset(rows: list[int], size: float | int | None, seed: int, field: str) -> 
     return sorted(_seeded_order(rows, "subset", seed)[:count])
 
 
-def check(rows: Rows, task: Task[Any], task_spec: TaskSpec) -> None:
-    """Raise DataError if a column is missing, or a row (named, counted from 1) is unusable."""
-    check_columns(rows, task.columns(task_spec))
-    names = {name for columns in task.columns(task_spec).values() for name in columns}
+def bad_rows(
+    rows: Rows, data: DataSpec, task: Task[Any], task_spec: TaskSpec
+) -> dict[str, list[int]]:
+    """Numbers, from 1, of the rows that cannot be used, by what is wrong with them.
+
+    Raises DataError if a column is missing.
+    """
+    columns = columns_of(data, task, task_spec, rows.dataset.column_names)
+    check_columns(rows, columns)
+    names = {name for used in columns.values() for name in used}
     found: dict[str, list[int]] = {}
-    given = task_rows(rows, task, task_spec)
+    given = task_rows(rows, data, task, task_spec)
     for number, row in enumerate(rows.dataset.select_columns(sorted(names)), start=1):
         if (mistake := task.mistake(given(row), task_spec)) is not None:
             found.setdefault(mistake, []).append(number)
-    if found:
-        raise DataError("\n".join(_rows_line(rows, text, where) for text, where in found.items()))
+    return found
+
+
+def told(rows: Rows, bad: Mapping[str, Sequence[int]]) -> str:
+    """A line for each mistake, with the rows that have it."""
+    return "\n".join(_rows_line(rows, text, where) for text, where in bad.items())
 
 
 def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
@@ -206,7 +217,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _rows_line(rows: Rows, mistake: str, numbers: list[int]) -> str:
+def _rows_line(rows: Rows, mistake: str, numbers: Sequence[int]) -> str:
     named, rest = ", ".join(map(str, numbers[:NUM_ROWS_NAMED])), numbers[NUM_ROWS_NAMED:]
     more = f" and {len(rest)} more" if rest else ""
     return f"{rows.origin}, row{'s' if len(numbers) > 1 else ''} {named}{more}: {mistake}"

@@ -112,7 +112,9 @@ def _local_path(source: Source, split: str, cache_dir: Path) -> Path | None:
     if Path(source.path).expanduser().is_dir():
         raise SpecError(f"data.{split}: {source.path} is a folder; give one file of it")
     if Path(source.path).is_file():
-        raise SpecError(f"{source.path} must end in one of ")
+        raise SpecError(
+            f"{source.path} must end in one of {', '.join(FILE_FORMATS)}, or .gz after one of them"
+        )
     return None
 
 

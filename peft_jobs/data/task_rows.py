@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from datasets import Value
 
+from peft_jobs.data.conversations import columns_of, reader_of
 from peft_jobs.data.sources import Rows
-from peft_jobs.spec import TaskSpec
+from peft_jobs.spec import DataSpec, TaskSpec
 from peft_jobs.spec.cells import structure_of, text_of
 from peft_jobs.tasks import Row, Task
 
@@ -19,10 +20,11 @@ STRUCTURED = (
 _SHORT_FLOATS = {"float16": np.float16, "float32": np.float32}
 
 
-def task_rows(rows: Rows, task: Task[Any], spec: TaskSpec) -> Callable[[Row], Row]:
+def task_rows(rows: Rows, data: DataSpec, task: Task[Any], spec: TaskSpec) -> Callable[[Row], Row]:
     """The function from a row of `rows` to what `task` is given of it."""
+    read = reader_of(data, spec)
     change: dict[str, Callable[[Any], Any]] = {}
-    for field, names in task.columns(spec).items():
+    for field, names in columns_of(data, task, spec, rows.dataset.column_names).items():
         for name in names:
             feature = rows.dataset.features.get(name)
             typed = not isinstance(feature, Value) or feature.dtype not in (
@@ -37,7 +39,7 @@ def task_rows(rows: Rows, task: Task[Any], spec: TaskSpec) -> Callable[[Row], Ro
                 change[name] = structure_of
             elif isinstance(feature, Value) and feature.dtype in _SHORT_FLOATS:
                 change.setdefault(name, _shortest(_SHORT_FLOATS[feature.dtype]))
-    return lambda row: {k: change[k](cell) if k in change else cell for k, cell in row.items()}
+    return lambda row: read({k: change[k](v) if k in change else v for k, v in row.items()})
 
 
 def _words(cell: Any) -> Any:

@@ -20,12 +20,13 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.data.class_labels import by_name, label_names
-from peft_jobs.data.selection import Selection, check, class_names, select
+from peft_jobs.data.selection import Selection, bad_rows, class_names, select, told
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
 from peft_jobs.storage.files import canonical_json, write_once
 from peft_jobs.tasks import TASKS, Encoder, Example
+from peft_jobs.tasks.chat import template_of
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +133,10 @@ def _check_contexts(spec: TrialSpec, train: Selection) -> None:
 def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
     """Of how a row becomes tokens and which of them count: task, chat template, max_length."""
     task = spec.task.model_dump(mode="json")
+    forms = spec.data.model_dump(mode="json", include={"format", "roles", "keys", "on_bad_row"})
     chatty = task.get("messages") is not None or task.get("use_chat_template")
-    chat_template = tokenizer.chat_template if chatty else None
-    return _sha256(canonical_json([task, spec.data.max_length, chat_template]))
+    chat_template = template_of(tokenizer, task.get("chat_template")) if chatty else None
+    return _sha256(canonical_json([task, forms, spec.data.max_length, chat_template]))
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -164,24 +166,31 @@ def _tokenise(
     `names` are those that the training rows give to the numbers of labels.
     """
     task, rows = TASKS[spec.task.type], selection.rows
-    check(rows, task, spec.task)
+    bad = bad_rows(rows, spec.data, task, spec.task)
+    if bad and spec.data.on_bad_row == "error":
+        raise DataError(told(rows, bad))
     encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
     encode = by_name(encode, rows, task, spec.task, names)
-    given = task_rows(rows, task, spec.task)
-    numbers = selection.numbers()
+    given = task_rows(rows, spec.data, task, spec.task)
+    chosen = selection.numbers()
+    unusable = {number - 1 for numbers in bad.values() for number in numbers}
+    numbers = [number for number in chosen if number not in unusable]
     scratch = folder / "scratch"
     scratch.mkdir()
     dropped: list[int] = []
     features = task.features(tokenizer, spec.task)
+    batch = partial(
+        _encode_batch, lambda row: encode(given(row)), list(features), numbers, dropped, bad
+    )
+
+    def encode_batch(rows_by_column: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+        found = batch(rows_by_column, indices)
+        if bad and spec.data.on_bad_row == "error":
+            raise DataError(told(rows, bad))
+        return found
+
     examples = rows.dataset.select(numbers).map(
-        partial(
-            _encode_batch,
-            lambda row: encode(given(row)),
-            list(features),
-            numbers,
-            rows.origin,
-            dropped,
-        ),
+        encode_batch,
         batched=True,
         with_indices=True,
         remove_columns=rows.dataset.column_names,
@@ -192,32 +201,44 @@ def _tokenise(
     )
     if len(examples) == 0:
         raise DataError(
-            f"{rows.origin}: none of {len(numbers)} rows has a supervised token within "
-            f"data.max_length = {spec.data.max_length}; raise it or shorten the prompt"
+            told(rows, bad)
+            if bad and not dropped
+            else (
+                f"{rows.origin}: none of {len(numbers)} rows has a supervised token within "
+                f"data.max_length = {spec.data.max_length}; raise it or shorten the prompt"
+            )
         )
     examples.save_to_disk(str(folder))
     shutil.rmtree(scratch)
-    note = json.dumps({"dropped": len(dropped), "rows": len(numbers)})
-    (folder / "dropped.json").write_text(note, encoding="utf-8")
+    chosen_rows = {number + 1 for number in chosen}
+    left_out = {text: [n for n in where if n in chosen_rows] for text, where in bad.items()}
+    note = {
+        "dropped": len(dropped),
+        "rows": len(chosen),
+        "bad": {text: where for text, where in left_out.items() if where},
+    }
+    (folder / "dropped.json").write_text(json.dumps(note), encoding="utf-8")
 
 
 def _encode_batch(
     encode: Encoder,
     columns: list[str],
     numbers: list[int],
-    origin: str,
     dropped: list[int],
+    bad: dict[str, list[int]],
     batch: dict[str, list[Any]],
     indices: list[int],
 ) -> dict[str, list[Any]]:
-    """Examples of some rows, by column; the rows that give none are added to `dropped`."""
+    """Examples of some rows, by column; rows that give none are added to `dropped`, those that
+    cannot be encoded to `bad`."""
     kept: list[Example] = []
     for position, index in enumerate(indices):
         row = {name: values[position] for name, values in batch.items()}
         try:
             found = encode(row)
         except DataError as error:
-            raise DataError(f"{origin}, row {numbers[index] + 1}: {error}") from error
+            bad.setdefault(str(error), []).append(numbers[index] + 1)
+            continue
         examples = [found] if isinstance(found, dict) else found or []
         if not examples:
             dropped.append(numbers[index])
@@ -240,6 +261,14 @@ def _load(entry: Path, selection: Selection, max_length: int) -> tuple[Dataset, 
             note["rows"],
             selection.split,
             max_length,
+        )
+    if bad := note["bad"]:
+        log.warning(
+            "%d of %d %s rows are left out (data.on_bad_row: drop):\n%s",
+            sum(map(len, bad.values())),
+            note["rows"],
+            selection.split,
+            told(selection.rows, bad),
         )
     return dataset, dropped
 

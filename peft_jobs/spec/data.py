@@ -1,7 +1,7 @@
 """The section `data` of a TrialSpec: the rows that are trained on and those that are measured."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -62,6 +62,14 @@ Validation = Annotated[
 ]
 
 
+Role = Literal["system", "developer", "user", "assistant", "tool", "tool_call"]
+KEYS = {
+    "openai": ("role", "content"),
+    "sharegpt": ("role", "content", "system"),
+    "alpaca": ("instruction", "input", "output", "history", "system"),
+}
+
+
 class DataSpec(Section):
     train: AnySource
     validation: Validation = 0.1
@@ -71,6 +79,17 @@ class DataSpec(Section):
     questions."""
     test: AnySource | None = None
     """Read once, for the winner, by `export`."""
+    format: Literal["openai", "sharegpt", "alpaca"] = "openai"
+    """Form of the conversations in `task.messages`: openai, a list of {role, content}; sharegpt, a
+    list of {from, value}; alpaca, columns instruction, input, output, history and system, of which
+    the conversation is made (`messages` may then have any name)."""
+    roles: dict[str, Role] = Field(default_factory=dict)
+    """What other words for the roles of messages mean, e.g. {bot: assistant}."""
+    keys: dict[str, str] = Field(default_factory=dict)
+    """What the form's own keys or columns are called here, e.g. {role: speaker, content: text}."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """What becomes of a row that cannot be used, such as one with an empty answer: a mistake, or
+    left out, with a count."""
     max_length: Tokens = 512
     """Tokens; longer examples are cut on the right."""
     subset: ShareOrCount = None
@@ -82,3 +101,12 @@ class DataSpec(Section):
     padding; each still sees itself alone, and what is learned is the same. Causal models only."""
     seed: Seed = 0
     """Of the held-out rows and the subsets; apart from the trial's seed, so trials share them."""
+
+    @model_validator(mode="after")
+    def _keys_are_known(self) -> Self:
+        known = KEYS[self.format]
+        if unknown := [key for key in self.keys if key not in known]:
+            raise ValueError(
+                f"keys of data.format {self.format} are {', '.join(known)}; got {unknown[0]}"
+            )
+        return self

@@ -165,6 +165,10 @@ class TrialSpec(Section):
                 "evaluation.generation needs a task that answers a prompt: causal_lm with `prompt` "
                 f"or `messages`, or seq2seq; got {self.task.type}"
             )
+        forms = {"format": self.data.format != "openai", "roles": self.data.roles}
+        given = [name for name, value in (*forms.items(), ("keys", self.data.keys)) if value]
+        if given and not (isinstance(self.task, CausalLMSpec) and self.task.messages is not None):
+            raise ValueError(f"data.{given[0]} is for conversations: it needs task.messages")
         if self.data.packing and not isinstance(self.task, CausalLMSpec):
             raise ValueError(f"data.packing is for task.type causal_lm, got {self.task.type}")
         return self

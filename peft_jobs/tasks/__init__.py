@@ -2,7 +2,7 @@
 
 task                      Task, the protocol; padding and masks that tasks share
 causal_lm                 next-token prediction on a response or a text
-chat                      conversations through the tokenizer's chat template
+chat                      conversations through a chat template
 sequence_classification   one class, or any number of classes, per text or pair of texts
 token_classification      a tag for each word of a sentence
 question_answering        the span of a context that answers a question

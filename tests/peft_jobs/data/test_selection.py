@@ -146,7 +146,9 @@ def test_a_source_that_is_not_there_is_a_mistake_of_the_spec(tmp_path: Path) -> 
     with pytest.raises(SpecError, match=r"data\.train: no such file: .*gone\.jsonl"):
         read(Source(path=str(tmp_path / "gone.jsonl")), "train", tmp_path)
     (tmp_path / "rows.md").write_text("text")
-    with pytest.raises(SpecError, match=r"must end in one of \.json, \.jsonl, \.ndjson, \.csv, \.tsv"):
+    with pytest.raises(
+        SpecError, match=r"must end in one of \.json, \.jsonl, \.ndjson, \.csv, \.tsv"
+    ):
         read(Source(path=str(tmp_path / "rows.md")), "train", tmp_path)
 
 

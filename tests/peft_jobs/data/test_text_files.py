@@ -177,7 +177,7 @@ def test_typed_cells_have_the_text_that_files_of_text_have(tmp_path: Path) -> No
     from peft_jobs.tasks import TASKS
 
     rows = read(Source(path=str(tmp_path / "r.parquet")), "train", tmp_path)
-    row = task_rows(rows, TASKS["causal_lm"], spec.task)(rows.dataset[0])
+    row = task_rows(rows, spec.data, TASKS["causal_lm"], spec.task)(rows.dataset[0])
     assert render(names, row) == "5.50|0.1|5|true|2024-01-05||2024-01-05 08:30:00"
 
 

@@ -134,7 +134,7 @@ def test_a_call_of_a_tool_is_a_turn_of_the_assistant(tokenizer: Any) -> None:
         ({"tools": "[1]"}, "column 'tools' must hold a list of tools"),
         (
             {"messages": [{"role": "tool_call", "content": "find(cat)"}]},
-            "a tool_call of column 'messages' is no JSON with a name and arguments",
+            "message 1 of column 'messages' must hold calls of tools, as JSON with a name",
         ),
     ],
 )

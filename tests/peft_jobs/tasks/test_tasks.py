@@ -11,7 +11,7 @@ from peft_jobs.errors import DataError, SpecError
 from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.spec import CausalLMSpec, SequenceClassificationSpec
 from peft_jobs.tasks import IGNORED, TASKS, Score
-from peft_jobs.tasks.chat import _Template
+from peft_jobs.tasks.chat.template import ChatTemplate
 
 CAUSAL = CausalLMSpec(prompt="{question}", response="{answer}")
 ROWS = [
@@ -201,7 +201,9 @@ def test_a_template_that_prints_the_date_gives_the_same_tokens_on_any_day(
     assert encode(tokenizer, {"messages": TALK}, spec) == written
     tokenizer.chat_template = "\n \n  {% if strftime_now is defined %}a{% endif %}\n" + template
     expected = tokenizer.apply_chat_template(TALK, tokenize=False)
-    assert _Template(tokenizer, None).render(TALK) == expected, "nothing else is printed"
+    assert ChatTemplate(tokenizer, tokenizer.chat_template).render(TALK) == expected, (
+        "nothing else is printed"
+    )
 
 
 def test_prompt_and_response_can_go_through_the_chat_template(tokenizer: Any) -> None:

@@ -1,0 +1,138 @@
+"""From a row with a conversation to tokens and labels.
+
+The tokens are those of the whole text, as `apply_chat_template(tokenize=True)` gives them, but that
+bos and eos stand once where template and data write them twice in a row.
+"""
+
+import logging
+import re
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from peft_jobs.errors import DataError, SpecError
+from peft_jobs.spec import CausalLMSpec
+from peft_jobs.spec.cells import json_text
+from peft_jobs.tasks.chat.conversation import REASONING, Conversation, Message, conversation_of
+from peft_jobs.tasks.chat.template import OF_TEMPLATES, ChatTemplate, template_of
+from peft_jobs.tasks.chat.turns import Written, written_turns
+from peft_jobs.tasks.task import IGNORED, Encoder, Example, Row
+
+log = logging.getLogger(__name__)
+
+_USUAL_ROLES = {"system", "developer", "user", "assistant", "tool"}
+_USUAL_KEYS = {"role", "content", "id", "tool_call_id", *REASONING}
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: int) -> Encoder:
+    """The encoder of `CausalLM` for conversations. Raises SpecError without a chat template."""
+    field = "task.messages" if spec.messages is not None else "task.use_chat_template"
+    own = template_of(tokenizer, spec.chat_template)
+    if not own:
+        raise SpecError(
+            f"{field} needs a tokenizer with a chat template; {tokenizer.name_or_path} has none: "
+            "give one as task.chat_template (chatml, zephyr or a .jinja file), or write `prompt` "
+            "and `response` templates instead"
+        )
+    if not tokenizer.is_fast:
+        raise SpecError(f"{field} needs a fast tokenizer; {tokenizer.name_or_path} has none")
+    special = _special(tokenizer)
+    templates = {
+        with_tools: ChatTemplate.find(tokenizer, own, [] if with_tools else None)
+        for with_tools in (False, True)
+    }
+    told: set[str] = set()
+
+    def encode(row: Row) -> Example | None:
+        conversation = conversation_of(row, spec)
+        template = templates[bool(conversation.tools)]
+        for key in _unused_keys(template, conversation.messages) - told:
+            told.add(key)
+            log.warning("%s: the chat template does not use the key %r of messages", field, key)
+        for role in {message["role"] for message in conversation.messages} - _USUAL_ROLES:
+            if not template.mentions(role):
+                raise DataError(f"has the role {role!r}; say in data.roles which it is")
+        template = replace(template, tools=conversation.tools)
+        try:
+            written = _written(template, conversation, special)
+        except DataError:
+            raise
+        except OF_TEMPLATES as error:
+            raise DataError(f"the chat template refuses the conversation: {error}") from error
+        return _example(tokenizer, written, max_length)
+
+    return encode
+
+
+def _written(
+    template: ChatTemplate, conversation: Conversation, special: re.Pattern[str]
+) -> Written:
+    """With the arguments of tools as mappings, or as JSON for templates that take only text."""
+    calls = [c["function"] for m in conversation.messages for c in m.get("tool_calls", ())]
+    messages = [_with_text_arguments(message) for message in conversation.messages]
+    as_text = replace(conversation, messages=messages)
+    try:
+        written = written_turns(template, conversation, special)
+    except OF_TEMPLATES as error:
+        if not calls:
+            raise
+        try:
+            return written_turns(template, as_text, special)
+        except OF_TEMPLATES:
+            raise error from None
+    printed = any(call["arguments"] and str(call["arguments"]) in written.text for call in calls)
+    return written_turns(template, as_text, special) if printed else written
+
+
+def _with_text_arguments(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {
+            **call,
+            "function": {**call["function"], "arguments": json_text(call["function"]["arguments"])},
+        }
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _example(
+    tokenizer: PreTrainedTokenizerBase, written: Written, max_length: int
+) -> Example | None:
+    """None if no supervised token is left within `max_length`."""
+    found = tokenizer(written.text, add_special_tokens=False, return_offsets_mapping=True)
+    single = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    ids = list(found["input_ids"])
+    kept = [n for n, token in enumerate(ids) if not (n and token in single and ids[n - 1] == token)]
+    tokens = [ids[n] for n in kept][:max_length]
+    offsets = [found["offset_mapping"][n] for n in kept][:max_length]
+    labels = [
+        token
+        if first < last and any(first < end and last > start for start, end in written.spans)
+        else IGNORED
+        for token, (first, last) in zip(tokens, offsets, strict=True)
+    ]
+    labels[:1] = [IGNORED]
+    if all(label == IGNORED for label in labels):
+        return None
+    reached = offsets[-1][1]
+    text = written.text
+    num_bytes = sum(len(text[start : min(end, reached)].encode()) for start, end in written.spans)
+    return {"input_ids": tokens, "labels": labels, "num_bytes": num_bytes}
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Matches the special tokens of a tokenizer."""
+    added = tokenizer.added_tokens_decoder.values()
+    names = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _unused_keys(template: ChatTemplate, messages: list[Message]) -> set[str]:
+    keys = {key for message in messages for key, value in message.items() if value}
+    unused = {key for key in keys - _USUAL_KEYS if not template.mentions(key)}
+    if keys & set(REASONING) and not any(map(template.mentions, REASONING)):
+        unused |= keys & set(REASONING)
+    return unused
