@@ -28,7 +28,7 @@ from datasets.packaged_modules.text.text import Text
 
 from peft_jobs.data.text_files import READERS, read_text_files
 from peft_jobs.errors import DataError, GivenUp, SpecError
-from peft_jobs.spec import DEMO, Source, file_format
+from peft_jobs.spec import DEMO, FILE_FORMATS, Source, file_format
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.storage.object_store import cached, is_url
