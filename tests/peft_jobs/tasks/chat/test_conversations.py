@@ -1,0 +1,235 @@
+"""Conversations as data sets write them, and templates that a sweep brings along."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from peft_jobs.data.conversations import reader_of
+from peft_jobs.errors import DataError, SpecError
+from peft_jobs.spec import CausalLMSpec, DataSpec, TrialSpec
+from peft_jobs.tasks import TASKS
+from peft_jobs.tasks.chat import template_of
+from tests.peft_jobs.tasks.chat.test_templates_of_trl import assistant, runs, user
+from tests.support.chat_tokenizers import tokenizer_for
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] }}"
+    "{% for call in m.tool_calls %}{{ call.function.name }}{{ call.function.arguments | tojson }}"
+    "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+SPEC = CausalLMSpec(messages="messages")
+
+
+def supervised(
+    messages: Any, template: str | None = CHATML, spec: Any = SPEC, **cells: Any
+) -> list[str]:
+    tokenizer = tokenizer_for(template)
+    row = {"messages": messages, **cells}
+    example: Any = TASKS["causal_lm"].encoder(tokenizer, spec, 4096, ())(row)
+    return runs(tokenizer, example["input_ids"], example["labels"])
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "training", "loss"])
+def test_a_turn_that_is_not_to_be_learned_is_context(key: str) -> None:
+    bad, good = assistant("GO AWAY"), assistant("Hello!")
+    talk = [user("Hi"), {**bad, key: 0}, user("Sorry?"), {**good, key: True}]
+    assert supervised(talk) == ["Hello!<|im_end|>\n"]
+    assert supervised([user("Hi"), {**bad, key: None}]) == ["GO AWAY<|im_end|>\n"]
+    for value, what in ((0.5, "only 0 and 1"), ("no", "only 0 and 1")):
+        with pytest.raises(DataError, match=rf"message 2 .* has {key} .*{what}"):
+            supervised([user("Hi"), {**bad, key: value}])
+    with pytest.raises(DataError, match="only the assistant's turns are learned"):
+        supervised([{**user("Hi"), key: 1}, bad])
+    with pytest.raises(DataError, match=r"no assistant turn .* is to be learned"):
+        supervised([user("Hi"), {**bad, key: 0}])
+
+
+def test_marks_of_a_template_are_obeyed_with_weights() -> None:
+    marked = template_of(tokenizer_for(None), "chatml")
+    talk = [user("Hi"), {**assistant("GO AWAY"), "weight": 0}, user("?"), assistant("Hello!")]
+    assert supervised(talk, marked) == ["Hello!<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"town": "Rome", "unit": None}, '{"town": "Rome", "unit": null}'],
+    ids=["object", "text"],
+)
+def test_arguments_are_objects_whichever_way_they_came(arguments: Any) -> None:
+    expected = ['weather{"town": "Rome", "unit": null}<|im_end|>\n']
+    call = {"name": "weather", "arguments": arguments}
+    usual = {"id": "1", "type": "function", "function": call}
+    for turn in (
+        {"role": "assistant", "content": None, "tool_calls": [usual]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "tool_calls": json.dumps([usual])},
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "tool_call", "content": json.dumps(call)},
+    ):
+        assert supervised([user("Weather?"), turn]) == expected, turn
+
+
+def test_arguments_are_text_for_templates_that_join_or_print_them() -> None:
+    talk = [user("Weather?"), assistant("", {"town": "Rome", "n": 1})]
+    expected = ['weather{"town": "Rome", "n": 1}<|im_end|>\n']
+    for body in ("{{ '' + call.function.arguments }}", "{{ call.function.arguments }}"):
+        template = CHATML.replace("{{ call.function.arguments | tojson }}", body)
+        assert supervised(talk, template) == expected
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"tool_calls": [{"function": {"arguments": {}}}]}, "JSON with a name and arguments"),
+        (
+            {"tool_calls": [{"name": "f", "arguments": "x=1"}]},
+            "'f' with arguments that are no JSON",
+        ),
+        ({"content": [{"type": "image", "url": "x"}]}, "parts of the type text; got"),
+        ({"content": {"a": 1}}, "parts of the type text; got"),
+    ],
+)
+def test_what_a_message_cannot_hold_is_named(turn: Any, message: str) -> None:
+    talk = [user("Hi"), {"role": "assistant", "content": "", **turn}]
+    with pytest.raises(DataError, match=f"message 2 of column 'messages' .*{message}"):
+        supervised(talk)
+    found = TASKS["causal_lm"].mistake({"messages": talk}, SPEC)
+    assert found is not None
+    assert message.partition(".*")[0] in found
+
+
+def test_what_the_template_drops_is_a_mistake() -> None:
+    roles = "{% if m['role'] in ('user', 'assistant') %}"
+    template = CHATML.replace("{{ '<|im_start|>'", roles + "{{ '<|im_start|>'", 1)
+    template = template.replace("{{ '<|im_end|>\\n' }}", "{{ '<|im_end|>\\n' }}{% endif %}")
+    talk = [{"role": "system", "content": "Be brief."}, user("Hi"), assistant("Hello!")]
+    with pytest.raises(DataError, match=r"drops message 1 \(role 'system'\)"):
+        supervised(talk, template)
+    hides = CHATML.replace("m['content']", "(m['content'] if m.role == 'user' else '')")
+    with pytest.raises(DataError, match=r"drops message 2 \(role 'assistant'\)"):
+        supervised(talk[1:], hides)
+    with pytest.raises(DataError, match=r"has the role 'human'; say in data\.roles"):
+        supervised([{"role": "human", "content": "Hi"}, assistant("Hello!")])
+    with pytest.raises(DataError, match=r"no assistant turn .* it has 'human', 'gpt'"):
+        supervised([{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello!"}])
+
+
+def test_an_answer_ends_where_generation_stops() -> None:
+    open_ended = CHATML.replace("<|im_end|>\\n", "\\n").replace("<|im_start|>", "### ")
+    with pytest.raises(DataError, match=r"no token ends message 2, .* task\.chat_template"):
+        supervised([user("Hi"), assistant("Hello!")], open_ended)
+    # As in GLM, the next speaker's token ends a turn, and is added behind the last one.
+    glm = CHATML.replace("<|im_end|>\\n", "").replace(
+        "'<|im_start|>' + m['role']", "'<|' + m['role'] + '|>'"
+    )
+    glm = glm.replace("<|im_start|>assistant", "<|assistant|>") + "{# <|user|> #}"
+    talk = [user("Hi"), assistant("Hello!"), user("Bye"), assistant("Bye.")]
+    assert supervised(talk, glm) == ["Hello!<|user|>", "Bye.<|user|>"]
+
+
+def test_bos_and_eos_stand_once_in_a_row() -> None:
+    zephyr = template_of(tokenizer_for(None), "zephyr")
+    talk = [user("<s>Hi"), assistant("Hello!</s>")]
+    tokenizer = tokenizer_for(zephyr)
+    example: Any = TASKS["causal_lm"].encoder(tokenizer, SPEC, 4096, ())({"messages": talk})
+    text = tokenizer.decode(example["input_ids"])
+    assert text == "<s><|user|>\n<s>Hi</s>\n<|assistant|>\nHello!</s>\n"
+    assert runs(tokenizer, example["input_ids"], example["labels"]) == ["Hello!</s>"]
+
+
+def test_keys_that_the_template_does_not_use_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    talk = [{**user("Hi"), "author": "Ada"}, {**assistant("Hello!"), "reasoning_content": "polite"}]
+    with caplog.at_level(logging.WARNING), pytest.raises(DataError, match="'polite' do not come"):
+        supervised(talk)
+    assert "does not use the key 'author'" in caplog.text
+    assert "does not use the key 'reasoning_content'" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["chatml", "zephyr", "file", "text"])
+def test_a_base_without_a_template_is_given_one(given: str, tmp_path: Path) -> None:
+    if given == "file":
+        (tmp_path / "own.jinja").write_text(CHATML, encoding="utf-8")
+    chosen = {"file": str(tmp_path / "own.jinja"), "text": CHATML}.get(given, given)
+    spec = CausalLMSpec(messages="messages", chat_template=chosen)
+    end = "</s>" if given == "zephyr" else "<|im_end|>"
+    tokenizer = tokenizer_for("<|im_start|><|im_end|><|user|><|assistant|>")
+    tokenizer.chat_template = None
+    row = {"messages": [user("Hi"), assistant("Hello!")]}
+    example: Any = TASKS["causal_lm"].encoder(tokenizer, spec, 4096, ())(row)
+    (run,) = runs(tokenizer, example["input_ids"], example["labels"])
+    assert run.strip() == f"Hello!{end}"
+    assert spec.chat_template == (CHATML if given in ("file", "text") else given)
+
+
+def test_a_template_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"none\.jinja cannot be read"):
+        CausalLMSpec(messages="m", chat_template=str(tmp_path / "none.jinja"))
+    with pytest.raises(ValidationError, match="goes with `messages` or `use_chat_template`"):
+        CausalLMSpec(prompt="{q}", response="{a}", chat_template="chatml")
+    with pytest.raises(
+        SpecError, match=r"task\.chat_template must be a name.*did you mean 'chatml'"
+    ):
+        template_of(tokenizer_for(None), "chatlm")
+    tokenizer = tokenizer_for(None)
+    tokenizer.chat_template = {"rag": CHATML, "default": CHATML.replace("im_end", "eot")}
+    assert template_of(tokenizer, "rag") == CHATML
+
+
+SHAREGPT = [
+    {"from": "human", "value": "Weather?"},
+    {"from": "function_call", "value": '{"name": "weather", "arguments": {"town": "Rome"}}'},
+    {"from": "observation", "value": "sunny"},
+    {"from": "gpt", "value": "It is sunny."},
+]
+TALK = [
+    user("Weather?"),
+    {"role": "tool_call", "content": SHAREGPT[1]["value"]},
+    {"role": "tool", "content": "sunny"},
+    assistant("It is sunny."),
+]
+
+
+def read(data: dict[str, Any], row: dict[str, Any]) -> Any:
+    return reader_of(DataSpec.model_validate({"train": "x.jsonl", **data}), SPEC)(row)["messages"]
+
+
+def test_other_forms_give_the_same_conversation() -> None:
+    assert read({"format": "sharegpt"}, {"messages": SHAREGPT}) == TALK
+    with_system = read({"format": "sharegpt"}, {"messages": SHAREGPT, "system": "Be brief."})
+    assert with_system == [{"role": "system", "content": "Be brief."}, *TALK]
+    keys = {"role": "speaker", "content": "words"}
+    spoken = [{"speaker": "bot", "words": "Hi"}, {"speaker": "me", "words": "Ho"}]
+    assert read(
+        {"keys": keys, "roles": {"bot": "assistant", "me": "user"}}, {"messages": spoken}
+    ) == [
+        assistant("Hi"),
+        user("Ho"),
+    ]
+    row = {"instruction": "Add.", "input": "2, 3", "output": "5", "history": '[["Hi", "Hello!"]]'}
+    assert read({"format": "alpaca"}, row) == [
+        *(user("Hi"), assistant("Hello!")),
+        *(user("Add.\n2, 3"), assistant("5")),
+    ]
+    renamed = {"question": "Add.", "answer": "5", "system": "Be exact."}
+    assert read(
+        {"format": "alpaca", "keys": {"instruction": "question", "output": "answer"}}, renamed
+    ) == [
+        {"role": "system", "content": "Be exact."},
+        *(user("Add."), assistant("5")),
+    ]
+
+
+def test_forms_are_for_conversations() -> None:
+    content = {"model": "m", "data": {"train": "x.jsonl", "format": "alpaca"}}
+    task = {"type": "causal_lm", "prompt": "{q}", "response": "{a}"}
+    with pytest.raises(ValidationError, match=r"data\.format is for conversations"):
+        TrialSpec.model_validate({**content, "task": task})
+    with pytest.raises(
+        ValidationError, match=r"keys of data\.format openai are role, content; got x"
+    ):
+        DataSpec.model_validate({"train": "x.jsonl", "keys": {"x": "y"}})
