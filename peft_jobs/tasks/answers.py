@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peft_jobs.spec.cells import text_of
 from peft_jobs.tasks.task import Example
 
 NOWHERE = -1
@@ -21,8 +22,13 @@ def answers_of(cell: Any) -> list[tuple[str, int]] | None:
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in cell]
     else:
         return None
+    pairs = [(text_of(text) if _is_number(text) else text, start) for text, start in pairs]
     good = all(isinstance(t, str) and t and isinstance(s, int) and s >= 0 for t, s in pairs)
     return pairs if good else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def example_of(

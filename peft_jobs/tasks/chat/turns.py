@@ -255,11 +255,15 @@ class _Turns:
                 )
             ends = [m.end() for m in self.special.finditer(whole)]
             if not ends or whole[ends[-1] :].strip():
+                marker = re.search(rf"{_MARKER}\s*$", whole)
+                unknown = (
+                    f": {marker.group().strip()!r} is none of the tokenizer's" if marker else ""
+                )
                 raise DataError(
-                    f"no token ends message {turn + 1}, so that a model would not learn to stop: "
-                    "the chat template must close the assistant's turns with a special token of "
-                    "the tokenizer, such as its eos, and within its {% generation %} marks if it "
-                    "has such; give one as task.chat_template (zephyr, or a .jinja file)"
+                    f"no special token ends message {turn + 1}{unknown}, so that a model would not "
+                    "learn to stop; the chat template must close the assistant's turns with one, "
+                    "such as eos, within its {% generation %} marks if it has such: give another "
+                    "as task.chat_template (zephyr, or a .jinja file)"
                 )
         for number, message in enumerate(messages):
             place = _end(self.text, number) if message["role"] != "assistant" else None

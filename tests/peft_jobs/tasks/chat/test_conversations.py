@@ -121,7 +121,7 @@ def test_what_the_template_drops_is_a_mistake() -> None:
 
 def test_an_answer_ends_where_generation_stops() -> None:
     open_ended = CHATML.replace("<|im_end|>\\n", "\\n").replace("<|im_start|>", "### ")
-    with pytest.raises(DataError, match=r"no token ends message 2, .* task\.chat_template"):
+    with pytest.raises(DataError, match=r"no special token ends message 2, .* task\.chat_template"):
         supervised([user("Hi"), assistant("Hello!")], open_ended)
     # As in GLM, the next speaker's token ends a turn, and is added behind the last one.
     glm = CHATML.replace("<|im_end|>\\n", "").replace(
