@@ -10,7 +10,8 @@ seq2seq                   a target text from a source text, by an encoder and a 
 supervised                cross entropy of supervised positions alone, in chunks
 answers                   answers in a context, as a row gives them and as tokens of a window
 squad                     exact match and F1 of answers, as SQuAD's script computes them
-spans                     spans in a sequence of BIO, IOBES or BILOU tags
+spans                     spans in a sequence of tags
+tag_schemes               what the names of a tag set mean: BIO, IOBES, BILOU, BMES and others
 tokenizer_pieces          what a tokenizer puts before, between and after tokens
 """
 
