@@ -2,7 +2,10 @@
 
 sources          rows of a file, of the Hub, of the demo
 selection        hold-out, subset, and checks of rows
+labels           the classes of a head, and what a cell says about them
+classes          the classes among the training rows
 class_labels     labels that a data set holds as numbers and names itself
+label_lists      lists of labels: vectors of 0 and 1, or names of classes
 tokenized        the cache of tokenized examples
 sample_packing   several samples in one row
 sample_order     the order in which a trial sees its rows

@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import ClassLabel, Value
 
-from peft_jobs.data.class_labels import label_names
+from peft_jobs.data.labels import Labels
 from peft_jobs.data.sources import Rows, read
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import DataSpec, Source, TaskSpec
@@ -132,13 +132,19 @@ def subset(rows: list[int], size: float | int | None, seed: int, field: str) -> 
     return sorted(_seeded_order(rows, "subset", seed)[:count])
 
 
-def check(rows: Rows, task: Task[Any], task_spec: TaskSpec) -> None:
+def check(rows: Rows, task: Task[Any], task_spec: TaskSpec, labels: Labels) -> None:
     """Raise DataError if a column is missing, or a row (named, counted from 1) is unusable."""
     check_columns(rows, task.columns(task_spec))
     names = {name for columns in task.columns(task_spec).values() for name in columns}
+    used = rows.dataset.select_columns(sorted(names))
+    raise_mistakes(rows, (task.mistake(row, task_spec) or labels.mistake(row) for row in used))
+
+
+def raise_mistakes(rows: Rows, mistakes: Iterable[str | None]) -> None:
+    """Raise DataError if any row has a mistake; there is one entry for each row, in their order."""
     found: dict[str, list[int]] = {}
-    for number, row in enumerate(rows.dataset.select_columns(sorted(names)), start=1):
-        if (mistake := task.mistake(row, task_spec)) is not None:
+    for number, mistake in enumerate(mistakes, start=1):
+        if mistake is not None:
             found.setdefault(mistake, []).append(number)
     if found:
         raise DataError("\n".join(_rows_line(rows, text, where) for text, where in found.items()))
@@ -166,32 +172,6 @@ def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
         raise DataError("\n".join(found))
 
 
-def class_names(
-    data: DataSpec, task_spec: TaskSpec, task: Task[Any], cache_dir: Path
-) -> tuple[Any, ...]:
-    """The classes among all rows of the training source, sorted: before hold-out and subset, so
-    that every trial of a sweep has the same head. () for a task without classes.
-
-    Raises DataError for a missing column, missing labels, labels of mixed types, or one class.
-    """
-    field = task.label_field(task_spec)
-    if field is None:
-        return task.named_classes(task_spec)
-    (column,) = columns = task.columns(task_spec)[field]
-    rows = read(data.train, "train", cache_dir)
-    check_columns(rows, {field: columns})
-    if names := label_names(rows, task, task_spec):
-        return names
-    seen: dict[Any, int] = {}
-    for number, cell in enumerate(rows.dataset[column], start=1):
-        for label in cell if isinstance(cell, list) else [cell]:
-            if isinstance(label, list | dict):
-                text = f"column {column!r} must hold names or numbers, got {label!r:.60}"
-                raise DataError(f"{rows.origin}, row {number}: {text}")
-            seen.setdefault(label, number)
-    return _checked_classes(rows.origin, column, seen)
-
-
 def _seeded_order(rows: Iterable[int], what: str, seed: int) -> list[int]:
     return sorted(rows, key=lambda row: _sha256(f"{what}/{seed}/{row}"))
 
@@ -204,17 +184,3 @@ def _rows_line(rows: Rows, mistake: str, numbers: list[int]) -> str:
     named, rest = ", ".join(map(str, numbers[:NUM_ROWS_NAMED])), numbers[NUM_ROWS_NAMED:]
     more = f" and {len(rest)} more" if rest else ""
     return f"{rows.origin}, row{'s' if len(numbers) > 1 else ''} {named}{more}: {mistake}"
-
-
-def _checked_classes(origin: str, column: str, seen: Mapping[Any, int]) -> tuple[Any, ...]:
-    if None in seen:
-        raise DataError(f"{origin}, row {seen[None]}: column {column!r} has no label")
-    types = {type(label).__name__: (label, number) for label, number in seen.items()}
-    if len(types) > 1 or not types.keys() <= {"int", "str"}:
-        got = ", ".join(f"{label!r} in row {number}" for label, number in types.values())
-        raise DataError(
-            f"{origin}: labels in column {column!r} must be all integers or all names, got {got}"
-        )
-    if len(seen) < 2:
-        raise DataError(f"{origin}: column {column!r} holds one class only: {next(iter(seen))!r}")
-    return tuple(sorted(seen))

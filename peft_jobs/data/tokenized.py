@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from peft_jobs.data.class_labels import by_name, label_names
-from peft_jobs.data.selection import Selection, check, class_names, select
+from peft_jobs.data.classes import by_class, labels_of
+from peft_jobs.data.labels import Labels
+from peft_jobs.data.selection import Selection, check, select
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
 from peft_jobs.storage.files import canonical_json
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 2
 """One row alone is memorised, or decides alone which trial is the best."""
-FORMAT = 3
+FORMAT = 4
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
 
@@ -42,12 +43,17 @@ class TokenizedData:
     train: Dataset
     validation: Dataset
     test: Dataset | None
-    classes: tuple[int | str, ...]
-    """Sorted class names; () for a task without classes."""
+    labels: Labels
+    """The classes, and how rows tell them."""
     dropped: dict[str, int]
     """Rows by split that had no supervised token left within max_length."""
     fingerprints: dict[str, str]
     """`data` (the validation rows, on which trials are compared), `train_data`, `template`."""
+
+    @property
+    def classes(self) -> tuple[int | str, ...]:
+        """In the order of the head; () for a task without classes."""
+        return self.labels.classes
 
     @property
     def splits(self) -> list[Dataset]:
@@ -72,28 +78,29 @@ def load_data(
     tokenizer: PreTrainedTokenizerBase,
     cache_dir: Path,
     splits: Sequence[str] = ("train", "validation"),
+    labels: Labels | None = None,
 ) -> TokenizedData:
     """The examples of `splits` (train and validation always), tokenised now or found in the cache.
 
+    `labels` are those of the head; None takes the classes as the training rows show them.
     Rows without a supervised token within max_length are left out, with a warning. Raises
     SpecError and DataError, naming file, rows and column, for what cannot be trained on.
     """
     task = TASKS[spec.task.type]
-    classes = class_names(spec.data, spec.task, task, cache_dir)
+    if labels is None:
+        labels = labels_of(spec.data, spec.task, task, cache_dir)
     wanted = dict.fromkeys(["train", "validation", *splits])
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
     _check_contexts(spec, selections["train"])
     template = template_fingerprint(spec, tokenizer)
-    names = label_names(selections["train"].rows, task, spec.task)
-    labels = [list(classes), list(names)]
-    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), *labels]
+    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), asdict(labels)]
     found: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
     for split, selection in selections.items():
         name = _sha256(canonical_json([*content, selection.fingerprint]))
         entry = cache_dir / "tokens" / name[:32]
         if not entry.is_dir():
-            _store(entry, partial(_tokenise, spec, tokenizer, selection, classes, names))
+            _store(entry, partial(_tokenise, spec, tokenizer, selection, labels))
         found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
         if len(found[split]) < MIN_EXAMPLES and split != "test":
             raise DataError(
@@ -104,7 +111,7 @@ def load_data(
         found["train"],
         found["validation"],
         found.get("test"),
-        classes,
+        labels,
         dropped,
         {
             "data": selections["validation"].fingerprint,
@@ -155,18 +162,14 @@ def _tokenise(
     spec: TrialSpec,
     tokenizer: PreTrainedTokenizerBase,
     selection: Selection,
-    classes: tuple[int | str, ...],
-    names: tuple[str, ...],
+    labels: Labels,
     folder: Path,
 ) -> None:
-    """Write the examples of `selection` into `folder`, with what was dropped.
-
-    `names` are those that the training rows give to the numbers of labels.
-    """
+    """Write the examples of `selection` into `folder`, with what was dropped."""
     task, rows = TASKS[spec.task.type], selection.rows
-    check(rows, task, spec.task)
-    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
-    encode = by_name(encode, rows, task, spec.task, names)
+    check(rows, task, spec.task, labels)
+    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, labels.classes)
+    encode = by_class(encode, rows, task, spec.task, labels)
     numbers = selection.numbers()
     scratch = folder / "scratch"
     scratch.mkdir()

@@ -7,7 +7,7 @@ scheme, such as parts of speech, are a span each.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from peft_jobs.errors import DataError
@@ -59,7 +59,7 @@ def read_tags(names: Iterable[str]) -> dict[str, Tag]:
         if len(written) == len(tags) and {"B", "I"} & {tag.letter for tag in written.values()}:
             _check(written)
             return {**outside, **{n: Tag(_PLACES[w.letter], w.kind) for n, w in written.items()}}
-    if (partial := _begun(*ways, bool(outside))) is not None:
+    if (partial := _begun(ways, bool(outside))) is not None:
         others = [name for name in tags if name not in partial]
         raise _misfit(others, "have none of the letters of the scheme that the other tags follow")
     return {**outside, **{name: Tag("S", name) for name in tags}}
@@ -84,11 +84,12 @@ def _after(name: str) -> _Written | None:
     return None if turned is None else _Written(turned.letter, turned.kind[::-1])
 
 
-def _begun(alone: _Tags, before: _Tags, after: _Tags, has_outside: bool) -> _Tags | None:
+def _begun(ways: Sequence[_Tags], has_outside: bool) -> _Tags | None:
     """Those of the tags that show that some of them follow a scheme; None if there are none.
 
     One letter alone proves nothing: `hepatitis-B` is a kind, and a part of speech may be called I.
     """
+    alone, before, after = ways
     letters = {tag.letter for tag in alone.values()}
     if has_outside and {"B", "I"} <= letters:
         return alone

@@ -2,7 +2,8 @@
 
 The words are joined by spaces and tokenised as a text, so that encoders and decoders see what they
 know. A word's first piece is supervised and carries its tag; the other pieces do not count. Words
-beyond max_length are cut and not measured, nor is a word for which the tokenizer has no piece.
+beyond max_length are cut and not measured, nor is a word for which the tokenizer has no piece, or
+one whose tag is -100 or -1.
 """
 
 import logging
@@ -31,7 +32,6 @@ from peft_jobs.tasks.task import (
     Row,
     Score,
     mask,
-    numbers_of,
     pad,
     upcast,
 )
@@ -57,7 +57,7 @@ class TokenClassification:
         return {"task.tokens": (spec.tokens,), "task.tags": (spec.tags,)}
 
     def label_field(self, spec: TokenClassificationSpec) -> str | None:
-        return None if spec.tag_names else "task.tags"
+        return "task.tags"
 
     def named_classes(self, spec: TokenClassificationSpec) -> tuple[str, ...]:
         return spec.tag_names
@@ -96,7 +96,7 @@ class TokenClassification:
                 f"task.tag_names: column {spec.tags!r} holds numbers; give the names of the tags "
                 f"0 to {max(map(int, classes))} in this order, e.g. [O, B-person, I-person]"
             )
-        numbers = numbers_of(classes)
+        numbers: dict[Any, int] = {tag: number for number, tag in enumerate(classes)}
         try:
             meaning = read_tags(map(str, classes))
         except DataError as error:
@@ -111,7 +111,7 @@ class TokenClassification:
         def encode(row: Row) -> Example | None:
             words, tags = row[spec.tokens], row[spec.tags]
             for tag in tags:
-                if tag not in numbers:
+                if tag is not None and tag not in numbers:
                     raise DataError(
                         f"tag {tag!r} in column {spec.tags!r} is not among the "
                         f"{len(classes)} tags of the training rows"
@@ -125,7 +125,7 @@ class TokenClassification:
             pieces = first_pieces(words, found["offset_mapping"])
             labels = [IGNORED] * len(found["input_ids"])
             for piece, tag in zip(pieces, tags, strict=True):
-                if piece is not None:
+                if piece is not None and tag is not None:
                     labels[piece] = numbers[tag]
             if all(label == IGNORED for label in labels):
                 return None
@@ -155,7 +155,7 @@ class TokenClassification:
         rows = (losses_B.tolist(), logits_BSC.argmax(dim=-1).tolist(), labels_BS.tolist())
         names: dict[int, str] = config.id2label
         meaning = read_tags(names.values())
-        return [_score(*row, names, meaning) for row in zip(*rows, strict=True)]
+        return [tag_score(*row, names, meaning) for row in zip(*rows, strict=True)]
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
         num_words = sum(score.count for score in scores)
@@ -196,13 +196,14 @@ def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     return found
 
 
-def _score(
+def tag_score(
     loss: float,
     predicted: list[int],
     labels: list[int],
     names: Mapping[int, str],
     meaning: Mapping[str, Tag],
 ) -> TagScore:
+    """Of one row, from numbers of tags: IGNORED among `labels` where there is none."""
     tags = [(p, a) for p, a in zip(predicted, labels, strict=True) if a != IGNORED]
     found = spans([names[p] for p, _ in tags], meaning)
     true = spans([names[a] for _, a in tags], meaning)

@@ -6,7 +6,10 @@ from peft_jobs.spec.dotted import flatten
 from sweeps.spec import SweepSpec
 
 _FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
-_SINCE = ("space.points_to_evaluate",)
+_SINCE = (
+    "space.points_to_evaluate",
+    *("trial.task.label_names", "trial.task.multi_hot", "trial.task.problem_type"),
+)
 
 
 def identity(spec: SweepSpec) -> dict[str, Any]:
@@ -20,7 +23,7 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
         for name, value in flatten(spec).items()
         if name not in _FREE
         and not name.startswith(("checkpoints.", "resources.", "tracking."))
-        and (value or name not in _SINCE)
+        and (value not in (None, []) or name not in _SINCE)
     }
 
 

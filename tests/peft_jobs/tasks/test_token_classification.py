@@ -159,18 +159,31 @@ def test_rows_that_are_no_tagged_words_are_named(row: dict[str, Any], mistake: s
     assert mistake in found
 
 
-def test_tags_may_be_numbers_with_names(tokenizer: Any) -> None:
-    row = {"tokens": ["the", "cat"], "tags": [2, 0]}
+def test_tags_may_be_numbers_with_names(tokenizer: Any, tmp_path: Path) -> None:
+    found = [
+        {"tokens": ["the", "cat"], "tags": [2, 0]},
+        {"tokens": ["a", "dog"], "tags": [1, -100]},
+    ]
+
+    def load(content: list[dict[str, Any]], **task: Any) -> Any:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in content * 2), encoding="utf-8")
+        spec = {
+            "model": "unused",
+            "task": {"type": "token_classification", **task},
+            "data": {"train": str(path), "validation": str(path)},
+        }
+        return load_data(TrialSpec.model_validate(spec), tokenizer, tmp_path)
+
     with pytest.raises(SpecError, match=r"task\.tag_names: column 'tags' holds numbers"):
-        TASK.encoder(tokenizer, SPEC, 16, (0, 1, 2))
-    named = TokenClassificationSpec(type="token_classification", tag_names=("O", "B-x", "I-x"))
-    assert TASK.label_field(named) is None
-    encoder = TASK.encoder(tokenizer, named, 16, TASK.named_classes(named))
-    example = encoder(row)
-    assert isinstance(example, dict)
-    assert example["labels"] == [IGNORED, 2, 0, IGNORED]
-    with pytest.raises(DataError, match=r"tag 'B-y' in column 'tags' is not among the 3 tags"):
-        encoder({"tokens": ["a"], "tags": ["B-y"]})
+        load(found)
+    data = load(found, tag_names=("O", "B-x", "I-x"))
+    assert data.train["labels"][:2] == [[IGNORED, 2, 0, IGNORED], [IGNORED, 1, IGNORED, IGNORED]]
+    assert load(found, tag_names=("O", "B-x", "I-x", "B-y")).classes[3] == "B-y"
+    with pytest.raises(DataError, match=r"row 1: tag 2 in column 'tags' is not among the 2 tags"):
+        load(found, tag_names=("O", "B-x"))
+    with pytest.raises(DataError, match=r"rows 1, 2: the list in column 'tags' has a gap"):
+        load([{"tokens": ["the", "cat"], "tags": ["O", None]}])
 
 
 def test_a_data_set_may_name_the_numbers(tokenizer: Any, tmp_path: Path) -> None:
