@@ -35,6 +35,9 @@ MIN_EXAMPLES = 2
 FORMAT = 4
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
+SINCE = ("label_names", "multi_hot", "problem_type")
+"""Fields of a task that 0.1.0 did not have: they count where they are given."""
+
 
 @dataclass(frozen=True)
 class TokenizedData:
@@ -138,7 +141,8 @@ def _check_contexts(spec: TrialSpec, train: Selection) -> None:
 
 def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
     """Of how a row becomes tokens and which of them count: task, chat template, max_length."""
-    task = spec.task.model_dump(mode="json")
+    dump = spec.task.model_dump(mode="json")
+    task = {k: v for k, v in dump.items() if k not in SINCE or v not in (None, [])}
     chatty = task.get("messages") is not None or task.get("use_chat_template")
     chat_template = tokenizer.chat_template if chatty else None
     return _sha256(canonical_json([task, spec.data.max_length, chat_template]))

@@ -106,7 +106,10 @@ class Leaderboard:
         return frame.astype(counts)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "varying": self.varying}
+        known = asdict(self)
+        if self.majority is None:  # as earlier versions have recorded it
+            del known["majority"]
+        return {**known, "varying": self.varying}
 
 
 def make_leaderboard(study: SweepStudy) -> Leaderboard:
