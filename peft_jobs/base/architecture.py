@@ -81,7 +81,6 @@ def read_config(
             entries["label2id"] = {label: index for index, label in enumerate(labels)}
         elif num_labels is not None:
             entries["num_labels"] = num_labels
-    if task.head_problem is not None:
         entries["problem_type"] = task.head_problem
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(

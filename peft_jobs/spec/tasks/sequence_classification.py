@@ -38,7 +38,8 @@ class SequenceClassificationSpec(TaskSection):
     text_pair: Template | None = None
     label: Column | None = None
     """Column with the class: integers, true and false, or names; the classes are those of the
-    training rows. With `problem_type: regression`, the number that is to be predicted."""
+    training rows. A row without one (null, or -1 as in GLUE's test splits) is refused. With
+    `problem_type: regression`, the number that is to be predicted."""
     labels: Column | tuple[Column, ...] | None = None
     """Several classes may hold at once: a column with a list of them, or with a vector of 0 and 1,
     or a column of 0 and 1 (or true and false) for each."""

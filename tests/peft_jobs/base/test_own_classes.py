@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.base.architecture import outputs_by_class, read_config
 from peft_jobs.base.heads import fresh_modules
 from peft_jobs.base.own_classes import with_own_classes
 from peft_jobs.data.labels import Labels
@@ -169,6 +170,29 @@ def test_a_base_without_a_head_for_the_task_says_nothing(
     for folder in (tiny_bert_path, tagger):
         labels = Labels(("b", "a"))
         assert with_own_classes(labels, ModelSpec(name_or_path=str(folder)), ONE) == labels
+
+
+def test_the_problem_of_the_head_is_that_of_the_task(tiny_bert_path: Path, tmp_path: Path) -> None:
+    base = save_classifier(tmp_path / "base", tiny_bert_path, ["a", "b"])
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["problem_type"] = "multi_label_classification"
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model = ModelSpec(name_or_path=str(base))
+    number = ONE.model_copy(update={"problem_type": "regression"})
+    assert read_config(model, ONE).problem_type is None
+    assert read_config(model, SETS).problem_type == "multi_label_classification"
+    assert read_config(model, number).problem_type == "regression"
+    assert read_config(model, number).num_labels == 1
+
+
+def test_only_what_follows_the_classes_is_new_in_a_head_of_two_layers(tmp_path: Path) -> None:
+    from transformers import RobertaConfig
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = RobertaConfig(vocab_size=20, intermediate_size=8, num_labels=5, **sizes)
+    config.save_pretrained(tmp_path)
+    names = {"classifier.out_proj.weight", "classifier.out_proj.bias"}
+    assert outputs_by_class(ModelSpec(name_or_path=str(tmp_path)), ONE) == names
 
 
 def test_a_tagger_keeps_its_tags(tiny_bert_path: Path, tmp_path: Path) -> None:

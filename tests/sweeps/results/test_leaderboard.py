@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from sweeps.results.reports import summary
 from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
-CLASSES = {"type": "sequence_classification", "text": "{text}", "label": "label"}
 SEEN = {"model": "m", "data": "d", "template": "t"}
 
 
@@ -65,24 +65,17 @@ def test_complete_trials_are_ranked_and_the_others_follow(open_study: Open) -> N
 
 
 def test_the_winner_is_told_with_what_it_must_beat(open_study: Open) -> None:
-    study = open_study(task=CLASSES, objective={"metric": "validation/accuracy"})
+    study = open_study()
     end(study, 0.75)
     assert "majority" not in make_leaderboard(study).to_json()
-    study.optuna.set_user_attr("majority", {"validation/accuracy": 0.53, "validation/f1": 0.1})
+    study.optuna.set_user_attr("majority", {"validation/loss": 1.5, "validation/f1": 0.1})
+    study.optuna.set_user_attr("baseline", {"validation/loss": 2.0})
     board = make_leaderboard(study)
-    assert summary(board).endswith("validation/accuracy 0.7500 (majority class: 0.5300).")
-    assert board.to_json()["majority"] == 0.53
-    study.optuna.set_user_attr("baseline", {"validation/accuracy": 0.5})
-    words = "(base without adapter: 0.5000; majority class: 0.5300)"
-    assert words in summary(make_leaderboard(study))
-
-
-def test_a_mean_is_no_class(open_study: Open) -> None:
-    task = CLASSES | {"problem_type": "regression"}
-    study = open_study(task=task, objective={"metric": "validation/mse"})
-    end(study, 0.75)
-    study.optuna.set_user_attr("majority", {"validation/mse": 1.5})
-    assert "(mean of the training rows: 1.5000)" in summary(make_leaderboard(study))
+    assert board.to_json()["majority"] == 1.5
+    words = "(base without adapter: 2.0000; mean of the training rows: 1.5000)"
+    assert words in summary(board)
+    classes = replace(board, metric="validation/accuracy", baseline=None)
+    assert "accuracy 0.7500 (majority class: 1.5000)" in summary(classes)
 
 
 def test_a_leaderboard_is_a_pure_function_of_the_study(open_study: Open) -> None:
