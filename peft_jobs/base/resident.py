@@ -46,7 +46,8 @@ class Resident:
         if self._labels is None or self._labels[0] != shown:
             with phases.phase("tokenize"):
                 found = labels_of(spec.data, spec.task, TASKS[spec.task.type], self.cache_dir)
-            self._labels = (shown, with_own_classes(found, spec.model, spec.task))
+            with phases.phase("load"):
+                self._labels = (shown, with_own_classes(found, spec.model, spec.task))
         labels = self._labels[1]
         base = self._get_base(spec, labels, phases)
         key = f"{rows}\n{base.key}"

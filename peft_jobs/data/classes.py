@@ -51,7 +51,7 @@ def labels_of(data: DataSpec, spec: TaskSpec, task: Task[Any], cache_dir: Path) 
     if labels.form == "several" and not own and hold_vectors(rows, column, cells, spec):
         labels = _of_vectors(rows, labels, cells)
     elif not names:
-        labels = _of_values(rows, labels, cells, getattr(spec, "problem_type", None) is not None)
+        labels = _of_values(rows, labels, cells, spec.head_problem == "single_label_classification")
     raise_mistakes(rows, (labels.mistake({column: cell}) for cell in cells))
     if len(labels.classes) < 2:
         raise DataError(

@@ -12,6 +12,7 @@ from peft_jobs.tasks.label_values import (
     flag,
     integer,
     is_missing,
+    is_structure,
     spelled,
 )
 
@@ -44,6 +45,8 @@ class Labels:
         if self.form == "one":
             if is_missing(cell):
                 return f"column {column} has no label"
+            if is_structure(cell):
+                return f"column {column} holds a list or a mapping: task.label is one class"
             return self._no_label if self._is_none(cell) else None
         if not isinstance(cell, list):
             return None  # the task says so
@@ -56,8 +59,8 @@ class Labels:
         if self.form == "several":
             if any(self._is_none(label) for label in cell):
                 return self._no_label
-            numbers = [found for label in cell if (found := integer(label)) is not None]
-            if len(numbers) > len(set(numbers)):
+            numbers = [integer(label) for label in cell]
+            if (self.kind == "integer" or self.numbered) and len(numbers) > len(set(numbers)):
                 return f"column {column} holds a number twice in one list of classes"
         return None
 
@@ -96,7 +99,7 @@ class Labels:
     def _no_label(self) -> str:
         return (
             f"label -1 in column {self.column!r} says that there is none, as in the test splits of "
-            "GLUE: leave these rows out; if it is a class, give the classes names"
+            "GLUE: leave these rows out, or give the classes names in the data if it is one"
         )
 
 

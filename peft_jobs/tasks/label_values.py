@@ -3,6 +3,7 @@
 A whole column decides what its cells are: `kind_of` all of them at once.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -73,6 +74,16 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, float):
         return math.isnan(cell)
     return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def is_structure(cell: Any) -> bool:
+    """Whether a cell is a list or a mapping, also as JSON text."""
+    if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{"):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            return False
+    return isinstance(cell, list | dict)
 
 
 def spelled(cell: Any) -> str:

@@ -27,7 +27,7 @@ class TokenClassificationSpec(TaskSection):
     tokens: Column = "tokens"
     """Column with a list of words."""
     tags: Column = "tags"
-    """Column with a list of as many tags: names, or numbers; -100 or -1 if a word does not count."""
+    """Column with a list of as many tags: names, or numbers; -100 or -1 where there is none."""
     tag_names: tuple[Column, ...] = ()
     """Names of the tags 0, 1, ...; without them, tags that are numbers must have names in the data
     set (a Hub id's ClassLabel), or in a base that has a tag for each number."""

@@ -142,6 +142,21 @@ def test_names_decide_and_numbers_are_places(
     assert not found.new_head
 
 
+def test_numbers_of_a_data_set_stand_for_its_own_names(
+    tiny_bert_path: Path, tmp_path: Path
+) -> None:
+    """As in MNLI, whose models have its three classes in other orders."""
+    base = save_classifier(tmp_path / "base", tiny_bert_path, ["NEUTRAL", "NO", "YES"])
+    names = ("yes", "neutral", "no")
+    labels = Labels(names, "label", numbered=names)
+    found = with_own_classes(labels, ModelSpec(name_or_path=str(base)), ONE)
+    assert found.classes == ("neutral", "no", "yes")
+    assert [found.of(number) for number in range(3)] == ["yes", "neutral", "no"]
+    vectors = Labels((0, 1, 2), "label", "vector", "integer", (0, 1, 2))
+    found = with_own_classes(vectors, ModelSpec(name_or_path=str(base)), SETS)
+    assert found.of([1, 0, 1]) == ["NEUTRAL", "YES"]
+
+
 @pytest.mark.parametrize(
     ("own", "labels", "task"),
     [

@@ -99,6 +99,12 @@ def test_gaps_are_named_by_row(tmp_path: Path, tokenizer: Any, typed: bool) -> N
         load(path, tokenizer)
 
 
+def test_lists_are_no_single_class(tmp_path: Path, tokenizer: Any) -> None:
+    path = write(tmp_path / "rows.parquet", ["[1, 0]", '["a"]', '{"a": 1}', "[sic]"])
+    with pytest.raises(DataError, match="rows 1, 2, 3: column 'label' holds a list or a mapping"):
+        load(path, tokenizer)
+
+
 @pytest.mark.parametrize("typed", [True, False])
 def test_minus_one_is_no_label_where_the_others_count_from_zero(
     tmp_path: Path, tokenizer: Any, typed: bool
@@ -175,6 +181,7 @@ def test_vectors_have_a_class_for_each_place(tmp_path: Path, tokenizer: Any, spe
         ([[0, 2], [1, 2]], (0, 1, 2), [[1, 0, 1], [0, 1, 1]]),
         ([["2", "0"], ["1", "2"]], (0, 1, 2), [[1, 0, 1], [0, 1, 1]]),
         ([["b", "a", "b"], []], ("a", "b"), [[1, 1], [0, 0]]),
+        ([["1", "1", "a"], []], ("1", "a"), [[1, 1], [0, 0]]),
     ],
 )
 def test_lists_of_classes_stay_lists_of_classes(
@@ -211,6 +218,7 @@ def test_lists_that_can_be_read_in_two_ways_are_refused_until_the_spec_says_whic
         ([[0, 0, 1], [1]], "row 1: column 'label' holds a number twice"),
         ([[3, 0, 0], [1, 2, 0]], "row 1: column 'label' holds a number twice"),
         ([[True, False], [True]], "must have one length, of at least 2 classes, got 1, 2"),
+        ([["a", None], ["b"]], "row 1: the list in column 'label' has a gap"),
         ([[0.3, 0.7], [1.0, 0.0]], r"decimals, got 0\.3 in row 1: give integers or names"),
         ([[0, 1], None], "row 2: column 'label' must hold a list"),
         ([[0, None], [1, 2]], "row 1: the list in column 'label' has a gap"),
