@@ -104,6 +104,7 @@ def _launch(
             study.take_over({part: prepared.provenance.get(part) for part in COMPARABLE})
             study.on_wait = callbacks.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
+            study.optuna.set_user_attr("majority", prepared.majority)
             if retry_failed:
                 study.retry_failed()
             _write_sweep(spec, folder, source, prepared)

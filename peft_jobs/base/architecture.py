@@ -11,13 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from peft_jobs.base.vocabulary import drop_odd_padding
 from peft_jobs.errors import SpecError
-from peft_jobs.spec import (
-    DEMO,
-    CausalLMSpec,
-    ModelSpec,
-    SequenceClassificationSpec,
-    TaskSpec,
-)
+from peft_jobs.spec import DEMO, CausalLMSpec, ModelSpec, TaskSpec
 
 HEADS = {
     *("lm_head", "embed_out"),
@@ -80,15 +74,14 @@ def read_config(
     """
     entries: dict[str, Any] = {}
     if task.HAS_HEAD:
-        if task.NUM_LABELS is not None:
-            entries["num_labels"] = task.NUM_LABELS
+        if task.num_labels is not None:
+            entries["num_labels"] = task.num_labels
         elif labels:
             entries["id2label"] = dict(enumerate(labels))
             entries["label2id"] = {label: index for index, label in enumerate(labels)}
         elif num_labels is not None:
             entries["num_labels"] = num_labels
-    if isinstance(task, SequenceClassificationSpec) and task.labels is not None:
-        entries["problem_type"] = "multi_label_classification"
+        entries["problem_type"] = task.head_problem
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             location(model), revision=model.revision, trust_remote_code=False, **entries
@@ -104,9 +97,9 @@ def read_config(
     return config
 
 
-def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
+def skeleton(model: ModelSpec, task: TaskSpec, num_labels: int | None = None) -> PreTrainedModel:
     """The model on the meta device: all its modules, no weights. Raises like `read_config`."""
-    config = read_config(model, task)
+    config = read_config(model, task, num_labels)
     try:
         with torch.device("meta"):
             built: PreTrainedModel = auto_class(task).from_config(config, trust_remote_code=False)
@@ -116,6 +109,12 @@ def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
             f"task.type {task.type}"
         ) from error
     return built
+
+
+def outputs_by_class(model: ModelSpec, task: TaskSpec) -> set[str]:
+    """Names of the parameters whose size follows the number of classes. Raises like `skeleton`."""
+    few, more = (dict(skeleton(model, task, num).named_parameters()) for num in (2, 3))
+    return {name for name, parameter in few.items() if parameter.shape != more[name].shape}
 
 
 def auto_class(task: TaskSpec) -> Any:

@@ -33,6 +33,12 @@ def topmost_modules(model: nn.Module, parameters: Iterable[str]) -> tuple[str, .
     return tuple(sorted(found))
 
 
+def forget(model: nn.Module, parameters: Iterable[str]) -> None:
+    """Make the modules of a base that have no parameters beside these fresh ones, too."""
+    fresh = {*fresh_modules(model), *topmost_modules(model, parameters)}
+    setattr(model, FRESH, tuple(sorted(fresh)))
+
+
 def reset_head(model: nn.Module, seed: int) -> None:
     """Give the fresh modules of `model` new weights from (seed, module name), in place.
 

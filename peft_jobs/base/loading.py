@@ -23,17 +23,18 @@ from peft_jobs.base.architecture import (
     auto_class,
     head_modules,
     location,
+    outputs_by_class,
     read_config,
     skeleton,
     unreadable,
 )
 from peft_jobs.base.content_hash import content_hash
-from peft_jobs.base.heads import FRESH, fresh_modules, reset_head, topmost_modules
+from peft_jobs.base.heads import FRESH, forget, fresh_modules, reset_head, topmost_modules
 from peft_jobs.base.quantization import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
-from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
+from peft_jobs.spec import ModelSpec, QuantizationSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
@@ -72,11 +73,12 @@ def base_key(
     task: TaskSpec,
     num_labels: int | None = None,
     labels: Sequence[str] = (),
+    new_head: bool = False,
 ) -> str:
     """`Base.key` of the base that `load_base` gives for the same arguments."""
     parts = [model.model_dump(mode="json"), quantization.model_dump(mode="json"), task.type]
-    multi = isinstance(task, SequenceClassificationSpec) and task.labels is not None
-    return canonical_json([*parts, len(labels) or num_labels, list(labels), multi])
+    num_labels = len(labels) or num_labels
+    return canonical_json([*parts, num_labels, list(labels), task.head_problem, new_head])
 
 
 def load_base(
@@ -86,11 +88,13 @@ def load_base(
     num_labels: int | None = None,
     labels: Sequence[str] = (),
     spread: bool = False,
+    new_head: bool = False,
 ) -> Base:
     """Load and quantize a base on the GPU, or on the CPU where there is none.
 
     Frozen, in eval mode; heads are never quantized; a head that the checkpoint lacks is drawn from
     a fixed seed. The tokenizer has a padding token (the end-of-text token where it had none).
+    `new_head` draws the outputs of a head that the checkpoint has, too: they mean other classes.
     `spread` divides its layers among all GPUs that this process sees, by accelerate's device map.
     Reads safetensors only, runs no code from the checkpoint, leaves torch's generators alone.
     Raises SpecError for a base that cannot be had, or not in this quantization.
@@ -113,6 +117,8 @@ def load_base(
             skip += fresh_modules(loaded)
             loaded = _load(model, task, config, quantization, device, skip, spread)
     seconds = time.perf_counter() - started
+    if new_head:
+        forget(loaded, outputs_by_class(model, task))
     loaded.requires_grad_(False).train(False)
     settle(loaded, quantization)
     reset_head(loaded, CANONICAL_SEED)
@@ -124,7 +130,7 @@ def load_base(
         device=device,
         seconds={"load": seconds - quantize[0], "quantize": quantize[0]},
         fingerprint=contents,
-        key=base_key(model, quantization, task, num_labels, labels),
+        key=base_key(model, quantization, task, num_labels, labels, new_head),
     )
 
 

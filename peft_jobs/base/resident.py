@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from peft_jobs.base.loading import Base, base_key, load_base
+from peft_jobs.base.own_classes import with_own_classes
 from peft_jobs.base.positions import check_lengths
 from peft_jobs.base.vocabulary import check_tokens
-from peft_jobs.data.selection import class_names
+from peft_jobs.data.classes import labels_of
+from peft_jobs.data.labels import Labels
 from peft_jobs.data.tokenized import TokenizedData, load_data
 from peft_jobs.device.memory import release
 from peft_jobs.phases import Phases
@@ -31,7 +33,7 @@ class Resident:
         self.spread = spread
         self.base: Base | None = None
         self._hash = ""
-        self._classes: tuple[str, tuple[int | str, ...]] | None = None
+        self._labels: tuple[str, Labels] | None = None
         self._data: tuple[str, TokenizedData] | None = None
 
     def get(self, spec: TrialSpec, phases: Phases) -> tuple[Base, TokenizedData]:
@@ -40,16 +42,19 @@ class Resident:
         Raises SpecError and DataError for what cannot be loaded, or not trained on.
         """
         rows = f"{spec.data.model_dump_json()}\n{spec.task.model_dump_json()}"
-        if self._classes is None or self._classes[0] != rows:
+        shown = f"{rows}\n{spec.model.model_dump_json()}"
+        if self._labels is None or self._labels[0] != shown:
             with phases.phase("tokenize"):
-                found = class_names(spec.data, spec.task, TASKS[spec.task.type], self.cache_dir)
-            self._classes = (rows, found)
-        base = self._get_base(spec, self._classes[1], phases)
+                found = labels_of(spec.data, spec.task, TASKS[spec.task.type], self.cache_dir)
+            with phases.phase("load"):
+                self._labels = (shown, with_own_classes(found, spec.model, spec.task))
+        labels = self._labels[1]
+        base = self._get_base(spec, labels, phases)
         key = f"{rows}\n{base.key}"
         if self._data is None or self._data[0] != key:
             with phases.phase("tokenize"):
                 splits = ("test",) if self.with_test and spec.data.test is not None else ()
-                data = load_data(spec, base.tokenizer, self.cache_dir, splits)
+                data = load_data(spec, base.tokenizer, self.cache_dir, splits, labels)
                 check_lengths(base, spec, data)
                 check_tokens(base.model, base.tokenizer, spec.model.name_or_path, data)
             self._data = (key, data)
@@ -61,13 +66,17 @@ class Resident:
             log.error("the trial changed the resident base; the next one loads it anew")
             self._drop()
 
-    def _get_base(self, spec: TrialSpec, classes: tuple[int | str, ...], phases: Phases) -> Base:
-        if self.base is None or self.base.key != key_of(spec, classes):
+    def _get_base(self, spec: TrialSpec, labels: Labels, phases: Phases) -> Base:
+        if self.base is None or self.base.key != key_of(spec, labels):
             self._drop()
             _freeze()
-            labels = [str(name) for name in classes]
             base = load_base(
-                spec.model, spec.quantization, spec.task, labels=labels, spread=self.spread
+                spec.model,
+                spec.quantization,
+                spec.task,
+                labels=[str(name) for name in labels.classes],
+                spread=self.spread,
+                new_head=labels.new_head,
             )
             for name, seconds in base.seconds.items():
                 phases.seconds[name] = phases.seconds.get(name, 0.0) + seconds
@@ -88,7 +97,9 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def key_of(spec: TrialSpec, classes: tuple[int | str, ...]) -> str:
+def key_of(spec: TrialSpec, labels: Labels) -> str:
     """`Base.key` of the base that `spec` needs for data with these classes."""
-    labels = [str(name) for name in classes]
-    return base_key(spec.model, spec.quantization, spec.task, labels=labels)
+    names = [str(name) for name in labels.classes]
+    return base_key(
+        spec.model, spec.quantization, spec.task, labels=names, new_head=labels.new_head
+    )

@@ -5,7 +5,10 @@ conversations    conversations in the forms of other tools
 text_files       rows of text files, byte for byte
 task_rows        what a task is given of a row
 selection        hold-out, subset, and checks of rows
+labels           the classes of a head, and what a cell says about them
+classes          the classes among the training rows
 class_labels     labels that a data set holds as numbers and names itself
+label_lists      lists of labels: vectors of 0 and 1, or names of classes
 tokenized        the cache of tokenized examples
 sample_packing   several samples in one row
 sample_order     the order in which a trial sees its rows

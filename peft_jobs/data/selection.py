@@ -13,8 +13,8 @@ from typing import Any
 
 from datasets import ClassLabel, Json, LargeList, List, Value
 
-from peft_jobs.data.class_labels import label_names
 from peft_jobs.data.conversations import columns_of
+from peft_jobs.data.labels import Labels
 from peft_jobs.data.sources import Rows, read
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
@@ -130,7 +130,7 @@ def subset(rows: list[int], size: float | int | None, seed: int, field: str) -> 
 
 
 def bad_rows(
-    rows: Rows, data: DataSpec, task: Task[Any], task_spec: TaskSpec
+    rows: Rows, data: DataSpec, task: Task[Any], task_spec: TaskSpec, labels: Labels
 ) -> dict[str, list[int]]:
     """Numbers, from 1, of the rows that cannot be used, by what is wrong with them.
 
@@ -139,10 +139,16 @@ def bad_rows(
     columns = columns_of(data, task, task_spec, rows.dataset.column_names)
     check_columns(rows, columns)
     names = {name for used in columns.values() for name in used}
-    found: dict[str, list[int]] = {}
     given = task_rows(rows, data, task, task_spec)
-    for number, row in enumerate(rows.dataset.select_columns(sorted(names)), start=1):
-        if (mistake := task.mistake(given(row), task_spec)) is not None:
+    used = map(given, rows.dataset.select_columns(sorted(names)))
+    return by_mistake(task.mistake(row, task_spec) or labels.mistake(row) for row in used)
+
+
+def by_mistake(mistakes: Iterable[str | None]) -> dict[str, list[int]]:
+    """The numbers of rows by their mistake; there is one entry for each row, in their order."""
+    found: dict[str, list[int]] = {}
+    for number, mistake in enumerate(mistakes, start=1):
+        if mistake is not None:
             found.setdefault(mistake, []).append(number)
     return found
 
@@ -172,32 +178,6 @@ def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
         raise DataError("\n".join(found))
 
 
-def class_names(
-    data: DataSpec, task_spec: TaskSpec, task: Task[Any], cache_dir: Path
-) -> tuple[Any, ...]:
-    """The classes among all rows of the training source, sorted: before hold-out and subset, so
-    that every trial of a sweep has the same head. () for a task without classes.
-
-    Raises DataError for a missing column, missing labels, labels of mixed types, or one class.
-    """
-    field = task.label_field(task_spec)
-    if field is None:
-        return task.named_classes(task_spec)
-    (column,) = columns = task.columns(task_spec)[field]
-    rows = read(data.train, "train", cache_dir)
-    check_columns(rows, {field: columns})
-    if names := label_names(rows, task, task_spec):
-        return names
-    seen: dict[Any, int] = {}
-    for number, cell in enumerate(rows.dataset[column], start=1):
-        for label in cell if isinstance(cell, list) else [cell]:
-            if isinstance(label, list | dict):
-                text = f"column {column!r} must hold names or numbers, got {label!r:.60}"
-                raise DataError(f"{rows.origin}, row {number}: {text}")
-            seen.setdefault(label, number)
-    return _checked_classes(rows.origin, column, seen)
-
-
 def _no_text(feature: Any) -> str | None:
     """What a column holds that has no text, such as images; None if it has one."""
     if isinstance(feature, Value):
@@ -221,17 +201,3 @@ def _rows_line(rows: Rows, mistake: str, numbers: Sequence[int]) -> str:
     named, rest = ", ".join(map(str, numbers[:NUM_ROWS_NAMED])), numbers[NUM_ROWS_NAMED:]
     more = f" and {len(rest)} more" if rest else ""
     return f"{rows.origin}, row{'s' if len(numbers) > 1 else ''} {named}{more}: {mistake}"
-
-
-def _checked_classes(origin: str, column: str, seen: Mapping[Any, int]) -> tuple[Any, ...]:
-    if None in seen:
-        raise DataError(f"{origin}, row {seen[None]}: column {column!r} has no label")
-    types = {type(label).__name__: (label, number) for label, number in seen.items()}
-    if len(types) > 1 or not types.keys() <= {"int", "str"}:
-        got = ", ".join(f"{label!r} in row {number}" for label, number in types.values())
-        raise DataError(
-            f"{origin}: labels in column {column!r} must be all integers or all names, got {got}"
-        )
-    if len(seen) < 2:
-        raise DataError(f"{origin}: column {column!r} holds one class only: {next(iter(seen))!r}")
-    return tuple(sorted(seen))

@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from peft_jobs.data.class_labels import by_name, label_names
-from peft_jobs.data.selection import Selection, bad_rows, class_names, select, told
+from peft_jobs.data.classes import by_class, labels_of
+from peft_jobs.data.labels import Labels
+from peft_jobs.data.selection import Selection, bad_rows, select, told
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
@@ -35,6 +36,9 @@ MIN_EXAMPLES = 2
 FORMAT = 4
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
+SINCE = ("chat_template", "label_names", "multi_hot", "problem_type")
+"""Fields of a task that 0.1.0 did not have: they count where they are given."""
+
 
 @dataclass(frozen=True)
 class TokenizedData:
@@ -43,12 +47,17 @@ class TokenizedData:
     train: Dataset
     validation: Dataset
     test: Dataset | None
-    classes: tuple[int | str, ...]
-    """Sorted class names; () for a task without classes."""
+    labels: Labels
+    """The classes, and how rows tell them."""
     dropped: dict[str, int]
     """Rows by split that had no supervised token left within max_length."""
     fingerprints: dict[str, str]
     """`data` (the validation rows, on which trials are compared), `train_data`, `template`."""
+
+    @property
+    def classes(self) -> tuple[int | str, ...]:
+        """In the order of the head; () for a task without classes."""
+        return self.labels.classes
 
     @property
     def splits(self) -> list[Dataset]:
@@ -73,28 +82,29 @@ def load_data(
     tokenizer: PreTrainedTokenizerBase,
     cache_dir: Path,
     splits: Sequence[str] = ("train", "validation"),
+    labels: Labels | None = None,
 ) -> TokenizedData:
     """The examples of `splits` (train and validation always), tokenised now or found in the cache.
 
+    `labels` are those of the head; None takes the classes as the training rows show them.
     Rows without a supervised token within max_length are left out, with a warning. Raises
     SpecError and DataError, naming file, rows and column, for what cannot be trained on.
     """
     task = TASKS[spec.task.type]
-    classes = class_names(spec.data, spec.task, task, cache_dir)
+    if labels is None:
+        labels = labels_of(spec.data, spec.task, task, cache_dir)
     wanted = dict.fromkeys(["train", "validation", *splits])
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
     _check_contexts(spec, selections["train"])
     template = template_fingerprint(spec, tokenizer)
-    names = label_names(selections["train"].rows, task, spec.task)
-    labels = [list(classes), list(names)]
-    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), *labels]
+    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), asdict(labels)]
     found: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
     for split, selection in selections.items():
         name = _sha256(canonical_json([*content, selection.fingerprint]))
         entry = cache_dir / "tokens" / name[:32]
         if not entry.is_dir():
-            write_once(entry, partial(_tokenise, spec, tokenizer, selection, classes, names))
+            write_once(entry, partial(_tokenise, spec, tokenizer, selection, labels))
         found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
         if len(found[split]) < MIN_EXAMPLES and split != "test":
             raise DataError(
@@ -105,7 +115,7 @@ def load_data(
         found["train"],
         found["validation"],
         found.get("test"),
-        classes,
+        labels,
         dropped,
         {
             "data": selections["validation"].fingerprint,
@@ -132,11 +142,13 @@ def _check_contexts(spec: TrialSpec, train: Selection) -> None:
 
 def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
     """Of how a row becomes tokens and which of them count: task, chat template, max_length."""
-    task = spec.task.model_dump(mode="json")
+    dump = spec.task.model_dump(mode="json")
+    task = {k: v for k, v in dump.items() if k not in SINCE or v not in (None, [])}
     forms = spec.data.model_dump(mode="json", include={"format", "roles", "keys", "on_bad_row"})
+    task |= {k: v for k, v in forms.items() if v not in ({}, "openai", "error")}
     chatty = task.get("messages") is not None or task.get("use_chat_template")
     chat_template = template_of(tokenizer, task.get("chat_template")) if chatty else None
-    return _sha256(canonical_json([task, forms, spec.data.max_length, chat_template]))
+    return _sha256(canonical_json([task, spec.data.max_length, chat_template]))
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -157,20 +169,16 @@ def _tokenise(
     spec: TrialSpec,
     tokenizer: PreTrainedTokenizerBase,
     selection: Selection,
-    classes: tuple[int | str, ...],
-    names: tuple[str, ...],
+    labels: Labels,
     folder: Path,
 ) -> None:
-    """Write the examples of `selection` into `folder`, with what was dropped.
-
-    `names` are those that the training rows give to the numbers of labels.
-    """
+    """Write the examples of `selection` into `folder`, with what was dropped."""
     task, rows = TASKS[spec.task.type], selection.rows
-    bad = bad_rows(rows, spec.data, task, spec.task)
+    bad = bad_rows(rows, spec.data, task, spec.task, labels)
     if bad and spec.data.on_bad_row == "error":
         raise DataError(told(rows, bad))
-    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
-    encode = by_name(encode, rows, task, spec.task, names)
+    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, labels.classes)
+    encode = by_class(encode, rows, task, spec.task, labels)
     given = task_rows(rows, spec.data, task, spec.task)
     chosen = selection.numbers()
     unusable = {number - 1 for numbers in bad.values() for number in numbers}

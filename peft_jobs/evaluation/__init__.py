@@ -1,6 +1,7 @@
 """What is measured of a model.
 
 scoring          metrics of a model on a split
+majority         metrics of the majority class, which looks at no row
 generation       metrics of the answers that a model writes
 custom_metrics   a person's own metrics
 """

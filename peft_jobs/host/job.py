@@ -25,6 +25,10 @@ class Prepared(BaseModel):
     """Rows that one epoch of a trial sees, after the subset."""
     baseline: dict[str, float] = {}
     """Validation metrics of the base without an adapter."""
+    class_counts: dict[str, int] = {}
+    """Training rows of each class, or words of each tag, after the subset."""
+    majority: dict[str, float] = {}
+    """Validation metrics of the majority class of the training rows, or the error of their mean."""
     slots: int = 1
     """Trials at a time that a host has use for."""
     provenance: dict[str, Any] = {}

@@ -3,14 +3,17 @@
 task                      Task, the protocol; padding and masks that tasks share
 causal_lm                 next-token prediction on a response or a text
 chat                      conversations through a chat template
-sequence_classification   one class, or any number of classes, per text or pair of texts
+sequence_classification   one class, any number of classes, or a number, per text or pair of texts
+regression                loss and metrics of numbers that are predicted
 token_classification      a tag for each word of a sentence
 question_answering        the span of a context that answers a question
 seq2seq                   a target text from a source text, by an encoder and a decoder
 supervised                cross entropy of supervised positions alone, in chunks
 answers                   answers in a context, as a row gives them and as tokens of a window
 squad                     exact match and F1 of answers, as SQuAD's script computes them
-spans                     spans in a sequence of BIO, IOBES or BILOU tags
+label_values              what a cell of a label column says, typed or as text
+spans                     spans in a sequence of tags
+tag_schemes               what the names of a tag set mean: BIO, IOBES, BILOU, BMES and others
 tokenizer_pieces          what a tokenizer puts before, between and after tokens
 """
 

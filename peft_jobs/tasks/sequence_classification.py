@@ -1,11 +1,12 @@
-"""One class, or any number of classes, per text or pair of texts.
+"""One class, any number of classes, or a number, per text or pair of texts.
 
 Several classes at once are as many yes-or-no questions: the loss of a row is the mean of their
 binary cross entropies, a class is predicted from a probability of one half on, and accuracy asks
-for the whole set.
+for the whole set. A number is the one output of the head (`peft_jobs.tasks.regression`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from datasets import Features, List, Value
@@ -18,6 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.errors import DataError
 from peft_jobs.spec import SequenceClassificationSpec
 from peft_jobs.spec.templates import columns, render
+from peft_jobs.tasks.label_values import flag, is_missing, number
+from peft_jobs.tasks.regression import NumberScore, number_losses, number_metrics, number_scores
 from peft_jobs.tasks.task import (
     Batch,
     Encoder,
@@ -25,15 +28,14 @@ from peft_jobs.tasks.task import (
     Row,
     Score,
     mask,
-    numbers_of,
     pad,
     upcast,
 )
 
 
 class SequenceClassification:
-    """See `peft_jobs.tasks.task.Task`. Examples: input_ids, token_type_ids for pairs, and label: a
-    number, or for several classes a list with 0 or 1 for each."""
+    """See `peft_jobs.tasks.task.Task`. Examples: input_ids, token_type_ids for pairs, and label:
+    the number of a class, for several classes a list with 0 or 1 for each, or a float."""
 
     peft_task_type = TaskType.SEQ_CLS
 
@@ -48,16 +50,19 @@ class SequenceClassification:
         return found
 
     def label_field(self, spec: SequenceClassificationSpec) -> str | None:
+        if spec.number_column is not None:
+            return None
         if spec.label is not None:
             return "task.label"
         return "task.labels" if isinstance(spec.labels, str) else None
 
     def named_classes(self, spec: SequenceClassificationSpec) -> tuple[str, ...]:
-        return spec.labels if isinstance(spec.labels, tuple) else ()
+        return spec.labels if isinstance(spec.labels, tuple) else spec.label_names
 
     def mistake(self, row: Row, spec: SequenceClassificationSpec) -> str | None:
-        if spec.label is not None and row[spec.label] is None:
-            return f"column {spec.label!r} has no label"
+        if (column := spec.number_column) is not None and number(row[column]) is None:
+            what = "has no label" if is_missing(row[column]) else "must hold a finite number"
+            return f"column {column!r} {what}"
         for name, template in (("text", spec.text), ("text_pair", spec.text_pair)):
             if template is not None and not render(template, row).strip():
                 return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
@@ -65,7 +70,7 @@ class SequenceClassification:
             return f"column {spec.labels!r} must hold a list of labels"
         if isinstance(spec.labels, tuple):
             for name in spec.labels:
-                if row[name] not in (0, 1):
+                if flag(row[name]) is None:
                     return f"column {name!r} must hold 0 or 1, or true or false"
         return None
 
@@ -73,6 +78,8 @@ class SequenceClassification:
         self, tokenizer: PreTrainedTokenizerBase, spec: SequenceClassificationSpec
     ) -> Features:
         label = Value("int32") if spec.labels is None else List(Value("int8"))
+        if spec.number_column is not None:
+            label = Value("float64")
         found = {"input_ids": List(Value("int32")), "label": label}
         if _typed(tokenizer, spec):
             found["token_type_ids"] = List(Value("int8"))
@@ -97,14 +104,15 @@ class SequenceClassification:
         return encode
 
     def collate(self, examples: Sequence[Example], pad_token_id: int) -> Batch:
-        """input_ids, attention_mask, for pairs token_type_ids [B, S]; labels [B], or for several
-        classes [B, C] in float32."""
+        """input_ids, attention_mask, for pairs token_type_ids [B, S]; labels [B], of classes in
+        int64, to predict numbers in float32; for several classes [B, C] in float32."""
         rows = [example["input_ids"] for example in examples]
         labels = torch.tensor([example["label"] for example in examples])
+        is_class = labels.ndim == 1 and not labels.is_floating_point()
         batch = {
             "input_ids": pad(rows, pad_token_id),
             "attention_mask": mask(rows),
-            "labels": labels if labels.ndim == 1 else labels.float(),
+            "labels": labels if is_class else labels.float(),
         }
         if "token_type_ids" in examples[0]:
             batch["token_type_ids"] = pad([e["token_type_ids"] for e in examples], 0)
@@ -119,6 +127,8 @@ class SequenceClassification:
     def scores(self, model: nn.Module, batch: Batch) -> list[Score]:
         logits_BC, labels = _logits(model, batch), batch["labels"]
         losses = _losses(logits_BC, labels).tolist()
+        if labels.is_floating_point() and labels.ndim == 1:
+            return number_scores(losses, logits_BC, labels)
         if labels.ndim == 2:
             sets = (losses, (logits_BC >= 0).int().tolist(), labels.int().tolist())
             return [
@@ -131,6 +141,8 @@ class SequenceClassification:
         ]
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
+        if isinstance(scores[0], NumberScore):
+            return number_metrics(scores)
         sets = isinstance(scores[0], SetScore)
         predicted: list[object] = [s.predicted for s in scores]
         actual: list[object] = [s.actual for s in scores]
@@ -154,30 +166,30 @@ class SetScore(Score):
 
 def _label(
     row: Row, spec: SequenceClassificationSpec, classes: Sequence[int | str]
-) -> int | list[int]:
-    """The number of the row's class, or 0 or 1 for each class."""
+) -> int | float | list[int] | None:
+    """The number of the row's class, 0 or 1 for each class, or the number to predict."""
+    if spec.number_column is not None:
+        return number(row[spec.number_column])
     if isinstance(spec.labels, tuple):
-        return [int(row[name]) for name in spec.labels]
-    if spec.labels is not None:
-        numbers = numbers_of(classes)
-        held = [_number(label, spec.labels, numbers, len(classes)) for label in row[spec.labels]]
-        return [int(number in held) for number in range(len(classes))]
-    assert spec.label is not None
-    index = {name: number for number, name in enumerate(classes)}
-    return _number(row[spec.label], spec.label, index, len(classes))
-
-
-def _number(label: int | str, column: str, numbers: dict[int | str, int], num_classes: int) -> int:
-    if label not in numbers:
-        raise DataError(
-            f"label {label!r} in column {column!r} is not among the "
-            f"{num_classes} classes of the training rows"
-        )
-    return numbers[label]
+        return [flag(row[name]) or 0 for name in map(str, classes)]
+    numbers: dict[Any, int] = {name: place for place, name in enumerate(classes)}
+    column = str(spec.labels or spec.label)
+    held = row[column] if spec.labels is not None else [row[column]]
+    for label in held:
+        if label not in numbers:
+            raise DataError(
+                f"label {label!r} in column {column!r} is not among the "
+                f"{len(classes)} classes of the training rows"
+            )
+    if spec.labels is None:
+        return numbers[held[0]]
+    return [int(name in held) for name in classes]
 
 
 def _losses(logits_BC: Tensor, labels: Tensor) -> Tensor:
-    """[B], of one class or of sets of classes."""
+    """[B], of one class, of a number, or of sets of classes."""
+    if labels.ndim == 1 and labels.is_floating_point():
+        return number_losses(logits_BC, labels)
     if labels.ndim == 1:
         return cross_entropy(logits_BC, labels, reduction="none")
     targets_BC = labels.to(logits_BC.dtype)

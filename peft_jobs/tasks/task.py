@@ -50,10 +50,11 @@ class Task(Protocol[SpecT]):
 
     def label_field(self, spec: SpecT) -> str | None:
         """The field, among those of `columns`, whose column has the classes, in each row one or a
-        list of them; None for a task without classes, or if the spec names them."""
+        list of them; None for a task without classes, or with a column for each."""
 
     def named_classes(self, spec: SpecT) -> tuple[str, ...]:
-        """The classes that the spec itself names, in their order; none if the rows show them."""
+        """The classes that the spec itself names, in their order, which is that of numbers in the
+        rows; none if the rows show them."""
 
     def mistake(self, row: Row, spec: SpecT) -> str | None:
         """Why a raw row cannot be used, or None."""
@@ -70,7 +71,8 @@ class Task(Protocol[SpecT]):
     ) -> Encoder:
         """The function from rows to examples; raises SpecError if the tokenizer lacks something.
 
-        The encoder raises DataError for a row that it cannot encode.
+        The rows have `classes` in the column of `label_field` (see `peft_jobs.data.labels`). The
+        encoder raises DataError for a row that it cannot encode.
         """
 
     def collate(self, examples: Sequence[Example], pad_token_id: int) -> Batch:
@@ -101,13 +103,6 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def mask(rows: Sequence[Sequence[int]]) -> Tensor:
     """Attention mask [B, S] of rows that `pad` padded: 1 on tokens, 0 on padding."""
     return pad([[1] * len(row) for row in rows], 0)
-
-
-def numbers_of(classes: Sequence[int | str]) -> dict[int | str, int]:
-    """The number of each class; where classes have names, a number stands for itself too."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    plain = {n: n for n in range(len(classes))} if isinstance(classes[0], str) else {}
-    return plain | numbers
 
 
 def upcast(logits: Tensor) -> Tensor:

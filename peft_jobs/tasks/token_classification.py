@@ -2,9 +2,11 @@
 
 The words are joined by spaces and tokenised as a text, so that encoders and decoders see what they
 know. A word's first piece is supervised and carries its tag; the other pieces do not count. Words
-beyond max_length are cut and not measured, nor is a word for which the tokenizer has no piece.
+beyond max_length are cut and not measured, nor is a word for which the tokenizer has no piece, or
+one whose tag is -100 or -1.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +15,15 @@ from typing import Any
 
 from datasets import Features, List, Value
 from peft import TaskType
+from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import TokenClassificationSpec
-from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans
+from peft_jobs.tasks.spans import precision_recall_f1, spans
+from peft_jobs.tasks.tag_schemes import Tag, is_plain, read_tags
 from peft_jobs.tasks.task import (
     IGNORED,
     Batch,
@@ -28,10 +32,11 @@ from peft_jobs.tasks.task import (
     Row,
     Score,
     mask,
-    numbers_of,
     pad,
     upcast,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class TokenClassification:
         return {"task.tokens": (spec.tokens,), "task.tags": (spec.tags,)}
 
     def label_field(self, spec: TokenClassificationSpec) -> str | None:
-        return None if spec.tag_names else "task.tags"
+        return "task.tags"
 
     def named_classes(self, spec: TokenClassificationSpec) -> tuple[str, ...]:
         return spec.tag_names
@@ -91,12 +96,22 @@ class TokenClassification:
                 f"task.tag_names: column {spec.tags!r} holds numbers; give the names of the tags "
                 f"0 to {max(map(int, classes))} in this order, e.g. [O, B-person, I-person]"
             )
-        numbers = numbers_of(classes)
+        numbers: dict[Any, int] = {tag: number for number, tag in enumerate(classes)}
+        try:
+            meaning = read_tags(map(str, classes))
+        except DataError as error:
+            raise DataError(f"task.tags, column {spec.tags!r}: {error}") from error
+        if is_plain(meaning):
+            log.warning(
+                "column %r: the tags follow no scheme of spans (BIO, IOBES, BILOU, BMES, ...); "
+                "precision, recall and f1 count each word whose tag is not O by itself",
+                spec.tags,
+            )
 
         def encode(row: Row) -> Example | None:
             words, tags = row[spec.tokens], row[spec.tags]
             for tag in tags:
-                if tag not in numbers:
+                if tag is not None and tag not in numbers:
                     raise DataError(
                         f"tag {tag!r} in column {spec.tags!r} is not among the "
                         f"{len(classes)} tags of the training rows"
@@ -110,7 +125,7 @@ class TokenClassification:
             pieces = first_pieces(words, found["offset_mapping"])
             labels = [IGNORED] * len(found["input_ids"])
             for piece, tag in zip(pieces, tags, strict=True):
-                if piece is not None:
+                if piece is not None and tag is not None:
                     labels[piece] = numbers[tag]
             if all(label == IGNORED for label in labels):
                 return None
@@ -139,12 +154,13 @@ class TokenClassification:
         config: Any = model.config
         rows = (losses_B.tolist(), logits_BSC.argmax(dim=-1).tolist(), labels_BS.tolist())
         names: dict[int, str] = config.id2label
-        meaning = prefixes(names.values())
-        return [_score(*row, names, meaning) for row in zip(*rows, strict=True)]
+        meaning = read_tags(names.values())
+        return [tag_score(*row, names, meaning) for row in zip(*rows, strict=True)]
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
         num_words = sum(score.count for score in scores)
-        right = sum(p == a for s in scores for p, a in zip(s.predicted, s.actual, strict=True))
+        predicted = [tag for score in scores for tag in score.predicted]
+        actual = [tag for score in scores for tag in score.actual]
         rows = [score for score in scores if isinstance(score, TagScore)]
         precision, recall, f1 = precision_recall_f1(
             sum(row.correct_spans for row in rows),
@@ -153,7 +169,8 @@ class TokenClassification:
         )
         return {
             "loss": math.fsum(score.loss_sum for score in scores) / num_words,
-            "accuracy": right / num_words,
+            "accuracy": float(accuracy_score(actual, predicted)),
+            "macro_f1": float(f1_score(actual, predicted, average="macro", zero_division=0)),
             "precision": precision,
             "recall": recall,
             "f1": f1,
@@ -179,13 +196,14 @@ def first_pieces(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     return found
 
 
-def _score(
+def tag_score(
     loss: float,
     predicted: list[int],
     labels: list[int],
     names: Mapping[int, str],
-    meaning: Mapping[str, str],
+    meaning: Mapping[str, Tag],
 ) -> TagScore:
+    """Of one row, from numbers of tags: IGNORED among `labels` where there is none."""
     tags = [(p, a) for p, a in zip(predicted, labels, strict=True) if a != IGNORED]
     found = spans([names[p] for p, _ in tags], meaning)
     true = spans([names[a] for _, a in tags], meaning)

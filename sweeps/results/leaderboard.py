@@ -66,6 +66,18 @@ class Leaderboard:
     """The objective of the base without an adapter."""
     shown: tuple[str, ...] = ()
     """Of a row's `numbers`, what gets a column beside those that every table has."""
+    majority: float | None = None
+    """The objective of the majority class of the training rows, or the error of their mean."""
+
+    @property
+    def references(self) -> dict[str, float]:
+        """The objective of what a winner must beat, by the words for it."""
+        mean = self.metric.endswith(("/mse", "/loss"))  # a majority class has neither
+        found = {
+            "base without adapter": self.baseline,
+            "mean of the training rows" if mean else "majority class": self.majority,
+        }
+        return {words: value for words, value in found.items() if value is not None}
 
     @property
     def best(self) -> Row | None:
@@ -94,7 +106,10 @@ class Leaderboard:
         return frame.astype(counts)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "varying": self.varying}
+        known = asdict(self)
+        if self.majority is None:  # as earlier versions have recorded it
+            del known["majority"]
+        return {**known, "varying": self.varying}
 
 
 def make_leaderboard(study: SweepStudy) -> Leaderboard:
@@ -113,9 +128,17 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
         Row(**{**row.__dict__, "rank": index + 1}) if row.rank is not None else row
         for index, row in enumerate(rows)
     ]
-    baseline = study.optuna.user_attrs.get("baseline", {}).get(objective.metric)
+    known = study.optuna.user_attrs
+    baseline, majority = (
+        known.get(name, {}).get(objective.metric) for name in ("baseline", "majority")
+    )
     return Leaderboard(
-        study.spec.name, objective.metric, objective.direction, tuple(ranked), baseline
+        study.spec.name,
+        objective.metric,
+        objective.direction,
+        tuple(ranked),
+        baseline,
+        majority=majority,
     )
 
 

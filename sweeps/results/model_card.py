@@ -69,8 +69,8 @@ def model_card(
         values = (metrics.get(name) for metrics in columns.values())
         cells = ["" if value is None else f"{value:.6g}" for value in values]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    if board.baseline is not None:
-        lines += ["", f"The base without an adapter: {board.metric} {board.baseline:.6g}."]
+    for words, value in board.references.items():
+        lines += ["", f"The {words}: {board.metric} {value:.6g}."]
     lines += ["", "## Loading", "", "In this folder:", ""]
     lines += ["```python", *loading(spec, folder), "```"]
     if spec.adapter.method in OWN:
@@ -138,10 +138,10 @@ def _options(spec: TrialSpec, has_labels: bool) -> Iterator[str]:
     if has_labels:
         yield "id2label=dict(enumerate(labels))"
         yield "label2id={label: number for number, label in enumerate(labels)}"
-    if spec.task.NUM_LABELS is not None:
-        yield f"num_labels={spec.task.NUM_LABELS}"
-    if getattr(spec.task, "labels", None) is not None:
-        yield 'problem_type="multi_label_classification"'
+    if spec.task.num_labels is not None:
+        yield f"num_labels={spec.task.num_labels}"
+    if spec.task.head_problem is not None:
+        yield f'problem_type="{spec.task.head_problem}"'
     if spec.task.HAS_HEAD:
         yield "ignore_mismatched_sizes=True"
 

@@ -64,7 +64,8 @@ def summary(board: Leaderboard) -> str:
     best = board.best
     if best is None:
         return "no trial has completed yet."
-    against = "" if board.baseline is None else f" (base without adapter: {board.baseline:.4f})"
+    others = "; ".join(f"{words}: {value:.4f}" for words, value in board.references.items())
+    against = f" ({others})" if others else ""
     return f"trial {best.number:04d} is best, {board.metric} {best.value:.4f}{against}."
 
 

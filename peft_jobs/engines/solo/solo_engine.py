@@ -27,6 +27,7 @@ from peft_jobs.device.this_device import this_device
 from peft_jobs.engines.solo.solo_trial import run_alone
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation.custom_metrics import load_metric
+from peft_jobs.evaluation.majority import class_counts, majority_metrics
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.result import TrialResult
@@ -69,16 +70,22 @@ class SoloEngine:
         disable_progress_bars()
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
-        """`check`, and the metrics of the base without an adapter (none where it has a new head).
+        """`check`, and the metrics of the base without an adapter (none where it has a new head)
+        and of the majority class.
 
         Raises SpecError and DataError.
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
-        new_head = data.classes or fresh_modules(base.model)
-        baseline = {} if new_head else _baseline(base, spec, data)
+        baseline = {} if fresh_modules(base.model) else _baseline(base, spec, data)
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
-        return Prepared(train_rows=len(data.train), baseline=baseline, provenance=provenance)
+        return Prepared(
+            train_rows=len(data.train),
+            baseline=baseline,
+            class_counts=class_counts(spec.task, data),
+            majority=majority_metrics(spec.task, data),
+            provenance=provenance,
+        )
 
     def check(
         self, spec: TrialSpec, variants: Sequence[TrialSpec] = (), phases: Phases | None = None
@@ -96,7 +103,7 @@ class SoloEngine:
             for reference in (*variant.evaluation.metrics, *(written.functions if written else ())):
                 load_metric(reference)
             check_device(variant.training, self.device)
-            if key_of(variant, data.classes) == base.key:
+            if key_of(variant, data.labels) == base.key:
                 setting_of(base, variant, data.train)
                 if variant.data.packing:
                     check_apart(base.model)

@@ -2,7 +2,7 @@
 
 task                      TaskSection: what all sections share, and say about their task
 causal_lm                 next-token prediction on a response, a conversation or a text
-sequence_classification   one class, or any number of classes, per text or pair of texts
+sequence_classification   one class, any number of classes, or a number, per text or pair of texts
 token_classification      a tag for each word of a sentence
 question_answering        the span of a context that answers a question
 seq2seq                   a target text from a source text, by an encoder and a decoder

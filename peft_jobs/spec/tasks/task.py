@@ -43,6 +43,16 @@ class TaskSection(Section):
         return tuple(self.METRICS)
 
     @property
+    def num_labels(self) -> int | None:
+        """NUM_LABELS, of this section."""
+        return self.NUM_LABELS
+
+    @property
+    def head_problem(self) -> str | None:
+        """What transformers calls the problem_type of the head, where it must be told."""
+        return None
+
+    @property
     def generates(self) -> bool:
         """Whether there is a prompt to answer."""
         return False

@@ -9,6 +9,7 @@ from typing import Any
 from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
 from sweeps.backends.backend import make_backend
+from sweeps.cli.display.plain import classes
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
@@ -55,6 +56,8 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
     return {
         "train_rows": found.train_rows,
         "baseline": found.baseline,
+        "class_counts": found.class_counts,
+        "majority": found.majority,
         "max_samples": trial.training.max_samples,
         "rungs": list(trial.evaluation.rungs),
         "targets": _targets(spec) if spec.resources.engine != "simulated" else {},
@@ -87,6 +90,8 @@ def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
         words["pruned by"] = f"{plan['pruner']} at {rungs} samples" if rungs else "nothing"
         words["data"] = f"{plan['train_rows']:,} training rows"
         words["base alone"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["baseline"].items())
+        words["classes"] = classes(plan["class_counts"])
+        words["majority"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["majority"].items())
     points = plan["distinct_points"]
     words["points"] = "infinitely many" if points is None else f"at most {points:,}"
     words["space"] = spec.space.describe()

@@ -1,5 +1,7 @@
 """Progress as plain lines, for logs: one for each start, rung and end of a trial."""
 
+from collections.abc import Mapping
+
 from peft_jobs import Progress
 from peft_jobs.host.job import Prepared
 from sweeps.cli.display.snapshot import EndedTrial, Observer, RunningTrial, Snapshot
@@ -86,7 +88,18 @@ def plan(spec: SweepSpec, prepared: Prepared) -> dict[str, str]:
     metric = spec.objective.metric
     if metric in prepared.baseline:
         words["baseline"] = f"{metric} {prepared.baseline[metric]:.4f} without an adapter"
+    if prepared.class_counts:
+        words["classes"] = classes(prepared.class_counts)
+    if metric in prepared.majority:
+        words["majority"] = f"{metric} {prepared.majority[metric]:.4f} without looking at a row"
     return words
+
+
+def classes(counts: Mapping[str, int]) -> str:
+    """The most frequent classes, each with its training rows."""
+    order = sorted(counts, key=lambda name: -counts[name])
+    rest = f" and {len(order) - 8} more" if len(order) > 8 else ""
+    return ", ".join(f"{name} {counts[name]:,}" for name in order[:8]) + rest
 
 
 def ending(trial: EndedTrial, metric: str) -> str:

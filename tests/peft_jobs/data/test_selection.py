@@ -181,7 +181,7 @@ def test_rows_without_a_response_are_named(tmp_path: Path, tokenizer: Any) -> No
         ([0, 1, "good", 1], r"column 'label' of .*, which must hold text, numbers or .* kinds"),
         ([0, None, 1, 0], r"row 2: column 'label' has no label"),
         ([1, 1, 1, 1], r"holds one class only: 1"),
-        ([0.5, 1.5, 0.5, 1.5], r"all integers or all names, got 1\.5"),
+        ([0.5, 1.5, 0.5, 1.5], r"decimals, got 0\.5 in row 1: write problem_type: regression"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(
@@ -238,8 +238,16 @@ def test_a_data_set_may_name_the_numbers_of_its_labels(tmp_path: Path, tokenizer
         load_data(trial(words, CLASSES, validation=str(plain)), tokenizer, tmp_path)
 
 
-@pytest.mark.parametrize("number", [-1, 3])
-def test_a_number_that_has_no_name_is_no_class(tmp_path: Path, tokenizer: Any, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [
+        (-1, "-1 in column 'label' says that there is none"),
+        (3, "3 in column 'label' is not among the 3 classes"),
+    ],
+)
+def test_a_number_that_has_no_name_is_no_class(
+    tmp_path: Path, tokenizer: Any, number: int, what: str
+) -> None:
     import pyarrow.parquet as pq
 
     path = write_named(tmp_path / "rows.parquet", [0, 2, 1, 0], ["yes", "maybe", "no"])
@@ -249,7 +257,7 @@ def test_a_number_that_has_no_name_is_no_class(tmp_path: Path, tokenizer: Any, n
     pq.write_table(odd, path)
     with pytest.raises(
         DataError,
-        match=rf"rows\.parquet, row 3: label {number} in column 'label' is not among the 3 classes",
+        match=rf"rows\.parquet, row 3: label {what}",
     ):
         load_data(trial(path, CLASSES, validation=str(path)), tokenizer, tmp_path)
 

@@ -154,7 +154,7 @@ def test_a_trial_learns_sets_of_classes(tiny_bert_path: Path, listen: Any, tmp_p
     assert result.state == "COMPLETE", result.error
     first = next(report for report in driver.reports if report.rung == 16)
     assert result.metrics["validation/loss"] < first.metrics["validation/loss"]
-    assert set(spec.task.METRICS) <= set(result.metrics)
+    assert set(spec.task.metrics) <= set(result.metrics)
     assert engine.base is not None
     assert engine.base.model.config.problem_type == "multi_label_classification"
     adapter = tmp_path / "attempts" / "1" / result.adapter

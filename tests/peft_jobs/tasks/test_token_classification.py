@@ -13,7 +13,6 @@ from peft_jobs.errors import DataError, SpecError
 from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.spec import TokenClassificationSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, TASKS
-from peft_jobs.tasks.spans import precision_recall_f1, prefixes, spans
 from peft_jobs.tasks.token_classification import first_pieces
 
 TASK = TASKS["token_classification"]
@@ -68,69 +67,8 @@ def test_pieces_that_hold_the_space_before_a_word_are_the_words() -> None:
     assert first_pieces(["ab", "c", "de"], [(0, 2), (5, 6), (6, 7), (0, 0)]) == [0, None, 1]
 
 
-def test_spans_are_those_of_seqeval() -> None:
-    from seqeval.metrics import f1_score, precision_score, recall_score
-    from seqeval.metrics.sequence_labeling import get_entities
-
-    source = random.Random(1)
-    true = [[source.choice(TAGS) for _ in range(source.randint(1, 12))] for _ in range(400)]
-    found = [[t if source.random() < 0.7 else source.choice(TAGS) for t in row] for row in true]
-    for row in true:
-        assert spans(row) == {(first, last + 1, kind) for kind, first, last in get_entities(row)}
-    pairs = [(spans(t), spans(f)) for t, f in zip(true, found, strict=True)]
-    counts = (sum(len(t & f) for t, f in pairs), sum(len(f) for _, f in pairs))
-    ours = precision_recall_f1(*counts, sum(len(t) for t, _ in pairs))
-    theirs = (precision_score(true, found), recall_score(true, found), f1_score(true, found))
-    assert 0.2 < ours[2] < 0.9
-    assert ours == pytest.approx(theirs)
-
-
 def tag_set(letters: str, *kinds: str) -> list[str]:
     return ["O", *(f"{letter}-{kind}" for letter in letters for kind in kinds)]
-
-
-def test_ends_and_single_words_are_read_in_the_tag_sets_that_have_them() -> None:
-    iobes, bilou = (prefixes(tag_set(letters, "org", "loc")) for letters in ("BIES", "BILU"))
-    true = ["B-org", "E-org", "S-loc", "S-loc", "O", "B-loc", "I-loc", "E-loc"]
-    wanted = {(0, 2, "org"), (2, 3, "loc"), (3, 4, "loc"), (5, 8, "loc")}
-    assert spans(true, iobes) == wanted
-    letters = str.maketrans("ES", "LU")
-    assert spans([tag[0].translate(letters) + tag[1:] for tag in true], bilou) == wanted
-    # one of four right: the first is too long, the third is missed, the last has another kind
-    found = ["B-org", "I-org", "E-org", "S-loc", "O", "B-org", "I-org", "E-org"]
-    assert spans(found, iobes) == {(0, 3, "org"), (3, 4, "loc"), (5, 8, "org")}
-    assert spans(found, iobes) & wanted == {(3, 4, "loc")}
-    # an end that ends nothing is a span, and so is a beginning without an end
-    assert spans(["E-org", "B-org", "B-org", "O"], iobes) == {
-        (0, 1, "org"), (1, 2, "org"), (2, 3, "org"),
-    }  # fmt: skip
-
-
-def test_letters_of_a_kinds_name_are_no_ends() -> None:
-    for names in (
-        ["O", "B-E-mail", "I-E-mail", "B-S-bahn"],
-        ["O", "B-person", "I-person", "E-mail", "S-bahn"],
-        ["NN", "B-x", "E-x", "S-x"],
-        ["B-x", "E-x", "U-x", "O"],
-        ["O", "S-x", "S-y"],
-        ["O", "", "L-x"],
-    ):
-        assert prefixes(names) == {"B": "B", "I": "I"}, names
-    assert spans(["B-E-mail", "I-E-mail", "E-mail"]) == {(0, 2, "E-mail"), (2, 3, "E-mail")}
-    only_single = [*tag_set("BIE", "org"), "S-loc", "S-org"]
-    assert prefixes(only_single) == prefixes(tag_set("BIES", "org"))
-
-
-@pytest.mark.parametrize("letters", ["BIES", "BILU"])
-def test_spans_with_ends_are_those_of_seqeval_whatever_the_order_of_tags(letters: str) -> None:
-    from seqeval.metrics.sequence_labeling import get_entities
-
-    source, tags = random.Random(2), tag_set(letters, "org", "loc")
-    as_iobes = str.maketrans("LU", "ES")  # seqeval knows L- and U- in its strict mode alone
-    for _ in range(2000):
-        row = [source.choice(tags) for _ in range(source.randint(1, 10))]
-        theirs = get_entities([tag[0].translate(as_iobes) + tag[1:] for tag in row])
-        assert spans(row, prefixes(tags)) == {(s, e + 1, kind) for kind, s, e in theirs}, row
 
 
 def test_the_f1_of_a_model_reads_the_ends_of_its_tag_set(tiny_bert_path: Path) -> None:
@@ -154,11 +92,6 @@ def test_the_f1_of_a_model_reads_the_ends_of_its_tag_set(tiny_bert_path: Path) -
     assert found["f1"] == pytest.approx(f1_score(*named))
 
 
-def test_tags_that_are_no_spans_count_word_by_word() -> None:
-    assert spans(["NN", "NN", "O", "PRP-S"]) == {(0, 1, "NN"), (1, 2, "NN"), (3, 4, "PRP-S")}
-    assert precision_recall_f1(0, 0, 0) == (0.0, 0.0, 0.0)
-
-
 def test_the_loss_is_that_of_transformers(tokenizer: Any, model: Any) -> None:
     encoder = TASK.encoder(tokenizer, SPEC, 32, TAGS)
     batch = TASK.collate([encoder(row) for row in rows(6)], pad_token_id=5)  # type: ignore[misc]
@@ -167,6 +100,17 @@ def test_the_loss_is_that_of_transformers(tokenizer: Any, model: Any) -> None:
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     scores = TASK.scores(model, batch)
     assert sum(score.loss_sum for score in scores) == pytest.approx(ours.item() * TASK.count(batch))
+
+
+def macro_f1(true: list[list[str]], predicted: list[list[str]]) -> float:
+    """The mean over tags, of words."""
+    pairs = [
+        (t, p) for a, b in zip(true, predicted, strict=True) for t, p in zip(a, b, strict=True)
+    ]
+    seen = {tag for pair in pairs for tag in pair}
+    right = {tag: sum(t == p == tag for t, p in pairs) for tag in seen}
+    each = {tag: sum((t == tag) + (p == tag) for t, p in pairs) for tag in seen}
+    return sum(2 * right[tag] / each[tag] for tag in seen) / len(seen)
 
 
 def test_metrics_are_those_of_seqeval_whatever_the_batches(tokenizer: Any, model: Any) -> None:
@@ -191,6 +135,7 @@ def test_metrics_are_those_of_seqeval_whatever_the_batches(tokenizer: Any, model
     assert found[0] == {
         "validation/loss": found[0]["validation/loss"],
         "validation/accuracy": pytest.approx(accuracy_score(true, predicted)),
+        "validation/macro_f1": pytest.approx(macro_f1(true, predicted)),
         "validation/precision": pytest.approx(precision_score(true, predicted)),
         "validation/recall": pytest.approx(recall_score(true, predicted)),
         "validation/f1": pytest.approx(f1_score(true, predicted)),
@@ -214,18 +159,31 @@ def test_rows_that_are_no_tagged_words_are_named(row: dict[str, Any], mistake: s
     assert mistake in found
 
 
-def test_tags_may_be_numbers_with_names(tokenizer: Any) -> None:
-    row = {"tokens": ["the", "cat"], "tags": [2, 0]}
+def test_tags_may_be_numbers_with_names(tokenizer: Any, tmp_path: Path) -> None:
+    found = [
+        {"tokens": ["the", "cat"], "tags": [2, 0]},
+        {"tokens": ["a", "dog"], "tags": [1, -100]},
+    ]
+
+    def load(content: list[dict[str, Any]], **task: Any) -> Any:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in content * 2), encoding="utf-8")
+        spec = {
+            "model": "unused",
+            "task": {"type": "token_classification", **task},
+            "data": {"train": str(path), "validation": str(path)},
+        }
+        return load_data(TrialSpec.model_validate(spec), tokenizer, tmp_path)
+
     with pytest.raises(SpecError, match=r"task\.tag_names: column 'tags' holds numbers"):
-        TASK.encoder(tokenizer, SPEC, 16, (0, 1, 2))
-    named = TokenClassificationSpec(type="token_classification", tag_names=("O", "B-x", "I-x"))
-    assert TASK.label_field(named) is None
-    encoder = TASK.encoder(tokenizer, named, 16, TASK.named_classes(named))
-    example = encoder(row)
-    assert isinstance(example, dict)
-    assert example["labels"] == [IGNORED, 2, 0, IGNORED]
-    with pytest.raises(DataError, match=r"tag 'B-y' in column 'tags' is not among the 3 tags"):
-        encoder({"tokens": ["a"], "tags": ["B-y"]})
+        load(found)
+    data = load(found, tag_names=("O", "B-x", "I-x"))
+    assert data.train["labels"][:2] == [[IGNORED, 2, 0, IGNORED], [IGNORED, 1, IGNORED, IGNORED]]
+    assert load(found, tag_names=("O", "B-x", "I-x", "B-y")).classes[3] == "B-y"
+    with pytest.raises(DataError, match=r"row 1: tag 2 in column 'tags' is not among the 2 tags"):
+        load(found, tag_names=("O", "B-x"))
+    with pytest.raises(DataError, match=r"rows 1, 2: the list in column 'tags' has a gap"):
+        load([{"tokens": ["the", "cat"], "tags": ["O", None]}])
 
 
 def test_a_data_set_may_name_the_numbers(tokenizer: Any, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
 from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
+from sweeps.results.reports import summary
 from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
@@ -60,6 +62,20 @@ def test_complete_trials_are_ranked_and_the_others_follow(open_study: Open) -> N
     assert board.baseline == 4.0
     assert board.varying == list(board.rows[0].params)
     assert json.loads(json.dumps(board.to_json()))["rows"][0]["rank"] == 1
+
+
+def test_the_winner_is_told_with_what_it_must_beat(open_study: Open) -> None:
+    study = open_study()
+    end(study, 0.75)
+    assert "majority" not in make_leaderboard(study).to_json()
+    study.optuna.set_user_attr("majority", {"validation/loss": 1.5, "validation/f1": 0.1})
+    study.optuna.set_user_attr("baseline", {"validation/loss": 2.0})
+    board = make_leaderboard(study)
+    assert board.to_json()["majority"] == 1.5
+    words = "(base without adapter: 2.0000; mean of the training rows: 1.5000)"
+    assert words in summary(board)
+    classes = replace(board, metric="validation/accuracy", baseline=None)
+    assert "accuracy 0.7500 (majority class: 1.5000)" in summary(classes)
 
 
 def test_a_leaderboard_is_a_pure_function_of_the_study(open_study: Open) -> None:

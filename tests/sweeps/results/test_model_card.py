@@ -18,6 +18,7 @@ ROWS = [
     {
         "text": f"a {ANIMALS[i % 4]} sees {i}",
         "kind": ANIMALS[i % 4],
+        "size": 0.25 * (i % 4),
         "kinds": [ANIMALS[i % 4], ANIMALS[(i + i // 4) % 4]],
         "tokens": ["a", ANIMALS[i % 4], "here"],
         "tags": ["O", f"B-{ANIMALS[i % 4]}", "O"],
@@ -29,6 +30,7 @@ ROWS = [
 ]
 CLASSIFY = {"type": "sequence_classification", "text": "{text}", "label": "kind"}
 SETS = {"type": "sequence_classification", "text": "{text}", "labels": "kinds"}
+NUMBER = {**CLASSIFY, "label": "size", "problem_type": "regression"}
 TAG = {"type": "token_classification"}
 ANSWER = {"type": "question_answering"}
 WRITE = {"type": "causal_lm", "prompt": "{question} ", "response": "{kind}"}
@@ -114,6 +116,7 @@ def scored(exported: Exported, loaded: dict[str, Any], cache: Path) -> dict[str,
         pytest.param(
             SETS, {"method": "prefix_tuning"}, "none", id="label sets", marks=pytest.mark.slow
         ),
+        pytest.param(NUMBER, {"r": 4}, "none", id="numbers"),
         pytest.param(TAG, {"method": "bottleneck"}, "none", id="tags, own method"),
         pytest.param(ANSWER, {"r": 4}, "none", id="answers"),
         pytest.param(TRANSLATE, {"r": 4}, "none", id="targets"),

@@ -105,6 +105,25 @@ def test_classifiers_with_their_heads_are_packed(
     assert any("score.weight" in name for name in adapters(tmp_path / "packed", 0)[0])
 
 
+def test_regressions_are_packed(cache: str, mixed: Any, tmp_path: Path, rows_path: Path) -> None:
+    rows = [json.loads(line) for line in rows_path.read_text(encoding="utf-8").splitlines()]
+    path = tmp_path / "rows.jsonl"
+    numbered = [json.dumps(row | {"n": len(row["a"]) / 10}) + "\n" for row in rows]
+    path.write_text("".join(numbered), encoding="utf-8")
+    task = {"type": "sequence_classification", "text": "{a}", "label": "n"}
+    params = {
+        "task": task | {"problem_type": "regression"},
+        "data.train": {"path": str(path)},
+        "evaluation.rungs": [9],
+    }
+    expected, found, _ = both(cache, mixed(**params), tmp_path)
+    check_same(expected, found)
+    assert engines_of(found) == ["packed"] * 5
+    assert {"validation/mse", "validation/pearson", "validation/spearman"} <= set(
+        found[1][0].metrics
+    )
+
+
 @contextmanager
 def products() -> Iterator[set[torch.dtype]]:
     """The types that linear layers give in the block, in any thread."""
