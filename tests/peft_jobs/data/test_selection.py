@@ -178,7 +178,6 @@ def test_rows_without_a_response_are_named(tmp_path: Path, tokenizer: Any) -> No
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, "good", 1], r"column 'label' of .*, which must hold text, numbers or .* kinds"),
         ([0, None, 1, 0], r"row 2: column 'label' has no label"),
         ([1, 1, 1, 1], r"holds one class only: 1"),
         ([0.5, 1.5, 0.5, 1.5], r"decimals, got 0\.5 in row 1: write problem_type: regression"),
@@ -234,7 +233,7 @@ def test_a_data_set_may_name_the_numbers_of_its_labels(tmp_path: Path, tokenizer
     assert data.validation["label"][:] == [2, 0]
     # Names without numbers have none: their order is ours.
     words = write_jsonl(tmp_path / "words.jsonl", [{"text": "a", "label": n} for n in names])
-    with pytest.raises(DataError, match=r"plain\.jsonl, row 1: label 2 .* not among the 4 classes"):
+    with pytest.raises(DataError, match=r"plain\.jsonl, row 1: label '2' .* not among the 4 classes"):
         load_data(trial(words, CLASSES, validation=str(plain)), tokenizer, tmp_path)
 
 
