@@ -24,7 +24,7 @@ from peft_jobs.data.class_labels import by_name, label_names
 from peft_jobs.data.selection import Selection, check, class_names, select
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
-from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.files import canonical_json, follow_umask, name_beside
 from peft_jobs.tasks import TASKS, Encoder, Example
 
 log = logging.getLogger(__name__)
@@ -220,10 +220,11 @@ def _encode_batch(
 def _store(entry: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a folder and give it its name, unless another process was faster."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
+    folder = name_beside(entry)
+    folder.mkdir()
     try:
         write(folder)
-        os.chmod(folder, 0o755)
+        follow_umask(folder)
         os.rename(folder, entry)
     except OSError:
         if not entry.is_dir():
