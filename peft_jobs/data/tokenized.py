@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 2
 """One row alone is memorised, or decides alone which trial is the best."""
-FORMAT = 3
+FORMAT = 4
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
 

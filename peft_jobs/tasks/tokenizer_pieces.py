@@ -1,4 +1,15 @@
-"""What a tokenizer makes of a text: its own opening, the tokens, the characters behind each."""
+"""What a tokenizer makes of a text: its own opening, the tokens, the bytes behind each, the end.
+
+Special tokens stand once. Templates and data may hold in writing what is put around a text anyway
+(`<s>[INST] {q} [/INST]`, `{a}</s>`): it is taken for that, however often it is repeated and
+whatever white space lies before a bos that begins the text, or after an eos that ends it. Elsewhere
+in a text a bos or eos stays as it was written. Neither is a byte of text, written or not: sizes
+count what a reader sees.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -26,3 +37,94 @@ def tokens_with_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[lis
 def closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The end of a text: eos, or nothing."""
     return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+
+
+def written_once(text: str, marks: Iterable[str]) -> str:
+    """`text` with one mark where several of a kind follow each other, white space aside."""
+    for mark in marks:
+        if text.count(mark) > 1:
+            first, *others = text.split(mark)
+            kept = [part for part in others[:-1] if part.strip()] + others[-1:]
+            text = mark.join([first, *kept])
+    return text
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens, and the UTF-8 bytes of text behind each: none behind bos and eos."""
+
+    tokens: list[int]
+    sizes: list[int]
+    rest: int = 0
+    """Bytes behind the last token, as of white space that a tokenizer drops."""
+
+    def after(self, count: int) -> "Piece":
+        """Without the first `count` tokens."""
+        return Piece(self.tokens[count:], self.sizes[count:], self.rest)
+
+
+class Frame:
+    """Puts texts between what a tokenizer opens them with and eos."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.opening = opening_tokens(tokenizer)
+        self.closing = closing_tokens(tokenizer)
+        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        opening = "".join(map(str, tokenizer.convert_ids_to_tokens(self.opening)))
+        bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+        self._openings = tuple(filter(None, (opening, bos)))
+        self._closings = tuple(filter(None, (eos,)))
+
+    def is_blank(self, text: str) -> bool:
+        """Whether a text has nothing in it beside bos, eos and white space."""
+        for mark in (*self._openings, *self._closings):
+            text = text.replace(mark, "")
+        return not text.strip()
+
+    def context(self, text: str) -> list[int]:
+        """The opening and the text."""
+        return self.opening + self._begun(self._piece(self._stripped(text))).tokens
+
+    def answer(self, text: str, context: list[int]) -> Piece:
+        """What follows on the context, with its end; a bos that the context has is left out."""
+        piece = self._begun(self._piece(self._stripped(text, to_the_end=True)))
+        begins = piece.tokens[:1]
+        opened = self._bos != self._eos and self._bos in context[: len(self.opening) or 1]
+        if (begins == [self._bos] and opened) or (begins == [self._eos] and context[-1:] == begins):
+            piece = piece.after(1)
+        return self._ended(piece)
+
+    def whole(self, text: str) -> Piece:
+        """The opening, the text and its end."""
+        piece = self._begun(self._piece(self._stripped(text, to_the_end=True)))
+        sizes = [0] * len(self.opening) + piece.sizes
+        return self._ended(Piece(self.opening + piece.tokens, sizes, piece.rest))
+
+    def _stripped(self, text: str, to_the_end: bool = False) -> str:
+        text = written_once(text, (*self._openings, *self._closings))
+        if text.lstrip().startswith(self._openings):
+            text = text.lstrip()
+        closed = to_the_end and text.rstrip().endswith(self._closings)
+        return text.rstrip() if closed else text
+
+    def _piece(self, text: str) -> Piece:
+        tokens, ends = tokens_with_ends(self.tokenizer, text)
+        borders = [0, *ends]
+        sizes = [
+            0 if token in (self._bos, self._eos) else len(text[start:end].encode())
+            for token, (start, end) in zip(tokens, pairwise(borders), strict=True)
+        ]
+        return Piece(tokens, sizes, len(text[borders[-1] :].encode()))
+
+    def _begun(self, piece: Piece) -> Piece:
+        """Without what of the opening is written in it."""
+        for count in range(len(self.opening), 0, -1):
+            if piece.tokens[:count] == self.opening[-count:]:
+                return piece.after(count)
+        return piece
+
+    def _ended(self, piece: Piece) -> Piece:
+        if not self.closing or piece.tokens[-1:] == self.closing:
+            return piece
+        return Piece(piece.tokens + self.closing, [*piece.sizes, piece.rest])
