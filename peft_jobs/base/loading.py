@@ -29,11 +29,18 @@ from peft_jobs.base.architecture import (
 )
 from peft_jobs.base.content_hash import content_hash
 from peft_jobs.base.heads import FRESH, fresh_modules, reset_head, topmost_modules
+from peft_jobs.base.languages import set_languages
 from peft_jobs.base.quantization import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
-from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
+from peft_jobs.spec import (
+    ModelSpec,
+    QuantizationSpec,
+    Seq2SeqSpec,
+    SequenceClassificationSpec,
+    TaskSpec,
+)
 from peft_jobs.storage.files import canonical_json
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
@@ -74,8 +81,14 @@ def base_key(
     labels: Sequence[str] = (),
 ) -> str:
     """`Base.key` of the base that `load_base` gives for the same arguments."""
-    parts = [model.model_dump(mode="json"), quantization.model_dump(mode="json"), task.type]
+    parts: list[Any] = [
+        model.model_dump(mode="json"),
+        quantization.model_dump(mode="json"),
+        task.type,
+    ]
     multi = isinstance(task, SequenceClassificationSpec) and task.labels is not None
+    if isinstance(task, Seq2SeqSpec):
+        parts += [task.source_language, task.target_language]
     return canonical_json([*parts, len(labels) or num_labels, list(labels), multi])
 
 
@@ -100,6 +113,7 @@ def load_base(
         config = read_config(model, task, num_labels, labels)
         outline = skeleton(model, task)
     tokenizer = _tokenizer(model)
+    set_languages(tokenizer, task, model.name_or_path)
     check_padding(config, tokenizer, model.name_or_path)
     config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False

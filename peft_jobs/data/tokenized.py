@@ -139,7 +139,8 @@ def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) ->
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of what the tokenizer does, wherever it was loaded from and whatever it did last."""
-    special = canonical_json({k: str(v) for k, v in tokenizer.special_tokens_map.items()})
+    named = {**tokenizer.special_tokens_map, "tgt_lang": getattr(tokenizer, "tgt_lang", None)}
+    special = canonical_json({name: str(token) for name, token in named.items()})
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         # The last call's truncation and padding are stored in it.

@@ -1,12 +1,14 @@
-"""A target text from a source text, with an encoder and a decoder (T5 and its family).
+"""A target text from a source text, with an encoder and a decoder (T5, BART, NLLB, ...).
 
-The source is tokenised as a text of its own, with the tokenizer's special tokens, and cut at
-max_length on the right; the target likewise as targets are, and cut at max_target_length. All of
-the target's tokens are supervised, its end among them.
+Both are tokenised as the tokenizer itself does it, with its special tokens for sources and for
+targets (`text_target=`), each of them once though template or data hold it too, and cut on the
+right: the source at max_length, the target at max_target_length. All of the target's tokens are
+supervised, its end among them; special tokens are no bytes of text.
 
 Dimensions: B rows, S tokens of the source, T of the target, V vocabulary.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
+from peft_jobs.errors import DataError
 from peft_jobs.spec import Seq2SeqSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks.causal_lm import text_metrics
 from peft_jobs.tasks.task import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
-from peft_jobs.tasks.tokenizer_pieces import closing_tokens, tokens_with_ends
+from peft_jobs.tasks.tokenizer_pieces import OwnFrame
 
 
 class Seq2Seq:
@@ -56,18 +59,23 @@ class Seq2Seq:
         max_length: int,
         classes: Sequence[int | str] = (),
     ) -> Encoder:
-        closing = closing_tokens(tokenizer)
+        sources, targets = OwnFrame(tokenizer), OwnFrame(tokenizer, target=True)
+        eos = tokenizer.eos_token
 
         def encode(row: Row) -> Example | None:
-            source, target = render(spec.source, row), render(spec.target, row)
-            found = tokenizer(source, truncation=True, max_length=max_length)
-            tokens, ends = tokens_with_ends(tokenizer, target)
-            labels = [*tokens, *closing][: spec.max_target_length]
-            kept = ends[min(len(labels), len(tokens)) - 1] if tokens else 0
-            if not labels:
-                return None
-            num_bytes = len(target[:kept].encode())
-            return {"input_ids": found["input_ids"], "labels": labels, "num_bytes": num_bytes}
+            target = render(spec.target, row)
+            if not targets.closing and not (eos and target.rstrip().endswith(eos)):
+                raise DataError(
+                    f"nothing ends the target: the tokenizer of {tokenizer.name_or_path} puts no "
+                    "token behind it, and a model would never learn to stop; write one in "
+                    f"task.target ({spec.target}{eos or '</s>'}), or give a tokenizer that does"
+                )
+            piece = targets.piece(target, spec.max_target_length)
+            return {
+                "input_ids": sources.tokens(render(spec.source, row), max_length),
+                "labels": piece.tokens,
+                "num_bytes": sum(piece.sizes),
+            }
 
         return encode
 
@@ -97,18 +105,31 @@ class Seq2Seq:
         return text_metrics(scores)
 
 
+def decoder_inputs(model: nn.Module, labels_BT: Tensor) -> Tensor:
+    """What the decoder reads to predict the labels, [B, T]: they, moved to the right by one, as
+    the architecture itself does it. `model` is a base, or has an adapter on it."""
+    adapted: Any = model
+    base = adapted.get_base_model() if hasattr(model, "get_base_model") else adapted
+    own = labels_BT.clone()  # some (FSMT) write into what they are given
+    shifted: Tensor
+    if hasattr(base, "prepare_decoder_input_ids_from_labels"):
+        shifted = base.prepare_decoder_input_ids_from_labels(labels=own)
+    else:  # M2M100, NLLB-MoE and Blenderbot (transformers 5.23) keep it beside their classes
+        shift: Any = sys.modules[type(base).__module__].shift_tokens_right
+        shifted = shift(own, base.config.pad_token_id, base.config.decoder_start_token_id)
+    return shifted
+
+
 def _losses(model: nn.Module, batch: Batch) -> Tensor:
     """Cross entropy [B, T] of the target's tokens, 0 on padding.
 
-    The decoder reads the target moved to the right by one, as the architecture itself does it. In
-    float32, or float64 of a model in float64; logits of virtual tokens are left out.
+    In float32, or float64 of a model in float64; logits of virtual tokens are left out.
     """
     labels_BT = batch["labels"]
-    shift: Any = model.prepare_decoder_input_ids_from_labels
     logits: Tensor = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        decoder_input_ids=shift(labels=labels_BT),
+        decoder_input_ids=decoder_inputs(model, labels_BT),
         use_cache=False,
     ).logits
     logits_BTV = upcast(logits[:, -labels_BT.shape[1] :])

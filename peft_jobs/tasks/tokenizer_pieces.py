@@ -7,6 +7,7 @@ in a text a bos or eos stays as it was written. Neither is a byte of text, writt
 count what a reader sees.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,14 +15,30 @@ from itertools import pairwise
 from transformers import PreTrainedTokenizerBase
 
 
+def surroundings(
+    tokenizer: PreTrainedTokenizerBase, target: bool = False
+) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts before and behind a text, or a `target`: bos, eos, ..."""
+    text = "text_target" if target else "text"
+    plain = list(tokenizer(**{text: "a"}, add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer(**{text: "a"})["input_ids"])
+    for start in range(len(whole) - len(plain) + 1):
+        stop = start + len(plain)
+        if whole[start:stop] == plain:
+            return whole[:start], whole[stop:]
+    return [], []
+
+
 def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer itself puts before a text: bos, or nothing."""
-    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    whole = list(tokenizer("a")["input_ids"])
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start]
-    return []
+    return surroundings(tokenizer)[0]
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that are no text: what `decode(skip_special_tokens=True)` leaves out, and more
+    that were added as such."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
 
 
 def tokens_with_ends(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
@@ -128,3 +145,41 @@ class Frame:
         if not self.closing or piece.tokens[-1:] == self.closing:
             return piece
         return Piece(piece.tokens + self.closing, [*piece.sizes, piece.rest])
+
+
+class OwnFrame:
+    """Texts, or targets, between what the tokenizer itself puts around them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, target: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.opening, self.closing = surroundings(tokenizer, target)
+        self._text = "text_target" if target else "text"
+        self._before, self._behind = self._pattern(self.opening), self._pattern(self.closing)
+
+    def tokens(self, text: str, max_length: int) -> list[int]:
+        """Of the text with what is around it, cut on the right as the tokenizer does it."""
+        return self.piece(text, max_length).tokens
+
+    def piece(self, text: str, max_length: int) -> Piece:
+        """`tokens`, with the bytes behind each; those of a slow tokenizer are at the last."""
+        if self._before is not None:
+            text = re.sub(rf"^(?:\s*(?:{self._before}))+", "", text)
+        if self._behind is not None:
+            text = re.sub(rf"(?:(?:{self._behind})\s*)+$", "", text)
+        options = {"truncation": True, "max_length": max_length}
+        if not self.tokenizer.is_fast:
+            whole = self.tokenizer(**{self._text: text})["input_ids"]
+            tokens = list(self.tokenizer(**{self._text: text}, **options)["input_ids"])
+            cut = len(whole) > len(tokens)
+            kept = self.tokenizer.decode(tokens, skip_special_tokens=True) if cut else text
+            return Piece(tokens, [0] * (len(tokens) - 1) + [len(str(kept).encode())])
+        found = self.tokenizer(**{self._text: text}, **options, return_offsets_mapping=True)
+        marks, reached, sizes = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id), 0, []
+        for token, (_, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            sizes.append(0 if token in marks else len(text[reached:end].encode()))
+            reached = max(reached, end)
+        return Piece(list(found["input_ids"]), sizes)
+
+    def _pattern(self, tokens: list[int]) -> str | None:
+        written = map(str, self.tokenizer.convert_ids_to_tokens(tokens))
+        return "|".join(map(re.escape, written)) or None

@@ -32,7 +32,7 @@ SETS = {"type": "sequence_classification", "text": "{text}", "labels": "kinds"}
 TAG = {"type": "token_classification"}
 ANSWER = {"type": "question_answering"}
 WRITE = {"type": "causal_lm", "prompt": "{question} ", "response": "{kind}"}
-TRANSLATE = {"type": "seq2seq", "source": "{question}", "target": "{kind}"}
+TRANSLATE = {"type": "seq2seq", "source": "{question}", "target": "{kind}</s>"}
 SKIPPING = {"scheme": "int8", "llm_int8_skip_modules": ["down_proj"]}
 
 
