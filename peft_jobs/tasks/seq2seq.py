@@ -23,7 +23,18 @@ from peft_jobs.errors import DataError
 from peft_jobs.spec import Seq2SeqSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks.causal_lm import text_metrics
-from peft_jobs.tasks.task import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
+from peft_jobs.tasks.task import (
+    IGNORED,
+    Batch,
+    Encoder,
+    Example,
+    Row,
+    Score,
+    base_of,
+    mask,
+    pad,
+    upcast,
+)
 from peft_jobs.tasks.tokenizer_pieces import OwnFrame
 
 
@@ -108,8 +119,7 @@ class Seq2Seq:
 def decoder_inputs(model: nn.Module, labels_BT: Tensor) -> Tensor:
     """What the decoder reads to predict the labels, [B, T]: they, moved to the right by one, as
     the architecture itself does it. `model` is a base, or has an adapter on it."""
-    adapted: Any = model
-    base = adapted.get_base_model() if hasattr(model, "get_base_model") else adapted
+    base = base_of(model)
     own = labels_BT.clone()  # some (FSMT) write into what they are given
     shifted: Tensor
     if hasattr(base, "prepare_decoder_input_ids_from_labels"):

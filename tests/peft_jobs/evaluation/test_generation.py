@@ -15,12 +15,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from peft_jobs.errors import Refused, SpecError
+from peft_jobs.evaluation.decoding import turn_ends
 from peft_jobs.evaluation.generation import (
     generate,
     generation_metrics,
     prompt_and_reference,
     spread,
-    turn_ends,
 )
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
