@@ -19,6 +19,11 @@ from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks.task import base_of
 
 _LENGTHS = ("max_length", "max_new_tokens")
+_OF_SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p", "top_h"),
+    *("typical_p", "epsilon_cutoff", "eta_cutoff"),
+)
+_OF_BEAMS = ("early_stopping", "length_penalty")
 
 
 def is_chat(task: TaskSpec) -> bool:
@@ -47,4 +52,13 @@ def serving_settings(
     for name, value in decoding.tokens.items():
         setattr(settings, name, value)
     settings.pad_token_id = tokenizer.pad_token_id
+    _drop_idle(settings)
     return settings
+
+
+def _drop_idle(settings: GenerationConfig) -> None:
+    """Forget what does nothing beside the rest, as transformers (5.23) saves no such settings;
+    checkpoints of earlier versions have some, a temperature without sampling most of all."""
+    sampling, beams = settings.do_sample is True, (settings.num_beams or 1) > 1
+    for name in (*(() if sampling else _OF_SAMPLING), *(() if beams else _OF_BEAMS)):
+        setattr(settings, name, None)

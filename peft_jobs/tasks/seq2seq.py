@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from peft_jobs.errors import DataError
+from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import Seq2SeqSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks.causal_lm import text_metrics
@@ -118,15 +118,22 @@ class Seq2Seq:
 
 def decoder_inputs(model: nn.Module, labels_BT: Tensor) -> Tensor:
     """What the decoder reads to predict the labels, [B, T]: they, moved to the right by one, as
-    the architecture itself does it. `model` is a base, or has an adapter on it."""
+    the architecture itself does it. `model` is a base, or has an adapter on it. Raises SpecError if
+    the architecture does not know how."""
     base = base_of(model)
     own = labels_BT.clone()  # some (FSMT) write into what they are given
     shifted: Tensor
-    if hasattr(base, "prepare_decoder_input_ids_from_labels"):
-        shifted = base.prepare_decoder_input_ids_from_labels(labels=own)
-    else:  # M2M100, NLLB-MoE and Blenderbot (transformers 5.23) keep it beside their classes
-        shift: Any = sys.modules[type(base).__module__].shift_tokens_right
-        shifted = shift(own, base.config.pad_token_id, base.config.decoder_start_token_id)
+    try:
+        if hasattr(base, "prepare_decoder_input_ids_from_labels"):
+            shifted = base.prepare_decoder_input_ids_from_labels(labels=own)
+        else:  # M2M100, NLLB-MoE and Blenderbot (transformers 5.23) keep it beside their classes
+            shift: Any = sys.modules[type(base).__module__].shift_tokens_right
+            shifted = shift(own, base.config.pad_token_id, base.config.decoder_start_token_id)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"model.name_or_path: {base.name_or_path} ({type(base).__name__}) does not say how a "
+            f"target begins; give the decoder_start_token_id in its config.json ({error})"
+        ) from error
     return shifted
 
 

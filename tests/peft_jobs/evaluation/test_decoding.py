@@ -1,6 +1,7 @@
 """Answers are decoded alike for every method, and as an export is decoded that leaves."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from peft_jobs.base.loading import Base, load_base
 from peft_jobs.errors import Refused
 from peft_jobs.evaluation.decoding import decoding_of
 from peft_jobs.evaluation.generation import generate
+from peft_jobs.evaluation.serving import serving_settings
 from peft_jobs.methods import METHODS
 from peft_jobs.randomness import generator
 from peft_jobs.spec import ModelSpec, QuantizationSpec, Seq2SeqSpec, TrialSpec
@@ -192,3 +194,27 @@ def test_a_checkpoints_settings_reach_no_methods_answers_behind_an_encoder(
 @pytest.fixture(scope="module")
 def bart(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return seq2seq_base("BART", tmp_path_factory.mktemp("bart"))
+
+
+def test_settings_that_do_nothing_are_no_hindrance(
+    llama_base: Any, trial: Any, tmp_path: Path
+) -> None:
+    """As those of Llama 2's chat models, which transformers does not save any more."""
+    from datasets import Dataset
+    from transformers import GenerationConfig
+
+    base = llama_base("none")
+    kept = base.model.generation_config
+    base.model.generation_config = GenerationConfig(
+        temperature=0.6, top_p=0.9, length_penalty=2.0, repetition_penalty=1.2, eos_token_id=7
+    )
+    rows = Dataset.from_list([{"input_ids": [1, 6, 2], "labels": [-100, 6, 2]}] * 2)
+    try:
+        settings = serving_settings(base.model, base.tokenizer, trial(), rows)
+    finally:
+        base.model.generation_config = kept
+    assert settings is not None
+    settings.save_pretrained(tmp_path)
+    found = json.loads((tmp_path / "generation_config.json").read_text())
+    assert found.pop("transformers_version")
+    assert found == {"repetition_penalty": 1.2, "eos_token_id": [7, 2], "pad_token_id": 2}

@@ -144,6 +144,15 @@ def test_a_loss_of_several_tokens_at_a_time_is_not_ours(tmp_path: Path) -> None:
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("family", ["T5", "BART", "NLLB"])
+def test_a_decoder_that_nothing_begins_is_told(family: str, checkpoint: Any) -> None:
+    base = loaded(checkpoint(family), section(family))
+    base.model.config.decoder_start_token_id = None
+    batch = TASK.collate([{"input_ids": [5, 2], "labels": [6, 2], "num_bytes": 1}], 1)
+    with pytest.raises(SpecError, match=r"give the decoder_start_token_id in its config\.json"):
+        TASK.losses(base.model, batch)
+
+
 def test_a_target_that_nothing_ends_is_told(tmp_path: Path) -> None:
     tokenizer = words("<s> $A")
     encode = TASK.encoder(tokenizer, section("T5"), 64, ())
