@@ -1,7 +1,7 @@
 """Files that are whole or not there: written beside the target, synced, renamed over it.
 
-Who may read them is the umask's to say, as for any file that is simply opened; what
-libraries make for its owner alone (safetensors) is given the usual permissions.
+Who may read them is the umask's to say, as for any file that is simply opened; what libraries make
+for its owner alone (safetensors) is given the usual permissions.
 """
 
 import json

@@ -55,8 +55,7 @@ class Seq2Seq:
     def mistake(self, row: Row, spec: Seq2SeqSpec) -> str | None:
         for name, template in (("source", spec.source), ("target", spec.target)):
             if not render(template, row).strip():
-                names = ", ".join(map(repr, columns(template)))
-                return f"the {name} is empty (column {names})"
+                return _empty(name, template)
         return None
 
     def features(self, tokenizer: PreTrainedTokenizerBase, spec: Seq2SeqSpec) -> Features:
@@ -72,9 +71,15 @@ class Seq2Seq:
     ) -> Encoder:
         sources, targets = OwnFrame(tokenizer), OwnFrame(tokenizer, target=True)
         eos = tokenizer.eos_token
+        _check_room("data.max_length", max_length, sources)
+        _check_room("task.max_target_length", spec.max_target_length, targets)
 
         def encode(row: Row) -> Example | None:
-            target = render(spec.target, row)
+            source, target = render(spec.source, row), render(spec.target, row)
+            if sources.is_blank(source):
+                raise DataError(_empty("source", spec.source))
+            if targets.is_blank(target):
+                raise DataError(_empty("target", spec.target))
             if not targets.closing and not (eos and target.rstrip().endswith(eos)):
                 raise DataError(
                     f"nothing ends the target: the tokenizer of {tokenizer.name_or_path} puts no "
@@ -83,7 +88,7 @@ class Seq2Seq:
                 )
             piece = targets.piece(target, spec.max_target_length)
             return {
-                "input_ids": sources.tokens(render(spec.source, row), max_length),
+                "input_ids": sources.tokens(source, max_length),
                 "labels": piece.tokens,
                 "num_bytes": sum(piece.sizes),
             }
@@ -114,6 +119,20 @@ class Seq2Seq:
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
         return text_metrics(scores)
+
+
+def _check_room(field: str, length: int, frame: OwnFrame) -> None:
+    """Raise SpecError if nothing of a text is left beside the tokens around it."""
+    around = len(frame.opening) + len(frame.closing)
+    if length <= around:
+        raise SpecError(
+            f"{field} must be > {around}, the tokens that the tokenizer puts around a text, "
+            f"got {length}"
+        )
+
+
+def _empty(name: str, template: str) -> str:
+    return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
 
 
 def decoder_inputs(model: nn.Module, labels_BT: Tensor) -> Tensor:

@@ -160,12 +160,13 @@ class OwnFrame:
         """Of the text with what is around it, cut on the right as the tokenizer does it."""
         return self.piece(text, max_length).tokens
 
+    def is_blank(self, text: str) -> bool:
+        """Whether a text has nothing in it beside what the tokenizer puts around it."""
+        return not self._bare(text).strip()
+
     def piece(self, text: str, max_length: int) -> Piece:
         """`tokens`, with the bytes behind each; those of a slow tokenizer are at the last."""
-        if self._before is not None:
-            text = re.sub(rf"^(?:\s*(?:{self._before}))+", "", text)
-        if self._behind is not None:
-            text = re.sub(rf"(?:(?:{self._behind})\s*)+$", "", text)
+        text = self._bare(text)
         options = {"truncation": True, "max_length": max_length}
         if not self.tokenizer.is_fast:
             whole = self.tokenizer(**{self._text: text})["input_ids"]
@@ -179,6 +180,13 @@ class OwnFrame:
             sizes.append(0 if token in marks else len(text[reached:end].encode()))
             reached = max(reached, end)
         return Piece(list(found["input_ids"]), sizes)
+
+    def _bare(self, text: str) -> str:
+        if self._before is not None:
+            text = re.sub(rf"^(?:\s*(?:{self._before}))+", "", text)
+        if self._behind is not None:
+            text = re.sub(rf"(?:(?:{self._behind})\s*)+$", "", text)
+        return text
 
     def _pattern(self, tokens: list[int]) -> str | None:
         written = map(str, self.tokenizer.convert_ids_to_tokens(tokens))

@@ -10,7 +10,7 @@ from typing import cast
 
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_jobs.base.architecture import read_config
 from peft_jobs.base.loading import Base
@@ -41,7 +41,7 @@ def score_adapter(
     base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
     if not read_labels(adapter):
         write_labels(adapter, data.classes)
-    base.tokenizer.save_pretrained(str(adapter))
+    _save_tokenizer(base.tokenizer, adapter)
     settings = serving_settings(base.model, base.tokenizer, spec, data.validation)
     if settings is not None:
         settings.save_pretrained(str(adapter))
@@ -69,7 +69,7 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     aside = out.with_name(f".{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
     merged.save_pretrained(str(aside))
-    base.tokenizer.save_pretrained(str(aside))
+    _save_tokenizer(base.tokenizer, aside)
     follow_umask(aside)
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
@@ -80,6 +80,14 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     del merged, base  # the plain model takes the memory of this one
     again, data = resident.get(plain, Phases())
     return _scored(again.model, again, plain, data.validation)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer with its chat template, without the cut of the last text in its file."""
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(str(folder))
 
 
 def _restore_cache(model: PreTrainedModel, spec: TrialSpec) -> None:

@@ -144,6 +144,19 @@ def test_a_loss_of_several_tokens_at_a_time_is_not_ours(tmp_path: Path) -> None:
         assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
 
 
+def test_texts_of_nothing_but_marks_and_room_for_nothing_else_are_told() -> None:
+    tokenizer, task = words("<s> $A </s>"), section("BART", target="{a}</s>")
+    encode = TASK.encoder(tokenizer, task, 64, ())
+    with pytest.raises(DataError, match=r"the target is empty \(column 'a'\)"):
+        encode({"q": "a", "a": " "})
+    with pytest.raises(DataError, match=r"the source is empty \(column 'q'\)"):
+        encode({"q": "<s> </s>", "a": "b"})
+    with pytest.raises(SpecError, match=r"data.max_length must be > 2, .* got 2"):
+        TASK.encoder(tokenizer, task, 2, ())
+    with pytest.raises(SpecError, match=r"task.max_target_length must be > 2, .* got 1"):
+        TASK.encoder(tokenizer, section("BART", max_target_length=1), 64, ())
+
+
 @pytest.mark.parametrize("family", ["T5", "BART", "NLLB"])
 def test_a_decoder_that_nothing_begins_is_told(family: str, checkpoint: Any) -> None:
     base = loaded(checkpoint(family), section(family))

@@ -152,6 +152,9 @@ def test_plain_generate_reproduces_what_was_recorded(
     assert ("num_beams" in settings) == (not measured)
     config = json.loads(Path("merged/config.json").read_text())
     assert config["use_cache"] == json.loads((folder / "config.json").read_text())["use_cache"]
+    for place in (".", "merged"):
+        written = json.loads((Path(place) / "tokenizer.json").read_text())
+        assert (written["truncation"], written["padding"]) == (None, None)
     if "Llama" in base:
         kept = [Path("chat_template.jinja"), Path("merged/chat_template.jinja")]
         assert [path.read_text() for path in kept] == [CHATML] * 2
