@@ -6,6 +6,7 @@ resident       the base and the data that stay loaded between trials
 architecture   class, modules and head, from the configuration alone
 heads          heads that the checkpoint lacks
 own_classes    the classes that a base's own head has, and those of the data
+languages      those of a model that translates, as its tokenizer marks them
 vocabulary     token ids against the embedding table
 positions      lengths of rows against tables of positions
 content_hash   a cheap hash of all tensors, which shows whether a trial changed them

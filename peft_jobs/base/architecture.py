@@ -93,6 +93,12 @@ def read_config(
             f"model.name_or_path: {model.name_or_path} ({config.model_type}) attends to later "
             "tokens and cannot be trained on task.type causal_lm; use a decoder"
         )
+    if getattr(config, "ngram", 1) > 1 and not getattr(config, "disable_ngram_loss", True):
+        raise SpecError(
+            f"model.name_or_path: {model.name_or_path} ({config.model_type}) is trained to predict "
+            f"{config.ngram} tokens at a time, and here the next one alone is; set "
+            "disable_ngram_loss to true in its config.json, or give another model"
+        )
     drop_odd_padding(config)
     return config
 

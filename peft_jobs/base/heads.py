@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from peft.utils.other import ModulesToSaveWrapper
@@ -10,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peft_jobs.randomness import ADAPTER, key
+from peft_jobs.tasks.task import base_of
 
 FRESH = "_fresh_modules"
 """Attribute of a base: names of the modules that its checkpoint lacks, topmost ones, sorted."""
@@ -46,8 +46,7 @@ def reset_head(model: nn.Module, seed: int) -> None:
     base stays as it is. The distribution is the architecture's own, drawn in float32 on the CPU, so
     a GPU gets the same weights. Does nothing to a base whose checkpoint was complete.
     """
-    adapted: Any = model
-    base = adapted.get_base_model() if hasattr(model, "get_base_model") else adapted
+    base = base_of(model)
     for name in fresh_modules(base):
         head = base.get_submodule(name)
         if isinstance(head, ModulesToSaveWrapper):

@@ -30,11 +30,12 @@ from peft_jobs.base.architecture import (
 )
 from peft_jobs.base.content_hash import content_hash
 from peft_jobs.base.heads import FRESH, forget, fresh_modules, reset_head, topmost_modules
+from peft_jobs.base.languages import set_languages
 from peft_jobs.base.quantization import bnb_config, is_quantized, quantization_seconds, settle
 from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
-from peft_jobs.spec import ModelSpec, QuantizationSpec, TaskSpec
+from peft_jobs.spec import ModelSpec, QuantizationSpec, Seq2SeqSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
@@ -76,7 +77,10 @@ def base_key(
     new_head: bool = False,
 ) -> str:
     """`Base.key` of the base that `load_base` gives for the same arguments."""
-    parts = [model.model_dump(mode="json"), quantization.model_dump(mode="json"), task.type]
+    sections = (model, quantization)
+    parts: list[Any] = [*(section.model_dump(mode="json") for section in sections), task.type]
+    if isinstance(task, Seq2SeqSpec):
+        parts += [task.source_language, task.target_language]
     num_labels = len(labels) or num_labels
     return canonical_json([*parts, num_labels, list(labels), task.head_problem, new_head])
 
@@ -104,6 +108,7 @@ def load_base(
         config = read_config(model, task, num_labels, labels)
         outline = skeleton(model, task)
     tokenizer = _tokenizer(model)
+    set_languages(tokenizer, task, model.name_or_path)
     check_padding(config, tokenizer, model.name_or_path)
     config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False

@@ -36,9 +36,6 @@ MIN_EXAMPLES = 2
 FORMAT = 4
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
-SINCE = ("chat_template", "label_names", "multi_hot", "problem_type")
-"""Fields of a task that 0.1.0 did not have: they count where they are given."""
-
 
 @dataclass(frozen=True)
 class TokenizedData:
@@ -142,10 +139,8 @@ def _check_contexts(spec: TrialSpec, train: Selection) -> None:
 
 def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
     """Of how a row becomes tokens and which of them count: task, chat template, max_length."""
-    dump = spec.task.model_dump(mode="json")
-    task = {k: v for k, v in dump.items() if k not in SINCE or v not in (None, [])}
-    forms = spec.data.model_dump(mode="json", include={"format", "roles", "keys", "on_bad_row"})
-    task |= {k: v for k, v in forms.items() if v not in ({}, "openai", "error")}
+    forms = spec.data.model_dump(mode="json", include=set(spec.data.LATER))
+    task = spec.task.model_dump(mode="json") | forms
     chatty = task.get("messages") is not None or task.get("use_chat_template")
     chat_template = template_of(tokenizer, task.get("chat_template")) if chatty else None
     return _sha256(canonical_json([task, spec.data.max_length, chat_template]))
@@ -153,7 +148,8 @@ def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) ->
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of what the tokenizer does, wherever it was loaded from and whatever it did last."""
-    special = canonical_json({k: str(v) for k, v in tokenizer.special_tokens_map.items()})
+    named = {**tokenizer.special_tokens_map, "tgt_lang": getattr(tokenizer, "tgt_lang", None)}
+    special = canonical_json({name: str(token) for name, token in named.items()})
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         # The last call's truncation and padding are stored in it.

@@ -3,6 +3,8 @@
 scoring          metrics of a model on a split
 majority         metrics of the majority class, which looks at no row
 generation       metrics of the answers that a model writes
+decoding         how answers begin and end
+serving          the same, as an exported model's generation settings
 custom_metrics   a person's own metrics
 """
 

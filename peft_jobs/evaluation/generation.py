@@ -1,21 +1,19 @@
 """Metrics of texts that a model writes: greedy answers to the prompts of some rows of a split.
 
-Nothing is sampled, and what a checkpoint's own generation settings would change (beams, penalties,
-forced or forbidden tokens) is switched off, so an answer depends on the weights alone. Prompt and
+Nothing is sampled; how answers begin and end is in `peft_jobs.evaluation.decoding`. Prompt and
 reference come from the tokenised rows: the reference is the last run of supervised tokens, in a
 conversation the assistant's last turn, and the prompt all that stands before it.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
 import sacrebleu
 import torch
 from datasets import Dataset
-from peft import PeftModel, PeftType
+from peft import PeftType
 from rouge_score.rouge_scorer import RougeScorer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -23,12 +21,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from peft_jobs.base.positions import table_length
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.evaluation.custom_metrics import checked, load_metric
+from peft_jobs.evaluation.decoding import Decoding, decoding_of, text_of, without_own_settings
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks import IGNORED
 from peft_jobs.tasks.task import mask, pad
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-_SPECIAL = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def generation_metrics(
@@ -44,22 +42,30 @@ def generation_metrics(
     In a `chat`, whose template may close a turn with another token than eos, that token ends an
     answer too. Raises SpecError if the base has no room for the answers.
     """
-    chosen = rows.select(spread(len(rows), spec.max_samples))
-    source: Any = model
-    pairs = [
-        prompt_and_reference(tokens, labels, source.config.is_encoder_decoder)
-        for tokens, labels in zip(chosen["input_ids"], chosen["labels"], strict=True)
-    ]
+    pairs = _pairs(spec, model, rows)
     prompts = [prompt for prompt, _ in pairs]
-    ends = turn_ends(tokenizer, [reference for _, reference in pairs]) if chat else frozenset()
-    answers = generate(model, tokenizer, prompts, spec.max_new_tokens, batch_size, ends)
-    references = [_text(tokenizer, reference) for _, reference in pairs]
+    decoding = decoding_of(model, tokenizer, [reference for _, reference in pairs], chat)
+    answers = generate(model, tokenizer, prompts, spec.max_new_tokens, batch_size, decoding)
+    references = [text_of(tokenizer, reference) for _, reference in pairs]
     found: dict[str, float] = {}
     for metric in spec.metrics:
         found |= _METRICS[metric](answers, references)
     for function in spec.functions:
         found |= checked(function, load_metric(function)(answers, references), found)
     return found
+
+
+def references_of(spec: GenerationSpec, model: nn.Module, rows: Dataset) -> list[list[int]]:
+    """Tokens of the true answers with which those of a model are compared."""
+    return [reference for _, reference in _pairs(spec, model, rows)]
+
+
+def _pairs(spec: GenerationSpec, model: Any, rows: Dataset) -> list[tuple[list[int], list[int]]]:
+    chosen = rows.select(spread(len(rows), spec.max_samples))
+    return [
+        prompt_and_reference(tokens, labels, model.config.is_encoder_decoder)
+        for tokens, labels in zip(chosen["input_ids"], chosen["labels"], strict=True)
+    ]
 
 
 def spread(num_rows: int, most: int) -> list[int]:
@@ -81,38 +87,20 @@ def prompt_and_reference(
     return list(tokens[:start]), list(labels[start:stop])
 
 
-def turn_ends(
-    tokenizer: PreTrainedTokenizerBase, references: Sequence[Sequence[int]]
-) -> frozenset[int]:
-    """The special tokens with which the references end, white space aside, and that are nowhere
-    inside of them (as the last one of a reference that was cut may be)."""
-    added = tokenizer.added_tokens_decoder.items()
-    special = {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
-    ends: set[int] = set()
-    inside: set[int] = set()
-    for reference in references:
-        written = list(reference)
-        while written and written[-1] not in special and not _text(tokenizer, written[-1:]):
-            written.pop()
-        if written and written[-1] in special:
-            ends.add(written.pop())
-        inside |= special & set(written)
-    return frozenset(ends - inside)
-
-
 def generate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     batch_size: int,
-    ends: frozenset[int] = frozenset(),
+    decoding: Decoding | None = None,
 ) -> list[str]:
     """The model's greedy answer to each prompt, as text without special tokens.
 
-    An answer ends at eos, and at any of `ends`. Prompts are batched by length; decoders have them
-    padded on the left.
+    `decoding` is by default what checkpoint and tokenizer say. Prompts are batched by length;
+    decoders have them padded on the left.
     """
+    decoding = decoding_of(model, tokenizer) if decoding is None else decoding
     source: Any = model
     decoder = not source.config.is_encoder_decoder
     _check_room(source, prompts, max_new_tokens)
@@ -122,16 +110,14 @@ def generate(
         num_beams=1,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
-        min_length=0,
-        min_new_tokens=0,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted(ends | _ends(source, tokenizer)) or None,
         use_cache=True,
+        **decoding.tokens,
     )
     answers = [""] * len(prompts)
     for numbers in _batches(prompts, batch_size, mixed=not (decoder and _loses_positions(model))):
         tokens_BS, mask_BS = _padded([prompts[n] for n in numbers], tokenizer, left=decoder)
-        with _without_own_settings(source):
+        with without_own_settings(source):
             written = source.generate(
                 input_ids=tokens_BS.to(source.device),
                 attention_mask=mask_BS.to(source.device),
@@ -139,22 +125,8 @@ def generate(
             )
         new = written[:, tokens_BS.shape[1] :] if decoder else written
         for number, answer in zip(numbers, new.tolist(), strict=True):
-            answers[number] = _text(tokenizer, answer)
+            answers[number] = text_of(tokenizer, answer)
     return answers
-
-
-@contextmanager
-def _without_own_settings(model: Any) -> Iterator[None]:
-    """Of the checkpoint's generation settings only the special tokens hold in the block: where
-    `generate` is told nothing, or None, it takes what it finds there."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    own = inner.generation_config
-    tokens = {name: getattr(own, name) for name in _SPECIAL}
-    inner.generation_config = GenerationConfig(**tokens)  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        inner.generation_config = own
 
 
 def _batches(
@@ -209,17 +181,6 @@ def _bleu(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]
 
 
 _METRICS = {"exact_match": _exact_match, "rouge": _rouge, "bleu": _bleu}
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-
-def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end a text: the checkpoint's and the tokenizer's."""
-    known = model.generation_config.eos_token_id
-    ends = {*(known if isinstance(known, list) else [known]), tokenizer.eos_token_id}
-    return frozenset(ends - {None})
 
 
 def _check_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

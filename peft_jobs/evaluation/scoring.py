@@ -12,7 +12,8 @@ from peft_jobs.base.loading import Base
 from peft_jobs.device.precision import autocast
 from peft_jobs.evaluation.custom_metrics import checked, custom_metrics
 from peft_jobs.evaluation.generation import generation_metrics
-from peft_jobs.spec import CausalLMSpec, TrainingSpec, TrialSpec
+from peft_jobs.evaluation.serving import is_chat
+from peft_jobs.spec import TrainingSpec, TrialSpec
 from peft_jobs.tasks import TASKS, Batch, Example, Task
 
 FULL_PRECISION = TrainingSpec()
@@ -75,12 +76,8 @@ def score(
         own = custom_metrics(asked.metrics, model, base.tokenizer, rows)
         if asked.generation is not None:
             batch_size = asked.per_device_eval_batch_size
-            task = spec.task
-            chat = isinstance(task, CausalLMSpec) and (
-                task.messages is not None or task.use_chat_template
-            )
             written = generation_metrics(
-                asked.generation, model, base.tokenizer, rows, batch_size, chat
+                asked.generation, model, base.tokenizer, rows, batch_size, is_chat(spec.task)
             )
             own |= checked("evaluation.generation", written, own)
     for name, value in own.items():

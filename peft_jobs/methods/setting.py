@@ -15,6 +15,7 @@ from peft_jobs.randomness import epoch_order
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import LoraSpec
 from peft_jobs.tasks import IGNORED, TASKS, Batch
+from peft_jobs.tasks.seq2seq import decoder_inputs
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -66,7 +67,6 @@ class Setting:
             batch = task.collate(examples_of(self.rows[chosen]), pad)
             inputs = {name: batch[name] for name in _INPUTS if name in batch}
             if base.model.config.is_encoder_decoder:
-                shift: Any = base.model.prepare_decoder_input_ids_from_labels
-                inputs["decoder_input_ids"] = shift(labels=batch["labels"])
+                inputs["decoder_input_ids"] = decoder_inputs(base.model, batch["labels"])
                 inputs["decoder_attention_mask"] = (batch["labels"] != IGNORED).long()
             yield to_device(inputs, base.device)

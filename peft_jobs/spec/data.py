@@ -71,6 +71,8 @@ KEYS = {
 
 
 class DataSpec(Section):
+    LATER = ("format", "roles", "keys", "on_bad_row")
+
     train: AnySource
     validation: Validation = 0.1
     """Source, or the share of the training rows that is held out (before any subset)."""

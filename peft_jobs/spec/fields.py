@@ -1,8 +1,16 @@
 """Field types shared by the spec's sections: strict where YAML is lax, and bounded."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from peft_jobs.spec import templates
 
@@ -13,6 +21,20 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """Fields that came after version 0.1. One that has its default is not written: a section says
+    what it said before there was such a field, and equal specs stay equal."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in found.items()
+            if name not in self.LATER
+            or getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
 
 
 def _no_bool(value: Any) -> Any:

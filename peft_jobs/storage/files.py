@@ -1,9 +1,14 @@
-"""Files that are whole or not there: written beside the target, synced, renamed over it."""
+"""Files that are whole or not there: written beside the target, synced, renamed over it.
+
+Who may read them is the umask's to say, as for any file that is simply opened; what libraries make
+for its owner alone (safetensors) is given the usual permissions.
+"""
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +18,21 @@ from typing import Any
 def write_whole(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically; creates parent folders, replaces an older file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = name_beside(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def name_beside(path: Path) -> Path:
+    """A hidden name in the same folder, for what is to be renamed to `path`; nobody else's."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,10 +46,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
     Nothing is left of it if the block raises.
     """
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    aside = name_beside(target)
+    aside.mkdir()
     try:
         yield aside
-        aside.chmod(0o755)
+        follow_umask(aside)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(aside, target)
     finally:
@@ -50,16 +60,28 @@ def whole_folder(target: Path) -> Iterator[Path]:
 def write_once(target: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a folder and give it its name, unless another process was faster."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    folder = name_beside(target)
+    folder.mkdir()
     try:
         write(folder)
-        os.chmod(folder, 0o755)
+        follow_umask(folder)
         os.rename(folder, target)
     except OSError:
         if not target.is_dir():
             raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give a folder, and all that is in it, the permissions of a folder and of files made anew."""
+    probe = name_beside(folder)  # the umask itself cannot be read without being changed
+    probe.mkdir()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.rmdir()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def canonical_json(value: Any) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from peft_jobs.storage.files import whole_folder
+from peft_jobs.storage.files import name_beside, whole_folder
 from peft_jobs.storage.retry import retry
 
 MANIFEST = "manifest.json"
@@ -89,13 +89,12 @@ def fetch(url: str, local: Path) -> None:
     local.parent.mkdir(parents=True, exist_ok=True)
     sizes = _manifest(url)
     if sizes is None:
-        handle, aside = tempfile.mkstemp(dir=local.parent, prefix=f".{local.name}.")
-        os.close(handle)
+        aside = name_beside(local)
         try:
-            _fetch_file(system, path, Path(aside))
-            os.replace(aside, local)
+            _fetch_file(system, path, aside)
+            aside.replace(local)
         finally:
-            Path(aside).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
         return
     with whole_folder(local) as folder:
         for name, size in sizes.items():

@@ -2,8 +2,9 @@
 
 Prompt and response are tokenised apart and joined, so that the prompt's tokens are those that the
 tokenizer gives at inference, and none straddles the border. The tokenizer's opening tokens (bos)
-come first where it has them; eos ends the response and is supervised, its bytes are none.
-A plain text is supervised as a whole; a long one goes on in further examples. Conversations are in
+come first where it has them; eos ends the response and is supervised, its bytes are none. Each
+stands once, though template or data hold it too (`peft_jobs.tasks.tokenizer_pieces`). A plain text
+is supervised as a whole; a long one goes on in further examples. Conversations are in
 `peft_jobs.tasks.chat`.
 """
 
@@ -16,12 +17,13 @@ from peft import TaskType
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks import chat
 from peft_jobs.tasks.supervised import MOST_LOGITS, token_losses
 from peft_jobs.tasks.task import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad
-from peft_jobs.tasks.tokenizer_pieces import closing_tokens, opening_tokens, tokens_with_ends
+from peft_jobs.tasks.tokenizer_pieces import Frame
 
 MAX_EXPONENT = 700.0
 """exp of more than 709 overflows a double; perplexity stops here, at 1e304."""
@@ -60,9 +62,7 @@ class CausalLM:
         name = "response" if spec.text is None else "text"
         template = spec.response if spec.text is None else spec.text
         assert template is not None
-        if render(template, row).strip():
-            return None
-        return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
+        return None if render(template, row).strip() else _empty(template, name)
 
     def features(self, tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec) -> Features:
         tokens = List(Value("int32"))
@@ -79,25 +79,28 @@ class CausalLM:
             return chat.encoder(tokenizer, spec, max_length)
         if spec.text is not None:
             return _of_plain_text(tokenizer, spec.text, max_length)
-        opening, closing = opening_tokens(tokenizer), closing_tokens(tokenizer)
+        frame = Frame(tokenizer)
+        if not frame.closing:
+            raise SpecError(
+                f"task.response: nothing ends an answer, as the tokenizer of "
+                f"{tokenizer.name_or_path} has no end-of-text token, and a model would never learn "
+                "to stop; add an eos_token to its tokenizer_config.json"
+            )
         assert spec.response is not None
         response_template = spec.response
 
         def encode(row: Row) -> Example | None:
-            prompt = render(spec.prompt, row) if spec.prompt is not None else ""
-            response = render(response_template, row)
-            context = [*opening, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-            tokens, ends = tokens_with_ends(tokenizer, response)
-            ends = [*ends, *[len(response)] * len(closing)]
-            supervised = [*tokens, *closing][: max(0, max_length - len(context))]
+            response = _written(frame, response_template, row, "response")
+            context = frame.context(render(spec.prompt, row) if spec.prompt is not None else "")
+            answer = frame.answer(response, context)
+            supervised = answer.tokens[: max(0, max_length - len(context))]
             unscored = 0 if context else 1  # nothing predicts the first token of a text
             if len(supervised) <= unscored:
                 return None
-            begin = ends[unscored - 1] if unscored else 0
             return {
                 "input_ids": context + supervised,
                 "labels": [IGNORED] * (len(context) + unscored) + supervised[unscored:],
-                "num_bytes": len(response[begin : ends[len(supervised) - 1]].encode()),
+                "num_bytes": sum(answer.sizes[unscored : len(supervised)]),
             }
 
         return encode
@@ -154,14 +157,12 @@ def text_metrics(scores: Sequence[Score]) -> dict[str, float]:
 def _of_plain_text(tokenizer: PreTrainedTokenizerBase, template: str, max_length: int) -> Encoder:
     """Every token is supervised once: a further example begins with the last token of the one
     before, as context."""
-    opening, closing = opening_tokens(tokenizer), closing_tokens(tokenizer)
+    frame = Frame(tokenizer)
 
     def encode(row: Row) -> list[Example]:
-        text = render(template, row)
-        tokens, ends = tokens_with_ends(tokenizer, text)
-        tokens = [*opening, *tokens, *closing]
-        ends = [*[0] * len(opening), *ends, *[len(text)] * len(closing)]
-        first, start = max(1, len(opening)), 0
+        piece = frame.whole(_written(frame, template, row, "text"))
+        tokens = piece.tokens
+        first, start = max(1, len(frame.opening)), 0
         examples = []
         while first < min(len(tokens), start + max_length):
             stop = min(len(tokens), start + max_length)
@@ -169,13 +170,25 @@ def _of_plain_text(tokenizer: PreTrainedTokenizerBase, template: str, max_length
                 {
                     "input_ids": tokens[start:stop],
                     "labels": [IGNORED] * (first - start) + tokens[first:stop],
-                    "num_bytes": len(text[ends[first - 1] : ends[stop - 1]].encode()),
+                    "num_bytes": sum(piece.sizes[first:stop]),
                 }
             )
             first, start = stop, stop - 1
         return examples
 
     return encode
+
+
+def _written(frame: Frame, template: str, row: Row, name: str) -> str:
+    """The text of a row; DataError if it is nothing but special tokens."""
+    text = render(template, row)
+    if frame.is_blank(text):
+        raise DataError(_empty(template, name))
+    return text
+
+
+def _empty(template: str, name: str) -> str:
+    return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
 
 
 def _by_row(losses_N: Tensor, batch: Batch) -> Tensor:

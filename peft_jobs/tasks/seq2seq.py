@@ -1,12 +1,14 @@
-"""A target text from a source text, with an encoder and a decoder (T5 and its family).
+"""A target text from a source text, with an encoder and a decoder (T5, BART, NLLB, ...).
 
-The source is tokenised as a text of its own, with the tokenizer's special tokens, and cut at
-max_length on the right; the target likewise as targets are, and cut at max_target_length. All of
-the target's tokens are supervised, its end among them.
+Both are tokenised as the tokenizer itself does it, with its special tokens for sources and for
+targets (`text_target=`), each of them once though template or data hold it too, and cut on the
+right: the source at max_length, the target at max_target_length. All of the target's tokens are
+supervised, its end among them; special tokens are no bytes of text.
 
 Dimensions: B rows, S tokens of the source, T of the target, V vocabulary.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +19,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
+from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import Seq2SeqSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks.causal_lm import text_metrics
-from peft_jobs.tasks.task import IGNORED, Batch, Encoder, Example, Row, Score, mask, pad, upcast
-from peft_jobs.tasks.tokenizer_pieces import closing_tokens, tokens_with_ends
+from peft_jobs.tasks.task import (
+    IGNORED,
+    Batch,
+    Encoder,
+    Example,
+    Row,
+    Score,
+    base_of,
+    mask,
+    pad,
+    upcast,
+)
+from peft_jobs.tasks.tokenizer_pieces import OwnFrame
 
 
 class Seq2Seq:
@@ -41,8 +55,7 @@ class Seq2Seq:
     def mistake(self, row: Row, spec: Seq2SeqSpec) -> str | None:
         for name, template in (("source", spec.source), ("target", spec.target)):
             if not render(template, row).strip():
-                names = ", ".join(map(repr, columns(template)))
-                return f"the {name} is empty (column {names})"
+                return _empty(name, template)
         return None
 
     def features(self, tokenizer: PreTrainedTokenizerBase, spec: Seq2SeqSpec) -> Features:
@@ -56,18 +69,29 @@ class Seq2Seq:
         max_length: int,
         classes: Sequence[int | str] = (),
     ) -> Encoder:
-        closing = closing_tokens(tokenizer)
+        sources, targets = OwnFrame(tokenizer), OwnFrame(tokenizer, target=True)
+        eos = tokenizer.eos_token
+        _check_room("data.max_length", max_length, sources)
+        _check_room("task.max_target_length", spec.max_target_length, targets)
 
         def encode(row: Row) -> Example | None:
             source, target = render(spec.source, row), render(spec.target, row)
-            found = tokenizer(source, truncation=True, max_length=max_length)
-            tokens, ends = tokens_with_ends(tokenizer, target)
-            labels = [*tokens, *closing][: spec.max_target_length]
-            kept = ends[min(len(labels), len(tokens)) - 1] if tokens else 0
-            if not labels:
-                return None
-            num_bytes = len(target[:kept].encode())
-            return {"input_ids": found["input_ids"], "labels": labels, "num_bytes": num_bytes}
+            if sources.is_blank(source):
+                raise DataError(_empty("source", spec.source))
+            if targets.is_blank(target):
+                raise DataError(_empty("target", spec.target))
+            if not targets.closing and not (eos and target.rstrip().endswith(eos)):
+                raise DataError(
+                    f"nothing ends the target: the tokenizer of {tokenizer.name_or_path} puts no "
+                    "token behind it, and a model would never learn to stop; write one in "
+                    f"task.target ({spec.target}{eos or '</s>'}), or give a tokenizer that does"
+                )
+            piece = targets.piece(target, spec.max_target_length)
+            return {
+                "input_ids": sources.tokens(source, max_length),
+                "labels": piece.tokens,
+                "num_bytes": sum(piece.sizes),
+            }
 
         return encode
 
@@ -97,18 +121,51 @@ class Seq2Seq:
         return text_metrics(scores)
 
 
+def _check_room(field: str, length: int, frame: OwnFrame) -> None:
+    """Raise SpecError if nothing of a text is left beside the tokens around it."""
+    around = len(frame.opening) + len(frame.closing)
+    if length <= around:
+        raise SpecError(
+            f"{field} must be > {around}, the tokens that the tokenizer puts around a text, "
+            f"got {length}"
+        )
+
+
+def _empty(name: str, template: str) -> str:
+    return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
+
+
+def decoder_inputs(model: nn.Module, labels_BT: Tensor) -> Tensor:
+    """What the decoder reads to predict the labels, [B, T]: they, moved to the right by one, as
+    the architecture itself does it. `model` is a base, or has an adapter on it. Raises SpecError if
+    the architecture does not know how."""
+    base = base_of(model)
+    own = labels_BT.clone()  # some (FSMT) write into what they are given
+    shifted: Tensor
+    try:
+        if hasattr(base, "prepare_decoder_input_ids_from_labels"):
+            shifted = base.prepare_decoder_input_ids_from_labels(labels=own)
+        else:  # M2M100, NLLB-MoE and Blenderbot (transformers 5.23) keep it beside their classes
+            shift: Any = sys.modules[type(base).__module__].shift_tokens_right
+            shifted = shift(own, base.config.pad_token_id, base.config.decoder_start_token_id)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"model.name_or_path: {base.name_or_path} ({type(base).__name__}) does not say how a "
+            f"target begins; give the decoder_start_token_id in its config.json ({error})"
+        ) from error
+    return shifted
+
+
 def _losses(model: nn.Module, batch: Batch) -> Tensor:
     """Cross entropy [B, T] of the target's tokens, 0 on padding.
 
-    The decoder reads the target moved to the right by one, as the architecture itself does it. In
-    float32, or float64 of a model in float64; logits of virtual tokens are left out.
+    In float32, or float64 of a model in float64; logits of virtual tokens are left out.
     """
     labels_BT = batch["labels"]
-    shift: Any = model.prepare_decoder_input_ids_from_labels
     logits: Tensor = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
-        decoder_input_ids=shift(labels=labels_BT),
+        decoder_input_ids=decoder_inputs(model, labels_BT),
         use_cache=False,
     ).logits
     logits_BTV = upcast(logits[:, -labels_BT.shape[1] :])

@@ -94,6 +94,12 @@ class Task(Protocol[SpecT]):
         """Metrics by name (`loss`, ...), the same however the rows were batched."""
 
 
+def base_of(model: nn.Module) -> Any:
+    """The base under an adapter of PEFT's or of ours; a model without one is its own."""
+    adapted: Any = model
+    return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
+
+
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of token ids as an int64 tensor [B, S], filled up with `value` on the right."""
     longest = max(map(len, rows))

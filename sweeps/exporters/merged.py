@@ -33,6 +33,6 @@ class MergedExporter:
         return Form(
             "merged model, loaded again",
             record["merged"],
-            "`merged/` is base and adapter as one unquantized model, which needs no adapter: "
-            f'`{spec.task.AUTO_CLASS}.from_pretrained("merged")`.',
+            "`merged/` is base and adapter as one unquantized model with its tokenizer, which "
+            f'needs no adapter: `{spec.task.AUTO_CLASS}.from_pretrained("merged")`.',
         )

@@ -17,6 +17,8 @@ from peft_jobs.spec.adapters import OWN
 from peft_jobs.storage.attempt_folder import LABELS_FILE, read_labels
 from sweeps.results.leaderboard import Leaderboard, Row
 
+GENERATION_FILE = "generation_config.json"
+"""transformers' name for how a model's answers are decoded."""
 _OUTPUTS = ("lm_head", "embed_out")
 """Output embeddings, which are not quantized: transformers leaves them out by itself unless other
 modules are named."""
@@ -75,6 +77,8 @@ def model_card(
     lines += ["```python", *loading(spec, folder), "```"]
     if spec.adapter.method in OWN:
         lines += ["", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps."]
+    if (folder / GENERATION_FILE).is_file():
+        lines += ["", _decoding(spec)]
     for form in forms:
         lines += ["", form.text]
     lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
@@ -99,6 +103,8 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     name = "BASE" if demo else json.dumps(spec.model.name_or_path)
     revision = f"revision={json.dumps(spec.model.revision)}" if spec.model.revision else ""
     options = [revision, *_options(spec, bool(labels))]
+    own_files = (folder / "tokenizer_config.json").is_file()
+    writes = (folder / GENERATION_FILE).is_file()
     if quantized:
         about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         whole = about.get("whole" if own else "modules_to_save") or []
@@ -109,7 +115,8 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
         yield "import torch"
     if not own:
         yield "from peft import PeftModel"
-    yield f"from transformers import {kind}, AutoTokenizer{', BitsAndBytesConfig' * quantized}"
+    names = [kind, "AutoTokenizer", "BitsAndBytesConfig" * quantized, "GenerationConfig" * writes]
+    yield f"from transformers import {', '.join(filter(None, names))}"
     if demo or own:
         yield ""
     if demo:
@@ -122,11 +129,31 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     yield f"base = {kind}.from_pretrained("
     yield from (f"    {option}," for option in (name, *options) if option)
     yield ")"
-    yield f"tokenizer = AutoTokenizer.from_pretrained({', '.join(filter(None, (name, revision)))})"
-    yield "tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"
+    if own_files:
+        yield 'tokenizer = AutoTokenizer.from_pretrained(".")'
+    else:  # an export of 0.1.0
+        arguments = ", ".join(filter(None, (name, revision)))
+        yield f"tokenizer = AutoTokenizer.from_pretrained({arguments})"
+        yield "tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token"
     yield "base.config.pad_token_id = tokenizer.pad_token_id"
+    if writes:
+        yield 'base.generation_config = GenerationConfig.from_pretrained(".")'
     load = "load_adapter" if own else "PeftModel.from_pretrained"
     yield f'model = {load}(base, ".").eval()'
+
+
+def _decoding(spec: TrialSpec) -> str:
+    """What the generation settings of an export are."""
+    if spec.evaluation.generation is None:
+        return (
+            f"`{GENERATION_FILE}` is the base's, with the tokens at which the answers of the data "
+            "end; no answers were measured."
+        )
+    return (
+        f"`{GENERATION_FILE}` has answers decoded as they were measured: greedily, up to the "
+        "tokens at which those of the data end. What else the base's own settings do (sampling, "
+        "beams, penalties, lengths at least) is left out."
+    )
 
 
 def _options(spec: TrialSpec, has_labels: bool) -> Iterator[str]:

@@ -6,18 +6,7 @@ from peft_jobs.spec.dotted import flatten
 from sweeps.spec import SweepSpec
 
 _FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
-_SINCE: dict[str, Any] = {
-    "space.points_to_evaluate": [],
-    "trial.data.format": "openai",
-    "trial.data.keys": {},
-    "trial.data.on_bad_row": "error",
-    "trial.data.roles": {},
-    "trial.task.chat_template": None,
-    "trial.task.label_names": [],
-    "trial.task.multi_hot": None,
-    "trial.task.problem_type": None,
-}
-"""What a file may hold only since a later version, with what earlier ones did."""
+_SINCE = ("space.points_to_evaluate",)
 
 
 def identity(spec: SweepSpec) -> dict[str, Any]:
@@ -31,7 +20,7 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
         for name, value in flatten(spec).items()
         if name not in _FREE
         and not name.startswith(("checkpoints.", "resources.", "tracking."))
-        and not (name in _SINCE and value in (None, _SINCE[name]))
+        and (value != [] or name not in _SINCE)
     }
 
 

@@ -10,17 +10,21 @@ from typing import cast
 
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from peft_jobs.base.architecture import read_config
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
 from peft_jobs.device.this_device import this_device
 from peft_jobs.evaluation.scoring import score
+from peft_jobs.evaluation.serving import serving_settings
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
-from peft_jobs.spec import QuantizationSpec, TrialSpec
+from peft_jobs.spec import QuantizationSpec, TaskSpec, TrialSpec
 from peft_jobs.storage.attempt_folder import read_labels, write_labels
+from peft_jobs.storage.files import follow_umask
+from peft_jobs.tasks.chat import template_of
 from peft_jobs.training.counts import Counts
 from peft_jobs.training.oom_ladder import OomLadder
 
@@ -31,12 +35,17 @@ def score_adapter(
     """(validation, test) metrics of a saved adapter on a freshly loaded base.
 
     The test metrics are empty unless `test` is asked for and the data have such a split. The names
-    of the classes are written beside the adapter if they are not there.
+    of the classes are written beside the adapter if they are not there, and so are the tokenizer
+    with its chat template, and the generation settings.
     """
     spec = TrialSpec.model_validate_json(spec_json)
     base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
     if not read_labels(adapter):
         write_labels(adapter, data.classes)
+    _save_tokenizer(base.tokenizer, spec.task, adapter)
+    settings = serving_settings(base.model, base.tokenizer, spec, data.validation)
+    if settings is not None:
+        settings.save_pretrained(str(adapter))
     model = load_adapter(base.model, adapter)
     return _scored(model, base, spec, data.validation), (
         {} if data.test is None else _scored(model, base, spec, data.test, "test")
@@ -52,12 +61,17 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     spec = TrialSpec.model_validate_json(spec_json)
     spec.adapter.check_merges()
     resident = Resident(cache_dir, this_device(), with_test=False)
-    base, _ = resident.get(spec, Phases())
+    base, data = resident.get(spec, Phases())
+    settings = serving_settings(base.model, base.tokenizer, spec, data.validation)
     merged = load_adapter(_dequantized(base), adapter).merge_and_unload()
+    if settings is not None:
+        merged.generation_config = settings
+    _restore_cache(merged, spec)
     aside = out.with_name(f".{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
     merged.save_pretrained(str(aside))
-    base.tokenizer.save_pretrained(str(aside))
+    _save_tokenizer(base.tokenizer, spec.task, aside)
+    follow_umask(aside)
     shutil.rmtree(out, ignore_errors=True)
     aside.rename(out)
     model = spec.model.model_copy(update={"name_or_path": str(out), "revision": None})
@@ -67,6 +81,28 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     del merged, base  # the plain model takes the memory of this one
     again, data = resident.get(plain, Phases())
     return _scored(again.model, again, plain, data.validation)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, task: TaskSpec, folder: Path) -> None:
+    """Write a tokenizer with the chat template of a task, without the cut of the last text."""
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    own = tokenizer.chat_template
+    tokenizer.chat_template = template_of(tokenizer, getattr(task, "chat_template", None))
+    try:
+        tokenizer.save_pretrained(str(folder))
+    finally:
+        tokenizer.chat_template = own
+
+
+def _restore_cache(model: PreTrainedModel, spec: TrialSpec) -> None:
+    """Undo in the configuration what a resident base has switched off for itself."""
+    own = read_config(spec.model, spec.task)
+    if hasattr(own, "use_cache"):
+        model.config.use_cache = own.use_cache
+    else:
+        del model.config.use_cache
 
 
 def _scored(

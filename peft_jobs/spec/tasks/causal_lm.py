@@ -30,6 +30,7 @@ class CausalLMSpec(TaskSection):
     HAS_HEAD = False
     STARTER = "start-causal-lm.yaml"
     PACKS = True
+    LATER = ("chat_template",)
 
     type: Literal["causal_lm"] = "causal_lm"
     prompt: Instruction | None = None

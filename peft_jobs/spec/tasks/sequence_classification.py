@@ -31,6 +31,7 @@ class SequenceClassificationSpec(TaskSection):
     HAS_HEAD = True
     STARTER = "start-sequence-classification.yaml"
     PACKS = True
+    LATER = ("label_names", "multi_hot", "problem_type")
 
     type: Literal["sequence_classification"]
     text: Template

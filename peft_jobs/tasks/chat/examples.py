@@ -17,6 +17,7 @@ from peft_jobs.tasks.chat.conversation import REASONING, Conversation, Message, 
 from peft_jobs.tasks.chat.template import OF_TEMPLATES, ChatTemplate, template_of
 from peft_jobs.tasks.chat.turns import Written, written_turns
 from peft_jobs.tasks.task import IGNORED, Encoder, Example, Row
+from peft_jobs.tasks.tokenizer_pieces import special_tokens
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,7 @@ def _example(
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """Matches the special tokens of a tokenizer."""
-    added = tokenizer.added_tokens_decoder.values()
-    names = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    names = map(str, tokenizer.convert_ids_to_tokens(sorted(special_tokens(tokenizer))))
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 

@@ -22,22 +22,16 @@ from peft_jobs.tasks.chat.conversation import Message
 OF_TEMPLATES = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a template may run into: its own errors, and Python's in its expressions."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_TURN = (
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}END"
-    "{% endgeneration %}{% else %}{{ message['content'] }}END{% endif %}"
-)
 NAMED = {
     "chatml": (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
-        + _TURN.replace("END", "{{ '<|im_end|>' }}")
-        + "{{ '\\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     ),
     "zephyr": (
         "{{ bos_token | default('') }}{% for message in messages %}"
-        "{{ '<|' + message['role'] + '|>\\n' }}"
-        + _TURN.replace("END", "{{ eos_token }}")
-        + "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+        "{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
     ),
 }
 """Templates for bases without one: `chatml` for those that know its tokens, `zephyr` closes a turn

@@ -233,7 +233,9 @@ def test_a_data_set_may_name_the_numbers_of_its_labels(tmp_path: Path, tokenizer
     assert data.validation["label"][:] == [2, 0]
     # Names without numbers have none: their order is ours.
     words = write_jsonl(tmp_path / "words.jsonl", [{"text": "a", "label": n} for n in names])
-    with pytest.raises(DataError, match=r"plain\.jsonl, row 1: label '2' .* not among the 4 classes"):
+    with pytest.raises(
+        DataError, match=r"plain\.jsonl, row 1: label '2' .* not among the 4 classes"
+    ):
         load_data(trial(words, CLASSES, validation=str(plain)), tokenizer, tmp_path)
 
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
 from pydantic import ValidationError
+from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from peft_jobs.errors import Refused, SpecError
+from peft_jobs.evaluation.decoding import turn_ends
 from peft_jobs.evaluation.generation import (
     generate,
     generation_metrics,
     prompt_and_reference,
     spread,
-    turn_ends,
 )
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
@@ -54,6 +55,9 @@ def tiny_t5_path(tmp_path_factory: pytest.TempPathFactory, tiny_bert_path: Path)
         T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert_path)
     tokenizer.eos_token = "[SEP]"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", tokenizer.eos_token_id)]
+    )
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -428,7 +432,12 @@ def test_targets_and_their_loss_are_those_of_transformers(tiny_t5_path: Path) ->
     assert tokenizer.convert_ids_to_tokens(examples[0]["labels"]) == ["a", "dog", "[SEP]"]
     assert examples[0]["num_bytes"] == len("a dog")
     assert [len(examples[1][name]) for name in ("input_ids", "labels")] == [8, 6]
-    assert examples[1]["num_bytes"] == len("a bird likes a red cat")
+    assert examples[1]["num_bytes"] == len("a bird likes a red")
+    for row, example in zip(rows, examples, strict=True):
+        plain = tokenizer(row["mr"], truncation=True, max_length=8)
+        assert example["input_ids"] == plain["input_ids"]
+        target = tokenizer(text_target=row["ref"], truncation=True, max_length=6)
+        assert example["labels"] == target["input_ids"]
     batch = task.collate(examples, pad_token_id=5)
     theirs = model(
         input_ids=batch["input_ids"],

@@ -1,13 +1,42 @@
 """Files that are whole or not there."""
 
 import json
+import os
+import shutil
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from peft_jobs.storage.files import canonical_json, write_json, write_whole
+from peft_jobs.storage.files import canonical_json, whole_folder, write_json, write_whole
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)
+def permissions(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    """(of files, of folders) that are made under the umask of the test."""
+    before = os.umask(request.param)
+    yield 0o666 & ~request.param, 0o777 & ~request.param
+    os.umask(before)
+
+
+def test_the_umask_says_who_may_read_what_is_written(
+    tmp_path: Path, permissions: tuple[int, int]
+) -> None:
+    write_json(tmp_path / "in" / "x.json", {})
+    older = tmp_path / "older"
+    older.mkdir(mode=0o700)
+    (older / "copied").touch(mode=0o600)
+    with whole_folder(tmp_path / "made") as aside:
+        shutil.copytree(older, aside / "copy")
+        shutil.copytree(older, aside, dirs_exist_ok=True)  # with the permissions of `older`
+        (aside / "secret").touch(mode=0o600)
+    shutil.rmtree(older)
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    files = {mode for path, mode in found.items() if path.is_file()}
+    assert (files, len(found)) == ({permissions[0]}, 7)
+    assert {mode for path, mode in found.items() if path.is_dir()} == {permissions[1]}
 
 
 def test_a_file_is_written_with_its_folders_and_replaces_an_older_one(tmp_path: Path) -> None:
@@ -15,7 +44,6 @@ def test_a_file_is_written_with_its_folders_and_replaces_an_older_one(tmp_path: 
     write_whole(path, "first ü\n")
     write_whole(path, "second\n")
     assert path.read_text(encoding="utf-8") == "second\n"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert [p.name for p in path.parent.iterdir()] == ["text.txt"]
 
 

@@ -180,7 +180,9 @@ def test_tags_may_be_numbers_with_names(tokenizer: Any, tmp_path: Path) -> None:
     data = load(found, tag_names=("O", "B-x", "I-x"))
     assert data.train["labels"][:2] == [[IGNORED, 2, 0, IGNORED], [IGNORED, 1, IGNORED, IGNORED]]
     assert load(found, tag_names=("O", "B-x", "I-x", "B-y")).classes[3] == "B-y"
-    with pytest.raises(DataError, match=r"rows 1, 3: tag 2 in column 'tags' is not among the 2 tags"):
+    with pytest.raises(
+        DataError, match=r"rows 1, 3: tag 2 in column 'tags' is not among the 2 tags"
+    ):
         load(found, tag_names=("O", "B-x"))
     with pytest.raises(DataError, match=r"rows 1, 2: the list in column 'tags' has a gap"):
         load([{"tokens": ["the", "cat"], "tags": ["O", None]}])

@@ -34,7 +34,7 @@ NUMBER = {**CLASSIFY, "label": "size", "problem_type": "regression"}
 TAG = {"type": "token_classification"}
 ANSWER = {"type": "question_answering"}
 WRITE = {"type": "causal_lm", "prompt": "{question} ", "response": "{kind}"}
-TRANSLATE = {"type": "seq2seq", "source": "{question}", "target": "{kind}"}
+TRANSLATE = {"type": "seq2seq", "source": "{question}", "target": "{kind}</s>"}
 SKIPPING = {"scheme": "int8", "llm_int8_skip_modules": ["down_proj"]}
 
 

@@ -50,7 +50,11 @@ def test_a_turn_that_is_not_to_be_learned_is_context(key: str) -> None:
 
 
 def test_marks_of_a_template_are_obeyed_with_weights() -> None:
-    marked = template_of(tokenizer_for(None), "chatml")
+    words = (
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+    )
+    words += "{% else %}{{ m.content }}<|im_end|>{% endif %}"
+    marked = "{% for m in messages %}<|im_start|>{{ m.role }}\n" + words + "{% endfor %}"
     talk = [user("Hi"), {**assistant("GO AWAY"), "weight": 0}, user("?"), assistant("Hello!")]
     assert supervised(talk, marked) == ["Hello!<|im_end|>"]
 
@@ -139,7 +143,7 @@ def test_bos_and_eos_stand_once_in_a_row() -> None:
     example: Any = TASKS["causal_lm"].encoder(tokenizer, SPEC, 4096, ())({"messages": talk})
     text = tokenizer.decode(example["input_ids"])
     assert text == "<s><|user|>\n<s>Hi</s>\n<|assistant|>\nHello!</s>\n"
-    assert runs(tokenizer, example["input_ids"], example["labels"]) == ["Hello!</s>"]
+    assert runs(tokenizer, example["input_ids"], example["labels"]) == ["Hello!</s>\n"]
 
 
 def test_keys_that_the_template_does_not_use_are_told(caplog: pytest.LogCaptureFixture) -> None:
