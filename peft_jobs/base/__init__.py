@@ -2,6 +2,7 @@
 
 loading        Base, and how one is loaded
 quantization   bitsandbytes' side of it
+stored_quantization  a checkpoint that is quantized already, against what is asked
 resident       the base and the data that stay loaded between trials
 architecture   class, modules and head, from the configuration alone
 heads          heads that the checkpoint lacks

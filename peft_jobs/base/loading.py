@@ -16,7 +16,12 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from peft_jobs.base.architecture import (
@@ -29,7 +34,21 @@ from peft_jobs.base.architecture import (
 )
 from peft_jobs.base.content_hash import content_hash
 from peft_jobs.base.heads import FRESH, fresh_modules, reset_head, topmost_modules
-from peft_jobs.base.quantization import bnb_config, is_quantized, quantization_seconds, settle
+from peft_jobs.base.quantization import (
+    bnb_config,
+    check_contents,
+    check_skipped,
+    is_quantized,
+    loaded_quantization,
+    quantization_seconds,
+    settle,
+)
+from peft_jobs.base.stored_quantization import (
+    check_stored,
+    check_unused,
+    prepare_stored,
+    stored_quantization,
+)
 from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
@@ -56,6 +75,8 @@ class Base:
     seconds: dict[str, float]
     """`quantize`: inside bitsandbytes' quantization, which happens while the weights are read;
     `load`: all the rest."""
+    quantization: dict[str, Any]
+    """What was loaded, read from its layers: see `loaded_quantization`."""
     fingerprint: str
     """sha256 over configuration and contents, in hex: what the model is, wherever it lies."""
     key: str
@@ -98,22 +119,33 @@ def load_base(
     device = this_device()
     with _readable(model):
         config = read_config(model, task, num_labels, labels)
+        check_stored(model, config, quantization)
         outline = skeleton(model, task)
     tokenizer = _tokenizer(model)
     check_padding(config, tokenizer, model.name_or_path)
     config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False
-    _check_skipped(outline, quantization)
+    check_skipped(outline, quantization)
     skip = [*head_modules(outline), *quantization.llm_int8_skip_modules]
+    asked = bnb_config(quantization, skip, device)
+    from_checkpoint = stored_quantization(config) is not None
+    if from_checkpoint:
+        prepare_stored(config, outline, asked, head_modules(outline) if task.HAS_HEAD else ())
     started = time.perf_counter()
     with quantization_seconds(device) as quantize:
-        loaded = _load(model, task, config, quantization, device, skip, spread)
-        if any(is_quantized(loaded.get_submodule(name)) for name in fresh_modules(loaded)):
+        given = None if from_checkpoint else asked
+        loaded = _load(model, task, config, given, device, spread)
+        fresh = fresh_modules(loaded)
+        if any(is_quantized(loaded.get_submodule(name)) for name in fresh):
             # Seen only now: what the checkpoint lacks has no values that could be quantized.
-            skip += fresh_modules(loaded)
-            loaded = _load(model, task, config, quantization, device, skip, spread)
+            if from_checkpoint:
+                prepare_stored(config, outline, asked, fresh)  # beside what was left out before
+            else:
+                given = bnb_config(quantization, [*skip, *fresh], device)
+            loaded = _load(model, task, config, given, device, spread)
     seconds = time.perf_counter() - started
     loaded.requires_grad_(False).train(False)
+    check_contents(loaded, quantization, model.name_or_path)
     settle(loaded, quantization)
     reset_head(loaded, CANONICAL_SEED)
     settings = config.to_json_string(use_diff=True)
@@ -123,6 +155,7 @@ def load_base(
         tokenizer=tokenizer,
         device=device,
         seconds={"load": seconds - quantize[0], "quantize": quantize[0]},
+        quantization=loaded_quantization(loaded, from_checkpoint),
         fingerprint=contents,
         key=base_key(model, quantization, task, num_labels, labels),
     )
@@ -132,9 +165,8 @@ def _load(
     model: ModelSpec,
     task: TaskSpec,
     config: Any,
-    quantization: QuantizationSpec,
+    quantization_config: BitsAndBytesConfig | None,
     device: torch.device,
-    skip: Sequence[str],
     spread: bool,
 ) -> PreTrainedModel:
     dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
@@ -147,7 +179,7 @@ def _load(
             revision=model.revision,
             dtype=dtype,
             attn_implementation=model.attn_implementation,
-            quantization_config=bnb_config(quantization, skip, device),
+            quantization_config=quantization_config,
             device_map="auto" if spread else {"": str(device)},
             use_safetensors=True,
             trust_remote_code=False,
@@ -163,6 +195,7 @@ def _load(
             f"model.name_or_path: {model.name_or_path} lacks weights of {type(loaded).__name__}: "
             f"{', '.join(sorted(missing)[:4])}; give a complete checkpoint of this architecture"
         )
+    check_unused(loaded, model.name_or_path, info["unexpected_keys"])
     setattr(loaded, FRESH, fresh)
     built: PreTrainedModel = loaded
     return built
@@ -192,17 +225,6 @@ def _readable(model: ModelSpec) -> Iterator[None]:
         raise
     except _UNREADABLE as error:
         raise unreadable(model, error) from error
-
-
-def _check_skipped(outline: PreTrainedModel, quantization: QuantizationSpec) -> None:
-    names = [name for name, _ in outline.named_modules()]
-    for skipped in quantization.llm_int8_skip_modules:
-        if not any(skipped in name for name in names):
-            children = ", ".join(sorted({name.rpartition(".")[2] for name in names if name}))
-            raise SpecError(
-                f"quantization.llm_int8_skip_modules: {skipped!r} matches no module; "
-                f"modules: {children}"
-            )
 
 
 @contextlib.contextmanager

@@ -17,11 +17,12 @@ from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.errors import Refused, SpecError
+from peft_jobs.methods import loftq
 from peft_jobs.methods.float32_copies import check_scaled_gradients, train_in_float32
 from peft_jobs.methods.placement import places
 from peft_jobs.methods.setting import Setting
 from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
-from peft_jobs.spec import TrialSpec
+from peft_jobs.spec import LoraSpec, TrialSpec
 
 _CLOCK = "_trial_clock"
 _SNAPSHOT = "_base_snapshot"
@@ -132,6 +133,8 @@ class Method:
 def setting_of(base: Base, spec: TrialSpec, rows: Dataset | None = None) -> Setting:
     """What the trial trains on this base; SpecError if a name in the spec matches nothing there."""
     model, fresh = base.model, fresh_modules(base.model)
+    if isinstance(spec.adapter, LoraSpec):
+        loftq.check_base(base, spec.adapter)
     targets = places(model, spec.adapter, exclude=fresh)
     whole = set(spec.adapter.modules_to_save) | set(fresh)
     if spec.task.HAS_HEAD:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
+from peft_jobs.base.stored_quantization import forget_stored
 from peft_jobs.device.this_device import this_device
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.methods import load_adapter
@@ -81,5 +82,6 @@ def _scored(
 def _dequantized(base: Base) -> PreTrainedModel:
     model = base.model
     if any(is_quantized(module) for module in model.modules()):
-        return cast(PreTrainedModel, model.dequantize(dtype=model.dtype))  # type: ignore[no-untyped-call]
+        model = cast(PreTrainedModel, model.dequantize(dtype=model.dtype))  # type: ignore[no-untyped-call]
+        forget_stored(model)
     return model

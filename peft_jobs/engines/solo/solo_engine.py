@@ -18,6 +18,7 @@ from peft_jobs.base.heads import fresh_modules
 from peft_jobs.base.loading import Base
 from peft_jobs.base.positions import check_some_fit
 from peft_jobs.base.resident import Resident, key_of
+from peft_jobs.base.stored_quantization import check_quantization
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import raising_device_lost, result_of
@@ -101,6 +102,7 @@ class SoloEngine:
                 if variant.data.packing:
                     check_apart(base.model)
             else:
+                check_quantization(variant.model, variant.quantization, variant.task)
                 check_places_without_weights(variant.model, variant.task, variant.adapter)
         check_some_fit(base, variants or [spec], data)
         return base, data
@@ -175,6 +177,7 @@ class SoloEngine:
             "spec": spec.fingerprint(),
             "model": "@".join(filter(None, (spec.model.name_or_path, spec.model.revision))),
             "base": base.fingerprint,
+            "quantization": base.quantization,
             **data.fingerprints,
             "dropped_rows": data.dropped,
             "seed": spec.seed,
