@@ -54,6 +54,7 @@ from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
+from peft_jobs.tasks.sequence_classification import reads_last_position
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
@@ -121,7 +122,9 @@ def load_base(
         config = read_config(model, task, num_labels, labels)
         check_stored(model, config, quantization)
         outline = skeleton(model, task)
-    tokenizer = _tokenizer(model)
+    # We pad rows ourselves; the side is for whoever batches with it after an export.
+    side = {"padding_side": "left"} if reads_last_position(outline) else {}
+    tokenizer = _tokenizer(model, **side)
     check_padding(config, tokenizer, model.name_or_path)
     config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False
@@ -201,10 +204,10 @@ def _load(
     return built
 
 
-def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
+def _tokenizer(model: ModelSpec, **options: str) -> PreTrainedTokenizerBase:
     with _readable(model):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            location(model), revision=model.revision, trust_remote_code=False
+            location(model), revision=model.revision, trust_remote_code=False, **options
         )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:

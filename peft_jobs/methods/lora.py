@@ -17,7 +17,7 @@ from peft_jobs.errors import SpecError
 from peft_jobs.methods import loftq
 from peft_jobs.methods.adapter_files import remember_initial
 from peft_jobs.methods.method import Method
-from peft_jobs.methods.setting import Setting
+from peft_jobs.methods.setting import Setting, whole_alphas
 from peft_jobs.randomness import ADAPTER, generator, initial_lora_A, tuner_layers
 from peft_jobs.spec import TaskSpec
 from peft_jobs.spec.adapters import LoraSpec
@@ -36,7 +36,7 @@ def peft_config(adapter: LoraSpec, targets: Sequence[str], task: TaskSpec) -> Lo
         task_type=TASKS[task.type].peft_task_type,
         target_modules=list(targets),
         use_dora=adapter.use_dora,
-        **adapter.model_dump(exclude=ours),
+        **whole_alphas(adapter.model_dump(exclude=ours)),
     )
 
 

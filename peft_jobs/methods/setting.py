@@ -16,7 +16,23 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import LoraSpec
 from peft_jobs.tasks import IGNORED, TASKS, Batch
 
+_ALPHAS = {"lora_alpha", "alpha"}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def whole_alphas(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with each alpha that is a whole number as an int, as PEFT declares and others read
+    it from `adapter_config.json`."""
+    found = dict(fields)
+    for name in _ALPHAS & fields.keys():
+        found[name] = _whole(fields[name])
+    if "alpha_pattern" in fields:
+        found["alpha_pattern"] = {key: _whole(v) for key, v in fields["alpha_pattern"].items()}
+    return found
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else value
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Setting:
         ours = {"method", "target_modules", "layers_to_transform", "modules_to_save", *leave_out}
         fields = self.adapter.model_dump(exclude=ours)
         targets = {"target_modules": list(self.targets)} if self.targets else {}
-        return {"task_type": self.task_type, **targets, **fields}
+        return {"task_type": self.task_type, **targets, **whole_alphas(fields)}
 
     def first_batches(self, num_rows: int, batch_size: int) -> Iterator[Batch]:
         """The model's inputs for the first rows in the trial's own order, on its device."""

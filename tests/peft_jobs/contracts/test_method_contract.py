@@ -146,6 +146,8 @@ def test_saved_adapter_scores_the_same_on_a_fresh_base(
     assert not torch.equal(trained, logits_of(base.model))
     about = json.loads((tmp_path / "adapter_config.json").read_text())
     assert about.get("init_lora_weights", True) is True, "whoever loads it must not repeat that"
+    alphas = [about[name] for name in ("lora_alpha", "alpha") if name in about]
+    assert all(type(alpha) is int for alpha in alphas if alpha == int(alpha))
     assert ("peft_jobs.methods:load_adapter" in about.values()) == (example.method in OWN)
 
     fresh = load_base(spec.model, spec.quantization, spec.task)
