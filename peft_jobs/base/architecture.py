@@ -9,6 +9,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from peft_jobs.base.text_reach import note_unreached
 from peft_jobs.base.vocabulary import drop_odd_padding
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import (
@@ -105,7 +106,9 @@ def read_config(
 
 
 def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
-    """The model on the meta device: all its modules, no weights. Raises like `read_config`."""
+    """The model on the meta device: all its modules, no weights, and which of them no text reaches.
+
+    Raises like `read_config`."""
     config = read_config(model, task)
     try:
         with torch.device("meta"):
@@ -115,6 +118,7 @@ def skeleton(model: ModelSpec, task: TaskSpec) -> PreTrainedModel:
             f"model.name_or_path: {model.name_or_path} ({config.model_type}) has no form for "
             f"task.type {task.type}"
         ) from error
+    note_unreached(built)
     return built
 
 

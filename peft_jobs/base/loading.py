@@ -49,6 +49,7 @@ from peft_jobs.base.stored_quantization import (
     prepare_stored,
     stored_quantization,
 )
+from peft_jobs.base.text_reach import carry_unreached
 from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
@@ -150,6 +151,7 @@ def load_base(
     loaded.requires_grad_(False).train(False)
     check_contents(loaded, quantization, model.name_or_path)
     settle(loaded, quantization)
+    carry_unreached(loaded, outline)
     reset_head(loaded, CANONICAL_SEED)
     settings = config.to_json_string(use_diff=True)
     contents = hashlib.sha256(f"{settings}\n{content_hash(loaded)}".encode()).hexdigest()

@@ -16,6 +16,11 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import LoraSpec
 from peft_jobs.tasks import IGNORED, TASKS, Batch
 
+OURS = (
+    *("method", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    "modules_to_save",
+)
+"""Fields of an adapter that PEFT is not told: it gets a class, and the full names of modules."""
 _ALPHAS = {"lora_alpha", "alpha"}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -66,8 +71,7 @@ class Setting:
 
     def options(self, *leave_out: str) -> dict[str, Any]:
         """The adapter's fields that are PEFT's own, by name; targets by their full names."""
-        ours = {"method", "target_modules", "layers_to_transform", "modules_to_save", *leave_out}
-        fields = self.adapter.model_dump(exclude=ours)
+        fields = self.adapter.model_dump(exclude={*OURS, *leave_out})
         targets = {"target_modules": list(self.targets)} if self.targets else {}
         return {"task_type": self.task_type, **targets, **whole_alphas(fields)}
 

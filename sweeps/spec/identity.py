@@ -6,7 +6,10 @@ from peft_jobs.spec.dotted import flatten
 from sweeps.spec import SweepSpec
 
 _FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
-_SINCE = ("space.points_to_evaluate",)
+_SINCE = (
+    "space.points_to_evaluate",
+    *("trial.adapter.exclude_modules", "trial.adapter.layers_pattern"),
+)
 
 
 def identity(spec: SweepSpec) -> dict[str, Any]:
