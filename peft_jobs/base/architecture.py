@@ -1,11 +1,14 @@
 """What a base model is, read from its configuration alone: its class, its modules, its head."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -25,6 +28,12 @@ HEADS = {
     *("classifier", "pre_classifier", "classification_head", "score", "qa_outputs"),
 }
 """Names that heads have, wherever they lie; other heads are found by lying outside the backbone."""
+
+
+_UNREADABLE = (
+    *(OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError),  # a config.json of odd values
+)
 
 
 def location(model: ModelSpec) -> str:
@@ -70,6 +79,17 @@ def unreadable(model: ModelSpec, error: Exception) -> SpecError:
         "the Hugging Face Hub gives (check the name and revision; without network, download it "
         f"first with `hf download {name}`): {reason}"
     )
+
+
+@contextlib.contextmanager
+def readable(model: ModelSpec) -> Iterator[None]:
+    """Turn what transformers raises over broken or foreign files into a clear SpecError."""
+    try:
+        yield
+    except (SpecError, torch.OutOfMemoryError):
+        raise
+    except _UNREADABLE as error:
+        raise unreadable(model, error) from error
 
 
 def read_config(

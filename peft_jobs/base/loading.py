@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -29,8 +27,8 @@ from peft_jobs.base.architecture import (
     head_modules,
     location,
     read_config,
+    readable,
     skeleton,
-    unreadable,
 )
 from peft_jobs.base.content_hash import content_hash
 from peft_jobs.base.heads import FRESH, fresh_modules, reset_head, topmost_modules
@@ -59,10 +57,6 @@ from peft_jobs.tasks.sequence_classification import reads_last_position
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
-_UNREADABLE = (
-    *(OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
-    *(ArithmeticError, AttributeError, LookupError, TypeError),  # a config.json of odd values
-)
 CANONICAL_SEED = 0
 """Of a fresh head on the base itself; each trial trains a copy with weights of its own seed."""
 
@@ -119,7 +113,7 @@ def load_base(
     Raises SpecError for a base that cannot be had, or not in this quantization.
     """
     device = this_device()
-    with _readable(model):
+    with readable(model):
         config = read_config(model, task, num_labels, labels)
         check_stored(model, config, quantization)
         outline = skeleton(model, task)
@@ -177,7 +171,7 @@ def _load(
     dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
     has_head = task.HAS_HEAD
     # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
-    with _readable(model), _no_progress_bar(), _forked_generators(device):
+    with readable(model), _no_progress_bar(), _forked_generators(device):
         loaded, info = auto_class(task).from_pretrained(
             location(model),
             config=config,
@@ -207,7 +201,7 @@ def _load(
 
 
 def _tokenizer(model: ModelSpec, **options: str) -> PreTrainedTokenizerBase:
-    with _readable(model):
+    with readable(model):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             location(model), revision=model.revision, trust_remote_code=False, **options
         )
@@ -219,17 +213,6 @@ def _tokenizer(model: ModelSpec, **options: str) -> PreTrainedTokenizerBase:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-@contextlib.contextmanager
-def _readable(model: ModelSpec) -> Iterator[None]:
-    """Turn what transformers raises over broken or foreign files into a clear SpecError."""
-    try:
-        yield
-    except (SpecError, torch.OutOfMemoryError):
-        raise
-    except _UNREADABLE as error:
-        raise unreadable(model, error) from error
 
 
 @contextlib.contextmanager

@@ -23,17 +23,28 @@ from peft_jobs.spec import TaskSpec
 from peft_jobs.spec.adapters import LoraSpec
 from peft_jobs.tasks import TASKS, Batch
 
-_OTHERWISE = ("loraplus_lr_ratio", "init_lora_weights", "eva_config", "corda_config", "use_dora")
+_OTHERWISE = (
+    "loraplus_lr_ratio",
+    "init_lora_weights",
+    "eva_config",
+    "corda_config",
+    "use_dora",
+    "target_parameters",
+)
 EVA_PASSES = 50
 EVA_ROWS, CORDA_ROWS = 1024, 256
 """Training rows that are looked at: EVA's authors take about a thousand; CorDA, section 4, 256."""
 
 
-def peft_config(adapter: LoraSpec, targets: Sequence[str], task: TaskSpec) -> LoraConfig:
-    """PEFT's configuration of an ordinary LoRA on the modules of the full names `targets`."""
+def peft_config(
+    adapter: LoraSpec, targets: Sequence[str], task: TaskSpec, parameters: Sequence[str] = ()
+) -> LoraConfig:
+    """PEFT's configuration of an ordinary LoRA on the modules of the full names `targets`, and on
+    the `parameters`."""
     return LoraConfig(
         task_type=TASKS[task.type].peft_task_type,
         target_modules=list(targets),
+        target_parameters=list(parameters) or None,
         use_dora=adapter.use_dora,
         **whole_alphas(adapter.model_dump(exclude={*OURS, *_OTHERWISE})),
     )
@@ -41,7 +52,7 @@ def peft_config(adapter: LoraSpec, targets: Sequence[str], task: TaskSpec) -> Lo
 
 def config(setting: Setting) -> LoraConfig:
     adapter: LoraSpec = setting.adapter
-    config = peft_config(adapter, setting.targets, setting.spec.task)
+    config = peft_config(adapter, setting.targets, setting.spec.task, setting.parameters)
     if adapter.mutates_base or adapter.init_lora_weights == "eva":
         config.init_lora_weights = cast(Any, adapter.init_lora_weights)
     if adapter.init_lora_weights == "corda":

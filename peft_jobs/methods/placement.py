@@ -16,11 +16,19 @@ from peft_jobs.methods.targets import (
     ends_with,
     linear_modules,
     matching,
+    parameters_apart,
     resolve_targets,
     trainable_places,
 )
 from peft_jobs.spec import ModelSpec, TaskSpec
-from peft_jobs.spec.adapters import Adapter, BottleneckSpec, Ia3Spec, LnTuningSpec, TargetedAdapter
+from peft_jobs.spec.adapters import (
+    Adapter,
+    BottleneckSpec,
+    Ia3Spec,
+    LnTuningSpec,
+    TargetedAdapter,
+)
+from peft_jobs.spec.mistakes import suggest
 
 KEY_AND_VALUE = (
     *("k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, Phi, OPT, GPT-J, GPT-Neo
@@ -67,10 +75,47 @@ def places(
         found = resolve_targets(model, adapter.target_modules, exclude)
     found = _without(found, getattr(adapter, "exclude_modules", ()))
     layers = getattr(adapter, "layers_to_transform", None)
-    found = _in_layers(found, layers, getattr(adapter, "layers_pattern", ()))
+    if found:  # none where parameters alone are adapted
+        found = _in_layers(found, layers, getattr(adapter, "layers_pattern", ()))
+    ranked = (*found, *parameter_places(model, adapter, exclude))
     for field in ("rank_pattern", "alpha_pattern"):
-        _check_pattern(field, getattr(adapter, field, {}), found)
+        _check_pattern(field, getattr(adapter, field, {}), ranked)
     return tuple(sorted(found))
+
+
+def parameter_places(
+    model: PreTrainedModel, adapter: Adapter, exclude: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The full names, sorted, of the parameters that `target_parameters` stands for.
+
+    Raises SpecError for a name that matches none outside of linear modules.
+    """
+    given = getattr(adapter, "target_parameters", ())
+    known = parameters_apart(model, exclude) if given else ()
+    found: set[str] = set()
+    for name in given:
+        matches = _ending(known, [name])
+        if not matches:
+            raise SpecError(_no_parameter(model, name, known))
+        found.update(matches)
+    layers, lists = (
+        getattr(adapter, "layers_to_transform", None),
+        getattr(adapter, "layers_pattern", ()),
+    )
+    return tuple(sorted(_in_layers(tuple(found), layers, lists) if found else ()))
+
+
+def _no_parameter(model: PreTrainedModel, name: str, known: Sequence[str]) -> str:
+    ends = sorted({".".join(full.rsplit(".", 2)[-2:]) for full in known})
+    others = [full for full, _ in model.named_parameters() if ends_with(full, name)]
+    if not others:
+        what = f"matches no parameter{suggest(name, ends)}"
+    else:
+        what = (
+            f"matches {others[0]}, which is no matrix outside of the linear modules (name those in "
+            f"target_modules); there are: {', '.join(ends) or 'none'}"
+        )
+    return f"adapter.target_parameters: {name!r} {what}"
 
 
 def check_places_without_weights(

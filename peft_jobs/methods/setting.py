@@ -48,6 +48,8 @@ class Setting:
     """Full names of the modules that the adapter changes."""
     whole: tuple[str, ...]
     """Modules that are trained whole."""
+    parameters: tuple[str, ...] = ()
+    """Full names of the parameters outside of linear modules that the adapter changes."""
     rows: Dataset | None = None
     """The tokenised training rows; None where there are no data."""
 

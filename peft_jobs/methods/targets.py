@@ -61,6 +61,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "attention+mlp": ("query and value", "key and output", "mlp"),
 }
 ALL_LINEAR = "all-linear"
+_WITH_A_WEIGHT = (nn.Linear, Conv1D, nn.Embedding, nn.modules.conv._ConvNd)
 _IN_PATTERNS = set(r"\^$*+?{}[]|()")
 """What no module's name has; a dot is in both."""
 
@@ -125,6 +126,18 @@ def linear_modules(model: PreTrainedModel, exclude: Sequence[str] = ()) -> tuple
         name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
     ]
     return tuple(sorted(trainable_places(model, found, exclude)))
+
+
+def parameters_apart(model: PreTrainedModel, exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """The full names, sorted, of matrices that lie in no linear module, no embedding and no
+    convolution, each with a name of its own: experts as three dimensions, routers."""
+    modules = {
+        name: [own for own, value in module.named_parameters(recurse=False) if value.ndim in (2, 3)]
+        for name, module in model.named_modules()
+        if not isinstance(module, _WITH_A_WEIGHT)
+    }
+    places = trainable_places(model, [name for name in modules if modules[name]], exclude)
+    return tuple(sorted(f"{name}.{own}" for name in places for own in modules[name]))
 
 
 def trainable_places(

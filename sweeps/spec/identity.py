@@ -9,6 +9,7 @@ _FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", 
 _SINCE = (
     "space.points_to_evaluate",
     *("trial.adapter.exclude_modules", "trial.adapter.layers_pattern"),
+    "trial.adapter.target_parameters",
 )
 
 

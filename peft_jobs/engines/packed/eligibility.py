@@ -34,6 +34,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     adapter, model = spec.adapter, base.model
     if not isinstance(adapter, LoraSpec):
         return f"method {adapter.method} has no packed form"
+    if adapter.target_parameters:
+        return "LoRA on parameters outside of linear modules has no packed form"
     if not adapter.is_plain:
         return "a variant or an initialisation of LoRA is asked for"
     if adapter.bias != "none" or adapter.modules_to_save:

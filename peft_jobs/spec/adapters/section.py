@@ -64,7 +64,8 @@ class TargetedAdapter(Adapter):
 
     @model_validator(mode="after")
     def _some_target(self) -> Self:
-        if not self.target_modules or not all(self.target_modules):
+        others = getattr(self, "target_parameters", ())
+        if not (self.target_modules or others) or not all(self.target_modules):
             raise ValueError("target_modules must name at least one module, got none")
         return self
 
