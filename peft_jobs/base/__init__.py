@@ -3,6 +3,7 @@
 loading              Base, and how one is loaded
 quantization         bitsandbytes' side of it
 stored_quantization  a checkpoint that is quantized already, against what is asked
+weight_shares        how much is quantized, and what is not
 resident             the base and the data that stay loaded between trials
 architecture         class, modules and head, from the configuration alone
 text_reach           modules that no text reaches: towers for images and sound

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ from peft_jobs.base.stored_quantization import (
 )
 from peft_jobs.base.text_reach import carry_unreached
 from peft_jobs.base.vocabulary import check_padding
+from peft_jobs.base.weight_shares import warn_of_shares, weight_shares
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
@@ -72,7 +73,8 @@ class Base:
     """`quantize`: inside bitsandbytes' quantization, which happens while the weights are read;
     `load`: all the rest."""
     quantization: dict[str, Any]
-    """What was loaded, read from its layers: see `loaded_quantization`."""
+    """What was loaded, read from its layers: see `loaded_quantization`, and `WeightShares` where
+    anything is quantized."""
     fingerprint: str
     """sha256 over configuration and contents, in hex: what the model is, wherever it lies."""
     key: str
@@ -146,6 +148,8 @@ def load_base(
     check_contents(loaded, quantization, model.name_or_path)
     settle(loaded, quantization)
     carry_unreached(loaded, outline)
+    shares = weight_shares(loaded)
+    warn_of_shares(shares, quantization)
     reset_head(loaded, CANONICAL_SEED)
     settings = config.to_json_string(use_diff=True)
     contents = hashlib.sha256(f"{settings}\n{content_hash(loaded)}".encode()).hexdigest()
@@ -154,7 +158,8 @@ def load_base(
         tokenizer=tokenizer,
         device=device,
         seconds={"load": seconds - quantize[0], "quantize": quantize[0]},
-        quantization=loaded_quantization(loaded, from_checkpoint),
+        quantization=loaded_quantization(loaded, from_checkpoint)
+        | ({} if quantization.scheme == "none" else asdict(shares)),
         fingerprint=contents,
         key=base_key(model, quantization, task, num_labels, labels),
     )

@@ -57,22 +57,33 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
         "baseline": found.baseline,
         "max_samples": trial.training.max_samples,
         "rungs": list(trial.evaluation.rungs),
-        "targets": _targets(spec) if spec.resources.engine != "simulated" else {},
+        **(_on_outline(spec) if spec.resources.engine != "simulated" else {}),
     }
 
 
-def _targets(spec: SweepSpec) -> dict[str, list[str]]:
-    """The modules that each choice of `adapter.target_modules` adapts."""
-    resolve_on_skeleton = load("peft_jobs.methods.placement:check_places_without_weights")
-    found = {}
+def _on_outline(spec: SweepSpec) -> dict[str, Any]:
+    """What each choice of targets adapts and leaves out, and what each scheme quantizes: found
+    without weights."""
+    places = load("peft_jobs.methods.placement:check_places_without_weights")
+    left_out = load("peft_jobs.methods.left_out:left_out_without_weights")
+    shares = load("peft_jobs.base.weight_shares:planned_shares")
+    targets: dict[str, list[str]] = {}
+    missed: dict[str, list[str]] = {}
+    quantized: dict[str, str] = {}
     for trial in variants(spec):
+        scheme = trial.quantization.scheme
+        if scheme != "none" and scheme not in quantized:
+            found = shares(trial.model, trial.quantization, trial.task)
+            quantized[scheme] = found.words(scheme)
         chosen = getattr(trial.adapter, "target_modules", None)
         if chosen is None:
             continue
         name = chosen if isinstance(chosen, str) else " ".join(chosen)
-        if name not in found:
-            found[name] = list(resolve_on_skeleton(trial.model, trial.task, trial.adapter))
-    return found
+        if name not in targets:
+            targets[name] = list(places(trial.model, trial.task, trial.adapter))
+            if sentences := left_out(trial.model, trial.task, trial.adapter):
+                missed[name] = sentences
+    return {"targets": targets, "left_out": missed, "quantized": quantized}
 
 
 def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
@@ -94,6 +105,10 @@ def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
         f"{name}: {len(modules)} modules ({', '.join(_leaves(modules))})"
         for name, modules in plan.get("targets", {}).items()
     )
+    words["left out"] = "\n".join(
+        f"{name}: {'; '.join(sentences)}" for name, sentences in plan.get("left_out", {}).items()
+    )
+    words["quantized"] = "\n".join(plan.get("quantized", {}).values())
     return {name: text for name, text in words.items() if text}
 
 

@@ -137,11 +137,8 @@ def test_how_the_layers_compute_is_as_asked(stored: Any) -> None:
     layers = [module for module in base.model.modules() if isinstance(module, Linear4bit)]
     assert {layer.compute_dtype for layer in layers} == {torch.bfloat16}
     assert base.quantization["bnb_4bit_compute_dtype"] == "bfloat16"
-    assert load(stored(**INT8), {"scheme": "int8", "llm_int8_threshold": 0}).quantization == {
-        "scheme": "int8",
-        "from_checkpoint": True,
-        "llm_int8_threshold": 0,
-    }
+    int8 = load(stored(**INT8), {"scheme": "int8", "llm_int8_threshold": 0}).quantization
+    assert (int8["scheme"], int8["llm_int8_threshold"]) == ("int8", 0)
 
 
 def test_modules_that_the_checkpoint_left_out_stay_out_and_others_cannot_be(stored: Any) -> None:

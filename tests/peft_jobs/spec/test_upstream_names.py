@@ -31,7 +31,7 @@ RESOLVED_HERE = {"exclude_modules", "layers_pattern"}
 RENAMED_DEFAULTS = {  # where ours says more, or follows a paper instead
     *("target_modules", "modules_to_save", "layers_to_transform", "method", "init_lora_weights"),
     *("eva_config", "corda_config", "loraplus_lr_ratio", "lora_alpha", "tinit", "tfinal"),
-    *("exclude_modules", "layers_pattern"),
+    *("exclude_modules", "layers_pattern", "target_parameters"),
     *("num_virtual_tokens", "encoder_hidden_size", "prefix_projection", "init_weights"),
 }
 
