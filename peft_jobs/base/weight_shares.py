@@ -89,7 +89,8 @@ def planned_shares(
     if stored is not None:
         skip = stored.get("llm_int8_skip_modules")
     config = bnb_config(quantization, skip or (), torch.device("cpu"))
-    left_out = HfQuantizer.get_modules_to_not_convert(outline, skip, outline._keep_in_fp32_modules)
+    in_float32 = list(outline._keep_in_fp32_modules or ())
+    left_out = HfQuantizer.get_modules_to_not_convert(outline, skip, in_float32)
     replace_with_bnb_linear(outline, left_out, config, pre_quantized=False)
     return weight_shares(outline)
 

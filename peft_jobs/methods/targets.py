@@ -84,7 +84,7 @@ def resolve_targets(
     if target_modules == ALL_LINEAR:
         return names
     if isinstance(target_modules, str) and target_modules in SETS:
-        return _named_set(names, target_modules, model.config.model_type)
+        return _named_set(model, names, target_modules)
     chosen: set[str] = set()
     for name in [target_modules] if isinstance(target_modules, str) else target_modules:
         matches = matching(names, name, "target_modules", name == target_modules)
@@ -154,14 +154,16 @@ def trainable_places(
     )
 
 
-def _named_set(names: Sequence[str], target_set: str, architecture: str) -> tuple[str, ...]:
+def _named_set(model: PreTrainedModel, names: Sequence[str], target_set: str) -> tuple[str, ...]:
     roles = {name: _role(name) for name in names}
     missing = [role for role in SETS[target_set] if role not in roles.values()]
     if missing:
+        experts = [name for name in parameters_apart(model) if model.get_parameter(name).ndim == 3]
+        hint = f", with parameters such as {experts[0]} in target_parameters" if experts else ""
         raise SpecError(
             f"adapter.target_modules: {target_set!r} is not known for the architecture "
-            f"{architecture} (no {' and no '.join(missing)} module); name modules, or give "
-            f"'{ALL_LINEAR}'. Linear modules: {', '.join(_leaves(names))}"
+            f"{model.config.model_type} (no {' and no '.join(missing)} module); name modules, or "
+            f"give '{ALL_LINEAR}'{hint}. Linear modules: {', '.join(_leaves(names))}"
         )
     return tuple(sorted(name for name, role in roles.items() if role in SETS[target_set]))
 

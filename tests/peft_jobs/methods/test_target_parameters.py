@@ -147,6 +147,14 @@ def test_a_parameter_that_is_not_there_is_refused_without_weights(
         check_places_without_weights(asked.model, asked.task, asked.adapter)
 
 
+def test_a_set_that_needs_experts_as_modules_points_at_their_parameters(
+    mixture: Path, tmp_path: Path
+) -> None:
+    asked = trial(mixture, tmp_path, target_modules="attention+mlp", target_parameters=[])
+    with pytest.raises(SpecError, match=r"no mlp module.*experts\.down_proj in target_parameters"):
+        check_places_without_weights(asked.model, asked.task, asked.adapter)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("lora_dropout", 0.1), ("use_dora", True), ("init_lora_weights", "pissa")],
