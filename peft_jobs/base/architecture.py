@@ -168,9 +168,7 @@ def _inside(name: str, others: Sequence[str]) -> bool:
 
 
 def _sees_the_future(config: PretrainedConfig) -> bool:
-    if (
-        getattr(config, "attn_type", None) == "bi"
-    ):  # XLNet's, which transformers takes for a decoder
+    if getattr(config, "attn_type", None) == "bi":  # of XLNet, which has no `is_decoder`
         return True
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return encoder and getattr(config, "is_decoder", None) is False

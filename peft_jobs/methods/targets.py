@@ -192,7 +192,10 @@ def _no_match(model: PreTrainedModel, name: str, names: Sequence[str]) -> str:
     leaves = _leaves(names)
     others = [full for full, _ in model.named_modules() if full and ends_with(full, name)]
     if others and any(full in unreached_modules(model) for full in others):
-        what = f"matches only modules that no text reaches ({others[0]}, ...)"
+        what = (
+            f"matches only modules that no text goes through ({others[0]}, ...): an adapter there "
+            "would not be trained"
+        )
     elif others:
         what = f"matches no linear module of the backbone, only {others[0]}"
     else:

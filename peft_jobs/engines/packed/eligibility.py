@@ -36,6 +36,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return f"method {adapter.method} has no packed form"
     if adapter.target_parameters:
         return "LoRA on parameters outside of linear modules has no packed form"
+    if adapter.exclude_modules or adapter.layers_to_transform is not None:
+        return "only some of the targets are adapted"
     if not adapter.is_plain:
         return "a variant or an initialisation of LoRA is asked for"
     if adapter.bias != "none" or adapter.modules_to_save:

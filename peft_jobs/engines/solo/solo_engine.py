@@ -37,7 +37,7 @@ from peft_jobs.methods.left_out import left_out
 from peft_jobs.methods.placement import check_places_without_weights
 from peft_jobs.phases import Phases
 from peft_jobs.provenance import environment
-from peft_jobs.spec import TrialSpec
+from peft_jobs.spec import ModelSpec, QuantizationSpec, TaskSpec, TrialSpec
 from peft_jobs.storage.object_store import local_folder
 from peft_jobs.training import attempt_files
 from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
@@ -95,6 +95,7 @@ class SoloEngine:
         self._use_threads()
         base, data = self._resident.get(spec, phases or Phases())
         told: set[str] = set()
+        others: list[tuple[ModelSpec, QuantizationSpec, TaskSpec]] = []
         for variant in [spec, *variants]:
             written = variant.evaluation.generation
             for reference in (*variant.evaluation.metrics, *(written.functions if written else ())):
@@ -107,8 +108,10 @@ class SoloEngine:
                     check_apart(base.model)
             else:
                 parts = (variant.model, variant.quantization, variant.task)
-                check_quantization(*parts)
-                warn_of_shares(planned_shares(*parts), variant.quantization)
+                if parts not in others:
+                    others.append(parts)
+                    check_quantization(*parts)
+                    warn_of_shares(planned_shares(*parts), variant.quantization)
                 check_places_without_weights(variant.model, variant.task, variant.adapter)
         for sentence in sorted(told):
             log.warning("adapter.target_modules leaves out %s", sentence)

@@ -8,6 +8,7 @@ from typing import Any
 
 from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
+from peft_jobs.spec import QuantizationSpec
 from sweeps.backends.backend import make_backend
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.records.layout import SweepFolder
@@ -57,7 +58,7 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
         "baseline": found.baseline,
         "max_samples": trial.training.max_samples,
         "rungs": list(trial.evaluation.rungs),
-        **(_on_outline(spec) if spec.resources.engine != "simulated" else {}),
+        **({"targets": {}} if spec.resources.engine == "simulated" else _on_outline(spec)),
     }
 
 
@@ -69,12 +70,15 @@ def _on_outline(spec: SweepSpec) -> dict[str, Any]:
     shares = load("peft_jobs.base.weight_shares:planned_shares")
     targets: dict[str, list[str]] = {}
     missed: dict[str, list[str]] = {}
-    quantized: dict[str, str] = {}
+    quantized: list[str] = []
+    seen: list[QuantizationSpec] = []
     for trial in variants(spec):
         scheme = trial.quantization.scheme
-        if scheme != "none" and scheme not in quantized:
+        if trial.quantization not in seen:
+            seen.append(trial.quantization)
             found = shares(trial.model, trial.quantization, trial.task)
-            quantized[scheme] = found.words(scheme)
+            if found is not None and (sentence := found.words(scheme)) not in quantized:
+                quantized.append(sentence)
         chosen = getattr(trial.adapter, "target_modules", None)
         if chosen is None:
             continue
@@ -108,7 +112,7 @@ def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
     words["left out"] = "\n".join(
         f"{name}: {'; '.join(sentences)}" for name, sentences in plan.get("left_out", {}).items()
     )
-    words["quantized"] = "\n".join(plan.get("quantized", {}).values())
+    words["quantized"] = "\n".join(plan.get("quantized", []))
     return {name: text for name, text in words.items() if text}
 
 
