@@ -109,12 +109,18 @@ def base_name(name: str) -> str:
 
 
 def tuner_layers(peft_model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """(name in the base, PEFT layer) of all modules that PEFT has put in the base's place."""
+    """(name in the base, PEFT layer) of all modules that PEFT has put in the base's place.
+
+    A layer that adapts one parameter of a module has the name of the parameter; those of several
+    lie in one another.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in peft_model.named_modules():
         if isinstance(module, BaseTunerLayer):
-            yield base_name(name), module
+            own = getattr(module, "parameter_name", None)
+            place = base_name(name)
+            yield place if own is None else f"{place.replace('.base_layer', '')}.{own}", module
 
 
 def key_dropout(adapted: nn.Module, own: Container[nn.Module], seed: int, clock: Clock) -> None:

@@ -1,14 +1,18 @@
 """What a base model is, read from its configuration alone: its class, its modules, its head."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from peft_jobs.base.text_reach import note_unreached
 from peft_jobs.base.vocabulary import drop_odd_padding
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import DEMO, CausalLMSpec, ModelSpec, TaskSpec
@@ -18,6 +22,12 @@ HEADS = {
     *("classifier", "pre_classifier", "classification_head", "score", "qa_outputs"),
 }
 """Names that heads have, wherever they lie; other heads are found by lying outside the backbone."""
+
+
+_UNREADABLE = (
+    *(OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError),  # a config.json of odd values
+)
 
 
 def location(model: ModelSpec) -> str:
@@ -65,6 +75,17 @@ def unreadable(model: ModelSpec, error: Exception) -> SpecError:
     )
 
 
+@contextlib.contextmanager
+def readable(model: ModelSpec) -> Iterator[None]:
+    """Turn what transformers raises over broken or foreign files into a clear SpecError."""
+    try:
+        yield
+    except (SpecError, torch.OutOfMemoryError):
+        raise
+    except _UNREADABLE as error:
+        raise unreadable(model, error) from error
+
+
 def read_config(
     model: ModelSpec, task: TaskSpec, num_labels: int | None = None, labels: Sequence[str] = ()
 ) -> PretrainedConfig:
@@ -104,7 +125,9 @@ def read_config(
 
 
 def skeleton(model: ModelSpec, task: TaskSpec, num_labels: int | None = None) -> PreTrainedModel:
-    """The model on the meta device: all its modules, no weights. Raises like `read_config`."""
+    """The model on the meta device: all its modules, no weights, and which of them no text reaches.
+
+    Raises like `read_config`."""
     config = read_config(model, task, num_labels)
     try:
         with torch.device("meta"):
@@ -114,6 +137,7 @@ def skeleton(model: ModelSpec, task: TaskSpec, num_labels: int | None = None) ->
             f"model.name_or_path: {model.name_or_path} ({config.model_type}) has no form for "
             f"task.type {task.type}"
         ) from error
+    note_unreached(built)
     return built
 
 
@@ -149,5 +173,7 @@ def _inside(name: str, others: Sequence[str]) -> bool:
 
 
 def _sees_the_future(config: PretrainedConfig) -> bool:
+    if getattr(config, "attn_type", None) == "bi":  # of XLNet, which has no `is_decoder`
+        return True
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return encoder and getattr(config, "is_decoder", None) is False

@@ -10,13 +10,16 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from peft_jobs.base.architecture import (
@@ -25,25 +28,38 @@ from peft_jobs.base.architecture import (
     location,
     outputs_by_class,
     read_config,
+    readable,
     skeleton,
-    unreadable,
 )
 from peft_jobs.base.content_hash import content_hash
 from peft_jobs.base.heads import FRESH, forget, fresh_modules, reset_head, topmost_modules
 from peft_jobs.base.languages import set_languages
-from peft_jobs.base.quantization import bnb_config, is_quantized, quantization_seconds, settle
+from peft_jobs.base.quantization import (
+    bnb_config,
+    check_contents,
+    check_skipped,
+    is_quantized,
+    loaded_quantization,
+    quantization_seconds,
+    settle,
+)
+from peft_jobs.base.stored_quantization import (
+    check_stored,
+    check_unused,
+    prepare_stored,
+    stored_quantization,
+)
+from peft_jobs.base.text_reach import carry_unreached
 from peft_jobs.base.vocabulary import check_padding
+from peft_jobs.base.weight_shares import warn_of_shares, weight_shares
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, QuantizationSpec, Seq2SeqSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
+from peft_jobs.tasks.sequence_classification import reads_last_position
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
-_UNREADABLE = (
-    *(OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
-    *(ArithmeticError, AttributeError, LookupError, TypeError),  # a config.json of odd values
-)
 CANONICAL_SEED = 0
 """Of a fresh head on the base itself; each trial trains a copy with weights of its own seed."""
 
@@ -58,6 +74,9 @@ class Base:
     seconds: dict[str, float]
     """`quantize`: inside bitsandbytes' quantization, which happens while the weights are read;
     `load`: all the rest."""
+    quantization: dict[str, Any]
+    """What was loaded, read from its layers: see `loaded_quantization`, and `WeightShares` where
+    anything is quantized."""
     fingerprint: str
     """sha256 over configuration and contents, in hex: what the model is, wherever it lies."""
     key: str
@@ -104,28 +123,44 @@ def load_base(
     Raises SpecError for a base that cannot be had, or not in this quantization.
     """
     device = this_device()
-    with _readable(model):
+    with readable(model):
         config = read_config(model, task, num_labels, labels)
+        check_stored(model, config, quantization)
         outline = skeleton(model, task)
-    tokenizer = _tokenizer(model)
+    # We pad rows ourselves; the side is for whoever batches with it after an export.
+    side = {"padding_side": "left"} if reads_last_position(outline) else {}
+    tokenizer = _tokenizer(model, **side)
     set_languages(tokenizer, task, model.name_or_path)
     check_padding(config, tokenizer, model.name_or_path)
     config.pad_token_id = tokenizer.pad_token_id
     config.use_cache = False
-    _check_skipped(outline, quantization)
+    check_skipped(outline, quantization)
     skip = [*head_modules(outline), *quantization.llm_int8_skip_modules]
+    asked = bnb_config(quantization, skip, device)
+    from_checkpoint = stored_quantization(config) is not None
+    if from_checkpoint:
+        prepare_stored(config, outline, asked, head_modules(outline) if task.HAS_HEAD else ())
     started = time.perf_counter()
     with quantization_seconds(device) as quantize:
-        loaded = _load(model, task, config, quantization, device, skip, spread)
-        if any(is_quantized(loaded.get_submodule(name)) for name in fresh_modules(loaded)):
+        given = None if from_checkpoint else asked
+        loaded = _load(model, task, config, given, device, spread)
+        fresh = fresh_modules(loaded)
+        if any(is_quantized(loaded.get_submodule(name)) for name in fresh):
             # Seen only now: what the checkpoint lacks has no values that could be quantized.
-            skip += fresh_modules(loaded)
-            loaded = _load(model, task, config, quantization, device, skip, spread)
+            if from_checkpoint:
+                prepare_stored(config, outline, asked, fresh)  # beside what was left out before
+            else:
+                given = bnb_config(quantization, [*skip, *fresh], device)
+            loaded = _load(model, task, config, given, device, spread)
     seconds = time.perf_counter() - started
     if new_head:
         forget(loaded, outputs_by_class(model, task))
     loaded.requires_grad_(False).train(False)
+    check_contents(loaded, quantization, model.name_or_path)
     settle(loaded, quantization)
+    carry_unreached(loaded, outline)
+    shares = weight_shares(loaded)
+    warn_of_shares(shares, quantization)
     reset_head(loaded, CANONICAL_SEED)
     settings = config.to_json_string(use_diff=True)
     contents = hashlib.sha256(f"{settings}\n{content_hash(loaded)}".encode()).hexdigest()
@@ -134,6 +169,8 @@ def load_base(
         tokenizer=tokenizer,
         device=device,
         seconds={"load": seconds - quantize[0], "quantize": quantize[0]},
+        quantization=loaded_quantization(loaded, from_checkpoint)
+        | ({} if quantization.scheme == "none" else asdict(shares)),
         fingerprint=contents,
         key=base_key(model, quantization, task, num_labels, labels, new_head),
     )
@@ -143,22 +180,21 @@ def _load(
     model: ModelSpec,
     task: TaskSpec,
     config: Any,
-    quantization: QuantizationSpec,
+    quantization_config: BitsAndBytesConfig | None,
     device: torch.device,
-    skip: Sequence[str],
     spread: bool,
 ) -> PreTrainedModel:
     dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
     has_head = task.HAS_HEAD
     # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
-    with _readable(model), _no_progress_bar(), _forked_generators(device):
+    with readable(model), _no_progress_bar(), _forked_generators(device):
         loaded, info = auto_class(task).from_pretrained(
             location(model),
             config=config,
             revision=model.revision,
             dtype=dtype,
             attn_implementation=model.attn_implementation,
-            quantization_config=bnb_config(quantization, skip, device),
+            quantization_config=quantization_config,
             device_map="auto" if spread else {"": str(device)},
             use_safetensors=True,
             trust_remote_code=False,
@@ -174,15 +210,16 @@ def _load(
             f"model.name_or_path: {model.name_or_path} lacks weights of {type(loaded).__name__}: "
             f"{', '.join(sorted(missing)[:4])}; give a complete checkpoint of this architecture"
         )
+    check_unused(loaded, model.name_or_path, info["unexpected_keys"])
     setattr(loaded, FRESH, fresh)
     built: PreTrainedModel = loaded
     return built
 
 
-def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
-    with _readable(model):
+def _tokenizer(model: ModelSpec, **options: str) -> PreTrainedTokenizerBase:
+    with readable(model):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            location(model), revision=model.revision, trust_remote_code=False
+            location(model), revision=model.revision, trust_remote_code=False, **options
         )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -192,28 +229,6 @@ def _tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-@contextlib.contextmanager
-def _readable(model: ModelSpec) -> Iterator[None]:
-    """Turn what transformers raises over broken or foreign files into a clear SpecError."""
-    try:
-        yield
-    except (SpecError, torch.OutOfMemoryError):
-        raise
-    except _UNREADABLE as error:
-        raise unreadable(model, error) from error
-
-
-def _check_skipped(outline: PreTrainedModel, quantization: QuantizationSpec) -> None:
-    names = [name for name, _ in outline.named_modules()]
-    for skipped in quantization.llm_int8_skip_modules:
-        if not any(skipped in name for name in names):
-            children = ", ".join(sorted({name.rpartition(".")[2] for name in names if name}))
-            raise SpecError(
-                f"quantization.llm_int8_skip_modules: {skipped!r} matches no module; "
-                f"modules: {children}"
-            )
 
 
 @contextlib.contextmanager

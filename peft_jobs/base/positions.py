@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
@@ -15,6 +16,7 @@ from peft_jobs.errors import Refused, SpecError
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import PrefixTuningSpec, PTuningV2Spec
 
+_NO_LIMIT = 10**9
 _TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 
 
@@ -31,13 +33,25 @@ def table_length(model: nn.Module) -> int | None:
     return min(lengths, default=None)
 
 
+def stated_limit(config: PretrainedConfig) -> int | None:
+    """Tokens for which the configuration says that the model is made; None if it does not say.
+
+    -1 (XLNet), 0 and powers of ten beyond any length stand for no limit.
+    """
+    for part in (config, getattr(config, "text_config", None)):
+        stated = getattr(part, "max_position_embeddings", None)
+        if isinstance(stated, int) and 0 < stated < _NO_LIMIT:
+            return stated
+    return None
+
+
 def check_lengths(base: Base, spec: TrialSpec, data: TokenizedData) -> None:
     """Raise SpecError if an example is longer than the base has positions for."""
-    stated = getattr(base.model.config, "max_position_embeddings", None)
-    known = [limit for limit in (stated, table_length(base.model)) if isinstance(limit, int)]
-    if known and data.longest > min(known):
+    limits = (stated_limit(base.model.config), table_length(base.model))
+    limit = min((known for known in limits if known is not None), default=None)
+    if limit is not None and data.longest > limit:
         raise SpecError(
-            f"data.max_length must be <= {min(known)}, the positions of "
+            f"data.max_length must be <= {limit}, the positions of "
             f"{spec.model.name_or_path}, got {spec.data.max_length} with examples of up to "
             f"{data.longest} tokens"
         )

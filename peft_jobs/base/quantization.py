@@ -46,6 +46,82 @@ def is_quantized(module: torch.nn.Module) -> bool:
     return any(isinstance(part, QUANTIZED) for part in module.modules())
 
 
+def check_skipped(outline: PreTrainedModel, quantization: QuantizationSpec) -> None:
+    """Raise SpecError for a module to skip that `outline` does not have."""
+    names = [name for name, _ in outline.named_modules()]
+    for skipped in quantization.llm_int8_skip_modules:
+        if not any(skipped in name for name in names):
+            children = ", ".join(sorted({name.rpartition(".")[2] for name in names if name}))
+            raise SpecError(
+                f"quantization.llm_int8_skip_modules: {skipped!r} matches no module; "
+                f"modules: {children}"
+            )
+
+
+def check_contents(model: PreTrainedModel, quantization: QuantizationSpec, name: str) -> None:
+    """Raise SpecError if the weights of the checkpoint `name` did not come as `quantization` says.
+
+    Every layer that is to be quantized must be so, in this scheme; all the rest must not.
+    """
+    for full, module in model.named_modules():
+        if isinstance(module, QUANTIZED):
+            came = _scheme_of(module)
+            if came != (quantization.scheme, quantization.bnb_4bit_use_double_quant):
+                raise SpecError(
+                    f"quantization.scheme: {quantization.scheme} was asked for, and {full} of "
+                    f"{name} came {_words(came)}; its config.json does not describe its weights"
+                )
+            if skipped := [part for part in quantization.llm_int8_skip_modules if part in full]:
+                raise SpecError(
+                    f"quantization.llm_int8_skip_modules: {skipped[0]!r} was asked for, and {full} "
+                    f"of {name} is quantized in the checkpoint"
+                )
+            continue
+        for part, parameter in module.named_parameters(recurse=False):
+            if not (parameter.is_floating_point() or parameter.is_complex()):
+                raise SpecError(
+                    f"model.name_or_path: {full}.{part} of {name} came as {parameter.dtype}, which "
+                    "its config.json says nothing of; give the checkpoint before quantization"
+                )
+
+
+def loaded_quantization(model: PreTrainedModel, from_checkpoint: bool) -> dict[str, Any]:
+    """What quantization `model` has, read from its layers, for the record; as JSON.
+
+    `scheme` (`none` where no layer is quantized), `from_checkpoint` (it was stored so), and the
+    options of the layers, by bitsandbytes' names.
+    """
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, QUANTIZED)]
+    if not layers:
+        return {"scheme": "none"}
+    layer = layers[0]
+    found: dict[str, Any] = {"scheme": _scheme_of(layer)[0], "from_checkpoint": from_checkpoint}
+    state: Any = getattr(layer.weight, "quant_state", None)
+    if state is not None:
+        return found | {
+            "bnb_4bit_use_double_quant": state.nested,
+            "bnb_4bit_compute_dtype": str(layer.compute_dtype).removeprefix("torch."),
+            "bnb_4bit_quant_storage": str(layer.weight.dtype).removeprefix("torch."),
+            "blocksize": state.blocksize,
+        }
+    return found | {"llm_int8_threshold": layer.state.threshold}
+
+
+def _scheme_of(layer: Any) -> tuple[str, bool]:
+    """(scheme, double quantization) of a quantized layer's weight as it is."""
+    weight = layer.weight
+    if isinstance(layer, Linear8bitLt):
+        scales = getattr(weight, "SCB", None)
+        return ("none" if scales is None and layer.state.SCB is None else "int8"), False
+    state = getattr(weight, "quant_state", None)
+    return ("none", False) if state is None else (state.quant_type, state.nested)
+
+
+def _words(came: tuple[str, bool]) -> str:
+    scheme, double = came
+    return f"as {scheme}" + " with double quantization" * double
+
+
 def settle(model: PreTrainedModel, quantization: QuantizationSpec) -> None:
     """Make the quantized layers of `model` stay as they are from now on, and try every shape.
 

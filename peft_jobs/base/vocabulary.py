@@ -19,11 +19,12 @@ _REMEDY = (
 
 
 def drop_odd_padding(config: PretrainedConfig) -> None:
-    """Forget a padding token that the configuration's own table lacks: no model can be built with
-    it, and the tokenizer's takes its place."""
+    """Forget a padding token that the configuration's own table lacks (-1 is none at all, and would
+    be taken for the last row): no model can be built with it, and the tokenizer's takes its
+    place."""
     for part in (config, getattr(config, "text_config", None)):
         num_rows, padding = _num_rows(part), getattr(part, "pad_token_id", None)
-        if num_rows is not None and isinstance(padding, int) and padding >= num_rows:
+        if num_rows is not None and isinstance(padding, int) and not 0 <= padding < num_rows:
             part.pad_token_id = None  # type: ignore[union-attr]
 
 

@@ -18,7 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from peft_jobs.base.positions import table_length
+from peft_jobs.base.positions import stated_limit, table_length
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.evaluation.custom_metrics import checked, load_metric
 from peft_jobs.evaluation.decoding import Decoding, decoding_of, text_of, without_own_settings
@@ -187,8 +187,8 @@ def _check_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: in
     """Raise SpecError if the base has too few positions, Refused if an adapter's tokens are why."""
     alone = not model.config.is_encoder_decoder  # otherwise only answers are in the decoder
     longest = max(map(len, prompts)) if alone else 0
-    stated, table = getattr(model.config, "max_position_embeddings", None), table_length(model)
-    limit = min((n for n in (stated, table) if isinstance(n, int)), default=None)
+    stated, table = stated_limit(model.config), table_length(model)
+    limit = min((known for known in (stated, table) if known is not None), default=None)
     if limit is None:
         return
     adapter = getattr(model, "active_peft_config", None) if alone and table is not None else None

@@ -19,6 +19,17 @@ from peft_jobs.base.architecture import location
 from peft_jobs.base.loading import Base
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import TrialSpec
+from peft_jobs.spec.adapters import LoraSpec
+
+
+def check_base(base: Base, adapter: LoraSpec) -> None:
+    """Raise SpecError if LoftQ is asked for and the checkpoint is quantized already."""
+    if adapter.init_lora_weights == "loftq" and base.quantization.get("from_checkpoint"):
+        raise SpecError(
+            "adapter.init_lora_weights: loftq needs the weights before quantization, and the "
+            f"checkpoint is quantized already ({base.quantization['scheme']}); give the checkpoint "
+            "before quantization, or another initialisation"
+        )
 
 
 def factors(

@@ -17,32 +17,42 @@ from peft_jobs.errors import SpecError
 from peft_jobs.methods import loftq
 from peft_jobs.methods.adapter_files import remember_initial
 from peft_jobs.methods.method import Method
-from peft_jobs.methods.setting import Setting
+from peft_jobs.methods.setting import OURS, Setting, whole_alphas
 from peft_jobs.randomness import ADAPTER, generator, initial_lora_A, tuner_layers
 from peft_jobs.spec import TaskSpec
 from peft_jobs.spec.adapters import LoraSpec
 from peft_jobs.tasks import TASKS, Batch
 
-_OURS = ("loraplus_lr_ratio", "init_lora_weights", "eva_config", "corda_config", "use_dora")
+_OTHERWISE = (
+    "loraplus_lr_ratio",
+    "init_lora_weights",
+    "eva_config",
+    "corda_config",
+    "use_dora",
+    "target_parameters",
+)
 EVA_PASSES = 50
 EVA_ROWS, CORDA_ROWS = 1024, 256
 """Training rows that are looked at: EVA's authors take about a thousand; CorDA, section 4, 256."""
 
 
-def peft_config(adapter: LoraSpec, targets: Sequence[str], task: TaskSpec) -> LoraConfig:
-    """PEFT's configuration of an ordinary LoRA on the modules of the full names `targets`."""
-    ours = {"method", "target_modules", "layers_to_transform", "modules_to_save", *_OURS}
+def peft_config(
+    adapter: LoraSpec, targets: Sequence[str], task: TaskSpec, parameters: Sequence[str] = ()
+) -> LoraConfig:
+    """PEFT's configuration of an ordinary LoRA on the modules of the full names `targets`, and on
+    the `parameters`."""
     return LoraConfig(
         task_type=TASKS[task.type].peft_task_type,
         target_modules=list(targets),
+        target_parameters=list(parameters) or None,
         use_dora=adapter.use_dora,
-        **adapter.model_dump(exclude=ours),
+        **whole_alphas(adapter.model_dump(exclude={*OURS, *_OTHERWISE})),
     )
 
 
 def config(setting: Setting) -> LoraConfig:
     adapter: LoraSpec = setting.adapter
-    config = peft_config(adapter, setting.targets, setting.spec.task)
+    config = peft_config(adapter, setting.targets, setting.spec.task, setting.parameters)
     if adapter.mutates_base or adapter.init_lora_weights == "eva":
         config.init_lora_weights = cast(Any, adapter.init_lora_weights)
     if adapter.init_lora_weights == "corda":

@@ -17,11 +17,12 @@ from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.errors import Refused, SpecError
+from peft_jobs.methods import loftq
 from peft_jobs.methods.float32_copies import check_scaled_gradients, train_in_float32
-from peft_jobs.methods.placement import places
+from peft_jobs.methods.placement import parameter_places, places
 from peft_jobs.methods.setting import Setting
 from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
-from peft_jobs.spec import TrialSpec
+from peft_jobs.spec import LoraSpec, TrialSpec
 
 _CLOCK = "_trial_clock"
 _SNAPSHOT = "_base_snapshot"
@@ -132,12 +133,15 @@ class Method:
 def setting_of(base: Base, spec: TrialSpec, rows: Dataset | None = None) -> Setting:
     """What the trial trains on this base; SpecError if a name in the spec matches nothing there."""
     model, fresh = base.model, fresh_modules(base.model)
+    if isinstance(spec.adapter, LoraSpec):
+        loftq.check_base(base, spec.adapter)
     targets = places(model, spec.adapter, exclude=fresh)
     whole = set(spec.adapter.modules_to_save) | set(fresh)
     if spec.task.HAS_HEAD:
         whole |= set(head_modules(model))
     check_whole_modules(model, whole)
-    return Setting(base, spec, targets, tuple(sorted(whole)), rows)
+    parameters = parameter_places(model, spec.adapter, exclude=fresh)
+    return Setting(base, spec, targets, tuple(sorted(whole)), parameters, rows)
 
 
 def clock_of(model: nn.Module) -> Clock:
@@ -174,12 +178,13 @@ def _seeded(device: torch.device, spec: TrialSpec) -> Iterator[None]:
 
 def _check_wrapped(model: nn.Module, setting: Setting) -> None:
     wrapped = {name for name, _ in tuner_layers(model)}
-    if wrapped and not wrapped <= set(setting.targets):
-        differing = ", ".join(sorted(wrapped - set(setting.targets))[:5])
+    asked = {*setting.targets, *setting.parameters}
+    if wrapped and not wrapped <= asked:
+        differing = ", ".join(sorted(wrapped - asked)[:5])
         raise SpecError(
             f"adapter.target_modules: PEFT adapts other modules than these: {differing}"
         )
-    missing = set(setting.targets) - wrapped
+    missing = asked - wrapped
     if wrapped and missing and not setting.may_drop_targets:
         differing = ", ".join(sorted(missing)[:5])
         raise SpecError(f"adapter.target_modules: PEFT leaves out {differing}")

@@ -10,11 +10,25 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
-from peft_jobs.base.architecture import head_modules, skeleton
+from peft_jobs.base.architecture import skeleton
 from peft_jobs.errors import SpecError
-from peft_jobs.methods.targets import ends_with, linear_modules, resolve_targets
+from peft_jobs.methods.targets import (
+    ends_with,
+    linear_modules,
+    matching,
+    parameters_apart,
+    resolve_targets,
+    trainable_places,
+)
 from peft_jobs.spec import ModelSpec, TaskSpec
-from peft_jobs.spec.adapters import Adapter, BottleneckSpec, Ia3Spec, LnTuningSpec, TargetedAdapter
+from peft_jobs.spec.adapters import (
+    Adapter,
+    BottleneckSpec,
+    Ia3Spec,
+    LnTuningSpec,
+    TargetedAdapter,
+)
+from peft_jobs.spec.mistakes import suggest
 
 KEY_AND_VALUE = (
     *("k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, Phi, OPT, GPT-J, GPT-Neo
@@ -59,10 +73,49 @@ def places(
         found += _known(model, feedforward_outputs(names), "feed-forward", "target_modules")
     else:
         found = resolve_targets(model, adapter.target_modules, exclude)
-    found = _in_layers(found, getattr(adapter, "layers_to_transform", None))
+    found = _without(found, getattr(adapter, "exclude_modules", ()))
+    layers = getattr(adapter, "layers_to_transform", None)
+    if found:  # none where parameters alone are adapted
+        found = _in_layers(found, layers, getattr(adapter, "layers_pattern", ()))
+    ranked = (*found, *parameter_places(model, adapter, exclude))
     for field in ("rank_pattern", "alpha_pattern"):
-        _check_pattern(field, getattr(adapter, field, {}), found)
+        _check_pattern(field, getattr(adapter, field, {}), ranked)
     return tuple(sorted(found))
+
+
+def parameter_places(
+    model: PreTrainedModel, adapter: Adapter, exclude: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The full names, sorted, of the parameters that `target_parameters` stands for.
+
+    Raises SpecError for a name that matches none outside of linear modules.
+    """
+    given = getattr(adapter, "target_parameters", ())
+    known = parameters_apart(model, exclude) if given else ()
+    found: set[str] = set()
+    for name in given:
+        matches = _ending(known, [name])
+        if not matches:
+            raise SpecError(_no_parameter(model, name, known))
+        found.update(matches)
+    layers, lists = (
+        getattr(adapter, "layers_to_transform", None),
+        getattr(adapter, "layers_pattern", ()),
+    )
+    return tuple(sorted(_in_layers(tuple(found), layers, lists) if found else ()))
+
+
+def _no_parameter(model: PreTrainedModel, name: str, known: Sequence[str]) -> str:
+    ends = sorted({".".join(full.rsplit(".", 2)[-2:]) for full in known})
+    others = [full for full, _ in model.named_parameters() if ends_with(full, name)]
+    if not others:
+        what = f"matches no parameter{suggest(name, ends)}"
+    else:
+        what = (
+            f"matches {others[0]}, which is no matrix outside of the linear modules (name those in "
+            f"target_modules); there are: {', '.join(ends) or 'none'}"
+        )
+    return f"adapter.target_parameters: {name!r} {what}"
 
 
 def check_places_without_weights(
@@ -92,19 +145,18 @@ def block_ends(
 def _norms(
     model: PreTrainedModel, given: str | Sequence[str], exclude: Sequence[str]
 ) -> tuple[str, ...]:
-    outside = (*head_modules(model), *exclude)
-    names = [
+    norms = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("Norm")
         if getattr(module, "weight", None) is not None
-        if not any(name == part or name.startswith(f"{part}.") for part in outside)
     ]
+    names = trainable_places(model, norms, exclude)
     if given == ALL_NORMS:
-        return _known(model, tuple(names), "normalisation", "target_modules")
+        return _known(model, names, "normalisation", "target_modules")
     found: set[str] = set()
     for name in [given] if isinstance(given, str) else given:
-        matches = _ending(names, [name])
+        matches = matching(names, name, "target_modules", name == given)
         if not matches:
             leaves = ", ".join(sorted({full.rpartition(".")[2] for full in names}))
             raise SpecError(
@@ -115,10 +167,31 @@ def _norms(
     return tuple(found)
 
 
-def _in_layers(names: tuple[str, ...], layers: Sequence[int] | None) -> tuple[str, ...]:
+def _without(names: tuple[str, ...], given: str | Sequence[str]) -> tuple[str, ...]:
+    """`names` but for those that `adapter.exclude_modules` stands for."""
+    left_out: set[str] = set()
+    for name in [given] if isinstance(given, str) else given:
+        matches = matching(names, name, "exclude_modules", name == given)
+        if not matches:
+            raise SpecError(f"adapter.exclude_modules: {name!r} matches none of the target modules")
+        left_out.update(matches)
+    if left_out and left_out == set(names):
+        raise SpecError("adapter.exclude_modules: leaves no target module")
+    return tuple(name for name in names if name not in left_out)
+
+
+def _in_layers(
+    names: tuple[str, ...], layers: Sequence[int] | None, lists: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Those of `names` in one of `layers`; of the module lists named `lists`, if any are given."""
     if layers is None:
         return names
-    numbers = {name: _layer(name) for name in names}
+    for part in lists:
+        if not any(_layer(name, [part]) is not None for name in names):
+            raise SpecError(
+                f"adapter.layers_pattern: {part!r} is no list of layers with a target module in it"
+            )
+    numbers = {name: _layer(name, lists) for name in names}
     missing = sorted(set(layers) - set(numbers.values()))
     if missing:
         highest = max((n for n in numbers.values() if n is not None), default=None)
@@ -129,9 +202,10 @@ def _in_layers(names: tuple[str, ...], layers: Sequence[int] | None) -> tuple[st
     return tuple(name for name, number in numbers.items() if number in layers)
 
 
-def _layer(name: str) -> int | None:
-    """The number in a module's name: 3 of `model.layers.3.mlp.up_proj`."""
-    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+def _layer(name: str, lists: Sequence[str] = ()) -> int | None:
+    """The number in a module's name: 3 of `model.layers.3.mlp.up_proj`; after one of `lists`."""
+    before = rf"(?:^|\.)(?:{'|'.join(map(re.escape, lists))})\." if lists else r"(?:^|\.)"
+    found = re.search(rf"{before}(\d+)(?:\.|$)", name)
     return int(found[1]) if found else None
 
 

@@ -17,7 +17,28 @@ from peft_jobs.spec.adapters import LoraSpec
 from peft_jobs.tasks import IGNORED, TASKS, Batch
 from peft_jobs.tasks.seq2seq import decoder_inputs
 
+OURS = (
+    *("method", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    "modules_to_save",
+)
+"""Fields of an adapter that PEFT is not told: it gets a class, and the full names of modules."""
+_ALPHAS = {"lora_alpha", "alpha"}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def whole_alphas(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with each alpha that is a whole number as an int, as PEFT declares and others read
+    it from `adapter_config.json`."""
+    found = dict(fields)
+    for name in _ALPHAS & fields.keys():
+        found[name] = _whole(fields[name])
+    if "alpha_pattern" in fields:
+        found["alpha_pattern"] = {key: _whole(v) for key, v in fields["alpha_pattern"].items()}
+    return found
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else value
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,8 @@ class Setting:
     """Full names of the modules that the adapter changes."""
     whole: tuple[str, ...]
     """Modules that are trained whole."""
+    parameters: tuple[str, ...] = ()
+    """Full names of the parameters outside of linear modules that the adapter changes."""
     rows: Dataset | None = None
     """The tokenised training rows; None where there are no data."""
 
@@ -51,10 +74,9 @@ class Setting:
 
     def options(self, *leave_out: str) -> dict[str, Any]:
         """The adapter's fields that are PEFT's own, by name; targets by their full names."""
-        ours = {"method", "target_modules", "layers_to_transform", "modules_to_save", *leave_out}
-        fields = self.adapter.model_dump(exclude=ours)
+        fields = self.adapter.model_dump(exclude={*OURS, *leave_out})
         targets = {"target_modules": list(self.targets)} if self.targets else {}
-        return {"task_type": self.task_type, **targets, **fields}
+        return {"task_type": self.task_type, **targets, **whole_alphas(fields)}
 
     def first_batches(self, num_rows: int, batch_size: int) -> Iterator[Batch]:
         """The model's inputs for the first rows in the trial's own order, on its device."""

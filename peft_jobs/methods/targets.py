@@ -6,6 +6,7 @@ layer belongs to `attention-qv`, which then adapts the key too. Heads and embedd
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from peft_jobs.base.architecture import head_modules, skeleton
+from peft_jobs.base.text_reach import unreached_modules
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, TaskSpec
 
@@ -59,6 +61,9 @@ SETS: dict[str, tuple[str, ...]] = {
     "attention+mlp": ("query and value", "key and output", "mlp"),
 }
 ALL_LINEAR = "all-linear"
+_WITH_A_WEIGHT = (nn.Linear, Conv1D, nn.Embedding, nn.modules.conv._ConvNd)
+_IN_PATTERNS = set(r"\^$*+?{}[]|()")
+"""What no module's name has; a dot is in both."""
 
 
 def resolve_targets(
@@ -66,9 +71,10 @@ def resolve_targets(
 ) -> tuple[str, ...]:
     """The full names, sorted, of the linear modules that `target_modules` stands for.
 
-    A named set, one module name or several; a name matches as in PEFT: the whole name or its last
-    dotted parts. Modules inside of `exclude` are left out like the head. Raises SpecError for a
-    name that matches nothing, also when the others match.
+    A named set, one module name or several, or a regular expression. They match as in PEFT: a name
+    is a whole name or its last dotted parts, and an expression, one text that is neither, a whole
+    name. Modules inside of `exclude` are left out like the head, and those that no text reaches.
+    Raises SpecError for a name that matches nothing, also when the others match.
     """
     names = linear_modules(model, exclude)
     if not names:
@@ -78,15 +84,29 @@ def resolve_targets(
     if target_modules == ALL_LINEAR:
         return names
     if isinstance(target_modules, str) and target_modules in SETS:
-        return _named_set(names, target_modules, model.config.model_type)
-    given = [target_modules] if isinstance(target_modules, str) else target_modules
+        return _named_set(model, names, target_modules)
     chosen: set[str] = set()
-    for name in given:
-        matches = [full for full in names if ends_with(full, name)]
+    for name in [target_modules] if isinstance(target_modules, str) else target_modules:
+        matches = matching(names, name, "target_modules", name == target_modules)
         if not matches:
             raise SpecError(_no_match(model, name, names))
         chosen.update(matches)
     return tuple(sorted(chosen))
+
+
+def matching(names: Sequence[str], given: str, field: str, may_be_pattern: bool) -> tuple[str, ...]:
+    """Those of `names` that `given` stands for: by their ends, or else as a regular expression.
+
+    Raises SpecError, which names the adapter's `field`, for an expression that is none.
+    """
+    ending = tuple(full for full in names if ends_with(full, given))
+    if ending or not may_be_pattern or not _IN_PATTERNS & set(given):
+        return ending
+    try:
+        pattern = re.compile(given)
+    except re.error as error:
+        raise SpecError(f"adapter.{field}: {given!r} is no regular expression ({error})") from error
+    return tuple(full for full in names if pattern.fullmatch(full))
 
 
 def check_targets_without_weights(
@@ -97,29 +117,53 @@ def check_targets_without_weights(
 
 
 def linear_modules(model: PreTrainedModel, exclude: Sequence[str] = ()) -> tuple[str, ...]:
-    """The full names, sorted, of all linear modules outside of the head and of `exclude`.
+    """The full names, sorted, of all linear modules outside of the head and of `exclude`, but for
+    those that no text reaches.
 
     Quantized layers are linear modules too: bitsandbytes derives them from `nn.Linear`.
     """
-    outside = (*head_modules(model), *exclude)
+    found = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    ]
+    return tuple(sorted(trainable_places(model, found, exclude)))
+
+
+def parameters_apart(model: PreTrainedModel, exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """The full names, sorted, of matrices that lie in no linear module, no embedding and no
+    convolution, each with a name of its own: experts as three dimensions, routers."""
+    modules = {
+        name: [own for own, value in module.named_parameters(recurse=False) if value.ndim in (2, 3)]
+        for name, module in model.named_modules()
+        if not isinstance(module, _WITH_A_WEIGHT)
+    }
+    places = trainable_places(model, [name for name in modules if modules[name]], exclude)
+    return tuple(sorted(f"{name}.{own}" for name in places for own in modules[name]))
+
+
+def trainable_places(
+    model: PreTrainedModel, names: Iterable[str], exclude: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of the modules `names` that lie outside of the head and of `exclude`, and that a text
+    reaches."""
+    outside, unreached = (*head_modules(model), *exclude), unreached_modules(model)
     return tuple(
-        sorted(
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
-            and not any(name == part or name.startswith(f"{part}.") for part in outside)
-        )
+        name
+        for name in names
+        if name not in unreached
+        and not any(name == part or name.startswith(f"{part}.") for part in outside)
     )
 
 
-def _named_set(names: Sequence[str], target_set: str, architecture: str) -> tuple[str, ...]:
+def _named_set(model: PreTrainedModel, names: Sequence[str], target_set: str) -> tuple[str, ...]:
     roles = {name: _role(name) for name in names}
     missing = [role for role in SETS[target_set] if role not in roles.values()]
     if missing:
+        experts = [name for name in parameters_apart(model) if model.get_parameter(name).ndim == 3]
+        hint = f", with parameters such as {experts[0]} in target_parameters" if experts else ""
         raise SpecError(
             f"adapter.target_modules: {target_set!r} is not known for the architecture "
-            f"{architecture} (no {' and no '.join(missing)} module); name modules, or give "
-            f"'{ALL_LINEAR}'. Linear modules: {', '.join(_leaves(names))}"
+            f"{model.config.model_type} (no {' and no '.join(missing)} module); name modules, or "
+            f"give '{ALL_LINEAR}'{hint}. Linear modules: {', '.join(_leaves(names))}"
         )
     return tuple(sorted(name for name, role in roles.items() if role in SETS[target_set]))
 
@@ -147,7 +191,12 @@ def _leaves(names: Iterable[str]) -> list[str]:
 def _no_match(model: PreTrainedModel, name: str, names: Sequence[str]) -> str:
     leaves = _leaves(names)
     others = [full for full, _ in model.named_modules() if full and ends_with(full, name)]
-    if others:
+    if others and any(full in unreached_modules(model) for full in others):
+        what = (
+            f"matches only modules that no text goes through ({others[0]}, ...): an adapter there "
+            "would not be trained"
+        )
+    elif others:
         what = f"matches no linear module of the backbone, only {others[0]}"
     else:
         what = "matches no module"

@@ -197,11 +197,29 @@ def _losses(logits_BC: Tensor, labels: Tensor) -> Tensor:
 
 
 def _typed(tokenizer: PreTrainedTokenizerBase, spec: SequenceClassificationSpec) -> bool:
-    return spec.text_pair is not None and "token_type_ids" in tokenizer.model_input_names
+    """Whether types of tokens tell the model something: two texts apart, or XLNet's last token."""
+    if "token_type_ids" not in tokenizer.model_input_names:
+        return False
+    return spec.text_pair is not None or any(tokenizer("a")["token_type_ids"])
+
+
+def reads_last_position(model: nn.Module) -> bool:
+    """Whether the classifier takes what stands at the end of a row, padding too: XLNet's does."""
+    return getattr(getattr(model, "sequence_summary", None), "summary_type", None) == "last"
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits [B, C], in float32 at least."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
+    if reads_last_position(model):
+        inputs = _padded_left(inputs)
     logits: Tensor = model(**inputs).logits
     return upcast(logits)
+
+
+def _padded_left(inputs: Batch) -> Batch:
+    """`inputs`, all [B, S], with the padding moved to the front of each row."""
+    mask_BS = inputs["attention_mask"]
+    places_S = torch.arange(mask_BS.shape[1], device=mask_BS.device)
+    from_BS = (places_S + mask_BS.sum(dim=1, keepdim=True)) % mask_BS.shape[1]
+    return {name: value.gather(1, from_BS) for name, value in inputs.items()}

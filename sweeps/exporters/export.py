@@ -126,7 +126,13 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
     if out.exists() and any(out.iterdir()):
         raise SpecError(f"{out} holds something else; give another --out, or remove it")
     assert row.adapter is not None
-    record = {**identity, "validation": None, "test": None, "merged": None}
+    record = {
+        **identity,
+        "validation": None,
+        "test": None,
+        "merged": None,
+        "quantized_checkpoint": _is_quantized_checkpoint(folder, row.number),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(out) as begun:
         try:
@@ -138,6 +144,12 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
             shutil.copyfile(trial, begun / TRIAL_FILE)
         write_json(begun / EXPORT_FILE, record)
     return record
+
+
+def _is_quantized_checkpoint(folder: SweepFolder, number: int) -> bool:
+    """Whether the trial's base was quantized as it was stored, as its result tells."""
+    result = json.loads(folder.read(folder.result(number)) or "{}")
+    return bool(result.get("provenance", {}).get("quantization", {}).get("from_checkpoint"))
 
 
 def _gone(folder: SweepFolder, number: int, adapter: str, spec: SweepSpec) -> str:

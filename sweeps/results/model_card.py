@@ -44,7 +44,7 @@ def model_card(
     forms: Sequence[Form] = (),
 ) -> str:
     """The card of an export in `folder`, whose figures are in `record`."""
-    model = spec.model
+    model, is_stored = spec.model, bool(record.get("quantized_checkpoint"))
     on_hub = model.name_or_path != DEMO and not Path(model.name_or_path).is_absolute()
     revision = f"@{model.revision}" if model.revision else ""
     columns = {
@@ -60,8 +60,8 @@ def model_card(
         "",
         f"# Trial {row.number:04d} of the sweep {board.sweep}",
         "",
-        f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on a "
-        f"`{spec.quantization.scheme}` base. "
+        f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on "
+        f"{_base_words(spec, is_stored)}. "
         f"It is rank {row.rank or 'none'} among the sweep's complete trials by {board.metric}.",
         "",
         "| metric | " + " | ".join(columns) + " |",
@@ -74,7 +74,7 @@ def model_card(
     for words, value in board.references.items():
         lines += ["", f"The {words}: {board.metric} {value:.6g}."]
     lines += ["", "## Loading", "", "In this folder:", ""]
-    lines += ["```python", *loading(spec, folder), "```"]
+    lines += ["```python", *loading(spec, folder, is_stored), "```"]
     if spec.adapter.method in OWN:
         lines += ["", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps."]
     if (folder / GENERATION_FILE).is_file():
@@ -95,10 +95,21 @@ def model_card(
     return "\n".join(lines)
 
 
-def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
-    """Lines of Python that give `model` and `tokenizer` where the export in `folder` is current."""
+def _base_words(spec: TrialSpec, is_stored: bool) -> str:
+    scheme = spec.quantization.scheme
+    if is_stored:
+        return f"this checkpoint, which is quantized as it is stored (`{scheme}`)"
+    return f"a `{scheme}` base"
+
+
+def loading(spec: TrialSpec, folder: Path, is_stored: bool = False) -> Iterator[str]:
+    """Lines of Python that give `model` and `tokenizer` where the export in `folder` is current.
+
+    `is_stored` is of a checkpoint that is quantized already, which no options can change.
+    """
     kind, own = spec.task.AUTO_CLASS, spec.adapter.method in OWN
-    demo, quantized = spec.model.name_or_path == DEMO, spec.quantization.scheme != "none"
+    demo = spec.model.name_or_path == DEMO
+    quantized = spec.quantization.scheme != "none" and not is_stored
     labels = read_labels(folder)
     name = "BASE" if demo else json.dumps(spec.model.name_or_path)
     revision = f"revision={json.dumps(spec.model.revision)}" if spec.model.revision else ""
@@ -111,7 +122,7 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
         options.append(_quantization(spec.quantization, whole if spec.task.HAS_HEAD else ()))
     if labels:
         yield from ("import json", "from pathlib import Path", "")
-    if any("torch." in option for option in options):
+    if is_stored or any("torch." in option for option in options):
         yield "import torch"
     if not own:
         yield "from peft import PeftModel"
@@ -138,6 +149,9 @@ def loading(spec: TrialSpec, folder: Path) -> Iterator[str]:
     yield "base.config.pad_token_id = tokenizer.pad_token_id"
     if writes:
         yield 'base.generation_config = GenerationConfig.from_pretrained(".")'
+    if is_stored and spec.quantization.scheme != "int8":
+        yield 'for layer in (part for part in base.modules() if hasattr(part, "compute_dtype")):'
+        yield f"    layer.compute_dtype = getattr(torch, {_compute_dtype(spec.quantization)})"
     load = "load_adapter" if own else "PeftModel.from_pretrained"
     yield f'model = {load}(base, ".").eval()'
 
@@ -181,14 +195,18 @@ def _quantization(quantization: QuantizationSpec, whole: tuple[str, ...] | list[
     if quantization.scheme == "int8":
         options = ["load_in_8bit=True", f"llm_int8_threshold={quantization.llm_int8_threshold}"]
     else:
-        compute = json.dumps(quantization.bnb_4bit_compute_dtype)
-        if quantization.bnb_4bit_compute_dtype == "auto":
-            compute = '"bfloat16" if torch.cuda.is_available() else "float32"'
         options = [
             "load_in_4bit=True",
             f"bnb_4bit_quant_type={json.dumps(quantization.scheme)}",
             f"bnb_4bit_use_double_quant={quantization.bnb_4bit_use_double_quant}",
-            f"bnb_4bit_compute_dtype={compute}",
+            f"bnb_4bit_compute_dtype={_compute_dtype(quantization)}",
         ]
     inside = "".join(f"        {option},\n" for option in (*options, *skip))
     return f"quantization_config=BitsAndBytesConfig(\n{inside}    )"
+
+
+def _compute_dtype(quantization: QuantizationSpec) -> str:
+    """Python for its name."""
+    if quantization.bnb_4bit_compute_dtype == "auto":
+        return '"bfloat16" if torch.cuda.is_available() else "float32"'
+    return json.dumps(quantization.bnb_4bit_compute_dtype)

@@ -18,6 +18,7 @@ from peft_jobs.engines.packed.pack import Named
 from peft_jobs.methods.targets import resolve_targets
 from peft_jobs.randomness import initial_lora_A
 from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
+from peft_jobs.tasks.sequence_classification import reads_last_position
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     adapter, model = spec.adapter, base.model
     if not isinstance(adapter, LoraSpec):
         return f"method {adapter.method} has no packed form"
+    if adapter.target_parameters:
+        return "LoRA on parameters outside of linear modules has no packed form"
+    if adapter.exclude_modules or adapter.layers_to_transform is not None:
+        return "only some of the targets are adapted"
     if not adapter.is_plain:
         return "a variant or an initialisation of LoRA is asked for"
     if adapter.bias != "none" or adapter.modules_to_save:
@@ -48,6 +53,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "a scaled loss, or another optimizer than torch's AdamW, is asked for"
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return "the base normalises over the batch"
+    if reads_last_position(model):
+        return "the base's classifier reads the last position, and a pack is padded there"
     if _experts(model):
         return "the base routes tokens to experts, and rows compete for them"
     if spec.data.max_length > (length := _rope_length(model)):

@@ -16,6 +16,7 @@ from peft_jobs.base.architecture import read_config
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
+from peft_jobs.base.stored_quantization import forget_stored
 from peft_jobs.device.this_device import this_device
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.evaluation.serving import serving_settings
@@ -117,5 +118,6 @@ def _scored(
 def _dequantized(base: Base) -> PreTrainedModel:
     model = base.model
     if any(is_quantized(module) for module in model.modules()):
-        return cast(PreTrainedModel, model.dequantize(dtype=model.dtype))  # type: ignore[no-untyped-call]
+        model = cast(PreTrainedModel, model.dequantize(dtype=model.dtype))  # type: ignore[no-untyped-call]
+        forget_stored(model)
     return model

@@ -18,6 +18,8 @@ from peft_jobs.base.heads import fresh_modules
 from peft_jobs.base.loading import Base
 from peft_jobs.base.positions import check_some_fit
 from peft_jobs.base.resident import Resident, key_of
+from peft_jobs.base.stored_quantization import check_quantization
+from peft_jobs.base.weight_shares import planned_shares, warn_of_shares
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import raising_device_lost, result_of
@@ -32,10 +34,11 @@ from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
 from peft_jobs.host.result import TrialResult
 from peft_jobs.methods import setting_of
+from peft_jobs.methods.left_out import left_out
 from peft_jobs.methods.placement import check_places_without_weights
 from peft_jobs.phases import Phases
 from peft_jobs.provenance import environment
-from peft_jobs.spec import TrialSpec
+from peft_jobs.spec import ModelSpec, QuantizationSpec, TaskSpec, TrialSpec
 from peft_jobs.storage.object_store import local_folder
 from peft_jobs.training import attempt_files
 from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
@@ -98,6 +101,8 @@ class SoloEngine:
         """
         self._use_threads()
         base, data = self._resident.get(spec, phases or Phases())
+        told: set[str] = set()
+        others: list[tuple[ModelSpec, QuantizationSpec, TaskSpec]] = []
         for variant in [spec, *variants]:
             written = variant.evaluation.generation
             for reference in (*variant.evaluation.metrics, *(written.functions if written else ())):
@@ -105,10 +110,18 @@ class SoloEngine:
             check_device(variant.training, self.device)
             if key_of(variant, data.labels) == base.key:
                 setting_of(base, variant, data.train)
+                told.update(left_out(base.model, variant.adapter))
                 if variant.data.packing:
                     check_apart(base.model)
             else:
+                parts = (variant.model, variant.quantization, variant.task)
+                if parts not in others:
+                    others.append(parts)
+                    check_quantization(*parts)
+                    warn_of_shares(planned_shares(*parts), variant.quantization)
                 check_places_without_weights(variant.model, variant.task, variant.adapter)
+        for sentence in sorted(told):
+            log.warning("adapter.target_modules leaves out %s", sentence)
         check_some_fit(base, variants or [spec], data)
         return base, data
 
@@ -182,6 +195,7 @@ class SoloEngine:
             "spec": spec.fingerprint(),
             "model": "@".join(filter(None, (spec.model.name_or_path, spec.model.revision))),
             "base": base.fingerprint,
+            "quantization": base.quantization,
             **data.fingerprints,
             "dropped_rows": data.dropped,
             "seed": spec.seed,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from peft_jobs.spec.adapters.section import UNQUANTIZED, LayeredAdapter, without
-from peft_jobs.spec.fields import Positive, Rate, Section, Width
+from peft_jobs.spec.fields import Names, Positive, Rate, Section, Width
 
 MUTATING = ("pissa", "olora", "corda")
 """Initialisations that move a part of the base's weights into the adapter."""
@@ -68,6 +68,9 @@ class LoraSpec(LayeredAdapter):
     rank_pattern: dict[str, Width] = Field(default_factory=dict)
     """Ranks of some of the targets, by the end of their names (a regular expression)."""
     alpha_pattern: dict[str, Positive] = Field(default_factory=dict)
+    target_parameters: Names = ()
+    """Parameters that lie in no linear module, by the end of their names: the experts of a mixture
+    (`experts.gate_up_proj`), which transformers keeps as one parameter of three dimensions."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Biases of the base that are trained too; they keep the base's dtype."""
     loraplus_lr_ratio: Positive = 1.0
@@ -90,6 +93,13 @@ class LoraSpec(LayeredAdapter):
             return f"{name} needs quantization.scheme nf4, fp4 or int8, got {scheme}"
         if self.use_dora and scheme == "int8":  # PEFT 0.21.2 loses the scales of int8 layers
             return "use_dora needs quantization.scheme none, nf4 or fp4, got int8"
+        if self.target_parameters:
+            if self.lora_dropout:
+                return f"target_parameters needs lora_dropout 0, got {self.lora_dropout:g}"
+            if self.use_dora:
+                return "target_parameters needs use_dora false, got true"
+            if self.init_lora_weights != "default":
+                return f"{name} cannot start target_parameters; give default"
         return super().refusal(scheme, task, gradient_checkpointing)
 
     @model_validator(mode="before")

@@ -23,6 +23,8 @@ class LnTuningSpec(Adapter):
 
     method: Literal["ln_tuning"]
     target_modules: str | Names = "all-norms"
-    """`all-norms`, or names of normalisation layers."""
+    """`all-norms`, names of normalisation layers, or a regular expression."""
+    exclude_modules: str | Names = ()
+    """Those of the targets that are left out."""
 
     MERGES: ClassVar[bool] = True

@@ -16,6 +16,7 @@ UNQUANTIZED = ("none",)
 class Adapter(Section):
     """Fields that every method has. What a method cannot do stands in its class variables."""
 
+    LATER = ("exclude_modules", "layers_pattern", "target_parameters")
     SCHEMES: ClassVar[tuple[str, ...]] = SCHEMES
     """Quantizations of the base on which the method works."""
     TASKS: ClassVar[tuple[str, ...] | None] = None
@@ -57,11 +58,15 @@ class TargetedAdapter(Adapter):
     """A method that changes some modules of the base."""
 
     target_modules: str | Names = "all-linear"
-    """A named set (attention-qv, attention, attention+mlp, all-linear) or module names."""
+    """A named set (attention-qv, attention, attention+mlp, all-linear), module names, or a regular
+    expression that matches whole names."""
+    exclude_modules: str | Names = ()
+    """Those of the targets that are left out: module names, or a regular expression."""
 
     @model_validator(mode="after")
     def _some_target(self) -> Self:
-        if not self.target_modules or not all(self.target_modules):
+        others = getattr(self, "target_parameters", ())
+        if not (self.target_modules or others) or not all(self.target_modules):
             raise ValueError("target_modules must name at least one module, got none")
         return self
 
@@ -81,9 +86,22 @@ Layers = Annotated[tuple[Whole, ...] | None, BeforeValidator(_layers)]
 """Numbers of layers, from 0; None is all."""
 
 
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class LayeredAdapter(TargetedAdapter):
     layers_to_transform: Layers = None
     """Only the target modules in these layers."""
+    layers_pattern: Annotated[Names, BeforeValidator(_listed)] = ()
+    """The module lists that `layers_to_transform` numbers, where a name holds several numbers
+    (`block` of T5); by default the outermost."""
+
+    @model_validator(mode="after")
+    def _numbers_something(self) -> Self:
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern tells where layers_to_transform counts; give that too")
+        return self
 
 
 def without(value: Any, idle: set[str]) -> Any:

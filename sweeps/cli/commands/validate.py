@@ -8,6 +8,7 @@ from typing import Any
 
 from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
+from peft_jobs.spec import QuantizationSpec
 from sweeps.backends.backend import make_backend
 from sweeps.cli.display.plain import classes
 from sweeps.cli.screen import err, out, pairs, print_json
@@ -60,22 +61,36 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
         "majority": found.majority,
         "max_samples": trial.training.max_samples,
         "rungs": list(trial.evaluation.rungs),
-        "targets": _targets(spec) if spec.resources.engine != "simulated" else {},
+        **({"targets": {}} if spec.resources.engine == "simulated" else _on_outline(spec)),
     }
 
 
-def _targets(spec: SweepSpec) -> dict[str, list[str]]:
-    """The modules that each choice of `adapter.target_modules` adapts."""
-    resolve_on_skeleton = load("peft_jobs.methods.placement:check_places_without_weights")
-    found = {}
+def _on_outline(spec: SweepSpec) -> dict[str, Any]:
+    """What each choice of targets adapts and leaves out, and what each scheme quantizes: found
+    without weights."""
+    places = load("peft_jobs.methods.placement:check_places_without_weights")
+    left_out = load("peft_jobs.methods.left_out:left_out_without_weights")
+    shares = load("peft_jobs.base.weight_shares:planned_shares")
+    targets: dict[str, list[str]] = {}
+    missed: dict[str, list[str]] = {}
+    quantized: list[str] = []
+    seen: list[QuantizationSpec] = []
     for trial in variants(spec):
+        scheme = trial.quantization.scheme
+        if trial.quantization not in seen:
+            seen.append(trial.quantization)
+            found = shares(trial.model, trial.quantization, trial.task)
+            if found is not None and (sentence := found.words(scheme)) not in quantized:
+                quantized.append(sentence)
         chosen = getattr(trial.adapter, "target_modules", None)
         if chosen is None:
             continue
         name = chosen if isinstance(chosen, str) else " ".join(chosen)
-        if name not in found:
-            found[name] = list(resolve_on_skeleton(trial.model, trial.task, trial.adapter))
-    return found
+        if name not in targets:
+            targets[name] = list(places(trial.model, trial.task, trial.adapter))
+            if sentences := left_out(trial.model, trial.task, trial.adapter):
+                missed[name] = sentences
+    return {"targets": targets, "left_out": missed, "quantized": quantized}
 
 
 def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
@@ -99,6 +114,10 @@ def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
         f"{name}: {len(modules)} modules ({', '.join(_leaves(modules))})"
         for name, modules in plan.get("targets", {}).items()
     )
+    words["left out"] = "\n".join(
+        f"{name}: {'; '.join(sentences)}" for name, sentences in plan.get("left_out", {}).items()
+    )
+    words["quantized"] = "\n".join(plan.get("quantized", []))
     return {name: text for name, text in words.items() if text}
 
 

@@ -14,7 +14,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from peft_jobs.base.positions import table_length
+from peft_jobs.base.positions import stated_limit, table_length
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.host.result import Kind, State
@@ -100,6 +100,31 @@ def test_a_table_of_positions_is_as_long_as_the_longest_row_that_the_model_takes
     else:
         assert takes(model, expected)
         assert not takes(model, expected + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "limit"),
+    [
+        ("xlnet", {}, None),  # whose property says -1
+        ("llama", {"max_position_embeddings": -1}, None),
+        ("llama", {"max_position_embeddings": 0}, None),
+        ("llama", {"max_position_embeddings": 10**30}, None),
+        ("llama", {"max_position_embeddings": POSITIONS}, POSITIONS),
+        ("gpt2", {"n_positions": POSITIONS}, POSITIONS),  # by another name
+        ("gemma3", {"text_config": {"max_position_embeddings": POSITIONS}}, POSITIONS),
+    ],
+)
+def test_sentinels_in_a_configuration_are_no_limits(
+    name: str, more: dict[str, Any], limit: int | None
+) -> None:
+    config = AutoConfig.for_model(name)
+    for field, value in more.items():
+        if isinstance(value, dict):
+            for inner, number in value.items():
+                setattr(getattr(config, field), inner, number)
+        else:
+            setattr(config, field, value)
+    assert stated_limit(config) == limit
 
 
 @pytest.mark.parametrize("config", [PromptTuningConfig, PrefixTuningConfig])

@@ -20,7 +20,10 @@ INEXACT = {
 """Saved as other matrices of one product, or as what a network gave, projected again in every
 forward, or read by PEFT on another way than in training: equal but for rounding."""
 IDS = [f"{index}-{example.method}" for index, example in enumerate(EXAMPLES)]
-PLAIN_FIELDS = {"method", "modules_to_save", "target_modules"}
+PLAIN_FIELDS = {
+    *("method", "modules_to_save", "target_modules", "exclude_modules", "layers_pattern"),
+    "target_parameters",
+}
 """Held by tests of their own, or in some examples."""
 NO_EFFECT = {"save_projection", "layers_to_transform", "bias", "eva_config", "corda_config"}
 """What files hold; the others have a test elsewhere, or an effect in some initialisations only."""
@@ -146,6 +149,8 @@ def test_saved_adapter_scores_the_same_on_a_fresh_base(
     assert not torch.equal(trained, logits_of(base.model))
     about = json.loads((tmp_path / "adapter_config.json").read_text())
     assert about.get("init_lora_weights", True) is True, "whoever loads it must not repeat that"
+    alphas = [about[name] for name in ("lora_alpha", "alpha") if about.get(name) is not None]
+    assert all(type(alpha) is int for alpha in alphas if alpha == int(alpha))
     assert ("peft_jobs.methods:load_adapter" in about.values()) == (example.method in OWN)
 
     fresh = load_base(spec.model, spec.quantization, spec.task)

@@ -14,6 +14,7 @@ from torch import nn
 from peft_jobs.base.loading import load_base
 from peft_jobs.errors import SpecError
 from peft_jobs.methods.lora import peft_config
+from peft_jobs.methods.placement import places
 from peft_jobs.methods.targets import (
     ALL_LINEAR,
     SETS,
@@ -218,6 +219,78 @@ def test_names_match_as_in_peft_whole_or_from_a_dot() -> None:
         "model.layers.0.self_attn.q_proj",
         "model.layers.1.self_attn.q_proj",
     )
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.(q|v)_proj",
+        r".*q_proj|.*v_proj",
+        r"model\.layers\.[01]\.self_attn\.._proj",
+        r".*layers\.1\..*_proj",
+    ],
+)
+def test_one_text_may_be_a_regular_expression_as_in_peft(pattern: str) -> None:
+    theirs = get_peft_model(build("llama"), LoraConfig(target_modules=pattern))
+    wrapped = {
+        name.removeprefix("base_model.model.")
+        for name, module in theirs.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    assert set(resolve_targets(build("llama"), pattern)) == wrapped
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (r".*\.(q_proj", r"is no regular expression \(missing \)"),
+        (r".*\.query", r"matches no module"),
+        (r"q_proj|v_proj", r"matches no module"),  # as in PEFT: whole names
+        ([r".*\.q_proj"], r"matches no module"),  # a list is of names
+    ],
+)
+def test_a_regular_expression_that_matches_nothing_is_an_error(given: Any, told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        resolve_targets(build("llama"), given)
+
+
+@pytest.mark.parametrize("given", [["v_proj", "1.mlp.up_proj"], r".*(v_proj|layers\.1.*up_proj)"])
+def test_excluded_names_and_patterns_are_left_out_as_peft_does(given: Any) -> None:
+    targets = ["q_proj", "v_proj", "up_proj"]
+    theirs = get_peft_model(
+        build("llama"), LoraConfig(target_modules=targets, exclude_modules=given)
+    )
+    wrapped = {
+        name.removeprefix("base_model.model.")
+        for name, module in theirs.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+    adapter = LoraSpec(target_modules=targets, exclude_modules=given)
+    assert set(places(build("llama"), adapter)) == wrapped
+    assert len(wrapped) == 3
+
+
+def test_excluding_nothing_or_everything_is_an_error() -> None:
+    for given, told in (("k_proj", "'k_proj' matches none"), ("q_proj", "leaves no target")):
+        adapter = LoraSpec(target_modules="q_proj", exclude_modules=given)
+        with pytest.raises(SpecError, match=told):
+            places(build("llama"), adapter)
+
+
+def test_layers_are_numbered_in_the_lists_that_are_named() -> None:
+    every = LoraSpec(target_modules="all-linear")
+    names = set(places(build("t5"), every))
+    for part, number in (("block", 1), ("layer", 0)):
+        adapter = LoraSpec(
+            target_modules="all-linear", layers_to_transform=number, layers_pattern=part
+        )
+        found = set(places(build("t5"), adapter))
+        assert found == {name for name in names if f"{part}.{number}." in name}
+        assert 0 < len(found) < len(names)
+    with pytest.raises(SpecError, match="'blocks' is no list of layers"):
+        places(build("t5"), adapter.model_copy(update={"layers_pattern": ("blocks",)}))
+    with pytest.raises(ValueError, match="layers_pattern tells where layers_to_transform counts"):
+        LoraSpec(layers_pattern="block")
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,38 @@ def test_the_cards_code_loads_the_model_that_was_scored(
     assert found == pytest.approx({name: exported.recorded[name] for name in found}, rel=close)
 
 
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_the_card_of_a_checkpoint_that_is_stored_quantized_says_so_and_loads_it(
+    compute: str, export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    from peft_jobs.demo import BASE
+
+    fp4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4")
+    stored = AutoModelForCausalLM.from_pretrained(
+        BASE, quantization_config=fp4, dtype=torch.float32, device_map={"": "cpu"}
+    )
+    stored.save_pretrained(tmp_path / "stored")
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path / "stored")
+    quantization = {"scheme": "fp4", "bnb_4bit_compute_dtype": compute}
+    exported = export(
+        WRITE, adapter={"r": 4}, quantization=quantization, model=str(tmp_path / "stored")
+    )
+    card = (exported.path / "README.md").read_text()
+    assert "quantized as it is stored (`fp4`)" in card
+    assert "BitsAndBytesConfig" not in card
+    monkeypatch.chdir(exported.path)
+    loaded: dict[str, Any] = {}
+    exec(code_of(card), loaded)
+    layer = loaded["base"].model.layers[0].mlp.up_proj.base_layer
+    assert (layer.weight.quant_type, layer.compute_dtype) == ("fp4", getattr(torch, compute))
+    found = scored(exported, loaded, tmp_path / "tokens")
+    # bitsandbytes' own 4-bit kernel of some CPUs computes in bfloat16
+    assert found == pytest.approx({name: exported.recorded[name] for name in found}, rel=2e-2)
+
+
 def test_an_export_names_the_classes_of_its_outputs(
     export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from peft_jobs.base.loading import load_base
 from peft_jobs.engines.packed.eligibility import unpackable
+from peft_jobs.errors import SpecError
 from tests.peft_jobs.conftest import NUM_TOKENS, save_tokenizer
 from tests.peft_jobs.engines.packed.test_engine import both, check_same, engines_of
 
@@ -113,7 +114,7 @@ def test_trials_beyond_the_length_of_longrope_have_their_own_frequencies(
 @pytest.mark.parametrize(
     ("name", "config", "targets", "opened"),
     [
-        ("Mamba", MAMBA, ["in_proj", "x_proj", "dt_proj"], "dt_proj"),
+        ("Mamba", MAMBA, ["in_proj", "x_proj"], "x_proj"),
         ("Mamba2", MAMBA2, ["in_proj", "out_proj"], "out_proj"),
         ("Mamba2", MAMBA2, ["in_proj"], None),
     ],
@@ -131,10 +132,12 @@ def test_a_layer_of_which_the_base_takes_the_weight_is_not_packed(
 
 def test_a_mamba_trains_alone_what_a_pack_cannot_train(cache: str, on: Any, tmp_path: Path) -> None:
     steps = {"training.max_steps": 3}
-    some = on("Mamba", MAMBA, **{**steps, "adapter.target_modules": ["in_proj", "dt_proj"]})
+    some = on("Mamba", MAMBA, **{**steps, "adapter.target_modules": ["in_proj", "x_proj"]})
     expected, found, _ = both(cache, [some, some.with_params({"seed": 1})], tmp_path)
     check_same(expected, found)
     assert "packed" not in engines_of(found)
+    with pytest.raises(SpecError, match="'dt_proj' matches only modules that no text"):
+        reason(on("Mamba", MAMBA, **{"adapter.target_modules": ["in_proj", "dt_proj"]}))
 
 
 def test_dropout_of_a_head_that_the_model_lacks_is_no_dropout(

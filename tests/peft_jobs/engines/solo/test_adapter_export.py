@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from peft_jobs.engines.solo.adapter_export import merge_adapter, score_adapter
 from peft_jobs.engines.solo.solo_engine import SoloEngine
@@ -63,6 +65,33 @@ def test_an_adapter_and_its_merge_score_as_recorded(
     # int8 activations are rounded in the trial's own evaluation, not in the merged model.
     close = 2e-2 if scheme == "int8" else 1e-4
     assert merged["validation/loss"] == pytest.approx(recorded["validation/loss"], rel=close)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "nf4", "fp4"])
+def test_an_adapter_of_a_checkpoint_that_is_stored_quantized_merges_into_a_plain_model(
+    tiny_llama_path: Path, tmp_path: Path, scheme: str
+) -> None:
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": scheme}
+    options: dict[str, Any] = {"load_in_8bit": True} if scheme == "int8" else four
+    stored = AutoModelForCausalLM.from_pretrained(
+        tiny_llama_path,
+        quantization_config=BitsAndBytesConfig(**options),
+        dtype=torch.float32,
+        device_map={"": "cpu"},
+    )
+    stored.save_pretrained(tmp_path / "stored")
+    AutoTokenizer.from_pretrained(tiny_llama_path).save_pretrained(tmp_path / "stored")
+    trial = spec(tmp_path / "stored", tmp_path, CAUSAL, scheme)
+    result, adapter = train(trial, tmp_path)
+    assert result.provenance["quantization"]["scheme"] == scheme
+    assert result.provenance["quantization"]["from_checkpoint"]
+    merged = merge_adapter(trial.to_json(), adapter, tmp_path / "merged", tmp_path / "cache")
+    close = 2e-2 if scheme == "int8" else 1e-4  # int8 activations are rounded, as above
+    assert merged["validation/loss"] == pytest.approx(result.metrics["validation/loss"], rel=close)
+    about = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert "quantization_config" not in about
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert {parameter.dtype for parameter in plain.parameters()} == {torch.float32}
 
 
 def test_no_test_metrics_unless_they_are_asked_for(tiny_llama_path: Path, tmp_path: Path) -> None:

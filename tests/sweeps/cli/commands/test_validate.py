@@ -49,3 +49,47 @@ def test_what_only_a_host_can_tell_is_bad_input(cli: Cli) -> None:
     result = cli("validate", "waves.yaml", nothing)
     assert result.exit_code == 2
     assert "matches no module" in result.stderr
+
+
+def test_a_mixture_of_experts_is_told_what_is_not_quantized_and_not_adapted(
+    cli: Cli, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+    from peft_jobs.demo import BASE
+
+    sizes = {
+        "vocab_size": 1024,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_local_experts": 4,
+    }
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    MixtralForCausalLM(MixtralConfig(**sizes, **heads)).save_pretrained(tmp_path / "mixtral")
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path / "mixtral")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"a": f"row {i}"}) + "\n" for i in range(20)))
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"""
+model: {tmp_path / "mixtral"}
+quantization: none
+task: {{type: causal_lm, response: "{{a}}"}}
+data: {{train: {rows}, validation: 0.5, max_length: 32}}
+space: {{parameters: {{quantization.scheme: {{choices: [nf4, int8]}}}}}}
+budget: {{n_trials: 1, max_steps: 2}}
+resources: {{backend: inline}}
+tracking: none
+"""
+    )
+    result = cli("validate", str(sweep), "--json")
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    # 2 layers of q, o 64 x 64 and k, v 64 x 32; experts and routers beside them
+    assert sorted(line.partition(" of ")[0] for line in plan["quantized"]) == [
+        "int8 quantizes 24,576",
+        "nf4 quantizes 24,576",
+    ]
+    assert "experts.gate_up_proj 131,072" in plan["quantized"][0]
+    (left,) = plan["left_out"]["all-linear"]
+    assert "197,120 of 353,088 weights (55.8 %)" in left
