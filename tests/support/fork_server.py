@@ -51,7 +51,6 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """What the packages read at their import."""
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 class ForkedProcess:
@@ -101,6 +100,7 @@ class ForkServer:
         Both its streams go into the file `output`. By default it has this process's environment
         and folder.
         """
+        output.write_bytes(b"")
         pid = self.ask(
             arguments=[*arguments],
             output=str(output),
@@ -146,15 +146,17 @@ def _serve() -> dict[str, Any]:
             assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"
             answer = os.fork()
             if answer == 0:
+                os.setsid()
                 return dict(request)
+            while os.getsid(answer) != answer:  # whoever hears of it may signal its group
+                time.sleep(0.001)
         print(json.dumps(answer), flush=True)
     sys.exit()
 
 
 def _become(arguments: list[str], output: str, environment: dict[str, str], folder: str) -> None:
     """Do what a Python that is started with `arguments` does."""
-    os.setsid()
-    streams = os.open(os.devnull, os.O_RDONLY), os.open(output, _NEW_FILE, 0o644)
+    streams = os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY)
     for number, stream in enumerate((*streams, streams[1])):
         os.dup2(stream, number)
     for stream in streams:
