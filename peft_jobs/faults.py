@@ -8,33 +8,41 @@ processes that Ray starts.
 """
 
 import errno
+import functools
 import json
 import os
 import signal
 import time
 from collections import Counter
+from typing import Any
 
 VARIABLE = "PEFT_SWEEPS_FAULT"
 
-_FAULT: dict[str, object] = json.loads(os.environ.get(VARIABLE, "{}"))
 _passed: Counter[str] = Counter()
 
 
 def passing(point: str) -> None:
     """Mark a place. Never returns, or raises OSError, if the planned fault is due here."""
-    if _FAULT.get("point") != point:
+    fault = _planned()
+    if fault.get("point") != point:
         return
     _passed[point] += 1
-    if _passed[point] < int(str(_FAULT.get("nth", 1))):
+    if _passed[point] < fault.get("nth", 1):
         return
     try:
-        os.close(os.open(str(_FAULT["marker"]), os.O_CREAT | os.O_EXCL))
+        os.close(os.open(fault["marker"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    if _FAULT.get("action", "kill") == "full_disk":
+    if fault.get("action", "kill") == "full_disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if _FAULT.get("action") == "pause":
-        while not os.path.getsize(str(_FAULT["marker"])):
+    if fault.get("action") == "pause":
+        while not os.path.getsize(fault["marker"]):
             time.sleep(0.01)
         return
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@functools.cache
+def _planned() -> dict[str, Any]:
+    fault: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
+    return fault

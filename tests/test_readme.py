@@ -3,11 +3,12 @@
 | block | what is done with it |
 |---|---|
 | `yaml` | loads as a sweep file; local data files that it names are there, and empty |
-| `bash` | is run as it stands, in order; a server (`peft-sweep ui`) until it answers |
+| `bash` | is run, line by line; a server (`peft-sweep ui`) until it answers |
 | `python` | all of them are run as one program, after the commands |
 | `sh` | the set-up, which would run these tests: its scripts are there |
 | `text` | is not run |
 
+Each command is a process of its own that need not import torch: see `tests.support.fork_server`.
 The demo's budget is made small, and so is every `budget.n_trials=` of the README. What cannot run
 on one machine is a `text` block.
 """
@@ -31,13 +32,16 @@ import yaml
 
 from peft_jobs.spec import file_format
 from sweeps import load_sweep
+from tests.support.fork_server import OF_A_DRIVER, OF_A_TRIAL, fork_server
 
 ROOT = Path(__file__).parents[1]
 DEMO = Path("sweeps", "examples", "demo.yaml")
 BUDGET = {"n_trials": 2, "max_samples": 32, "num_rungs": 1}
 MORE_TRIALS = 3
 MAX_SECONDS = 600  # of a block, on a machine that does other things too
-SERVER = re.compile(r"peft-sweep ui\b[^#\n]*")
+SERVER = re.compile(r"peft-sweep ui\b")
+PYTHONS = {"peft-sweep": ["-m", "sweeps.cli"], "python": []}
+"""What each command of the README gives to Python before its own words."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,14 @@ def small(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages, as in the root of the checkout; the demo has a small budget, and no Ray."""
+    """The packages, as in the root of the checkout; the demo is small, and without Ray."""
     folder = tmp_path_factory.mktemp("readme")
     for package in ("search_spaces", "peft_jobs", "sweeps"):
         leave_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, folder / package, ignore=leave_out)
     sweep = yaml.safe_load((folder / DEMO).read_text(encoding="utf-8"))
     sweep["budget"].update(BUDGET)
+    sweep["data"]["validation_subset"] = sweep["training"]["per_device_train_batch_size"] = 4
     sweep["resources"] = {"backend": "inline"}
     (folder / DEMO).write_text(yaml.safe_dump(sweep), encoding="utf-8")
     return folder
@@ -95,25 +100,20 @@ def environment() -> dict[str, str]:
     return kept | {"PATH": f"{commands}:{kept['PATH']}", "OMP_NUM_THREADS": "1"}
 
 
-def run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=MAX_SECONDS,
-    )
-    assert done.returncode == 0, done.stdout
+def run(arguments: list[str], folder: Path) -> None:
+    """Run a Python with these arguments."""
+    server = fork_server(OF_A_DRIVER + OF_A_TRIAL)
+    output = folder / "output.txt"
+    code = server.start(arguments, output, environment(), folder).wait(MAX_SECONDS)
+    assert code == 0, output.read_text()
 
 
-def serve(command: str, folder: Path) -> None:
+def serve(command: list[str], folder: Path) -> None:
     """Start a server on a free port, wait until its page is there, end it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [*shlex.split(command), "--port", str(port)],
+        [*command, "--port", str(port)],
         cwd=folder,
         env=environment(),
         start_new_session=True,
@@ -158,20 +158,26 @@ def test_a_sweep_file_loads(block: Block, tmp_path: Path, monkeypatch: pytest.Mo
     assert load_sweep(path).budget.n_trials > 1
 
 
+def test_the_commands_are_installed() -> None:
+    lines = [line for block in tagged("bash") for line in block.text.splitlines()]
+    commands = {shlex.split(line)[0] for line in lines}
+    assert commands == set(PYTHONS)
+    for command in commands:
+        assert shutil.which(command, path=environment()["PATH"])
+
+
 @pytest.mark.timeout(2 * MAX_SECONDS)
 def test_the_commands_run(folder: Path) -> None:
     for block in tagged("bash"):
-        start = 0
-        for server in [*SERVER.finditer(block.text), None]:
-            stop = server.start() if server else len(block.text)
-            run(["bash", "-euxo", "pipefail", "-c", small(block.text[start:stop])], folder)
-            if server:
-                serve(server[0], folder)
-                start = server.end()
+        for line in small(block.text).splitlines():
+            command, *words = shlex.split(line, comments=True)
+            if SERVER.match(line):
+                serve([command, *words], folder)
+            else:
+                run([*PYTHONS[command], *words], folder)
 
 
 @pytest.mark.timeout(2 * MAX_SECONDS)
 def test_the_program_runs(folder: Path) -> None:
-    program = folder / "readme.py"
-    program.write_text("\n".join(small(block.text) for block in tagged("python")), encoding="utf-8")
-    run([sys.executable, str(program)], folder)
+    program = "\n".join(small(block.text) for block in tagged("python"))
+    run(["-c", program], folder)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 120.0
 """After which a driver that says nothing is taken to hang."""
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0
+"""Before a driver is started again; doubled for each start in a row in which no trial reports."""
 MAX_STARTS_WITHOUT_REPORT = 5
 """Starts in a row in which no trial has reported, after which the supervisor gives up."""
 UNAVAILABLE_PATIENCE_SECONDS = 1800.0
@@ -69,7 +71,7 @@ def supervise(
                 if starts >= MAX_STARTS_WITHOUT_REPORT:
                     log.error("the driver died %d times before any trial reported", starts)
                     return ExitCode.FAILED
-            pause = min(30.0, 2.0 ** max(0, starts - 1))
+            pause = min(MAX_PAUSE_SECONDS, PAUSE_SECONDS * 2.0 ** max(0, starts - 1))
             log.warning("the driver %s; starting it again in %g s", child.how, pause)
             if passed_on.wait(pause):
                 return ExitCode.INTERRUPTED

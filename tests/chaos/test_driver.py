@@ -1,21 +1,18 @@
 """The driver dies: at every named point, at random moments, by signals."""
 
 import contextlib
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.support.breaking import Broken
 from tests.support.left_behind import TrialRecord
-from tests.support.ray_nodes import HANG_SECONDS, wait_for
+from tests.support.ray_nodes import wait_for
 
 Sweep = Callable[..., Broken]
 SEED = os.environ.get("PEFT_SWEEPS_CHAOS_SEED", "1")
@@ -135,22 +132,21 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_no_process_and_goes_on_late
     assert not set(last) & set(rungs), "their last word is a checkpoint"
     wait_for(lambda: not driver.alive(), 45)
     sweep.died(f"driver, {number.name}")
+    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.01
     sweep.complete()
     sweep.check_whole()
 
 
 def test_a_second_driver_is_refused_and_the_first_goes_on(
-    one_at_a_time: Sweep, unbroken: dict[int, TrialRecord], tmp_path: Path
+    one_at_a_time: Sweep, unbroken: dict[int, TrialRecord]
 ) -> None:
     sweep = one_at_a_time()
     first = sweep.launch("report.reported", nth=2, action="pause")
     wait_for(sweep.marker.exists)
-    file = tmp_path / "second.yaml"
-    file.write_text(json.dumps(sweep.tree))
-    command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--plain"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
-    assert second.returncode == 2, second.stderr
-    assert f"is being driven by process {first.process.pid}" in second.stderr
+    second = sweep.launch(supervised=True)
+    said = second.finish()
+    assert second.process.returncode == 2, said
+    assert f"is being driven by process {first.process.pid}" in said
     sweep.marker.write_text("go on")
     sweep.note("second driver on the same sweep", 0.0)
     sweep.finish(first)

@@ -120,6 +120,7 @@ def test_a_server_that_is_killed_in_the_middle_and_restarted_misses_nothing(
 def test_no_call_is_slowed_by_a_server_that_does_not_answer(
     server: Server, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", server.port)) as listener:
         if answer == "refuses":
             listener.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.tracking.ui import ui_command
+from tests.support.mlflow_database import lay_out
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        lay_out(self.storage)
         command, environment = ui_command(self.storage, port=self.port)
         with (self.storage / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

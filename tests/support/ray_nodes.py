@@ -17,6 +17,8 @@ import optuna
 import psutil
 
 from sweeps.study.database import open_storage
+from tests.support.fork_server import ForkedProcess, fork_server
+from tests.support.mlflow_database import lay_out
 
 HANG_SECONDS = 240.0
 """Nothing takes so long, however busy the machine is: it hangs. Below pytest's own `timeout`."""
@@ -86,7 +88,7 @@ class Launched:
     """A driver in a process group of its own; sees its processes and its study."""
 
     tree: dict[str, Any]
-    process: subprocess.Popen[str]
+    process: ForkedProcess
     output: Path
     seen: dict[int, psutil.Process] = field(default_factory=dict)
     study: optuna.Study | None = None
@@ -151,6 +153,8 @@ def drivers(folder: Path) -> Iterator[Callable[..., Launched]]:
         supervised: bool = False,
     ) -> Launched:
         number = len(launched)
+        if tree.get("tracking") is None:
+            lay_out(Path(tree["storage"]))
         (folder / f"sweep-{number}.json").write_text(json.dumps(tree))
         output = folder / f"driver-{number}.txt"
         environment = {**os.environ}
@@ -160,15 +164,7 @@ def drivers(folder: Path) -> Iterator[Callable[..., Launched]]:
         arguments = ["-c", _DRIVER, file, str(flush_seconds)]
         if supervised:
             arguments = ["-m", "sweeps.cli", "run", file, "--plain"]
-        with output.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdout=file,
-                stderr=file,
-                text=True,
-                env=environment,
-                start_new_session=True,
-            )
+        process = fork_server().start(arguments, output, environment)
         launched.append(Launched(tree, process, output))
         return launched[-1]
 

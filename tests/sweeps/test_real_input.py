@@ -59,18 +59,18 @@ def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
                     "training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
                 }
             },
-            budget={"n_trials": 8, "max_samples": 216},
+            budget={"n_trials": 6, "max_samples": 216},
         )
     )
     outcome = launch(spec)
     board = outcome.leaderboard
     assert outcome.status == "complete"
-    assert len(board.rows) == 8
+    assert len(board.rows) == 6
     assert {row.state for row in board.rows} == {"COMPLETE", "PRUNED"}
     assert board.best is not None
     assert board.best.value is not None
     assert board.baseline is not None
-    # Measured: untouched 4.58, best 3.2 to 3.5 after 27 steps.
+    # Measured: untouched 4.52, best 2.0 to 3.5 after 27 steps.
     assert board.best.value < board.baseline - 0.8
 
 
@@ -105,7 +105,7 @@ def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
             tmp_path,
             model=str(Path(ENCODER.origin).parent / "model"),
             quantization="none",
-            **sst2(validation_subset=200, max_length=48),
+            **sst2(validation_subset=200, max_length=24),
             space={
                 "parameters": {
                     "adapter.method": {"choices": ["lora", "bottleneck", "full"]},
@@ -119,11 +119,11 @@ def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
                 }
             },
             objective={"metric": "validation/accuracy", "direction": "maximize"},
-            training={"per_device_train_batch_size": 16, "warmup_steps": 0.1, "logging_steps": 5},
+            training={"per_device_train_batch_size": 8, "warmup_steps": 0.1, "logging_steps": 5},
             resources={"backend": "inline"},
             sampler="grid",
             pruner="none",
-            budget={"n_trials": 3, "max_samples": 480, "num_rungs": 0},
+            budget={"n_trials": 3, "max_samples": 240, "num_rungs": 0},
         )
     )
     board = launch(spec).leaderboard
@@ -133,4 +133,5 @@ def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
         rows_right = 200 * row.metrics["validation/accuracy"]
         assert rows_right == pytest.approx(round(rows_right)), "a share of 200 rows"
     losses = open_sweep(tmp_path, "real").curves().to_frame().groupby("trial")["train/loss"]
+    # Measured: from 0.702 in the first five steps to 0.682 in the last five.
     assert losses.last().min() < losses.first().min(), "the best of them learns"

@@ -1,6 +1,7 @@
 """The supervisor and real children: what is started again, what is not, what is left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ from tests.support.ray_nodes import HANG_SECONDS
 SUPERVISE = """
 import sys
 from sweeps.cli import supervisor
-supervisor.UNAVAILABLE_PATIENCE_SECONDS = 4.0
+supervisor.PAUSE_SECONDS = 0.1
+silence, supervisor.UNAVAILABLE_PATIENCE_SECONDS = map(float, sys.argv[2:])
 child = [sys.executable, "-c", sys.argv[1]]
-sys.exit(supervisor.supervise(child, [*child, "again"], float(sys.argv[2])))
+sys.exit(supervisor.supervise(child, [*child, "again"], silence))
 """
 CHILD = """
 import os, signal, subprocess, sys, time
@@ -39,9 +41,11 @@ Supervised = Callable[..., "subprocess.Popen[str]"]
 def supervised(tmp_path: Path) -> Supervised:
     """A child's code -> its supervisor, started."""
 
-    def begin(code: str, silence: float = 20.0) -> "subprocess.Popen[str]":
+    def begin(
+        code: str, silence: float = 20.0, patience: float = HANG_SECONDS
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-c", SUPERVISE, CHILD + code, str(silence)],
+            [sys.executable, "-c", SUPERVISE, CHILD + code, str(silence), str(patience)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -82,7 +86,7 @@ def test_a_driver_that_dies_is_started_again_with_the_command_for_that(
     said, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0
     assert starts(tmp_path) == ["start", "start again", "start again"]
-    assert said.count("starting it again in 1 s") == 2
+    assert said.count("starting it again in 0.1 s") == 2
 
 
 def test_a_driver_that_hangs_is_killed_and_started_again(
@@ -102,6 +106,7 @@ def test_one_that_dies_again_and_again_before_any_trial_reports_is_given_up(
     said, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 1
     assert len(starts(tmp_path)) == 5
+    assert re.findall(r"again in (\S+) s", said) == ["0.1", "0.2", "0.4", "0.8"]
     assert "died 5 times before any trial reported" in said
 
 
@@ -116,7 +121,7 @@ def test_a_cluster_that_never_was_there_is_a_mistake_one_that_went_away_is_waite
     assert away.wait(HANG_SECONDS) == 0
     assert len(starts(tmp_path)) == 4
     (tmp_path / "starts").unlink()
-    gone = supervised("if count == 1: sys.exit(1)\nsys.exit(69)")
+    gone = supervised("if count == 1: sys.exit(1)\nsys.exit(69)", patience=0.5)
     assert gone.wait(HANG_SECONDS) == 69
 
 

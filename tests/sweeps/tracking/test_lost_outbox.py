@@ -16,8 +16,14 @@ from sweeps.run import launch
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import MlflowTracker
 from sweeps.tracking.outbox import Outbox
+from tests.support.mlflow_database import lay_out
 
 TRACKED = {"experiment": "lost"}
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path) -> None:
+    lay_out(tmp_path / "runs")
 
 
 def lose_outbox(folder: SweepFolder) -> None:
