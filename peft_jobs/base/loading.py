@@ -36,7 +36,7 @@ from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, QuantizationSpec, SequenceClassificationSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
 
-__all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
+__all__ = ["Base", "base_key", "load_base", "load_tokenizer", "reset_head", "this_device"]
 
 _UNREADABLE = (
     *(OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError),
@@ -126,6 +126,14 @@ def load_base(
         fingerprint=contents,
         key=base_key(model, quantization, task, num_labels, labels),
     )
+
+
+def load_tokenizer(model: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base, which has a token to pad with; no weights are read.
+
+    Raises SpecError if there is none, or none that can be read.
+    """
+    return _tokenizer(model)
 
 
 def _load(

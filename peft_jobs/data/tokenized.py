@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.data.class_labels import by_name, label_names
 from peft_jobs.data.selection import Selection, bad_rows, class_names, select, told
+from peft_jobs.data.sources import Rows
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
@@ -83,7 +84,7 @@ def load_data(
     classes = class_names(spec.data, spec.task, task, cache_dir)
     wanted = dict.fromkeys(["train", "validation", *splits])
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
-    _check_contexts(spec, selections["train"])
+    check_contexts(spec, selections["train"])
     template = template_fingerprint(spec, tokenizer)
     names = label_names(selections["train"].rows, task, spec.task)
     labels = [list(classes), list(names)]
@@ -115,7 +116,7 @@ def load_data(
     )
 
 
-def _check_contexts(spec: TrialSpec, train: Selection) -> None:
+def check_contexts(spec: TrialSpec, train: Selection) -> None:
     """Raise SpecError if a held-out share has questions on contexts that are trained on."""
     if not isinstance(spec.task, QuestionAnsweringSpec) or train.share is None:
         return
@@ -153,6 +154,25 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         return _sha256("".join(_sha256(path.read_bytes()) for path in files) + special)
 
 
+def row_encoder(
+    spec: TrialSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
+    classes: tuple[int | str, ...],
+    names: tuple[str, ...],
+) -> Encoder:
+    """The function from a row of `rows`, as it was read, to its examples.
+
+    `names` are those that the training rows give to the numbers of labels. Raises SpecError if the
+    tokenizer lacks something; the function raises DataError for a row that it cannot encode.
+    """
+    task = TASKS[spec.task.type]
+    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
+    encode = by_name(encode, rows, task, spec.task, names)
+    given = task_rows(rows, spec.data, task, spec.task)
+    return lambda row: encode(given(row))
+
+
 def _tokenise(
     spec: TrialSpec,
     tokenizer: PreTrainedTokenizerBase,
@@ -161,17 +181,12 @@ def _tokenise(
     names: tuple[str, ...],
     folder: Path,
 ) -> None:
-    """Write the examples of `selection` into `folder`, with what was dropped.
-
-    `names` are those that the training rows give to the numbers of labels.
-    """
+    """Write the examples of `selection` into `folder`, with what was dropped."""
     task, rows = TASKS[spec.task.type], selection.rows
     bad = bad_rows(rows, spec.data, task, spec.task)
     if bad and spec.data.on_bad_row == "error":
         raise DataError(told(rows, bad))
-    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, classes)
-    encode = by_name(encode, rows, task, spec.task, names)
-    given = task_rows(rows, spec.data, task, spec.task)
+    encode = row_encoder(spec, tokenizer, rows, classes, names)
     chosen = selection.numbers()
     unusable = {number - 1 for numbers in bad.values() for number in numbers}
     numbers = [number for number in chosen if number not in unusable]
@@ -179,9 +194,7 @@ def _tokenise(
     scratch.mkdir()
     dropped: list[int] = []
     features = task.features(tokenizer, spec.task)
-    batch = partial(
-        _encode_batch, lambda row: encode(given(row)), list(features), numbers, dropped, bad
-    )
+    batch = partial(_encode_batch, encode, list(features), numbers, dropped, bad)
 
     def encode_batch(rows_by_column: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         found = batch(rows_by_column, indices)

@@ -1,0 +1,222 @@
+"""Looks through a trial's data before anything is trained: rows, classes, lengths, leaks, mistakes.
+
+Everything comes from the functions that training uses, and from a tokenizer; no weights are read.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from peft_jobs.data.class_labels import label_names
+from peft_jobs.data.example_text import ExampleText, example_text
+from peft_jobs.data.leaks import Leak, find_leak
+from peft_jobs.data.selection import Selection, bad_rows, class_names, select, subset, told
+from peft_jobs.data.summary import ClassCount, DataSummary, SplitSummary
+from peft_jobs.data.token_lengths import Measured, lengths, measure
+from peft_jobs.data.tokenized import MIN_EXAMPLES, check_contexts
+from peft_jobs.errors import DataError, SpecError
+from peft_jobs.spec import TrialSpec, file_format
+from peft_jobs.tasks import TASKS
+
+SPLITS = ("train", "validation", "test")
+
+
+def survey(
+    spec: TrialSpec,
+    tokenizer: PreTrainedTokenizerBase | None,
+    cache_dir: Path,
+    max_rows: int | None = None,
+) -> DataSummary:
+    """The summary of the data of `spec`; mistakes are in it and not raised.
+
+    Rows are read, and checked by what they hold, all; at most `max_rows` of a split (None: all) are
+    encoded, and none without a tokenizer.
+    """
+    return _Survey(spec, tokenizer, cache_dir, max_rows).made()
+
+
+class _Survey:
+    """A summary in the making."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        tokenizer: PreTrainedTokenizerBase | None,
+        cache_dir: Path,
+        max_rows: int | None,
+    ) -> None:
+        self.spec, self.tokenizer = spec, tokenizer
+        self.cache_dir, self.max_rows = cache_dir, max_rows
+        self.task = TASKS[spec.task.type]
+        self.classes: tuple[int | str, ...] = ()
+        self.names: tuple[str, ...] = ()
+        self.examples: list[ExampleText] = []
+        self.splits: dict[str, SplitSummary] = {}
+        self.unusable: dict[str, set[int]] = {}
+        self._bad: dict[str, dict[str, list[int]]] = {}
+        self.mistakes: dict[str, None] = {}
+        self.unread: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}
+
+    def made(self) -> DataSummary:
+        leaks: list[Leak] = []
+        with _heard(self.warnings):
+            selections = self._selections()
+            self._find_classes(selections)
+            for selection in selections.values():
+                with self._collected():
+                    self.splits[selection.split] = self._split(selection)
+            for split in SPLITS[1:]:
+                if "train" in self.splits and split in self.splits:
+                    both = (selections["train"], selections[split])
+                    unusable = (self.unusable["train"], self.unusable[split])
+                    leak = find_leak(self.spec, *both, *unusable)
+                    leaks += [] if leak is None else [leak]
+        return DataSummary(
+            splits=self.splits,
+            leaks=leaks,
+            examples=self.examples,
+            warnings=list(self.warnings),
+            mistakes=list(self.mistakes),
+            unread=list(self.unread),
+        )
+
+    @contextlib.contextmanager
+    def _collected(self) -> Iterator[None]:
+        try:
+            yield
+        except (DataError, SpecError) as error:
+            self.mistakes.update(dict.fromkeys(str(error).splitlines()))
+
+    def _selections(self) -> dict[str, Selection]:
+        found = {}
+        for split in SPLITS:
+            if getattr(self.spec.data, split) is None:
+                continue
+            with self._collected():
+                try:
+                    found[split] = select(self.spec.data, split, self.cache_dir)
+                except SpecError as error:
+                    self.unread[str(error)] = None
+        return found
+
+    def _find_classes(self, selections: dict[str, Selection]) -> None:
+        spec = self.spec
+        if "train" not in selections:
+            self.tokenizer = None  # nothing can be encoded without the classes
+            return
+        with self._collected():
+            check_contexts(spec, selections["train"])
+        try:
+            self.classes = class_names(spec.data, spec.task, self.task, self.cache_dir)
+            self.names = label_names(selections["train"].rows, self.task, spec.task)
+        except DataError as error:
+            self.mistakes.update(dict.fromkeys(str(error).splitlines()))
+            self.tokenizer = None
+
+    def _split(self, selection: Selection) -> SplitSummary:
+        """Raises SpecError, DataError for what leaves nothing to tell of the split."""
+        spec, rows = self.spec, selection.rows
+        numbers = selection.numbers()
+        bad = self._bad_rows(selection)
+        unusable = {number for where in bad.values() for number in where}
+        usable = [number for number in numbers if number + 1 not in unusable]
+        measured = self._measure(selection, usable)
+        for mistake, where in measured.bad.items():
+            bad.setdefault(mistake, []).extend(where)
+            unusable.update(where)
+        self.unusable[selection.split] = unusable
+        left_out: dict[str, list[int]] = {}
+        if spec.data.on_bad_row == "drop":
+            chosen = {number + 1 for number in numbers}
+            left_out = {text: [n for n in where if n in chosen] for text, where in bad.items()}
+        elif bad:
+            self.mistakes.update(dict.fromkeys(told(rows, bad).splitlines()))
+        if measured.num_rows == len(usable) and (not bad or spec.data.on_bad_row == "drop"):
+            with self._collected():
+                self._check_enough(selection, measured)
+        inputs, targets = lengths(measured, spec)
+        return SplitSummary(
+            source=rows.origin,
+            format=file_format(rows.origin) or "hub",
+            num_source_rows=len(rows.dataset),
+            num_rows=len(numbers),
+            held_out=selection.share,
+            left_out={text: where for text, where in left_out.items() if where},
+            num_measured=measured.num_rows,
+            num_examples=measured.num_examples,
+            num_tokens=measured.num_tokens,
+            num_supervised_tokens=measured.num_supervised_tokens,
+            unsupervised=measured.unsupervised,
+            classes=self._class_counts(measured),
+            lengths=inputs,
+            target_lengths=targets,
+        )
+
+    def _bad_rows(self, selection: Selection) -> dict[str, list[int]]:
+        """A copy; a source that two splits share is looked through once."""
+        rows, spec = selection.rows, self.spec
+        if rows.fingerprint not in self._bad:
+            self._bad[rows.fingerprint] = bad_rows(rows, spec.data, self.task, spec.task)
+        return {text: list(where) for text, where in self._bad[rows.fingerprint].items()}
+
+    def _measure(self, selection: Selection, usable: Sequence[int]) -> Measured:
+        """What the usable rows come to, or a sample of them; nothing where none can be encoded."""
+        spec, chosen = self.spec, list(usable)
+        if self.tokenizer is None:
+            return Measured()
+        if self.max_rows is not None and len(chosen) > self.max_rows:
+            chosen = subset(chosen, self.max_rows, spec.data.seed, "data")
+        with self._collected():
+            found = measure(spec, self.tokenizer, selection.rows, chosen, self.classes, self.names)
+            if selection.split == "train":
+                for number, example in found.examples:
+                    text = example_text(number, example, spec, self.tokenizer, self.classes)
+                    self.examples.append(text)
+            return found
+        self.tokenizer = None  # it lacks what the task needs: told once
+        return Measured()
+
+    def _check_enough(self, selection: Selection, measured: Measured) -> None:
+        """What `load_data` asks of the examples of a split that was encoded whole."""
+        spec, origin = self.spec, selection.rows.origin
+        if measured.num_rows and not measured.num_examples:
+            raise DataError(
+                f"{origin}: none of {measured.num_rows} rows has a supervised token within "
+                f"data.max_length = {spec.data.max_length}; raise it or shorten the prompt"
+            )
+        if measured.num_examples < MIN_EXAMPLES and selection.split != "test":
+            raise DataError(
+                f"data.{selection.split} must have at least {MIN_EXAMPLES} examples, got "
+                f"{measured.num_examples} of {origin}"
+            )
+
+    def _class_counts(self, measured: Measured) -> list[ClassCount]:
+        total = measured.num_labelled
+        if not total:
+            return []
+        return [
+            ClassCount(str(name), measured.labels[number], measured.labels[number] / total)
+            for number, name in enumerate(self.classes)
+        ]
+
+
+@contextlib.contextmanager
+def _heard(warnings: dict[str, None]) -> Iterator[None]:
+    """Take what this package would log as warnings, each once, in place of the log."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings[record.getMessage()] = None
+
+    log, listener = logging.getLogger("peft_jobs"), Listener(logging.WARNING)
+    propagated, log.propagate = log.propagate, False
+    log.addHandler(listener)
+    try:
+        yield
+    finally:
+        log.removeHandler(listener)
+        log.propagate = propagated
