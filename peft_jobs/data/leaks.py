@@ -23,6 +23,8 @@ INPUTS = ("task.prompt", "task.text", "task.text_pair", "task.tokens", "task.sou
 """Fields whose columns are the input, beside `task.context` and `task.messages`."""
 _MAX_SHARE = 0.5
 """Of the rows that one group of a proposed `group_by` may hold: groups are kept whole."""
+_MIN_SHARE = 0.1
+"""Values, per row, of a proposed column that is not of the input: an id, and not a kind."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,9 @@ def _keys(
 ) -> Iterator[tuple[int, bytes, bytes]]:
     """Number, from 1, input, and all that is used of each row, as hashes."""
     rows, task = selection.rows, TASKS[spec.task.type]
-    names = rows.dataset.column_names
-    columns = columns_of(spec.data, task, spec.task, names)
-    inputs = ("task.context",) if isinstance(spec.task, QuestionAnsweringSpec) else INPUTS
-    used = sorted({name for held in columns.values() for name in held})
-    given = sorted({name for field in inputs for name in columns.get(field, ())}) or used
+    given, used = _columns(spec, selection)
     read = task_rows(rows, spec.data, task, spec.task)
-    input_of = _cells(given)
+    input_of = _cells(given or used)
     if isinstance(spec.task, CausalLMSpec) and spec.task.messages is not None:
         input_of = _before_the_answer(spec.task)
     all_of = _cells(used)
@@ -109,23 +107,38 @@ def _before_the_answer(spec: CausalLMSpec) -> Callable[[Row], str]:
 def _column(
     spec: TrialSpec, train: Selection, held_out: Selection, shared: Collection[bytes]
 ) -> str | None:
-    """The column, with the most values of those that rows with a shared input have in common."""
+    """The column, with the most values of those that rows with a shared input have in common.
+
+    A column of the input, or one that the task does not use and that tells many rows apart.
+    """
+    dataset = train.rows.dataset
+    given, used = _columns(spec, train)
     rows = [
-        (number - 1, given)
+        (number - 1, key)
         for selection in (train, held_out)
-        for number, given, _ in _keys(spec, selection, ())
-        if given in shared
+        for number, key, _ in _keys(spec, selection, ())
+        if key in shared
     ]
     best, most = None, 1
-    for name in train.rows.dataset.column_names:
-        cells = list(map(_text, train.rows.dataset[name]))
+    for name in (name for name in dataset.column_names if name in given or name not in used):
+        cells = list(map(_text, dataset[name]))
         counts = Counter(cells)
-        if len(counts) <= most or max(counts.values()) > _MAX_SHARE * len(cells):
+        least = most if name in given else max(most, _MIN_SHARE * len(cells))
+        if len(counts) <= least or max(counts.values()) > _MAX_SHARE * len(cells):
             continue
         seen: dict[bytes, str] = {}
-        if all(seen.setdefault(given, cells[number]) == cells[number] for number, given in rows):
+        if all(seen.setdefault(key, cells[number]) == cells[number] for number, key in rows):
             best, most = name, len(counts)
     return best
+
+
+def _columns(spec: TrialSpec, selection: Selection) -> tuple[list[str], list[str]]:
+    """The columns of the input, and all that the task uses."""
+    names = selection.rows.dataset.column_names
+    columns = columns_of(spec.data, TASKS[spec.task.type], spec.task, names)
+    inputs = ("task.context",) if isinstance(spec.task, QuestionAnsweringSpec) else INPUTS
+    used = sorted({name for held in columns.values() for name in held})
+    return sorted({name for field in inputs for name in columns.get(field, ())}), used
 
 
 def _text(cell: object) -> str:
@@ -145,8 +158,11 @@ def _message(
     column: str | None,
 ) -> str:
     what = "a context" if isinstance(spec.task, QuestionAnsweringSpec) else "an input"
-    same = f", {num_identical:,} of them with the same answer" if num_identical else ""
-    named = ", ".join(f"{held} as {trained}" for held, trained in pairs)
+    rows = "row has" if num_rows == 1 else "rows have"
+    same = ""
+    if num_identical:
+        same = f", {num_identical:,} of them with the same answer"
+    named = ", ".join(f"{held:,} (train {trained:,})" for held, trained in pairs)
     more = ", ..." if num_rows > len(pairs) else ""
     if column is not None:
         remedy = f"write data.group_by: {column}"
@@ -155,6 +171,6 @@ def _message(
     else:
         remedy = "take them out of one of the two sources"
     return (
-        f"{num_rows:,} {held_out.split} rows have {what} that is trained on too{same} "
-        f"(rows {named}{more}): {remedy}"
+        f"{num_rows:,} {held_out.split} {rows} {what} that is trained on too{same}, "
+        f"such as {named}{more}: {remedy}"
     )

@@ -33,8 +33,11 @@ class SplitSummary:
     """The share that is held out, on either side; None if the split has its own source."""
     left_out: dict[str, list[int]]
     """Numbers, from 1, of rows that data.on_bad_row: drop leaves out, by what is wrong."""
+    sampled: bool
+    """Whether the rows that are encoded are a sample, drawn by `data.seed`, of those that can be
+    used."""
     num_measured: int = 0
-    """Rows that were encoded: all that can be used, or a sample of them by `data.seed`."""
+    """Rows that were encoded."""
     num_examples: int = 0
     num_tokens: int = 0
     """Of examples as they are trained on; of seq2seq with the targets."""

@@ -13,7 +13,16 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.data.class_labels import label_names
 from peft_jobs.data.example_text import ExampleText, example_text
 from peft_jobs.data.leaks import Leak, find_leak
-from peft_jobs.data.selection import Selection, bad_rows, class_names, select, subset, told
+from peft_jobs.data.selection import (
+    NUM_ROWS_NAMED,
+    Selection,
+    bad_rows,
+    class_names,
+    select,
+    subset,
+    told,
+)
+from peft_jobs.data.sources import Rows
 from peft_jobs.data.summary import ClassCount, DataSummary, SplitSummary
 from peft_jobs.data.token_lengths import Measured, lengths, measure
 from peft_jobs.data.tokenized import MIN_EXAMPLES, check_contexts
@@ -56,7 +65,8 @@ class _Survey:
         self.examples: list[ExampleText] = []
         self.splits: dict[str, SplitSummary] = {}
         self.unusable: dict[str, set[int]] = {}
-        self._bad: dict[str, dict[str, list[int]]] = {}
+        self._bad: dict[str, tuple[Rows, dict[str, list[int]]]] = {}
+        """Of each source, the rows that cannot be used, by what is wrong with them."""
         self.mistakes: dict[str, None] = {}
         self.unread: dict[str, None] = {}
         self.warnings: dict[str, None] = {}
@@ -75,6 +85,9 @@ class _Survey:
                     unusable = (self.unusable["train"], self.unusable[split])
                     leak = find_leak(self.spec, *both, *unusable)
                     leaks += [] if leak is None else [leak]
+        if self.spec.data.on_bad_row == "error":
+            for rows, bad in self._bad.values():
+                self.mistakes.update(dict.fromkeys(told(rows, bad).splitlines()))
         return DataSummary(
             splits=self.splits,
             leaks=leaks,
@@ -106,7 +119,8 @@ class _Survey:
     def _find_classes(self, selections: dict[str, Selection]) -> None:
         spec = self.spec
         if "train" not in selections:
-            self.tokenizer = None  # nothing can be encoded without the classes
+            if self.task.label_field(spec.task) is not None:
+                self.tokenizer = None  # nothing can be encoded without the classes
             return
         with self._collected():
             check_contexts(spec, selections["train"])
@@ -121,23 +135,24 @@ class _Survey:
         """Raises SpecError, DataError for what leaves nothing to tell of the split."""
         spec, rows = self.spec, selection.rows
         numbers = selection.numbers()
-        bad = self._bad_rows(selection)
+        bad = self._bad_rows(rows)
         unusable = {number for where in bad.values() for number in where}
         usable = [number for number in numbers if number + 1 not in unusable]
         measured = self._measure(selection, usable)
         for mistake, where in measured.bad.items():
-            bad.setdefault(mistake, []).extend(where)
+            bad[mistake] = sorted({*bad.get(mistake, ()), *where})
             unusable.update(where)
         self.unusable[selection.split] = unusable
         left_out: dict[str, list[int]] = {}
         if spec.data.on_bad_row == "drop":
             chosen = {number + 1 for number in numbers}
             left_out = {text: [n for n in where if n in chosen] for text, where in bad.items()}
-        elif bad:
-            self.mistakes.update(dict.fromkeys(told(rows, bad).splitlines()))
-        if measured.num_rows == len(usable) and (not bad or spec.data.on_bad_row == "drop"):
+        sampled = self.max_rows is not None and len(usable) > self.max_rows
+        encoded = not sampled and self.tokenizer is not None
+        if encoded and (not bad or spec.data.on_bad_row == "drop"):
             with self._collected():
                 self._check_enough(selection, measured)
+                self._check_classes(selection, measured)
         inputs, targets = lengths(measured, spec)
         return SplitSummary(
             source=rows.origin,
@@ -146,6 +161,7 @@ class _Survey:
             num_rows=len(numbers),
             held_out=selection.share,
             left_out={text: where for text, where in left_out.items() if where},
+            sampled=sampled,
             num_measured=measured.num_rows,
             num_examples=measured.num_examples,
             num_tokens=measured.num_tokens,
@@ -156,12 +172,12 @@ class _Survey:
             target_lengths=targets,
         )
 
-    def _bad_rows(self, selection: Selection) -> dict[str, list[int]]:
-        """A copy; a source that two splits share is looked through once."""
-        rows, spec = selection.rows, self.spec
-        if rows.fingerprint not in self._bad:
-            self._bad[rows.fingerprint] = bad_rows(rows, spec.data, self.task, spec.task)
-        return {text: list(where) for text, where in self._bad[rows.fingerprint].items()}
+    def _bad_rows(self, rows: Rows) -> dict[str, list[int]]:
+        """Those that are known; a source that two splits share is looked through once."""
+        if rows.origin not in self._bad:
+            found = bad_rows(rows, self.spec.data, self.task, self.spec.task)
+            self._bad[rows.origin] = (rows, found)
+        return self._bad[rows.origin][1]
 
     def _measure(self, selection: Selection, usable: Sequence[int]) -> Measured:
         """What the usable rows come to, or a sample of them; nothing where none can be encoded."""
@@ -194,6 +210,14 @@ class _Survey:
                 f"{measured.num_examples} of {origin}"
             )
 
+    def _check_classes(self, selection: Selection, measured: Measured) -> None:
+        """Warn of classes that no row trains."""
+        idle = [repr(str(name)) for n, name in enumerate(self.classes) if not measured.labels[n]]
+        if idle and measured.num_labelled and selection.split == "train":
+            names = ", ".join(idle[:NUM_ROWS_NAMED]) + ", ..." * (len(idle) > NUM_ROWS_NAMED)
+            what = f"{len(idle)} classes have" if len(idle) > 1 else "one class has"
+            self.warnings[f"{what} no row to train on: {names}"] = None
+
     def _class_counts(self, measured: Measured) -> list[ClassCount]:
         total = measured.num_labelled
         if not total:
@@ -206,17 +230,21 @@ class _Survey:
 
 @contextlib.contextmanager
 def _heard(warnings: dict[str, None]) -> Iterator[None]:
-    """Take what this package would log as warnings, each once, in place of the log."""
+    """Take what this package would log as warnings, each once, in place of the log.
 
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            warnings[record.getMessage()] = None
+    The tokenizer is not to warn of lengths: those without a limit are asked for here.
+    """
 
-    log, listener = logging.getLogger("peft_jobs"), Listener(logging.WARNING)
+    log, listener = logging.getLogger("peft_jobs"), logging.Handler(logging.WARNING)
+    listener.emit = lambda record: warnings.update({record.getMessage(): None})  # type: ignore[method-assign]
     propagated, log.propagate = log.propagate, False
+    tokenizers = logging.getLogger("transformers.tokenization_utils_base")
+    level = tokenizers.level
+    tokenizers.setLevel(logging.ERROR)
     log.addHandler(listener)
     try:
         yield
     finally:
+        tokenizers.setLevel(level)
         log.removeHandler(listener)
         log.propagate = propagated

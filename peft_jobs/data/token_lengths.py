@@ -52,6 +52,7 @@ class Measured:
     """What some rows of a split come to as tokens; numbers of rows count from 1."""
 
     num_rows: int = 0
+    """Rows that can be encoded."""
     num_examples: int = 0
     num_tokens: int = 0
     """Of the examples that are trained on, with the targets of seq2seq."""
@@ -85,7 +86,7 @@ def measure(
     """
     encode = row_encoder(spec, tokenizer, rows, classes, names)
     encode_whole = row_encoder(_without_limits(spec), tokenizer, rows, classes, names)
-    found = Measured(num_rows=len(numbers))
+    found = Measured()
     for number, row in zip(numbers, rows.dataset.select(numbers), strict=True):
         try:
             whole = _examples(encode_whole, row)
@@ -94,6 +95,7 @@ def measure(
         except DataError as error:
             found.bad.setdefault(str(error), []).append(number + 1)
             continue
+        found.num_rows += 1
         _count(found, spec, number + 1, whole, trained)
     return found
 
