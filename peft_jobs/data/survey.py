@@ -134,8 +134,8 @@ class _Survey:
     def _split(self, selection: Selection) -> SplitSummary:
         """Raises SpecError, DataError for what leaves nothing to tell of the split."""
         spec, rows = self.spec, selection.rows
-        numbers = selection.numbers()
         bad = self._bad_rows(rows)
+        numbers = selection.numbers()
         unusable = {number for where in bad.values() for number in where}
         usable = [number for number in numbers if number + 1 not in unusable]
         measured = self._measure(selection, usable)

@@ -68,14 +68,12 @@ def _source(split: Summary) -> str:
 
 def _lines(split: Summary) -> list[str]:
     lines, num_measured = [], split["num_measured"]
+    if split["sampled"]:
+        lines.append(f"tokenized: {num_measured:,} rows, drawn by data.seed (--rows 0: all)")
     for mistake, rows in split["left_out"].items():
         lines.append(f"left out: {_count(len(rows), 'row')} ({_named(rows)}): {mistake}")
     if not num_measured:
         return lines
-    if split["sampled"]:
-        lines.append(
-            f"what follows is of {num_measured:,} rows, drawn by data.seed (--rows 0: all)"
-        )
     for what, lengths in (("tokens", split["lengths"]), ("of targets", split["target_lengths"])):
         if lengths is not None:
             lines.append(
