@@ -58,7 +58,7 @@ from peft_jobs.spec import ModelSpec, QuantizationSpec, Seq2SeqSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks.sequence_classification import reads_last_position
 
-__all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
+__all__ = ["Base", "base_key", "load_base", "load_tokenizer", "reset_head", "this_device"]
 
 CANONICAL_SEED = 0
 """Of a fresh head on the base itself; each trial trains a copy with weights of its own seed."""
@@ -174,6 +174,16 @@ def load_base(
         fingerprint=contents,
         key=base_key(model, quantization, task, num_labels, labels, new_head),
     )
+
+
+def load_tokenizer(model: ModelSpec, task: TaskSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base, which has a token to pad with; no weights are read.
+
+    Raises SpecError if there is none, or none that can be read.
+    """
+    tokenizer = _tokenizer(model)
+    set_languages(tokenizer, task, model.name_or_path)
+    return tokenizer
 
 
 def _load(

@@ -10,6 +10,11 @@ classes          the classes among the training rows
 class_labels     labels that a data set holds as numbers and names itself
 label_lists      lists of labels: vectors of 0 and 1, or names of classes
 tokenized        the cache of tokenized examples
+summary          what is told of the data before training
+survey           looks through the data for it
+token_lengths    tokens of rows, and what the limits make of them
+example_text     an example as text, with what is supervised in it
+leaks            held-out rows whose input is trained on too
 sample_packing   several samples in one row
 sample_order     the order in which a trial sees its rows
 """

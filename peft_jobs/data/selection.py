@@ -19,6 +19,7 @@ from peft_jobs.data.sources import Rows, read
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import DataSpec, Source, TaskSpec
+from peft_jobs.spec.cells import json_text
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks import Task
@@ -65,7 +66,8 @@ class Selection:
             return None
         check_columns(self.rows, {"data.group_by": (self.group_by,)})
         seen: dict[Any, int] = {}
-        return [seen.setdefault(value, len(seen)) for value in self.rows.dataset[self.group_by]]
+        values = map(_group, self.rows.dataset[self.group_by])
+        return [seen.setdefault(value, len(seen)) for value in values]
 
 
 def select(data: DataSpec, split: str, cache_dir: Path) -> Selection:
@@ -187,6 +189,11 @@ def _no_text(feature: Any) -> str | None:
     if isinstance(feature, List | LargeList):
         return _no_text(feature.feature)
     return None if isinstance(feature, ClassLabel | Json) else type(feature).__name__
+
+
+def _group(cell: Any) -> Any:
+    """What equal cells have in common; a list or a mapping has its JSON."""
+    return json_text(cell) if isinstance(cell, list | dict) else cell
 
 
 def _seeded_order(rows: Iterable[int], what: str, seed: int) -> list[int]:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.data.classes import by_class, labels_of
 from peft_jobs.data.labels import Labels
 from peft_jobs.data.selection import Selection, bad_rows, select, told
+from peft_jobs.data.sources import Rows
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
@@ -92,7 +93,7 @@ def load_data(
         labels = labels_of(spec.data, spec.task, task, cache_dir)
     wanted = dict.fromkeys(["train", "validation", *splits])
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
-    _check_contexts(spec, selections["train"])
+    check_contexts(spec, selections["train"])
     template = template_fingerprint(spec, tokenizer)
     content = [FORMAT, template, tokenizer_fingerprint(tokenizer), asdict(labels)]
     found: dict[str, Dataset] = {}
@@ -122,7 +123,7 @@ def load_data(
     )
 
 
-def _check_contexts(spec: TrialSpec, train: Selection) -> None:
+def check_contexts(spec: TrialSpec, train: Selection) -> None:
     """Raise SpecError if a held-out share has questions on contexts that are trained on."""
     if not isinstance(spec.task, QuestionAnsweringSpec) or train.share is None:
         return
@@ -161,6 +162,21 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         return _sha256("".join(_sha256(path.read_bytes()) for path in files) + special)
 
 
+def row_encoder(
+    spec: TrialSpec, tokenizer: PreTrainedTokenizerBase, rows: Rows, labels: Labels
+) -> Encoder:
+    """The function from a row of `rows`, as it was read, to its examples.
+
+    Raises SpecError if the tokenizer lacks something; the function raises DataError for a row that
+    it cannot encode.
+    """
+    task = TASKS[spec.task.type]
+    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, labels.classes)
+    encode = by_class(encode, rows, task, spec.task, labels)
+    given = task_rows(rows, spec.data, task, spec.task)
+    return lambda row: encode(given(row))
+
+
 def _tokenise(
     spec: TrialSpec,
     tokenizer: PreTrainedTokenizerBase,
@@ -173,9 +189,7 @@ def _tokenise(
     bad = bad_rows(rows, spec.data, task, spec.task, labels)
     if bad and spec.data.on_bad_row == "error":
         raise DataError(told(rows, bad))
-    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, labels.classes)
-    encode = by_class(encode, rows, task, spec.task, labels)
-    given = task_rows(rows, spec.data, task, spec.task)
+    encode = row_encoder(spec, tokenizer, rows, labels)
     chosen = selection.numbers()
     unusable = {number - 1 for numbers in bad.values() for number in numbers}
     numbers = [number for number in chosen if number not in unusable]
@@ -183,9 +197,7 @@ def _tokenise(
     scratch.mkdir()
     dropped: list[int] = []
     features = task.features(tokenizer, spec.task)
-    batch = partial(
-        _encode_batch, lambda row: encode(given(row)), list(features), numbers, dropped, bad
-    )
+    batch = partial(_encode_batch, encode, list(features), numbers, dropped, bad)
 
     def encode_batch(rows_by_column: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         found = batch(rows_by_column, indices)

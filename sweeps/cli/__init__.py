@@ -7,6 +7,7 @@ options      arguments and options that several commands share
 screen       results to stdout, everything else to stderr
 exit_codes   exceptions, as one line and an exit code
 devices      what this machine computes with
+preflight    what a sweep's data hold, before its base is loaded
 supervisor   starts a sweep's driver, again when it dies or hangs
 """
 

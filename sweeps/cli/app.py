@@ -104,6 +104,21 @@ def validate(
     validate(path, overrides or [], fast, json)
 
 
+@app.command(**_example("peft-sweep data sweep.yaml", "peft-sweep data sweep.yaml --json"))
+def data(
+    path: SweepFile,
+    overrides: Overrides = None,
+    rows: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Rows of a split to tokenize; 0 for all.")
+    ] = 20_000,
+    json: Json = False,
+) -> None:
+    """Tell what would be trained: rows, classes, lengths, leaks."""
+    from sweeps.cli.commands.data import data
+
+    data(path, overrides or [], rows, json)
+
+
 @app.command(
     **_example(
         "peft-sweep run sweep.yaml",

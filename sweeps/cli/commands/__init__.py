@@ -2,6 +2,7 @@
 
 run               run, resume and retry: launch a sweep, show how it goes, say what came of it
 validate          what is wrong with a sweep file, or what the sweep would do
+data              what would be trained: rows, classes, lengths, leaks
 init              a commented sweep file to start from
 schema            the JSON schema of the sweep file
 leaderboard       leaderboard and list

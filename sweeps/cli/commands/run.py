@@ -17,10 +17,11 @@ from peft_jobs.host.job import Prepared
 from sweeps.cli.devices import device
 from sweeps.cli.display.outcome import record, tell, tell_status
 from sweeps.cli.exit_codes import ExitCode
+from sweeps.cli.preflight import check_data
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
 from sweeps.driver.driver import Driver
-from sweeps.driver.heartbeat import Heartbeat
+from sweeps.driver.heartbeat import VARIABLE, Heartbeat
 from sweeps.driver.interrupts import termination_as_interrupt
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import recorded_spec
@@ -73,11 +74,13 @@ class Watcher(Protocol):
 
 
 def run(path: Path, options: Options) -> int:
-    """Run the sweep of the file at `path`; SweepFileError with every mistake of it."""
+    """Run the sweep of the file at `path`; SweepFileError with every mistake of it or its data."""
     overrides = [*options.as_overrides()]
     if options.study_url is not None:
         overrides.append(f"study_url={json.dumps(options.study_url)}")
     spec = load_sweep(path, overrides)
+    if VARIABLE not in os.environ and not SweepFolder.of(spec).record.exists():
+        check_data(spec, str(path))  # once: not when a driver is started again, nor to go on
     command = ["run", str(path), *options.words()]
     if _supervises(spec, options):
         return _supervise(options, command, command)

@@ -10,19 +10,31 @@ from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
 from peft_jobs.spec import QuantizationSpec
 from sweeps.backends.backend import make_backend
+from sweeps.cli.display.data_summary import print_summary
 from sweeps.cli.display.plain import classes
+from sweeps.cli.preflight import summary_of
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
 from sweeps.spec.plan import resolve, variants
+from sweeps.spec.yaml_file import SweepFileError
 
 
 def validate(path: Path, overrides: Sequence[str], fast: bool, json: bool) -> None:
-    """Print the plan; SweepFileError with every mistake, SpecError or DataError for what base and
-    data do not allow."""
+    """Print what the data hold, and the plan. Raises SweepFileError with every mistake, of the file
+    or else of the data, SpecError or DataError for what only the base can tell."""
     spec = load_sweep(path, overrides)
     plan = _from_file(spec)
+    summary: dict[str, Any] = {}
+    if not fast and spec.resources.engine != "simulated":
+        with err.status("Looking at the data ..."), contextlib.redirect_stdout(sys.stderr):
+            summary = summary_of(spec)
+        if summary["mistakes"]:
+            raise SweepFileError(str(path), summary["mistakes"])
+        plan["data"] = summary
+    if summary and not json:
+        print_summary(summary, out)
     if not fast:
         with (
             err.status("Loading the base and the data ..."),

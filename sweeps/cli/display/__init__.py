@@ -4,5 +4,6 @@ live       progress that is drawn again in place
 plain      progress as lines
 snapshot   a running sweep at one moment
 outcome    what came of a launch
+data_summary  what would be trained
 table      the leaderboard as a table
 """
