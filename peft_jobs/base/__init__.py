@@ -9,6 +9,7 @@ architecture         class, modules and head, from the configuration alone
 text_reach           modules that no text reaches: towers for images and sound
 heads                heads that the checkpoint lacks
 own_classes          the classes that a base's own head has, and those of the data
+tokenizer            the tokenizer, which can pad
 languages            those of a model that translates, as its tokenizer marks them
 vocabulary           token ids against the embedding table
 positions            lengths of rows against tables of positions

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -50,6 +49,7 @@ from peft_jobs.base.stored_quantization import (
     stored_quantization,
 )
 from peft_jobs.base.text_reach import carry_unreached
+from peft_jobs.base.tokenizer import pad_ready_tokenizer
 from peft_jobs.base.vocabulary import check_padding
 from peft_jobs.base.weight_shares import warn_of_shares, weight_shares
 from peft_jobs.device.this_device import this_device
@@ -58,7 +58,7 @@ from peft_jobs.spec import ModelSpec, QuantizationSpec, Seq2SeqSpec, TaskSpec
 from peft_jobs.storage.files import canonical_json
 from peft_jobs.tasks.sequence_classification import reads_last_position
 
-__all__ = ["Base", "base_key", "load_base", "load_tokenizer", "reset_head", "this_device"]
+__all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
 
 CANONICAL_SEED = 0
 """Of a fresh head on the base itself; each trial trains a copy with weights of its own seed."""
@@ -129,7 +129,7 @@ def load_base(
         outline = skeleton(model, task)
     # We pad rows ourselves; the side is for whoever batches with it after an export.
     side = {"padding_side": "left"} if reads_last_position(outline) else {}
-    tokenizer = _tokenizer(model, **side)
+    tokenizer = pad_ready_tokenizer(model, **side)
     set_languages(tokenizer, task, model.name_or_path)
     check_padding(config, tokenizer, model.name_or_path)
     config.pad_token_id = tokenizer.pad_token_id
@@ -176,16 +176,6 @@ def load_base(
     )
 
 
-def load_tokenizer(model: ModelSpec, task: TaskSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base, which has a token to pad with; no weights are read.
-
-    Raises SpecError if there is none, or none that can be read.
-    """
-    tokenizer = _tokenizer(model)
-    set_languages(tokenizer, task, model.name_or_path)
-    return tokenizer
-
-
 def _load(
     model: ModelSpec,
     task: TaskSpec,
@@ -224,21 +214,6 @@ def _load(
     setattr(loaded, FRESH, fresh)
     built: PreTrainedModel = loaded
     return built
-
-
-def _tokenizer(model: ModelSpec, **options: str) -> PreTrainedTokenizerBase:
-    with readable(model):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            location(model), revision=model.revision, trust_remote_code=False, **options
-        )
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
-            raise SpecError(
-                f"model.name_or_path: the tokenizer of {model.name_or_path} has neither a padding "
-                "nor an end-of-text token; add a pad_token to its tokenizer_config.json"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 @contextlib.contextmanager

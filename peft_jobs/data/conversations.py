@@ -8,6 +8,7 @@ alpaca     a row with instruction, input, output, and earlier turns in history
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from peft_jobs.errors import DataError
 from peft_jobs.spec import CausalLMSpec, DataSpec, TaskSpec
 from peft_jobs.spec.cells import structure_of, text_of
 from peft_jobs.tasks import Row, Task
@@ -32,10 +33,12 @@ def columns_of(
         return found
     if data.format == "sharegpt":
         system = data.keys.get("system", "system")
-        return {**found, "data.keys": (system,)} if system in known else found
+        named = "system" in data.keys
+        return {**found, "data.keys": (system,)} if named or system in known else found
     needed = [data.keys.get(name, name) for name in ("instruction", "output")]
     optional = [data.keys.get(name, name) for name in _ALPACA_OPTIONAL]
-    columns = (*needed, *(name for name in optional if name in known))
+    given = set(data.keys.values())
+    columns = (*needed, *(name for name in optional if name in known or name in given))
     return {**{k: v for k, v in found.items() if k != "task.messages"}, "data.format": columns}
 
 
@@ -53,7 +56,7 @@ def reader_of(data: DataSpec, spec: TaskSpec) -> Callable[[Row], Row]:
             return row
         found = [_message(message, data) for message in messages]
         system = row.get(data.keys.get("system", "system")) if data.format == "sharegpt" else None
-        if system:
+        if system and not (isinstance(found[0], Mapping) and found[0].get("role") == "system"):
             found = [{"role": "system", "content": text_of(system)}, *found]
         return {**row, column: found}
 
@@ -76,7 +79,14 @@ def _of_alpaca(row: Row, keys: Mapping[str, str]) -> list[dict[str, str]]:
     def cell(name: str) -> Any:
         return row.get(keys.get(name, name))
 
-    turns = [*(structure_of(cell("history")) or []), (_instruction(cell), cell("output"))]
+    history = structure_of(cell("history")) or []
+    if not isinstance(history, list) or not all(
+        isinstance(turn, list) and len(turn) == 2 for turn in history
+    ):
+        raise DataError(
+            f"column {keys.get('history', 'history')!r} must hold a list of [question, answer]"
+        )
+    turns = [*history, (_instruction(cell), cell("output"))]
     system = text_of(cell("system"))
     found = [{"role": "system", "content": system}] if system.strip() else []
     for asked, answered in turns:

@@ -142,8 +142,15 @@ def bad_rows(
     check_columns(rows, columns)
     names = {name for used in columns.values() for name in used}
     given = task_rows(rows, data, task, task_spec)
-    used = map(given, rows.dataset.select_columns(sorted(names)))
-    return by_mistake(task.mistake(row, task_spec) or labels.mistake(row) for row in used)
+
+    def mistake(row: Mapping[str, Any]) -> str | None:
+        try:
+            read = given(row)
+        except DataError as error:
+            return str(error)
+        return task.mistake(read, task_spec) or labels.mistake(read)
+
+    return by_mistake(map(mistake, rows.dataset.select_columns(sorted(names))))
 
 
 def by_mistake(mistakes: Iterable[str | None]) -> dict[str, list[int]]:

@@ -17,6 +17,7 @@ from datasets import (
     DatasetBuilder,
     DownloadManager,
     ReadInstruction,
+    Value,
     concatenate_datasets,
     load_dataset,
     load_dataset_builder,
@@ -139,7 +140,10 @@ def _text_kind(builder: DatasetBuilder) -> str | None:
     """How the text files of a Hub data set are read as they stand; None if it has types: of its
     files (Parquet), or declared in its card, or a reader with options of its own."""
     config: Any = builder.config
-    if not config.data_files or builder.info.features is not None or _is_zipped(config.data_files):
+    declared = (builder.info.features or {}).values()
+    if not config.data_files or _is_zipped(config.data_files):
+        return None
+    if any(not isinstance(feature, Value) for feature in declared):  # names of classes, images
         return None
     if isinstance(builder, Csv):
         kinds = {",": "csv", "\t": "tsv"}

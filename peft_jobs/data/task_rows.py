@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from datasets import Value
+from datasets import Json, Value
 
 from peft_jobs.data.conversations import columns_of, reader_of
 from peft_jobs.data.sources import Rows
@@ -33,13 +33,17 @@ def task_rows(rows: Rows, data: DataSpec, task: Task[Any], spec: TaskSpec) -> Ca
             )
             if field == "task.tokens":
                 change[name] = _words
-            elif field in ("task.messages", "task.tools") and typed:
+            elif field in ("task.messages", "task.tools") and typed and not _is_json(feature):
                 change[name] = _without_nulls
             elif field in STRUCTURED:
                 change[name] = structure_of
             elif isinstance(feature, Value) and feature.dtype in _SHORT_FLOATS:
                 change.setdefault(name, _shortest(_SHORT_FLOATS[feature.dtype]))
     return lambda row: read({k: change[k](v) if k in change else v for k, v in row.items()})
+
+
+def _is_json(feature: Any) -> bool:
+    return isinstance(getattr(feature, "feature", feature), Json)
 
 
 def _words(cell: Any) -> Any:

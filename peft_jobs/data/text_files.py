@@ -126,7 +126,10 @@ def _listed(path: Path, value: Any) -> list[Any]:
 def _cells(path: Path, where: str, row: Any) -> Cells:
     if not isinstance(row, Mapping):
         raise DataError(f"{path} cannot be read as json: {where}: {str(row)[:60]!r} is no object")
-    cells = {name: None if cell is None else text_of(cell) for name, cell in row.items()}
+    try:
+        cells = {name: None if cell is None else text_of(cell) for name, cell in row.items()}
+    except RecursionError as error:
+        raise DataError(f"{path}, {where}: is nested too deeply") from error
     for name, cell in cells.items():
         try:
             (name + (cell or "")).encode()
@@ -166,6 +169,10 @@ def _tsv(path: Path, lines: Lines) -> Iterator[Cells]:
         if header is None:
             header = _header(quoted) if line else None
         elif line.strip(" "):
+            if len(quoted) < len(header):
+                text = f"has {len(quoted)} cells, the header {len(header)}"
+                advice = "a cell with a line break or a tab needs a file of CSV"
+                raise DataError(f"{path}, line {number}: {text}; {advice}")
             yield _named(path, number, header, quoted)
 
 
@@ -179,9 +186,10 @@ def _header(cells: Sequence[str]) -> list[str]:
     """Names of columns as pandas gives them: numbered where they repeat or are missing."""
     names: list[str] = []
     for number, cell in enumerate(cells):
-        name = cell or f"Unnamed: {number}"
-        count = sum(other == name for other in cells[:number])
-        names.append(f"{name}.{count}" if count and cell else name)
+        first = cell or f"Unnamed: {number}"
+        others = {*names, *cells[number + 1 :]} if cell in cells[:number] or not cell else set()
+        repeats = (f"{first}.{count}" for count in range(1, len(cells) + 1))
+        names.append(next(name for name in (first, *repeats) if name not in others))
     return names
 
 

@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+_MOST_DIGITS = 4_000
+"""Python reads no integers that are much longer."""
+
 
 class WrittenFloat(float):
     """A number of a JSON text that keeps how it is written there: 5.50, 1e5."""
@@ -66,7 +69,9 @@ def parse_json(text: str | bytes) -> Any:
     Raises ValueError, as json.loads does, for what is no JSON.
     """
     try:
-        return json.loads(text, parse_float=WrittenFloat, parse_constant=_constant)
+        return json.loads(
+            text, parse_float=WrittenFloat, parse_int=_integer, parse_constant=_constant
+        )
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
 
@@ -82,5 +87,9 @@ def structure_of(cell: object) -> Any:
         return cell
 
 
+def _integer(text: str) -> int | float:
+    return WrittenFloat(text) if text == "-0" or len(text) > _MOST_DIGITS else int(text)
+
+
 def _constant(text: str) -> float | None:
-    return None if text == "NaN" else float(text)
+    return None if text == "NaN" else WrittenFloat(text)

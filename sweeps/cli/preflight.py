@@ -65,7 +65,7 @@ def summary_of_trial(trial: TrialSpec, cache_dir: Path, max_rows: int) -> dict[s
     """The summary of a trial's data, whose tokenizer is loaded for it."""
     tokenizer, unread = None, []
     try:
-        tokenizer = load("peft_jobs.base.loading:load_tokenizer")(trial.model, trial.task)
+        tokenizer = load("peft_jobs.base.tokenizer:load_tokenizer")(trial.model, trial.task)
     except SpecError as error:
         unread = str(error).splitlines()
     survey = load("peft_jobs.data.survey:survey")

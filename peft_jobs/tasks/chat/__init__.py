@@ -2,6 +2,8 @@
 
 conversation   the messages of a row, in the one form that templates know
 template       a chat template: the tokenizer's, or one of the task's own
+signs          where in a rendered conversation messages end
+checks         what a template must not do to a conversation
 turns          the part of a rendered conversation that each assistant turn wrote
 examples       from a row to tokens and labels
 """

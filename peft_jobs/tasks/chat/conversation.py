@@ -39,6 +39,8 @@ def mistake(row: Row, spec: CausalLMSpec) -> str | None:
         conversation_of(row, spec)
     except DataError as error:
         return str(error)
+    except RecursionError:
+        return f"column {spec.messages!r} is nested too deeply"
     return None
 
 
@@ -81,7 +83,7 @@ def conversation_of(row: Row, spec: CausalLMSpec) -> Conversation:
 def says(message: Message) -> bool:
     """Whether there is anything in a message."""
     return bool(message["content"].strip()) or any(
-        value for key, value in message.items() if key not in ("role", "content", "name")
+        message.get(key) for key in ("tool_calls", *REASONING)
     )
 
 
@@ -96,7 +98,8 @@ def _usual(message: Message) -> Message:
         found["tool_calls"] = [call]
     if (calls := found.pop("tool_calls", None)) not in (None, [], ""):
         found["tool_calls"] = _calls(calls)
-    found["content"] = _content(found)
+    refusal = found.pop("refusal", None)
+    found["content"] = _content(found) or text_of(refusal)
     return found
 
 

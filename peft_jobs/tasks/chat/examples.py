@@ -13,7 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.spec.cells import json_text
-from peft_jobs.tasks.chat.conversation import REASONING, Conversation, Message, conversation_of
+from peft_jobs.tasks.chat.conversation import (
+    REASONING,
+    Conversation,
+    Message,
+    conversation_of,
+    says,
+)
 from peft_jobs.tasks.chat.template import OF_TEMPLATES, ChatTemplate, template_of
 from peft_jobs.tasks.chat.turns import Written, written_turns
 from peft_jobs.tasks.task import IGNORED, Encoder, Example, Row
@@ -45,7 +51,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: 
     told: set[str] = set()
 
     def encode(row: Row) -> Example | None:
-        conversation = conversation_of(row, spec)
+        conversation = _without_eos(conversation_of(row, spec), tokenizer)
         template = templates[bool(conversation.tools)]
         for key in _unused_keys(template, conversation.messages) - told:
             told.add(key)
@@ -53,6 +59,9 @@ def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: 
         for role in {message["role"] for message in conversation.messages} - _USUAL_ROLES:
             if not template.mentions(role):
                 raise DataError(f"has the role {role!r}; say in data.roles which it is")
+        if conversation.tools and not template.mentions("tools") and "tools" not in told:
+            told.add("tools")
+            log.warning("task.tools: the chat template does not use tools")
         template = replace(template, tools=conversation.tools)
         try:
             written = _written(template, conversation, special)
@@ -102,6 +111,12 @@ def _example(
     tokenizer: PreTrainedTokenizerBase, written: Written, max_length: int
 ) -> Example | None:
     """None if no supervised token is left within `max_length`."""
+    try:
+        written.text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "the conversation holds half of a character (\\ud800 to \\udfff)"
+        ) from error
     found = tokenizer(written.text, add_special_tokens=False, return_offsets_mapping=True)
     single = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     ids = list(found["input_ids"])
@@ -109,9 +124,7 @@ def _example(
     tokens = [ids[n] for n in kept][:max_length]
     offsets = [found["offset_mapping"][n] for n in kept][:max_length]
     labels = [
-        token
-        if first < last and any(first < end and last > start for start, end in written.spans)
-        else IGNORED
+        token if _is_written(first, last, written) else IGNORED
         for token, (first, last) in zip(tokens, offsets, strict=True)
     ]
     labels[:1] = [IGNORED]
@@ -121,6 +134,30 @@ def _example(
     text = written.text
     num_bytes = sum(len(text[start : min(end, reached)].encode()) for start, end in written.spans)
     return {"input_ids": tokens, "labels": labels, "num_bytes": num_bytes}
+
+
+def _is_written(first: int, last: int, written: Written) -> bool:
+    """Whether a token, by its characters, is supervised; some tokenizers say of white space that
+    it has none."""
+    if first == last:
+        around = written.text[max(0, first - 1) : first + 1]
+        return around != around.strip() and any(s < first < e for s, e in written.spans)
+    return any(first < end and last > start for start, end in written.spans)
+
+
+def _without_eos(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Conversation:
+    """A conversation whose turns do not hold the end that the template writes behind them."""
+    eos = str(tokenizer.eos_token or "")
+    messages = [
+        {**m, "content": m["content"].rstrip().removesuffix(eos)}
+        if eos and m["role"] == "assistant" and m["content"].rstrip().endswith(eos)
+        else m
+        for m in conversation.messages
+    ]
+    learned = [n and says(m) for n, m in zip(conversation.learned, messages, strict=True)]
+    if not any(learned):
+        raise DataError("the response is empty but for the end of a turn")
+    return replace(conversation, messages=messages, learned=learned)
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

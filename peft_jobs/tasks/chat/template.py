@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -19,7 +19,10 @@ from peft_jobs.errors import SpecError
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.tasks.chat.conversation import Message
 
-OF_TEMPLATES = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+OF_TEMPLATES = (
+    *(TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    RecursionError,
+)
 """What a template may run into: its own errors, and Python's in its expressions."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 NAMED = {
@@ -138,6 +141,10 @@ class ChatTemplate:
         asked = {"role": role, "content": "first"}
         others = [] if role == "user" else [{"role": "user", "content": "second"}]
         try:
-            return "first" in self.render([asked, *others])
+            printed = self.render([asked, *others])
+            return "first" in printed.lower() and "'type'" not in printed
+        except TemplateSyntaxError as error:
+            text = f"task.chat_template: line {error.lineno} of the template: {error.message}"
+            raise SpecError(text) from error
         except OF_TEMPLATES:
             return False

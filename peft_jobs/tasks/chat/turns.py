@@ -16,18 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peft_jobs.errors import DataError
-from peft_jobs.spec.cells import text_of
-from peft_jobs.tasks.chat.conversation import REASONING, Conversation, Message, says
+from peft_jobs.tasks.chat.checks import check_dropped, check_turns
+from peft_jobs.tasks.chat.conversation import Conversation, Message
+from peft_jobs.tasks.chat.signs import MARKER, OPEN, SIGN, Span, end_of, sign, signed, talks_of
 from peft_jobs.tasks.chat.template import OF_TEMPLATES, ChatTemplate
 
-_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-_SIGN = re.compile(f"{_OPEN}\\d+{_CLOSE}")
-_MARKER = r"<[^<>\s]{1,40}>"
-"""What looks like a special token, also where the tokenizer has none."""
 _NEXT = {"role": "user", "content": "."}
-
-Span = tuple[int, int]
-"""First and last + 1 character."""
 
 
 @dataclass(frozen=True)
@@ -48,40 +42,24 @@ def written_turns(
     """
     messages = conversation.messages
     text, marks = template.marked(messages)
-    if _OPEN in text:
-        raise DataError(f"the conversation has the character U+{ord(_OPEN):X}, which is kept free")
-    signed = [_signed(message, number) for number, message in enumerate(messages)]
-    signed_text, signed_marks = template.marked(signed)
-    if _SIGN.sub("", signed_text) != text:  # the template looks at the words: only prefixes tell
-        signed, signed_text, signed_marks = messages, text, marks
-    turns = _Turns(template, signed, signed_text, special)
-    turns.check_all_are_there(messages)
+    if OPEN in text:
+        raise DataError(f"the conversation has the character U+{ord(OPEN):X}, which is kept free")
+    given = [signed(message, number) for number, message in enumerate(messages)]
+    signed_text, signed_marks = template.marked(given)
+    if SIGN.sub("", signed_text) != text:  # the template looks at the words: only prefixes tell
+        given, signed_text, signed_marks = messages, text, marks
+    check_dropped(messages, given, signed_text)
+    turns = _Turns(template, given, signed_text, special)
     spans = turns.of_marks(signed_marks) if template.is_marked else turns.of_signs()
-    turns.check(messages, spans)
+    check_turns(conversation, turns.text, spans, special)
     learned = [span for turn in spans if conversation.learned[turn] for span in spans[turn]]
     plain = [(_plain(turns.text, start), _plain(turns.text, end)) for start, end in sorted(learned)]
-    return Written(_SIGN.sub("", turns.text), plain)
-
-
-def _signed(message: Message, number: int) -> Message:
-    """A message whose last word is a sign; one without words has it in the last tool it calls."""
-    sign = _sign(number)
-    if words := message["content"].rstrip():
-        return {**message, "content": words + sign + message["content"][len(words) :]}
-    if calls := message.get("tool_calls"):
-        function = calls[-1]["function"]
-        named = {**calls[-1], "function": {**function, "name": function["name"] + sign}}
-        return {**message, "tool_calls": [*calls[:-1], named]}
-    return message
-
-
-def _sign(number: int) -> str:
-    return f"{_OPEN}{number}{_CLOSE}"
+    return Written(SIGN.sub("", turns.text), plain)
 
 
 def _plain(text: str, position: int) -> int:
     """A position in a text with signs, in the text without."""
-    return len(_SIGN.sub("", text[:position]))
+    return len(SIGN.sub("", text[:position]))
 
 
 class _Turns:
@@ -95,15 +73,17 @@ class _Turns:
         special: re.Pattern[str],
     ) -> None:
         self.template, self.messages, self.text, self.special = template, messages, text, special
-        self.atom = re.compile(f"{special.pattern}|{_MARKER}")
+        self.atom = re.compile(f"{special.pattern}|{MARKER}")
         self.ends = re.compile(rf"{special.pattern}|\n")
-        self.are_signed = _OPEN in text
+        self.are_signed = OPEN in text
 
     def of_marks(self, marks: Sequence[Span]) -> dict[int, list[Span]]:
         """The marked spans of each turn: that of the sign in it, or else of the last one before."""
         found: dict[int, list[Span]] = {}
-        ends = {_end(self.text, n): n for n in range(len(self.messages))} if self.are_signed else {}
-        talks = _talks(self.messages)
+        ends = (
+            {end_of(self.text, n): n for n in range(len(self.messages))} if self.are_signed else {}
+        )
+        talks = talks_of(self.messages)
         turn = talks[0]
         for start, end in marks:
             inside = [n for place, n in ends.items() if place and start < place <= end]
@@ -112,7 +92,7 @@ class _Turns:
         return found
 
     def of_signs(self) -> dict[int, list[Span]]:
-        found = {turn: self._span(turn) for turn in _talks(self.messages)}
+        found = {turn: self._span(turn) for turn in talks_of(self.messages)}
         return {turn: [self._ended(turn, *span)] for turn, span in found.items()}
 
     def _span(self, turn: int) -> Span:
@@ -126,8 +106,8 @@ class _Turns:
 
     def _start(self, turn: int) -> int | None:
         """Behind the prompt to answer; never behind the first word, but for what is prompted."""
-        end = _end(self.text, turn)
-        before = self.messages[:turn] or [_signed(_NEXT, len(self.messages))]
+        end = end_of(self.text, turn)
+        before = self.messages[:turn] or [signed(_NEXT, len(self.messages))]
         prompt = self._render(before, prompted=True)
         if prompt is None:
             return None
@@ -135,15 +115,15 @@ class _Turns:
             return len(prompt) + self._header_at(len(prompt))
         if end is None:
             return None
-        end -= len(_sign(turn))
-        words = _SIGN.sub("", self.messages[turn]["content"]).rstrip()
+        end -= len(sign(turn))
+        words = SIGN.sub("", self.messages[turn]["content"]).rstrip()
         first = end - len(words) if self.text.endswith(words, 0, end) else end
         if turn == 0:
-            return self._behind_header(prompt[_end(prompt, len(self.messages)) or 0 :], first)
-        anchor = next((n for n in reversed(range(turn)) if _end(self.text, n)), None)
-        if anchor is None or (known := _end(prompt, anchor)) is None:
+            return self._behind_header(prompt[end_of(prompt, len(self.messages)) or 0 :], first)
+        anchor = next((n for n in reversed(range(turn)) if end_of(self.text, n)), None)
+        if anchor is None or (known := end_of(prompt, anchor)) is None:
             return None
-        return self._behind(_end(self.text, anchor) or 0, prompt[known:], first)
+        return self._behind(end_of(self.text, anchor) or 0, prompt[known:], first)
 
     def _behind(self, place: int, prompt: str, first: int) -> int:
         """Behind the part of `prompt` that stands at `place`: all of it, or else its header, where
@@ -183,21 +163,21 @@ class _Turns:
             return len(alone)
         if alone is None:  # some templates want a question first
             alone = self._render([_NEXT, *self.messages[: turn + 1]]) or ""
-        here, known = _end(self.text, turn), _end(alone, turn)
+        here, known = end_of(self.text, turn), end_of(alone, turn)
         if here is None or known is None:
             return None
         return here + self._common(self.text[here:], alone[known:])
 
     def _ended(self, turn: int, start: int, end: int) -> Span:
         """The span, with the special token behind it if there is none at its end."""
-        here = _end(self.text, turn) or start
+        here = end_of(self.text, turn) or start
         if self.special.search(self.text, here, end):
             return start, end
         closing = re.compile(rf"\s*(?:{self.special.pattern})")
         if found := closing.match(self.text, end):
             return start, found.end()
         followed = self._render([*self.messages[: turn + 1], _NEXT])
-        known = _end(followed or "", turn)
+        known = end_of(followed or "", turn)
         if (
             turn == len(self.messages) - 1
             and followed is not None
@@ -227,72 +207,3 @@ class _Turns:
             return self.template.render(messages, add_generation_prompt=prompted)
         except OF_TEMPLATES:
             return None
-
-    def check_all_are_there(self, messages: Sequence[Message]) -> None:
-        """Raise DataError for a message whose words the template drops."""
-        for number, message in enumerate(messages if self.are_signed else []):
-            if self.messages[number] != message and _end(self.text, number) is None:
-                raise DataError(
-                    f"the chat template drops message {number + 1} (role {message['role']!r}): "
-                    "give another one as task.chat_template, or another role in data.roles"
-                )
-
-    def check(self, messages: Sequence[Message], spans: dict[int, list[Span]]) -> None:
-        """Raise DataError for a turn whose words are not in its spans, that ends in no special
-        token, or in whose spans another's words are."""
-        talks = _talks(messages)
-        for turn, parts in spans.items():
-            whole = "".join(_SIGN.sub("", self.text[start:end]) for start, end in parts)
-            message = messages[turn]
-            thoughts, _, words = message["content"].rpartition("</think>")
-            thoughts = thoughts.partition("<think>")[2] + "".join(_reasoning(message))
-            calls = [call["function"]["name"] for call in message.get("tool_calls", ())]
-            said = [words, *calls, *([thoughts] if turn == talks[-1] else [])]
-            if missing := [text for text in said if _bare(text) not in _bare(whole)]:
-                raise DataError(
-                    f"of message {turn + 1} the assistant's words {missing[0].strip()[:40]!r} do "
-                    "not come through the chat template: give another one as task.chat_template"
-                )
-            ends = [m.end() for m in self.special.finditer(whole)]
-            if not ends or whole[ends[-1] :].strip():
-                marker = re.search(rf"{_MARKER}\s*$", whole)
-                unknown = (
-                    f": {marker.group().strip()!r} is none of the tokenizer's" if marker else ""
-                )
-                raise DataError(
-                    f"no special token ends message {turn + 1}{unknown}, so that a model would not "
-                    "learn to stop; the chat template must close the assistant's turns with one, "
-                    "such as eos, within its {% generation %} marks if it has such: give another "
-                    "as task.chat_template (zephyr, or a .jinja file)"
-                )
-        for number, message in enumerate(messages):
-            place = _end(self.text, number) if message["role"] != "assistant" else None
-            if place and any(s < place <= e for parts in spans.values() for s, e in parts):
-                raise DataError(
-                    f"the chat template puts message {number + 1} (role {message['role']!r}) among "
-                    "the assistant's words: give another one as task.chat_template"
-                )
-        if lost := [turn for turn in talks if turn not in spans]:
-            raise DataError(
-                f"the {{% generation %}} marks of the chat template leave out message {lost[0] + 1}"
-            )
-
-
-def _end(text: str, number: int) -> int | None:
-    """Behind the sign of a message; None if it is not there."""
-    sign = _sign(number)
-    place = text.find(sign)
-    return None if place < 0 else place + len(sign)
-
-
-def _reasoning(message: Message) -> set[str]:
-    return {text_of(message[key]) for key in REASONING if key in message}
-
-
-def _talks(messages: Sequence[Message]) -> list[int]:
-    """The assistant's messages that say something."""
-    return [n for n, m in enumerate(messages) if m["role"] == "assistant" and says(m)]
-
-
-def _bare(text: str) -> str:
-    return "".join(text.split())

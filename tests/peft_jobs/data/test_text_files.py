@@ -119,7 +119,18 @@ def test_two_formats_give_the_same_tokens(
 
 def test_numbers_of_json_stay_as_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    numbers = ["1", "2.5", "1.10", "5.0", "1e5", "-0.0", "12345678901234567890", "1E-7"]
+    numbers = [
+        "1",
+        "2.5",
+        "1.10",
+        "5.0",
+        "1e5",
+        "-0.0",
+        "12345678901234567890",
+        "1E-7",
+        "-0",
+        "9" * 5000,
+    ]
     path.write_text("".join(f'{{"n": {number}}}\n' for number in numbers))
     assert [row["n"] for row in rows_of(path, tmp_path)] == numbers
 
@@ -195,6 +206,8 @@ def test_typed_cells_have_the_text_that_files_of_text_have(tmp_path: Path) -> No
         ("r.csv", b"a,b\n1,2\n1,2,3\n", r"line 3: has 3 cells, the header 2"),
         ("r.csv", b'a,b\n1,"2\n3,4\n', r"cannot be read as csv: line 3: unexpected end of data"),
         ("r.tsv", b"a\tb\n1\t2\t3\n", r"line 2: has 3 cells, the header 2"),
+        ("r.tsv", b'a\tb\n"x\ny"\t2\n', r"line 2: has 1 cells, .* needs a file of CSV"),
+        ("r.jsonl", b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}", r"nested too deeply"),
         ("r.jsonl.gz", gzip.compress(b'{"a": 1}\n')[:-9], r"cannot be read as gzip"),
         ("r.jsonl", b"[" * 100_000, r"cannot be read as json: line 1: is nested too deeply"),
     ],

@@ -222,7 +222,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: Any) -> None:
 
 def test_a_template_that_hides_what_the_assistant_said_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ messages | length }}"
-    with pytest.raises(DataError, match="rewrites message 2"):
+    with pytest.raises(DataError, match="drops the words of message 1"):
         encode(tokenizer, {"messages": TALK}, CausalLMSpec(messages="messages"))
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match="roles must alternate"):

@@ -112,15 +112,58 @@ def test_what_the_template_drops_is_a_mistake() -> None:
     template = CHATML.replace("{{ '<|im_start|>'", roles + "{{ '<|im_start|>'", 1)
     template = template.replace("{{ '<|im_end|>\\n' }}", "{{ '<|im_end|>\\n' }}{% endif %}")
     talk = [{"role": "system", "content": "Be brief."}, user("Hi"), assistant("Hello!")]
-    with pytest.raises(DataError, match=r"drops message 1 \(role 'system'\)"):
+    with pytest.raises(DataError, match=r"drops the words of message 1 \(role 'system'\)"):
         supervised(talk, template)
     hides = CHATML.replace("m['content']", "(m['content'] if m.role == 'user' else '')")
-    with pytest.raises(DataError, match=r"drops message 2 \(role 'assistant'\)"):
+    with pytest.raises(DataError, match=r"drops the words of message 2 \(role 'assistant'\)"):
         supervised(talk[1:], hides)
     with pytest.raises(DataError, match=r"has the role 'human'; say in data\.roles"):
         supervised([{"role": "human", "content": "Hi"}, assistant("Hello!")])
     with pytest.raises(DataError, match=r"no assistant turn .* it has 'human', 'gpt'"):
         supervised([{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello!"}])
+
+
+def test_another_message_among_the_words_is_a_mistake() -> None:
+    repeats = CHATML.replace(
+        "m['content'] }}",
+        "(messages[loop.index0 - 1].content if not loop.first else '') + m['content'] }}",
+    )
+    with pytest.raises(DataError, match=r"puts message 1 \(role 'user'\) among"):
+        supervised([user("Hi?"), assistant("Hello!")], repeats)
+    no_arguments = CHATML.replace("{{ call.function.arguments | tojson }}", "()")
+    with pytest.raises(DataError, match="'Rome' do not come through"):
+        supervised([user("Weather?"), assistant("", {"town": "Rome"})], no_arguments)
+
+
+def test_a_turn_without_words_is_no_answer() -> None:
+    for turn in (
+        {"content": "", "id": "m1", "timestamp": 5},
+        {"content": "</s>"},
+        {"content": " "},
+    ):
+        with pytest.raises(DataError, match="the response is empty"):
+            supervised([user("Hi"), {"role": "assistant", **turn}])
+    refused = {"role": "assistant", "content": None, "refusal": "I cannot."}
+    assert supervised([user("Hi"), refused]) == ["I cannot.<|im_end|>\n"]
+
+
+def test_white_space_that_a_tokenizer_trims_from_offsets_is_supervised() -> None:
+    from tokenizers import processors
+
+    tokenizer = tokenizer_for(CHATML)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    row = {"messages": [user("Code?"), assistant("def f():\n     return  1")]}
+    example: Any = TASKS["causal_lm"].encoder(tokenizer, SPEC, 4096, ())(row)
+    text = "".join(runs(tokenizer, example["input_ids"], example["labels"]))
+    assert text == "def f():\n     return  1<|im_end|>\n"
+
+
+def test_what_is_no_text_is_a_mistake() -> None:
+    with pytest.raises(DataError, match="half of a character"):
+        supervised([user("Hi \ud83d"), assistant("Hello!")])
+    tokenizer = tokenizer_for("{% for m in messages %}{{ m.content }")
+    with pytest.raises(SpecError, match=r"task\.chat_template: line 1 of the template"):
+        TASKS["causal_lm"].encoder(tokenizer, SPEC, 4096, ())
 
 
 def test_an_answer_ends_where_generation_stops() -> None:
@@ -226,6 +269,13 @@ def test_other_forms_give_the_same_conversation() -> None:
         {"role": "system", "content": "Be exact."},
         *(user("Add."), assistant("5")),
     ]
+
+
+@pytest.mark.parametrize("history", [[{"instruction": "i", "output": "o"}], ["ab"], [["a"]], "no"])
+def test_a_history_holds_pairs(history: Any) -> None:
+    row = {"instruction": "Add.", "output": "5", "history": history}
+    with pytest.raises(DataError, match=r"column 'history' must hold a list of \[question, answer"):
+        read({"format": "alpaca"}, row)
 
 
 def test_forms_are_for_conversations() -> None:
