@@ -105,7 +105,7 @@ def carried(adapter: Adapter, section: Mapping[str, Any]) -> dict[str, Any]:
     values = adapter.model_dump(mode="json")
     shared = {
         name: values[name]
-        for name in mine.keys() & theirs.keys() - section.keys()
+        for name in values.keys() & mine.keys() & theirs.keys() - section.keys()
         if mine[name] == theirs[name]
     }
     targeted = isinstance(adapter, TargetedAdapter) and issubclass(other, TargetedAdapter)
