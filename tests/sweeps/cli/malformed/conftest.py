@@ -69,7 +69,7 @@ def refused(
 
 @pytest.fixture
 def refusal(refused: Callable[[], list[str]], folder: Path) -> Callable[..., str]:
-    """What spoils the folder, sections, `rows` of files -> the line that refuses the sweep."""
+    """What spoils the folder, sections, `rows` of files -> the lines that refuse the sweep."""
 
     def run(spoil: Spoil = lambda _: None, **given: Any) -> str:
         shutil.copytree(BASE, folder / "base")
@@ -85,7 +85,9 @@ def refusal(refused: Callable[[], list[str]], folder: Path) -> Callable[..., str
         spoil(folder)
         data = SWEEP["data"] | given.pop("data", {})
         (folder / "waves.yaml").write_text(yaml.safe_dump({**SWEEP, **given, "data": data}))
-        return refused()[-1]
+        lines = refused()
+        told = [line.strip() for line in lines if line.startswith("  ")]
+        return "\n".join(told or lines[-1:])
 
     return run
 
