@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import settle
+from peft_jobs.data.labels import Labels
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.spec import QuantizationSpec
 
@@ -123,7 +124,7 @@ def make_data(tokens: int, vocabulary: int) -> TokenizedData:
         return Dataset.from_dict({"input_ids": ids, "labels": labels, "num_bytes": [length] * num})
 
     return TokenizedData(
-        train=rows(64), validation=rows(2), test=None, classes=(), fingerprints={}, dropped={}
+        train=rows(64), validation=rows(2), test=None, labels=Labels(), fingerprints={}, dropped={}
     )
 
 
