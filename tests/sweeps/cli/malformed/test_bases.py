@@ -136,7 +136,8 @@ def test_a_chat_template_cannot_do_harm(
 ) -> None:
     spoil = edited("tokenizer_config.json", chat_template=template)
     line = refusal(spoil, task=CHAT, rows=TURNS)
-    assert line.startswith("train.jsonl, row 1: the chat template refuses the conversation: ")
+    refuses = "train.jsonl, rows 1, 2, 3: the chat template refuses the conversation: "
+    assert line.startswith(("task.chat_template: ", refuses))
     assert says in line
 
 
