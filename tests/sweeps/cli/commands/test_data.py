@@ -90,6 +90,15 @@ def test_colours_take_the_place_of_marks_on_a_terminal(
     assert "\u27e6answer 0</s>\u27e7" in shown(NO_COLOR="1")
 
 
+def test_the_tag_of_a_word_stands_at_its_first_piece(cli: Cli, folder: Path) -> None:
+    path = folder / "tagged.jsonl"
+    path.write_text((json.dumps({"w": ["Quay", "is"], "t": ["B-x", "O"]}) + "\n") * 4)
+    task = "task={type: token_classification, tokens: w, tags: t}"
+    said = cli("data", "waves.yaml", f"data.train={path}", "data.validation=0.5", task).stdout
+    assert "\u27e6B-x:" in said
+    assert " \u27e6O:" in said
+
+
 def test_texts_of_the_data_do_not_steer_the_terminal(cli: Cli, folder: Path) -> None:
     path = rows(folder / "odd.jsonl", *[(f"\x1b[31m[bold]{n}", "a\x07") for n in range(4)])
     said = cli("data", "waves.yaml", f"data.train={path}", "data.validation=0.5", ASK).stdout
