@@ -12,6 +12,10 @@ from peft_jobs.tasks import IGNORED, Example
 
 _CONTEXT = "context"
 """The mark of a token that is not supervised."""
+_UNFINISHED = "\ufffd"
+"""What tokenizers write for some bytes of a character."""
+_MAX_BYTES = 4
+"""Of a character in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,28 @@ def _parts(
         start, done = done, done + len(list(run))
         text = _text(tokenizer, tokens, start, done)
         tag = mark[1] if isinstance(mark, tuple) else None
-        found.append(Part(text, mark != _CONTEXT, tag))
+        if text:
+            found.append(Part(text, mark != _CONTEXT, tag))
     return tuple(found)
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], start: int, end: int) -> str:
     """What `tokens[start:end]` spell behind those before them: alone, many tokenizers would drop
-    the space at their beginning."""
-    before, whole = _decoded(tokenizer, tokens[:start]), _decoded(tokenizer, tokens[:end])
+    the space at their beginning. A character of several tokens belongs to the first of them."""
+    before = _whole_characters(tokenizer, tokens, start)
+    whole = _whole_characters(tokenizer, tokens, end)
     if whole.startswith(before):
         return whole[len(before) :]
-    return _decoded(tokenizer, tokens[start:end])  # a character was cut in two
+    return _decoded(tokenizer, tokens[start:end])
+
+
+def _whole_characters(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], end: int) -> str:
+    """The text of `tokens[:end]`, and of those that finish its last character."""
+    for more in range(_MAX_BYTES):
+        text = _decoded(tokenizer, tokens[: end + more])
+        if not text.endswith(_UNFINISHED):
+            return text
+    return _decoded(tokenizer, tokens[:end])
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:

@@ -70,7 +70,20 @@ def summary_of_trial(trial: TrialSpec, cache_dir: Path, max_rows: int) -> dict[s
         unread = str(error).splitlines()
     survey = load("peft_jobs.data.survey:survey")
     found: dict[str, Any] = survey(trial, tokenizer, cache_dir, max_rows or None).to_dict()
+    if found["mistakes"] and tokenizer is not None:
+        found["mistakes"] = [*_misfit(trial), *found["mistakes"]]
     return {**found, "unread": [*found["unread"], *unread]}
+
+
+def _misfit(trial: TrialSpec) -> list[str]:
+    """Why the base is none for the task, which rows and tokenizer suffer from: told before them."""
+    architecture = "peft_jobs.base.architecture"
+    try:
+        with load(f"{architecture}:readable")(trial.model):
+            load(f"{architecture}:skeleton")(trial.model, trial.task)
+    except SpecError as error:
+        return str(error).splitlines()
+    return []
 
 
 def largest_trial(spec: SweepSpec) -> TrialSpec:

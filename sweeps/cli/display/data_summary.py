@@ -134,7 +134,10 @@ def _classes(splits: Mapping[str, Summary]) -> Table:
         table.add_row(Text(_visible(train["classes"][number]["name"])), *cells)
     if rest := order[_MAX_CLASSES:]:
         counts = [train["classes"][number]["count"] for number in rest]
-        table.add_row(f"{len(rest):,} more", f"{min(counts):,}-{max(counts):,} each")
+        least, most = f"{min(counts):,}", f"{max(counts):,}"
+        table.add_row(
+            f"{len(rest):,} more", f"{least if least == most else f'{least}-{most}'} each"
+        )
     return table
 
 
@@ -151,14 +154,18 @@ def _example(example: Summary, colours: bool) -> Text:
 
 def _add(text: Text, part: Summary, colours: bool) -> None:
     words = _shortened(_visible(part["text"]))
-    label = "" if part["label"] is None else f"/{_visible(part['label'])}"
     if not part["supervised"]:
         text.append(words)
-    elif colours:
-        text.append(words, style="bold green")
+        return
+    label = "" if part["label"] is None else f"{_visible(part['label'])}:"
+    if label:  # the tag stands at the word
+        text.append(words[: len(words) - len(words.lstrip())])
+        words = words.lstrip()
+    if colours:
         text.append(label, style="cyan")
+        text.append(words, style="bold green")
     else:
-        text.append(f"{OPEN}{words}{CLOSE}{label}")
+        text.append(f"{OPEN}{label}{words}{CLOSE}")
 
 
 def _visible(text: str) -> str:

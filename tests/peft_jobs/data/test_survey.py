@@ -234,6 +234,23 @@ def test_examples_show_tags_classes_and_spans(look: Survey, bert: Any) -> None:
     assert [p["text"].strip() for p in example["input"] if p["supervised"]] == ["red cat"]
 
 
+def test_a_character_of_several_tokens_is_shown_whole(look: Survey) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytewise = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, pad_token="<pad>")
+    rows = [{"w": ["\u8bf4", "\u4eba"], "t": ["O", "B-x"]}] * 3
+    task = {"type": "token_classification", "tokens": "w", "tags": "t"}
+    parts = look(tokenizer, task, train=rows, validation=rows[:2])["examples"][0]["input"]
+    labelled = [(part["text"], part["label"]) for part in parts if part["supervised"]]
+    assert labelled == [("\u8bf4", "O"), ("\u4eba", "B-x")]
+    assert "".join(part["text"] for part in parts) == "\u8bf4 \u4eba"
+
+
 def test_a_sample_is_said_to_be_one(look: Survey, llama: Any) -> None:
     splits = look(llama, ASK, max_rows=7, train=asked(30), validation=asked(5))["splits"]
     assert (splits["train"]["sampled"], splits["train"]["num_measured"]) == (True, 7)

@@ -86,8 +86,8 @@ def refusal(refused: Callable[[], list[str]], folder: Path) -> Callable[..., str
         data = SWEEP["data"] | given.pop("data", {})
         (folder / "waves.yaml").write_text(yaml.safe_dump({**SWEEP, **given, "data": data}))
         lines = refused()
-        told = [line.strip() for line in lines if line.startswith("  ")]
-        return "\n".join(told or lines[-1:])
+        listed = [line.strip() for line in lines if line.startswith("  ")]
+        return "\n".join(listed) if any(" mistake" in line for line in lines) else lines[-1]
 
     return run
 

@@ -74,11 +74,11 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "labels that are no classes": (
         {"task": CLASSIFY, "rows": [{"a": "x", "y": 0.5}, {"a": "x", "y": 1.5}]},
-        "column 'y' holds numbers with decimals, got 0.5 in row 1: write problem_type",
+        "train.jsonl: column 'y' holds numbers with decimals, got 0.5 in row 1: write problem_type",
     ),
     "labels that are lists": (
         {"task": CLASSIFY, "rows": [{"a": "x", "y": [1]}, {"a": "x", "y": [0]}]},
-        "rows 1, 2: column 'y' holds a list or a mapping: task.label is one class",
+        "train.jsonl, rows 1, 2: column 'y' holds a list or a mapping: task.label is one class",
     ),
     "an unknown label in validation": (
         {"task": CLASSIFY, "rows": CLASSES, "validation": [{"a": "x", "y": 7}] * 3},
@@ -86,7 +86,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "labels that are no list": (
         {"task": {**CLASSIFY, "label": None, "labels": "y"}, "rows": CLASSES},
-        "rows 1, 2, 3, 4, 5 and 1 more: column 'y' must hold a list",
+        "train.jsonl, rows 1, 2, 3, 4, 5 and 1 more: column 'y' must hold a list",
     ),
     "flags that are more than 0 and 1": (
         {
@@ -144,7 +144,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a decoder where an encoder is needed too": (
         {"task": {"type": "seq2seq", "source": "{a}", "target": "{b}"}},
-        "nothing ends the target: the tokenizer of base puts no token behind it",
+        "has no form for task.type seq2seq",
     ),
     "answers longer than the base": (
         {
