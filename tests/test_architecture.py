@@ -21,7 +21,6 @@ LONGER = {
     "peft_jobs/storage/object_store.py": "one store, put and read",
     "search_spaces/parameters.py": "five kinds of parameter",
     "search_spaces/space.py": "one class, and what it checks",
-    "peft_jobs/data/tokenized.py": "one cache, written and read",
     "sweeps/backends/ray/fleet.py": "one class: the driver's hosts",
 }
 """Modules above MAX_LINES, and why each is one idea."""

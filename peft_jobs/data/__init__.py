@@ -2,6 +2,7 @@
 
 sources          rows of a file, of the Hub, of the demo
 conversations    conversations in the forms of other tools
+hub              rows of a Hub data set
 text_files       rows of text files, byte for byte
 task_rows        what a task is given of a row
 selection        hold-out, subset, and checks of rows
@@ -9,6 +10,7 @@ labels           the classes of a head, and what a cell says about them
 classes          the classes among the training rows
 class_labels     labels that a data set holds as numbers and names itself
 label_lists      lists of labels: vectors of 0 and 1, or names of classes
+fingerprints     of how a row becomes tokens
 tokenized        the cache of tokenized examples
 summary          what is told of the data before training
 survey           looks through the data for it

@@ -4,7 +4,6 @@ Rows are ordered for the hold-out and the subsets by a hash of (seed, row), not 
 order depends on no library version, and a smaller subset of one seed lies inside a larger one.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,14 @@ from peft_jobs.data.labels import Labels
 from peft_jobs.data.sources import Rows, read
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.spec import DataSpec, Source, TaskSpec
+from peft_jobs.spec import DataSpec, QuestionAnsweringSpec, Source, TaskSpec, TrialSpec
 from peft_jobs.spec.cells import json_text
 from peft_jobs.spec.mistakes import suggest
-from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.tasks import Task
 
+MIN_EXAMPLES = 2
+"""One row alone is memorised, or decides alone which trial is the best."""
 NUM_ROWS_NAMED = 5
 """A message names at most this many rows of one mistake."""
 
@@ -49,7 +50,7 @@ class Selection:
         if side is not None and self.group_by is not None:
             side.append(self.group_by)
         seed = None if side is None and self.size is None else self.seed
-        return _sha256(canonical_json([self.rows.fingerprint, side, self.size, seed]))
+        return sha256(canonical_json([self.rows.fingerprint, side, self.size, seed]))
 
     def numbers(self) -> list[int]:
         """Row numbers in the source, ascending. Raises SpecError, DataError where too few."""
@@ -167,6 +168,38 @@ def told(rows: Rows, bad: Mapping[str, Sequence[int]]) -> str:
     return "\n".join(_rows_line(rows, text, where) for text, where in bad.items())
 
 
+def check_enough(selection: Selection, num_examples: int) -> None:
+    """Raise DataError if a split has too few examples to train on or to compare trials by."""
+    if num_examples < MIN_EXAMPLES and selection.split != "test":
+        raise DataError(
+            f"data.{selection.split} must have at least {MIN_EXAMPLES} examples, got "
+            f"{num_examples} of {selection.rows.origin}"
+        )
+
+
+def all_too_long(selection: Selection, num_rows: int, max_length: int) -> DataError:
+    """The error of a split in which no row has a supervised token."""
+    return DataError(
+        f"{selection.rows.origin}: none of {num_rows} rows has a supervised token within "
+        f"data.max_length = {max_length}; raise it or shorten the prompt"
+    )
+
+
+def check_contexts(spec: TrialSpec, train: Selection) -> None:
+    """Raise SpecError if a held-out share has questions on contexts that are trained on."""
+    if not isinstance(spec.task, QuestionAnsweringSpec) or train.share is None:
+        return
+    names = train.rows.dataset.column_names
+    if spec.data.group_by is not None or spec.task.context not in names:
+        return
+    contexts = train.rows.dataset[spec.task.context]
+    if len(set(contexts)) < len(contexts):
+        raise SpecError(
+            "data.group_by: several questions share a context, which would be trained on and "
+            f"validated on; write group_by: {spec.task.context}"
+        )
+
+
 def check_columns(rows: Rows, columns: Mapping[str, tuple[str, ...]]) -> None:
     """Raise DataError if a field of the spec (key) uses a column that the rows do not have, or
     one whose values (bytes, images, ...) have no text."""
@@ -204,11 +237,7 @@ def _group(cell: Any) -> Any:
 
 
 def _seeded_order(rows: Iterable[int], what: str, seed: int) -> list[int]:
-    return sorted(rows, key=lambda row: _sha256(f"{what}/{seed}/{row}"))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sorted(rows, key=lambda row: sha256(f"{what}/{seed}/{row}"))
 
 
 def _rows_line(rows: Rows, mistake: str, numbers: Sequence[int]) -> str:

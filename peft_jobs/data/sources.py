@@ -3,35 +3,19 @@
 Local files are known by their content, so a moved or touched file is the same data.
 """
 
-import hashlib
 import logging
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from datasets import (
-    Dataset,
-    DatasetBuilder,
-    DownloadManager,
-    ReadInstruction,
-    Value,
-    concatenate_datasets,
-    load_dataset,
-    load_dataset_builder,
-)
+from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from datasets.packaged_modules.csv.csv import Csv, CsvConfig
-from datasets.packaged_modules.json.json import Json
-from datasets.packaged_modules.text.text import Text
 
-from peft_jobs.data.text_files import READERS, read_text_files
+from peft_jobs.data.hub import read_hub
+from peft_jobs.data.text_files import READERS, file_digest, read_text_files
 from peft_jobs.errors import DataError, GivenUp, SpecError
 from peft_jobs.spec import DEMO, FILE_FORMATS, Source, file_format
 from peft_jobs.spec.mistakes import suggest
-from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.storage.object_store import cached, is_url
 
 _NOT_LOADED = (
@@ -83,18 +67,6 @@ def _read_parquet(path: Path, cache: Path) -> Dataset:
         raise DataError(f"{path} cannot be read as parquet: {cause}") from error
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file's content, in hex; read again only when its size or time has changed."""
-    status = path.stat()
-    return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _local_path(source: Source, split: str, cache_dir: Path) -> Path | None:
     if source.path == DEMO:
         from peft_jobs.demo import DATA
@@ -122,75 +94,15 @@ def _local_path(source: Source, split: str, cache_dir: Path) -> Path | None:
 def _from_hub(source: Source, split: str, cache_dir: Path) -> Rows:
     origin = f"{source.path} ({split})"
     try:
-        builder = load_dataset_builder(source.path, source.name, revision=source.revision)
-        kind = _text_kind(builder)
-        if kind is None:
-            dataset = load_dataset(source.path, source.name, split=split, revision=source.revision)
-            content = [source.path, source.name, source.revision, split, dataset._fingerprint]
-        else:
-            dataset, content = _hub_text(builder, kind, split, cache_dir)
+        dataset, content = read_hub(source, split, cache_dir)
     except DataError as error:
         raise DataError(f"{origin}: {error}") from error
     except _NOT_LOADED as error:
         raise SpecError(f"data: {origin} cannot be loaded: {error.__cause__ or error}") from error
-    return _not_empty(Rows(dataset, origin, _sha256(canonical_json(content))))
-
-
-def _text_kind(builder: DatasetBuilder) -> str | None:
-    """How the text files of a Hub data set are read as they stand; None if it has types: of its
-    files (Parquet), or declared in its card, or a reader with options of its own."""
-    config: Any = builder.config
-    declared = (builder.info.features or {}).values()
-    if not config.data_files or _is_zipped(config.data_files):
-        return None
-    if any(not isinstance(feature, Value) for feature in declared):  # names of classes, images
-        return None
-    if isinstance(builder, Csv):
-        kinds = {",": "csv", "\t": "tsv"}
-        usual = CsvConfig(name=config.name, data_files=config.data_files, sep=config.sep)
-        return (
-            kinds.get(config.sep) if config.pd_read_csv_kwargs == usual.pd_read_csv_kwargs else None
-        )
-    if isinstance(builder, Json):
-        return "json" if config.field is None else None
-    return "text" if isinstance(builder, Text) and config.sample_by == "line" else None
-
-
-def _is_zipped(data_files: Mapping[str, Sequence[str]]) -> bool:
-    return any(str(file).endswith(".zip") for files in data_files.values() for file in files)
-
-
-def _hub_text(
-    builder: DatasetBuilder, kind: str, split: str, cache_dir: Path
-) -> tuple[Dataset, list[str]]:
-    """Rows of `split`, which may be a part (`train[:10%]`) or a sum, and what they are known by."""
-    given: Any = builder.config.data_files
-    files = {str(name): list(map(str, urls)) for name, urls in given.items()}
-    names = [name for name in files if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", split)]
-    if not names:
-        raise ValueError(f"no split {split!r}; it has {', '.join(files)}")
-    download = DownloadManager(base_path=builder.base_path).download
-    found: dict[str, Dataset] = {}
-    digests = []
-    for name in names:
-        paths = [Path(download(file)) for file in files[name]]
-        digests.append(_sha256("".join(map(file_digest, paths))))
-        found[name] = read_text_files(paths, kind, cache_dir / "sources" / digests[-1][:16])
-    sizes = {name: len(dataset) for name, dataset in found.items()}
-    parts = [
-        found[part.splitname].select(
-            range(part.from_ or 0, sizes[part.splitname] if part.to is None else part.to)
-        )
-        for part in ReadInstruction.from_spec(split).to_absolute(sizes)
-    ]
-    return concatenate_datasets(parts), [split, *digests]
+    return _not_empty(Rows(dataset, origin, sha256(canonical_json(content))))
 
 
 def _not_empty(rows: Rows) -> Rows:
     if len(rows.dataset) == 0:
         raise DataError(f"{rows.origin} holds no rows")
     return rows
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

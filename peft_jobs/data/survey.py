@@ -17,7 +17,10 @@ from peft_jobs.data.leaks import Leak, find_leak
 from peft_jobs.data.selection import (
     NUM_ROWS_NAMED,
     Selection,
+    all_too_long,
     bad_rows,
+    check_contexts,
+    check_enough,
     select,
     subset,
     told,
@@ -25,7 +28,6 @@ from peft_jobs.data.selection import (
 from peft_jobs.data.sources import Rows
 from peft_jobs.data.summary import ClassCount, DataSummary, SplitSummary
 from peft_jobs.data.token_lengths import Measured, lengths, measure
-from peft_jobs.data.tokenized import MIN_EXAMPLES, check_contexts
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import TrialSpec, file_format
 from peft_jobs.tasks import TASKS
@@ -196,17 +198,9 @@ class _Survey:
 
     def _check_enough(self, selection: Selection, measured: Measured) -> None:
         """What `load_data` asks of the examples of a split that was encoded whole."""
-        spec, origin = self.spec, selection.rows.origin
         if measured.num_rows and not measured.num_examples:
-            raise DataError(
-                f"{origin}: none of {measured.num_rows} rows has a supervised token within "
-                f"data.max_length = {spec.data.max_length}; raise it or shorten the prompt"
-            )
-        if measured.num_examples < MIN_EXAMPLES and selection.split != "test":
-            raise DataError(
-                f"data.{selection.split} must have at least {MIN_EXAMPLES} examples, got "
-                f"{measured.num_examples} of {origin}"
-            )
+            raise all_too_long(selection, measured.num_rows, self.spec.data.max_length)
+        check_enough(selection, measured.num_examples)
 
     def _check_classes(self, selection: Selection, measured: Measured) -> None:
         """Warn of classes that no row trains."""

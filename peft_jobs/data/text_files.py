@@ -7,9 +7,11 @@ and a missing key are None.
 
 import csv
 import gzip
+import hashlib
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -42,6 +44,18 @@ def read_text_files(paths: Sequence[Path], kind: str, entry: Path) -> Dataset:
     if not entry.is_dir():
         write_once(entry, lambda folder: _write(paths, READERS[kind], folder / "rows.arrow"))
     return Dataset.from_file(str(entry / "rows.arrow"))
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, in hex; read again only when its size or time has changed."""
+    status = path.stat()
+    return _digest(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(paths: Sequence[Path], read: "Reader", target: Path) -> None:

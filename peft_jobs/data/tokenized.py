@@ -5,11 +5,9 @@ tokenizer, max_length, classes). It is written aside and renamed, so it is whole
 of two processes that write the same entry at once either may win.
 """
 
-import hashlib
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -20,20 +18,26 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.data.classes import by_class, labels_of
+from peft_jobs.data.fingerprints import template_fingerprint, tokenizer_fingerprint
 from peft_jobs.data.labels import Labels
-from peft_jobs.data.selection import Selection, bad_rows, select, told
+from peft_jobs.data.selection import (
+    Selection,
+    all_too_long,
+    bad_rows,
+    check_contexts,
+    check_enough,
+    select,
+    told,
+)
 from peft_jobs.data.sources import Rows
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
-from peft_jobs.storage.files import canonical_json, write_once
+from peft_jobs.spec import TrialSpec
+from peft_jobs.storage.files import canonical_json, sha256, write_once
 from peft_jobs.tasks import TASKS, Encoder, Example
-from peft_jobs.tasks.chat import template_of
 
 log = logging.getLogger(__name__)
 
-MIN_EXAMPLES = 2
-"""One row alone is memorised, or decides alone which trial is the best."""
 FORMAT = 4
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
@@ -99,16 +103,12 @@ def load_data(
     found: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
     for split, selection in selections.items():
-        name = _sha256(canonical_json([*content, selection.fingerprint]))
+        name = sha256(canonical_json([*content, selection.fingerprint]))
         entry = cache_dir / "tokens" / name[:32]
         if not entry.is_dir():
             write_once(entry, partial(_tokenise, spec, tokenizer, selection, labels))
         found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
-        if len(found[split]) < MIN_EXAMPLES and split != "test":
-            raise DataError(
-                f"data.{split} must have at least {MIN_EXAMPLES} examples, got "
-                f"{len(found[split])} of {selection.rows.origin}"
-            )
+        check_enough(selection, len(found[split]))
     return TokenizedData(
         found["train"],
         found["validation"],
@@ -121,45 +121,6 @@ def load_data(
             "template": template,
         },
     )
-
-
-def check_contexts(spec: TrialSpec, train: Selection) -> None:
-    """Raise SpecError if a held-out share has questions on contexts that are trained on."""
-    if not isinstance(spec.task, QuestionAnsweringSpec) or train.share is None:
-        return
-    names = train.rows.dataset.column_names
-    if spec.data.group_by is not None or spec.task.context not in names:
-        return
-    contexts = train.rows.dataset[spec.task.context]
-    if len(set(contexts)) < len(contexts):
-        raise SpecError(
-            "data.group_by: several questions share a context, which would be trained on and "
-            f"validated on; write group_by: {spec.task.context}"
-        )
-
-
-def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of how a row becomes tokens and which of them count: task, chat template, max_length."""
-    forms = spec.data.model_dump(mode="json", include=set(spec.data.LATER))
-    task = spec.task.model_dump(mode="json") | forms
-    chatty = task.get("messages") is not None or task.get("use_chat_template")
-    chat_template = template_of(tokenizer, task.get("chat_template")) if chatty else None
-    return _sha256(canonical_json([task, spec.data.max_length, chat_template]))
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of what the tokenizer does, wherever it was loaded from and whatever it did last."""
-    named = {**tokenizer.special_tokens_map, "tgt_lang": getattr(tokenizer, "tgt_lang", None)}
-    special = canonical_json({name: str(token) for name, token in named.items()})
-    if tokenizer.is_fast:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        # The last call's truncation and padding are stored in it.
-        content = {k: v for k, v in content.items() if k not in ("truncation", "padding")}
-        return _sha256(canonical_json(content) + special)
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return _sha256("".join(_sha256(path.read_bytes()) for path in files) + special)
 
 
 def row_encoder(
@@ -187,8 +148,12 @@ def _tokenise(
     """Write the examples of `selection` into `folder`, with what was dropped."""
     task, rows = TASKS[spec.task.type], selection.rows
     bad = bad_rows(rows, spec.data, task, spec.task, labels)
-    if bad and spec.data.on_bad_row == "error":
-        raise DataError(told(rows, bad))
+
+    def refuse_bad() -> None:
+        if bad and spec.data.on_bad_row == "error":
+            raise DataError(told(rows, bad))
+
+    refuse_bad()
     encode = row_encoder(spec, tokenizer, rows, labels)
     chosen = selection.numbers()
     unusable = {number - 1 for numbers in bad.values() for number in numbers}
@@ -201,8 +166,7 @@ def _tokenise(
 
     def encode_batch(rows_by_column: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         found = batch(rows_by_column, indices)
-        if bad and spec.data.on_bad_row == "error":
-            raise DataError(told(rows, bad))
+        refuse_bad()
         return found
 
     examples = rows.dataset.select(numbers).map(
@@ -216,14 +180,9 @@ def _tokenise(
         new_fingerprint=folder.name.strip("."),
     )
     if len(examples) == 0:
-        raise DataError(
-            told(rows, bad)
-            if bad and not dropped
-            else (
-                f"{rows.origin}: none of {len(numbers)} rows has a supervised token within "
-                f"data.max_length = {spec.data.max_length}; raise it or shorten the prompt"
-            )
-        )
+        if bad and not dropped:
+            raise DataError(told(rows, bad))
+        raise all_too_long(selection, len(numbers), spec.data.max_length)
     examples.save_to_disk(str(folder))
     shutil.rmtree(scratch)
     chosen_rows = {number + 1 for number in chosen}
@@ -287,7 +246,3 @@ def _load(entry: Path, selection: Selection, max_length: int) -> tuple[Dataset, 
             told(selection.rows, bad),
         )
     return dataset, dropped
-
-
-def _sha256(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

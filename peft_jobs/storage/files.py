@@ -4,6 +4,7 @@ Who may read them is the umask's to say, as for any file that is simply opened; 
 for its owner alone (safetensors) is given the usual permissions.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -82,6 +83,11 @@ def follow_umask(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def sha256(content: str | bytes) -> str:
+    """Of a text or of bytes, in hex."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
