@@ -165,10 +165,11 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
         named = name.rpartition(".")[2] in HEADS
         if (outside or named or module is output) and any(True for _ in module.parameters()):
             found.append(name)
-    return tuple(sorted(name for name in found if not _inside(name, found)))
+    return tuple(sorted(name for name in found if not inside(name, found)))
 
 
-def _inside(name: str, others: Sequence[str]) -> bool:
+def inside(name: str, others: Sequence[str]) -> bool:
+    """Whether a module lies in one of `others`, by its full name, and is none of them."""
     return any(name.startswith(f"{other}.") for other in others)
 
 

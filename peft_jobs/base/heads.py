@@ -8,6 +8,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from peft_jobs.base.architecture import inside
 from peft_jobs.randomness import ADAPTER, key
 from peft_jobs.tasks.task import base_of
 
@@ -26,9 +27,8 @@ def topmost_modules(model: nn.Module, parameters: Iterable[str]) -> tuple[str, .
     missing = set(parameters)
     found: list[str] = []
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{other}.") for other in found)
         own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
-        if name and own and own <= missing and not inside:
+        if name and own and own <= missing and not inside(name, found):
             found.append(name)
     return tuple(sorted(found))
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import HfQuantizer
 
-from peft_jobs.base.architecture import head_modules, skeleton
+from peft_jobs.base.architecture import head_modules, inside, skeleton
 from peft_jobs.base.quantization import QUANTIZED, bnb_config
 from peft_jobs.base.stored_quantization import check_stored, stored_quantization
 from peft_jobs.spec import ModelSpec, QuantizationSpec, TaskSpec
@@ -61,7 +61,7 @@ def weight_shares(model: PreTrainedModel) -> WeightShares:
     heads, seen = head_modules(model), set()
     quantized, left = 0, Counter[str]()
     for name, module in model.named_modules():
-        is_head = any(name == head or name.startswith(f"{head}.") for head in heads)
+        is_head = name in heads or inside(name, heads)
         for own, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:
                 continue

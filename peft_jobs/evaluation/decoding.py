@@ -87,7 +87,7 @@ def turn_ends(
     inside: set[int] = set()
     for reference in references:
         written = list(reference)
-        while written and written[-1] not in special and not text_of(tokenizer, written[-1:]):
+        while written and written[-1] not in special and not answer_text(tokenizer, written[-1:]):
             written.pop()
         if written and written[-1] in special:
             ends.add(written.pop())
@@ -95,7 +95,7 @@ def turn_ends(
     return frozenset(ends - inside)
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     """An answer's text: without special tokens, and without white space around it."""
     return str(tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 

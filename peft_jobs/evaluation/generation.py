@@ -21,7 +21,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from peft_jobs.base.positions import stated_limit, table_length
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.evaluation.custom_metrics import checked, load_metric
-from peft_jobs.evaluation.decoding import Decoding, decoding_of, text_of, without_own_settings
+from peft_jobs.evaluation.decoding import Decoding, answer_text, decoding_of, without_own_settings
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.tasks import IGNORED
 from peft_jobs.tasks.task import mask, pad
@@ -46,7 +46,7 @@ def generation_metrics(
     prompts = [prompt for prompt, _ in pairs]
     decoding = decoding_of(model, tokenizer, [reference for _, reference in pairs], chat)
     answers = generate(model, tokenizer, prompts, spec.max_new_tokens, batch_size, decoding)
-    references = [text_of(tokenizer, reference) for _, reference in pairs]
+    references = [answer_text(tokenizer, reference) for _, reference in pairs]
     found: dict[str, float] = {}
     for metric in spec.metrics:
         found |= _METRICS[metric](answers, references)
@@ -125,7 +125,7 @@ def generate(
             )
         new = written[:, tokens_BS.shape[1] :] if decoder else written
         for number, answer in zip(numbers, new.tolist(), strict=True):
-            answers[number] = text_of(tokenizer, answer)
+            answers[number] = answer_text(tokenizer, answer)
     return answers
 
 

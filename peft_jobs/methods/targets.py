@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peft_jobs.base.architecture import head_modules, skeleton
+from peft_jobs.base.architecture import head_modules, inside, skeleton
 from peft_jobs.base.text_reach import unreached_modules
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, TaskSpec
@@ -149,8 +149,7 @@ def trainable_places(
     return tuple(
         name
         for name in names
-        if name not in unreached
-        and not any(name == part or name.startswith(f"{part}.") for part in outside)
+        if name not in unreached and name not in outside and not inside(name, outside)
     )
 
 

@@ -161,10 +161,8 @@ def _is_learned(message: Message, usual: Message) -> bool:
 def _tools(row: Row, column: str) -> list[Message] | None:
     """The tools of a row, in the form that templates expect."""
     cell = row[column]
-    found = structure_of(cell) if cell != "" else []
+    found = [] if cell is None or cell == "" else structure_of(cell)
     tools = [structure_of(tool) for tool in found] if isinstance(found, list) else None
-    if tools is None and found is None:
-        return None
     if tools is None or not all(isinstance(tool, Mapping) for tool in tools):
         raise DataError(f"column {column!r} must hold a list of tools, or its JSON text")
     return [

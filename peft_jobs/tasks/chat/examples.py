@@ -7,12 +7,14 @@ bos and eos stand once where template and data write them twice in a row.
 import logging
 import re
 from dataclasses import replace
+from typing import get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import CausalLMSpec
 from peft_jobs.spec.cells import json_text
+from peft_jobs.spec.data import Role
 from peft_jobs.tasks.chat.conversation import (
     REASONING,
     Conversation,
@@ -27,7 +29,7 @@ from peft_jobs.tasks.tokenizer_pieces import special_tokens
 
 log = logging.getLogger(__name__)
 
-_USUAL_ROLES = {"system", "developer", "user", "assistant", "tool"}
+_USUAL_ROLES = set(get_args(Role))
 _USUAL_KEYS = {"role", "content", "id", "tool_call_id", *REASONING}
 
 
@@ -79,13 +81,13 @@ def _written(
 ) -> Written:
     """With the arguments of tools as mappings, or as JSON for templates that take only text."""
     calls = [c["function"] for m in conversation.messages for c in m.get("tool_calls", ())]
+    if not calls:
+        return written_turns(template, conversation, special)
     messages = [_with_text_arguments(message) for message in conversation.messages]
     as_text = replace(conversation, messages=messages)
     try:
         written = written_turns(template, conversation, special)
     except OF_TEMPLATES as error:
-        if not calls:
-            raise
         try:
             return written_turns(template, as_text, special)
         except OF_TEMPLATES:

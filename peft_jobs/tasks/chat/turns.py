@@ -75,14 +75,11 @@ class _Turns:
         self.template, self.messages, self.text, self.special = template, messages, text, special
         self.atom = re.compile(f"{special.pattern}|{MARKER}")
         self.ends = re.compile(rf"{special.pattern}|\n")
-        self.are_signed = OPEN in text
 
     def of_marks(self, marks: Sequence[Span]) -> dict[int, list[Span]]:
         """The marked spans of each turn: that of the sign in it, or else of the last one before."""
         found: dict[int, list[Span]] = {}
-        ends = (
-            {end_of(self.text, n): n for n in range(len(self.messages))} if self.are_signed else {}
-        )
+        ends = {end_of(self.text, number): number for number in range(len(self.messages))}
         talks = talks_of(self.messages)
         turn = talks[0]
         for start, end in marks:
