@@ -49,6 +49,15 @@ def test_a_turn_that_is_not_to_be_learned_is_context(key: str) -> None:
         supervised([user("Hi"), {**bad, key: 0}])
 
 
+@pytest.mark.parametrize("key", ["loss_mask", "loss_weight", "masked", "trainable", "train_detail"])
+def test_other_keys_that_speak_of_the_loss_are_refused(key: str) -> None:
+    talk = [user("Hi"), {**assistant("GO AWAY"), key: 0}, user("Sorry?"), assistant("Hello!")]
+    with pytest.raises(DataError, match=rf"message 2 .* has {key}, which cannot be obeyed; write"):
+        supervised(talk)
+    talk[1] = {**assistant("Well"), key: None}
+    assert supervised(talk) == ["Well<|im_end|>\n", "Hello!<|im_end|>\n"]
+
+
 def test_marks_of_a_template_are_obeyed_with_weights() -> None:
     words = (
         "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
