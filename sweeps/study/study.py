@@ -21,6 +21,7 @@ from sweeps.spec.metrics import numbers
 from sweeps.study.asker import NOT_LAUNCHED, Asker, Point
 from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import retry
+from sweeps.study.lease import Holder, read_lease
 from sweeps.study.pruning import rung_records, should_stop
 from sweeps.study.transaction import Changes
 
@@ -53,6 +54,11 @@ class SweepStudy:
     def key(self) -> str:
         """Tells this sweep from others of its name in other studies."""
         return str(self.optuna.user_attrs["key"])
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who drives the sweep, dead or alive; None if nobody has since the last one ended."""
+        return read_lease(self.storage.engine, self.spec.name)
 
     def take_over(self, seen: Mapping[str, Any] | None = None) -> None:
         """Become the sweep's driver: take up what an earlier one left.
