@@ -8,11 +8,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from peft_jobs.errors import SpecError
-from peft_jobs.spec.adapters import AdapterSpec, LoraSpec, carried, going_on
+from peft_jobs.spec.adapters import CONTINUATION, AdapterSpec, LoraSpec, carried, going_on
 from peft_jobs.spec.data import DataSpec
 from peft_jobs.spec.fields import (
     Count,
@@ -50,6 +50,12 @@ def _set(tree: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{name} is no path in a trial: {parent} holds a value")
         node[leaf] = value
     return tree
+
+
+def _in_continuation(reason: str, point: Mapping[str, Any]) -> ValidationError:
+    told = PydanticCustomError(CONTINUATION, "{reason}", {"reason": reason})
+    at: InitErrorDetails = {"type": told, "loc": ("adapter",), "input": dict(point)}
+    return ValidationError.from_exception_data(TrialSpec.__name__, [at])
 
 
 class ModelSpec(Section):
@@ -205,8 +211,8 @@ class TrialSpec(Section):
 
         A method other than this spec's starts from that method's own defaults, and from what
         `carried` takes over to it; `adapter.from` from the saved adapter. Raises pydantic's
-        ValidationError, also for a name that is no path in the spec, and SpecError for what
-        contradicts a saved adapter.
+        ValidationError, also for what contradicts a saved adapter, and ValueError for a name that
+        is no path in the spec.
         """
         tree = self.model_dump(mode="json")
         another = params.get("adapter.method", self.adapter.method) != self.adapter.method
@@ -215,7 +221,7 @@ class TrialSpec(Section):
         try:
             section = going_on(self.adapter, _set({}, point))
         except SpecError as error:
-            raise SpecError(f"{prefix}from: {error}") from error
+            raise _in_continuation(str(error), point) from error
         if section is not None:
             tree["adapter"], another = section, False
             params = {k: v for k, v in params.items() if not k.startswith(prefix)}

@@ -52,6 +52,7 @@ from peft_jobs.storage.saved_adapter import (
 
 __all__ = [
     "ADAPTERS",
+    "CONTINUATION",
     "OTHERS",
     "OWN",
     "REFUSED",

@@ -6,6 +6,7 @@ a part of the spec: an adapter that has changed makes another trial. A spec with
 complete, and is read on machines that do not have the adapter.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -130,7 +131,7 @@ def agreeing(
     Raises SpecError for what is given and contradicts it, naming both values.
     """
     section = sections[own["method"]]
-    found, differing = dict(own), []
+    found, differing = dict(own), {}
     kept = section.model_validate({k: v for k, v in own.items() if k != FROM})
     for name, value in given.items():
         if name == "method":
@@ -143,9 +144,9 @@ def agreeing(
         else:
             is_same = _is_same(name, value, kept)
         if not is_same:
-            differing.append((name, value))
+            differing[name] = value
     if differing:
-        raise SpecError(_contradiction(own, differing))
+        raise SpecError(_contradiction(kept, differing, own[FROM]["name_or_path"]))
     return found
 
 
@@ -164,16 +165,22 @@ def _beside_heads(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in _USUAL_HEADS]
 
 
-def _contradiction(own: Mapping[str, Any], differing: list[tuple[str, Any]]) -> str:
-    told = []
-    for name, value in differing:
+def _contradiction(kept: Adapter, differing: Mapping[str, Any], where: str) -> str:
+    there, told = kept.model_dump(mode="json"), []
+    for name, value in differing.items():
         if name in _BEGINNINGS:
-            told.append(f"{name} {value} begins a new adapter")
+            told.append(f"{name} {_shown(value)} begins a new adapter")
         else:
-            told.append(f"{name} is {own.get(name, 'not set')} there and {value} here")
-    names = ", ".join(f"adapter.{name}" for name, _ in differing)
-    where = own[FROM]["name_or_path"]
+            told.append(f"{name} is {_shown(there.get(name, []))} there and {_shown(value)} here")
+    names = ", ".join(f"adapter.{name}" for name in differing)
     return (
         f"{where} contradicts what is written or sampled: {'; '.join(told)}; leave out {names}, or "
         "begin anew without adapter.from"
     )
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if type(value) is float else json.dumps(value, default=str)
