@@ -144,40 +144,48 @@ def load_weights(model: Any, saved: SavedAdapter, whole: Sequence[str]) -> None:
     """
     if isinstance(model, PeftModel):
         own = get_peft_model_state_dict(model, save_embedding_layers=False)
-        heads = [f"{PREFIX}{name}." for name in whole]
-        set_peft_model_state_dict(model, {**own, **read_weights(saved, own, heads)})
+        set_peft_model_state_dict(model, {**own, **read_weights(saved, own, whole)})
         return
     own = {name: p for name, p in model.base_model.named_parameters() if p.requires_grad}
-    found = read_weights(saved, own, [f"{name}." for name in whole])
-    model.base_model.load_state_dict(found, strict=False)
+    model.base_model.load_state_dict(read_weights(saved, own, whole), strict=False)
 
 
 def read_weights(
-    saved: SavedAdapter, own: Mapping[str, Tensor], heads: Sequence[str]
+    saved: SavedAdapter, own: Mapping[str, Tensor], whole: Sequence[str]
 ) -> dict[str, Tensor]:
     """The tensors of a saved adapter, on the CPU, which must be those of a trial, `own`.
 
-    Those that begin with one of `heads` may be missing together: the adapter is another task's.
-    Raises SpecError.
+    Of the modules that are trained `whole`, one that the settings of the saved adapter do not name
+    may be missing: the head of a task that it does not know. Raises SpecError.
     """
     shapes = saved.shapes
+    named = saved.settings.get("modules_to_save") or saved.settings.get("whole") or ()
     lacking = own.keys() - shapes.keys()
-    for head in heads:
-        if not any(name.startswith(head) for name in shapes):
-            lacking = {name for name in lacking if not name.startswith(head)}
+    for name in set(whole) - set(named):
+        if not holds(saved, name):
+            lacking = {weight for weight in lacking if not _is_in(weight, name)}
     for names, words in ((shapes.keys() - own.keys(), "has"), (lacking, "lacks")):
         if names:
             raise SpecError(f"{_foreign(saved)}: it {words} {', '.join(sorted(names)[:3])}")
     for name, shape in shapes.items():
         if shape != tuple(own[name].shape):
             told = f"{name} is {list(shape)} there and {list(own[name].shape)} here"
-            if name.startswith(tuple(heads)):
+            if any(_is_in(name, module) for module in whole):
                 raise SpecError(
                     f"adapter.from: the head in {saved.folder} is of other classes than the data "
                     f"have: {told}"
                 )
             raise SpecError(f"{_foreign(saved)}: {told}")
     return dict(safetensors.torch.load_file(saved.folder / WEIGHTS_FILE))
+
+
+def holds(saved: SavedAdapter, module: str) -> bool:
+    """Whether a saved adapter has weights of a module that is trained whole."""
+    return any(_is_in(name, module) for name in saved.shapes)
+
+
+def _is_in(weight: str, module: str) -> bool:
+    return weight.removeprefix(PREFIX).startswith(f"{module}.")
 
 
 def _foreign(saved: SavedAdapter) -> str:

@@ -121,8 +121,7 @@ def _saved_values(adapter: LoraSpec, parts: Parts, fresh: Named) -> Named:
         for module, part in fresh
     }
     own = {name: fresh[place] for name, place in names.items()}
-    heads = [f"{PREFIX}{name}." for name in parts.whole]
-    found = read_weights(saved_adapter(adapter), own, heads)
+    found = read_weights(saved_adapter(adapter), own, parts.whole)
     return fresh | {names[name]: tensor.float() for name, tensor in found.items()}
 
 

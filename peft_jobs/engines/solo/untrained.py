@@ -18,7 +18,7 @@ from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.errors import OutOfMemory, SpecError
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.methods import METHODS
-from peft_jobs.methods.continuation import PREFIX
+from peft_jobs.methods.continuation import holds
 from peft_jobs.methods.setting import Setting
 from peft_jobs.spec import ModelSpec, TrialSpec
 from peft_jobs.spec.adapters import saved_adapter
@@ -36,7 +36,7 @@ def baseline(base: Base, spec: TrialSpec, data: TokenizedData) -> dict[str, floa
     Raises SpecError if memory is too small for them.
     """
     saved = None if spec.adapter.source is None else saved_adapter(spec.adapter)
-    if any(saved is None or not _holds(saved, name) for name in fresh_modules(base.model)):
+    if any(saved is None or not holds(saved, name) for name in fresh_modules(base.model)):
         return {}
     try:
         with _begun(base, spec, data.train) as model:
@@ -64,7 +64,7 @@ def check_continues(setting: Setting, data: TokenizedData) -> None:
             "adapter.from: %s was trained on the base %s, and goes on on %s",
             *(saved.folder, trained_on, model.name_or_path),
         )
-    if data.classes and any(_holds(saved, name) for name in setting.whole):
+    if data.classes and any(holds(saved, name) for name in setting.whole):
         _check_classes(saved, [str(name) for name in data.classes])
     with _begun(setting.base, setting.spec, data.train):
         pass
@@ -97,11 +97,6 @@ def _begun(base: Base, spec: TrialSpec, rows: Dataset) -> Iterator[Any]:
         yield model
     finally:
         method.detach(model)
-
-
-def _holds(saved: SavedAdapter, module: str) -> bool:
-    """Whether a saved adapter has weights of a module that is trained whole."""
-    return any(name.startswith((f"{PREFIX}{module}.", f"{module}.")) for name in saved.shapes)
 
 
 def _is_same(name: str, model: ModelSpec) -> bool:
