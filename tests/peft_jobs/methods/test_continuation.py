@@ -11,14 +11,20 @@ import pytest
 import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, get_scheduler
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    get_scheduler,
+)
 
+from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.solo.adapter_export import merge_adapter, score_adapter
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import DataError, SpecError
+from peft_jobs.methods import METHODS, load_adapter
 from peft_jobs.spec import TrialSpec
 from tests.peft_jobs.contracts.test_method_runs import CASES, some
 from tests.support.packed_runs import run_all
@@ -413,3 +419,65 @@ def test_a_spec_that_was_written_over_by_hand_is_told(
     tree["adapter"]["lora_alpha"] = 99
     with pytest.raises(SpecError, match="lora_alpha is 12 there and 99"):
         engine.check(TrialSpec.model_validate(tree))
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_a_quantized_base_computes_what_plain_peft_computes_on_it(
+    make: Make, llama_base: Any, plain_adapter: Path, scheme: str
+) -> None:
+    spec = make(**{"adapter.from": str(plain_adapter), "quantization.scheme": scheme})
+    base = llama_base(scheme)
+    before = base.state_hash()
+    model = METHODS["lora"].attach(base, spec)
+    found = logits(model)
+    METHODS["lora"].detach(model)
+    assert base.state_hash() == before
+    snapshot = Snapshot.of(base.model)
+    expected = logits(load_adapter(base.model, plain_adapter))
+    snapshot.restore()
+    assert torch.equal(found, expected)
+
+
+def test_a_plain_classifier_of_peft_goes_on_with_its_head(
+    engine: SoloEngine, make: Make, tiny_bert_path: Path, tmp_path: Path
+) -> None:
+    """PEFT writes two names of heads for every classifier, of which this base has one."""
+    config = LoraConfig(r=4, target_modules=["query"], task_type="SEQ_CLS")
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_bert_path, num_labels=2)
+    model = get_peft_model(base, config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+    model.save_pretrained(str(tmp_path / "plain"))
+    settings = json.loads((tmp_path / "plain" / "adapter_config.json").read_text())
+    assert settings["modules_to_save"] == ["classifier", "score"]
+    spec = make(bert=True, **{"adapter.from": str(tmp_path / "plain")})
+    begun = engine.prepare(spec, []).baseline
+    _, data = engine.check(spec)
+    fresh = AutoModelForSequenceClassification.from_pretrained(tiny_bert_path, num_labels=2)
+    plain = PeftModel.from_pretrained(fresh, str(tmp_path / "plain")).eval()
+    with torch.no_grad():
+        losses = [
+            plain(
+                input_ids=torch.tensor([row["input_ids"]]),
+                labels=torch.tensor([row["label"]]),
+            ).loss.item()
+            for row in data.validation
+        ]
+    assert begun["validation/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_weights_in_half_precision_are_trained_in_float32(
+    make: Make, llama_base: Any, plain_adapter: Path, tmp_path: Path
+) -> None:
+    folder = Path(copy_with(plain_adapter, tmp_path / "half"))
+    weights = folder / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file({n: v.bfloat16() for n, v in tensors.items()}, weights)
+    base = llama_base("none")
+    model = METHODS["lora"].attach(base, make(**{"adapter.from": str(folder)}))
+    trained = {n.replace(".default.", "."): p for n, p in model.named_parameters()}
+    for name, value in tensors.items():
+        assert trained[name].dtype == torch.float32
+        assert torch.equal(trained[name], value.bfloat16().float())
+    METHODS["lora"].detach(model)
