@@ -136,6 +136,20 @@ def test_points_may_choose_among_adapters_and_those_are_watched(
         ask_on()
 
 
+def test_what_a_fresh_adapter_needs_may_be_sampled_for_it_alone(
+    open_study: Callable[..., SweepStudy], tmp_path: Path
+) -> None:
+    saved = write_saved(tmp_path / "one")
+    fresh = {"choices": [16, 32], "when": "adapter.from == null"}
+    parameters = {"adapter.from": {"choices": [None, saved]}, "adapter.r": fresh}
+    study = open_study(space={"parameters": parameters}, sampler="grid", budget={"n_trials": 3})
+    found = set()
+    while (point := study.ask()) is not None:
+        adapter: Any = point.spec.adapter
+        found.add((adapter.source is None, adapter.r))
+    assert found == {(True, 16), (True, 32), (False, 4)}
+
+
 def test_what_is_sampled_and_contradicts_the_adapter_is_a_mistake_of_the_file(
     sweep: Sweep, tmp_path: Path
 ) -> None:
