@@ -26,7 +26,8 @@ from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.results.plots import write_plots
 from sweeps.results.reports import write_reports
 from sweeps.spec import SweepSpec
-from sweeps.spec.plan import resolve, variants
+from sweeps.spec.identity import adapter_key
+from sweeps.spec.plan import resolve, sources, variants
 from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease
 from sweeps.study.study import SweepStudy
@@ -101,7 +102,8 @@ def _launch(
             prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
-            study.take_over({part: prepared.provenance.get(part) for part in COMPARABLE})
+            seen = {part: prepared.provenance.get(part) for part in COMPARABLE}
+            study.take_over(seen | {adapter_key(name): sha for name, sha in sources(spec).items()})
             study.on_wait = callbacks.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
             study.optuna.set_user_attr("majority", prepared.majority)

@@ -24,7 +24,8 @@ class Prepared(BaseModel):
     train_rows: int
     """Rows that one epoch of a trial sees, after the subset."""
     baseline: dict[str, float] = {}
-    """Validation metrics of the base without an adapter."""
+    """Validation metrics of what trials begin with: the base without an adapter, or with the saved
+    one that they go on from."""
     class_counts: dict[str, int] = {}
     """Training rows of each class, or words of each tag, after the subset."""
     majority: dict[str, float] = {}

@@ -66,18 +66,21 @@ class Leaderboard:
     direction: str
     rows: tuple[Row, ...]
     baseline: float | None
-    """The objective of the base without an adapter."""
+    """The objective of what trials begin with, before any training."""
     shown: tuple[str, ...] = ()
     """Of a row's `numbers`, what gets a column beside those that every table has."""
     majority: float | None = None
     """The objective of the majority class of the training rows, or the error of their mean."""
+    goes_on: bool = False
+    """Whether the baseline has the saved adapter that trials go on from; otherwise it is the base
+    without an adapter."""
 
     @property
     def references(self) -> dict[str, float]:
         """The objective of what a winner must beat, by the words for it."""
         mean = self.metric.endswith(("/mse", "/loss"))  # a majority class has neither
         found = {
-            "base without adapter": self.baseline,
+            "adapter before training" if self.goes_on else "base without adapter": self.baseline,
             "mean of the training rows" if mean else "majority class": self.majority,
         }
         return {words: value for words, value in found.items() if value is not None}
@@ -110,8 +113,9 @@ class Leaderboard:
 
     def to_json(self) -> dict[str, Any]:
         known = asdict(self)
-        if self.majority is None:  # as earlier versions have recorded it
-            del known["majority"]
+        for name, absent in (("majority", None), ("goes_on", False)):
+            if known[name] is absent:  # as earlier versions have recorded it
+                del known[name]
         return {**known, "varying": self.varying}
 
 
@@ -143,6 +147,7 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
         tuple(ranked),
         baseline,
         majority=majority,
+        goes_on=study.spec.trial.adapter.source is not None,
     )
 
 

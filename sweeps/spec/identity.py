@@ -24,6 +24,11 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
     }
 
 
+def adapter_key(name: str) -> str:
+    """The name of a saved adapter's content among what trials see."""
+    return f"adapter {name}"
+
+
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """One line per leaf that has changed."""
     return "\n".join(

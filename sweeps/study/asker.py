@@ -14,13 +14,14 @@ import optuna
 from optuna.trial import Trial, TrialState
 from pydantic import ValidationError
 
-from peft_jobs import Kind, TrialSpec, faults
+from peft_jobs import Kind, SpecError, TrialSpec, faults
 from peft_jobs.spec.dotted import flatten
 from peft_jobs.spec.mistakes import mistakes
 from search_spaces import Params, SpaceError
 from search_spaces.values import Scalar
 from sweeps.search.samplers import SamplerSpec, make_sampler
 from sweeps.spec import SweepSpec
+from sweeps.spec.identity import adapter_key
 from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.draws import Drawn, draw
 from sweeps.study.transaction import Changes
@@ -103,7 +104,7 @@ class Asker:
         attempt = int(known["attempt"]) + 1
         changes = Changes(user_attrs={"attempt": attempt, "started_at": time.time()})
         self._write(lambda: self._ledger.write(trial._trial_id, changes))
-        spec = self._spec.trial.with_params(known["params"])
+        spec = self._trial_spec(known["params"])
         return trial, Point(
             number,
             attempt,
@@ -142,7 +143,7 @@ class Asker:
         try:
             params = self._draw(trial, changes)
             violated = self._spec.space.violated(params, self._base)
-            trial_spec = self._spec.trial.with_params(params)
+            trial_spec = self._trial_spec(params)
         except SpaceError as error:
             return self._turn_away(trial, changes, Kind.REJECTED, str(error))
         except ValidationError as error:
@@ -163,6 +164,18 @@ class Asker:
         self._write(lambda: self._ledger.write(trial._trial_id, changes))
         faults.passing("ask.recorded")
         return Point(trial.number, 1, params, trial_spec, retry_of=retry_of)
+
+    def _trial_spec(self, params: Params) -> TrialSpec:
+        """SpecError if a saved adapter is no longer the one that the sweep began with."""
+        spec = self._spec.trial.with_params(params)
+        if (source := spec.adapter.source) is not None:
+            seen = self._study.user_attrs.get("spec", {})
+            if seen.get(f"the {adapter_key(source.name_or_path)}", source.sha256) != source.sha256:
+                raise SpecError(
+                    f"adapter.from: {source.name_or_path} has changed since the sweep began: put "
+                    "it back, or give this sweep another name"
+                )
+        return spec
 
     def _draw(self, trial: Trial, changes: Changes) -> Params:
         """Draw the parameters of a trial into `changes`; each try starts from the same state."""

@@ -116,7 +116,8 @@ def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
         rungs = " and ".join(f"{rung:,}" for rung in plan["rungs"])
         words["pruned by"] = f"{plan['pruner']} at {rungs} samples" if rungs else "nothing"
         words["data"] = f"{plan['train_rows']:,} training rows"
-        words["base alone"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["baseline"].items())
+        begins = "base alone" if spec.trial.adapter.source is None else "adapter given"
+        words[begins] = ", ".join(f"{k} {v:.4f}" for k, v in plan["baseline"].items())
         words["classes"] = classes(plan["class_counts"])
         words["majority"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["majority"].items())
     points = plan["distinct_points"]

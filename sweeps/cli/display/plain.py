@@ -88,7 +88,9 @@ def plan(spec: SweepSpec, prepared: Prepared) -> dict[str, str]:
     }
     metric = spec.objective.metric
     if metric in prepared.baseline:
-        words["baseline"] = f"{metric} {prepared.baseline[metric]:.4f} without an adapter"
+        goes_on = spec.trial.adapter.source is not None
+        told = "of the adapter before training" if goes_on else "without an adapter"
+        words["baseline"] = f"{metric} {prepared.baseline[metric]:.4f} {told}"
     if prepared.class_counts:
         words["classes"] = classes(prepared.class_counts)
     if metric in prepared.majority:
