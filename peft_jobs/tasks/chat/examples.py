@@ -6,6 +6,7 @@ bos and eos stand once where template and data write them twice in a row.
 
 import logging
 import re
+from bisect import bisect
 from dataclasses import replace
 from typing import get_args
 
@@ -22,6 +23,7 @@ from peft_jobs.tasks.chat.conversation import (
     conversation_of,
     says,
 )
+from peft_jobs.tasks.chat.signs import Span
 from peft_jobs.tasks.chat.template import OF_TEMPLATES, ChatTemplate, template_of
 from peft_jobs.tasks.chat.turns import Written, written_turns
 from peft_jobs.tasks.task import IGNORED, Encoder, Example, Row
@@ -126,8 +128,8 @@ def _example(
     tokens = [ids[n] for n in kept][:max_length]
     offsets = [found["offset_mapping"][n] for n in kept][:max_length]
     labels = [
-        token if _is_written(first, last, written) else IGNORED
-        for token, (first, last) in zip(tokens, offsets, strict=True)
+        token if is_written else IGNORED
+        for token, is_written in zip(tokens, _written_tokens(offsets, written), strict=True)
     ]
     labels[:1] = [IGNORED]
     if all(label == IGNORED for label in labels):
@@ -138,13 +140,18 @@ def _example(
     return {"input_ids": tokens, "labels": labels, "num_bytes": num_bytes}
 
 
-def _is_written(first: int, last: int, written: Written) -> bool:
-    """Whether a token, by its characters, is supervised; some tokenizers say of white space that
+def _written_tokens(offsets: list[Span], written: Written) -> list[bool]:
+    """Whether each token, by its characters, is supervised; some tokenizers say of white space that
     it has none."""
-    if first == last:
+    ends = [end for _, end in written.spans]
+    found = []
+    for first, last in offsets:
+        span = bisect(ends, first)  # the first that ends behind the token's beginning
+        start = written.spans[span][0] if span < len(ends) else len(written.text)
         around = written.text[max(0, first - 1) : first + 1]
-        return around != around.strip() and any(s < first < e for s, e in written.spans)
-    return any(first < end and last > start for start, end in written.spans)
+        blank = first == last and around != around.strip() and start < first
+        found.append(blank or (first < last and start < last))
+    return found
 
 
 def _without_eos(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Conversation:

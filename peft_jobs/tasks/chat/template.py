@@ -76,6 +76,8 @@ class ChatTemplate:
     """Whether content is given as a list of parts: templates of vision models drop plain text."""
     knows_developer: bool = True
     """Whether the role developer comes through; it is OpenAI's newer word for system."""
+    always_prompts: bool = False
+    """Whether the prompt to answer is written unasked, or never: both are the same to it."""
 
     @classmethod
     def find(
@@ -88,7 +90,11 @@ class ChatTemplate:
             raise SpecError("task.chat_template: the tokenizer has several, name one of them")
         found = cls(tokenizer, own, tools)
         found = replace(found, as_parts=not found._prints_text())
-        return replace(found, knows_developer=found._prints_developer())
+        return replace(
+            found,
+            knows_developer=found._prints_developer(),
+            always_prompts=found._prompts_alike(),
+        )
 
     @property
     def is_marked(self) -> bool:
@@ -136,6 +142,13 @@ class ChatTemplate:
 
     def _prints_developer(self) -> bool:
         return self.mentions("developer") and self._prints("developer")
+
+    def _prompts_alike(self) -> bool:
+        question = [{"role": "user", "content": "first"}]
+        try:
+            return self.render(question) == self.render(question, add_generation_prompt=True)
+        except OF_TEMPLATES:
+            return False
 
     def _prints(self, role: str) -> bool:
         asked = {"role": role, "content": "first"}
