@@ -53,7 +53,7 @@ def _text_kind(builder: DatasetBuilder) -> str | None:
             kinds.get(config.sep) if config.pd_read_csv_kwargs == usual.pd_read_csv_kwargs else None
         )
     if isinstance(builder, Json):
-        return "json" if config.field is None else None
+        return "jsonl" if config.field is None else None
     return "text" if isinstance(builder, Text) and config.sample_by == "line" else None
 
 

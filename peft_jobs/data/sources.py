@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from peft_jobs.data.hub import read_hub
 from peft_jobs.data.text_files import READERS, file_digest, read_text_files
 from peft_jobs.errors import DataError, GivenUp, SpecError
-from peft_jobs.spec import DEMO, FILE_FORMATS, Source, file_format
+from peft_jobs.spec import COMPRESSED, DEMO, FILE_FORMATS, Source, file_format
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.storage.object_store import cached, is_url
@@ -86,7 +86,8 @@ def _local_path(source: Source, split: str, cache_dir: Path) -> Path | None:
         raise SpecError(f"data.{split}: {source.path} is a folder; give one file of it")
     if Path(source.path).is_file():
         raise SpecError(
-            f"{source.path} must end in one of {', '.join(FILE_FORMATS)}, or .gz after one of them"
+            f"{source.path} must end in one of {', '.join(FILE_FORMATS)}; files of text may be "
+            f"compressed ({', '.join(COMPRESSED)} after one of them)"
         )
     return None
 
