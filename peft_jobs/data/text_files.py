@@ -9,6 +9,7 @@ import csv
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from datasets import Dataset
 from peft_jobs.data.text_lines import Lines, lines_of
 from peft_jobs.errors import DataError
 from peft_jobs.spec.cells import parse_json, text_of
-from peft_jobs.storage.files import write_once
+from peft_jobs.storage.files import sha256, write_once
 
 FORMAT = 2
 """Goes into every name: raise it when the content of an entry changes meaning."""
@@ -29,15 +30,30 @@ ROWS_AT_A_TIME = 10_000
 Cells = dict[str, str | None]
 
 
-def read_text_files(paths: Sequence[Path], kind: str, entry: Path) -> Dataset:
+@dataclass(frozen=True)
+class TextFormat:
+    """How files of text are read."""
+
+    kind: str
+    """One of READERS."""
+    encoding: str = "utf-8"
+    errors: str = "strict"
+    """What is done where a file is not in its encoding, as `bytes.decode` says it."""
+    delimiter: str = ","
+    columns: tuple[str, ...] = ()
+    """Of files of CSV without a header."""
+
+
+def read_text_files(paths: Sequence[Path], form: TextFormat, entry: Path) -> Dataset:
     """The rows of `paths`, one file after the other, memory-mapped from a folder beside `entry`.
 
-    `kind` is one of READERS; a file may be compressed by gzip, bzip2 or xz. The columns are those
-    of all rows, each of text. Raises DataError, with file and line, for what cannot be read.
+    A file may be compressed by gzip, bzip2 or xz. The columns are those of all rows, each of text.
+    Raises DataError, with file and line, for what cannot be read.
     """
-    entry = entry.with_name(f"{entry.name}-{kind}-{FORMAT}")
+    known = sha256(repr(form))[:8]
+    entry = entry.with_name(f"{entry.name}-{form.kind}-{known}-{FORMAT}")
     if not entry.is_dir():
-        write_once(entry, lambda folder: _write(paths, READERS[kind], folder / "rows.arrow"))
+        write_once(entry, lambda folder: _write(paths, form, folder / "rows.arrow"))
     return Dataset.from_file(str(entry / "rows.arrow"))
 
 
@@ -53,29 +69,25 @@ def _digest(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(paths: Sequence[Path], read: "Reader", target: Path) -> None:
+def _write(paths: Sequence[Path], form: TextFormat, target: Path) -> None:
+    def rows_of(path: Path) -> Iterator[Cells]:
+        return READERS[form.kind](path, lines_of(path, form.encoding, form.errors), form)
+
     columns: dict[str, None] = {}
     for path in paths:  # a key may come late: read once for the columns, once for the cells
-        for row in read(path, lines_of(path)):
+        for row in rows_of(path):
             columns.update(dict.fromkeys(row))
     schema = pa.schema([(name, pa.string()) for name in columns])
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
         for path in paths:
-            rows = read(path, lines_of(path))
+            rows = rows_of(path)
             while some := list(islice(rows, ROWS_AT_A_TIME)):
                 stream.write_batch(pa.RecordBatch.from_pylist(some, schema))
 
 
-def _jsonl(path: Path, lines: Lines) -> Iterator[Cells]:
-    """An object a line, though it be the only one; or what `_json` reads."""
-    return _json(path, lines, is_row=lambda _: True)
-
-
-def _json(
-    path: Path, lines: Lines, is_row: Callable[[Mapping[str, Any]], bool] | None = None
-) -> Iterator[Cells]:
-    """One list of objects or of texts, or one object with a list for each column; or JSON Lines,
-    where the only line is a row if `is_row`, or if it is flat."""
+def _json(path: Path, lines: Lines, form: TextFormat) -> Iterator[Cells]:
+    """JSON Lines, or one list of objects or of texts, or one object with a list for each column;
+    of the kind jsonl, an only line is a row whatever it holds."""
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return
@@ -86,7 +98,7 @@ def _json(
     if isinstance(value, Mapping):
         others = ((number, line) for number, line in lines if line.strip())
         second = next(others, None)
-        if second is not None or (is_row or _is_flat)(value):
+        if second is not None or form.kind == "jsonl" or _is_flat(value):
             for number, line in chain([first], [second] if second else [], others):
                 yield _cells(path, f"line {number}", _parsed(path, line.rstrip(), number - 1))
             return
@@ -148,10 +160,10 @@ def _cells(path: Path, where: str, row: Any) -> Cells:
     return cells
 
 
-def _csv(path: Path, lines: Lines) -> Iterator[Cells]:
+def _csv(path: Path, lines: Lines, form: TextFormat) -> Iterator[Cells]:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader((line for _, line in lines), strict=True)
-    header: list[str] | None = None
+    reader = csv.reader((line for _, line in lines), delimiter=form.delimiter, strict=True)
+    header = list(form.columns) or None
     try:
         for cells in reader:
             if not cells:
@@ -165,9 +177,9 @@ def _csv(path: Path, lines: Lines) -> Iterator[Cells]:
         raise DataError(text.partition(" - do you")[0]) from error
 
 
-def _tsv(path: Path, lines: Lines) -> Iterator[Cells]:
+def _tsv(path: Path, lines: Lines, form: TextFormat) -> Iterator[Cells]:
     """A line is a row: a cell is in quotes only where all of its line is well-formed with them."""
-    header: list[str] | None = None
+    header = list(form.columns) or None
     opened: int | None = None
     for number, line in lines:
         line = line.rstrip("\r\n")
@@ -201,7 +213,7 @@ def _opened(path: Path, number: int, line: str, opened: int | None) -> int | Non
     return None if '"' in quotes else opened
 
 
-def _text(path: Path, lines: Lines) -> Iterator[Cells]:
+def _text(path: Path, lines: Lines, form: TextFormat) -> Iterator[Cells]:
     for _, line in lines:
         if line.strip():
             yield {"text": line.rstrip("\r\n")}
@@ -225,10 +237,10 @@ def _named(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -
     return {name: cell or None for name, cell in zip(header, [*cells, *missing], strict=True)}
 
 
-Reader = Callable[[Path, Lines], Iterator[Cells]]
+Reader = Callable[[Path, Lines, TextFormat], Iterator[Cells]]
 READERS: dict[str, Reader] = {
     "json": _json,
-    "jsonl": _jsonl,
+    "jsonl": _json,
     "csv": _csv,
     "tsv": _tsv,
     "text": _text,

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import zlib
@@ -26,15 +27,21 @@ Lines = Iterator[tuple[int, str]]
 """Numbers, from 1, and texts of lines, each with the break that ends it."""
 
 
-def lines_of(path: Path) -> Lines:
-    """The lines of a file of UTF-8 text. Raises DataError for what cannot be read."""
+def lines_of(path: Path, encoding: str = "utf-8", errors: str = "strict") -> Lines:
+    """The lines of a file of text. Raises DataError for what cannot be read."""
+    number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(_broken(file), start=1):
-                yield number, (line.removeprefix(_BOM) if number == 1 else line).decode()
+            decoded: Iterable[str]
+            if encoding.lower() in ("utf-8", "utf8"):
+                decoded = (line.removeprefix(_BOM).decode(errors=errors) for line in _broken(file))
+            else:
+                decoded = io.TextIOWrapper(file, encoding, errors, newline="")
+            for number, line in enumerate(decoded, start=1):
+                yield number, line
     except UnicodeDecodeError as error:
-        text = f"{path}, line {number}: is no UTF-8 text; save the file as UTF-8"
-        raise DataError(text) from error
+        text = f"is no {encoding.upper()} text; save the file as UTF-8"
+        raise DataError(f"{path}, line {number + 1}: {text}") from error
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

@@ -306,3 +306,74 @@ def test_a_hub_data_set_of_text_files_is_read_as_it_stands(
     part = _from_hub(source, "train[:2]+test[-1:]", tmp_path)
     assert part.dataset.to_list() == [*rows[:2], rows[3]]
     assert part.fingerprint != _from_hub(source, "train", tmp_path).fingerprint
+
+
+CLASSES = (
+    "- name: {}\n    dtype:\n      class_label:\n        names:\n"
+    "          '0': neg\n          '1': pos\n"
+)
+TEXT = "- name: {}\n    dtype: string\n"
+NAMED = TEXT.format("q") + CLASSES.format("a")
+TAGGED = TEXT.format("q") + "- name: a\n    sequence:\n      class_label:\n"
+TAGGED += "        names:\n          '0': O\n          '1': B-X\n"
+DAY = "2024-05-05"
+TEXTS = TEXT.format("q") + TEXT.format("a")
+
+
+@pytest.mark.parametrize(
+    ("end", "options", "features", "content", "rows"),
+    [
+        ("csv", {"sep": ";"}, "", b"q;a\n007;NA\n5.50;1,5\n", [("007", "NA"), ("5.50", "1,5")]),
+        ("csv", {"sep": "\t"}, "", b"q\ta\n007\tNA\n", [("007", "NA")]),
+        ("csv", {"encoding": "latin-1"}, "", "q,a\né,1.10\n".encode("latin-1"), [("é", "1.10")]),
+        ("csv", {"encoding": "utf-16"}, "", "q,a\né,1.10\n".encode("utf-16"), [("é", "1.10")]),
+        ("csv", {"column_names": ["q", "a"]}, "", b"007,NA\n", [("007", "NA")]),
+        ("csv", {"keep_default_na": False}, "", b"q,a\n007,NA\n", [("007", "NA")]),
+        ("csv", {}, NAMED, b"q,a\n007,1\nNA,0\n", [("007", 1), ("NA", 0)]),
+        ("csv", {}, NAMED, b"q,a\n007,pos\n", [("007", 1)]),
+        ("jsonl", {}, TEXTS, b'{"q": "2024-05-05", "a": "1"}', [(DAY, "1")]),
+        ("jsonl", {}, TAGGED, b'{"q": "1.0", "a": [1, 0]}', [("1.0", [1, 0])]),
+    ],
+)  # fmt: skip
+def test_the_card_of_a_hub_data_set_changes_no_cell(
+    end: str,
+    options: dict[str, Any],
+    features: str,
+    content: bytes,
+    rows: list[tuple[Any, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = hub_rows(end, options, features, content, tmp_path, monkeypatch)
+    assert found.dataset.to_list() == [dict(zip("qa", row, strict=True)) for row in rows]
+    assert not caplog.records
+    if features and not isinstance(rows[0][1], str):
+        feature = found.dataset.features["a"]
+        assert getattr(feature, "feature", feature).names in (["neg", "pos"], ["O", "B-X"])
+
+
+def test_options_of_a_card_that_need_its_reader_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub_rows("csv", {"skiprows": 1}, "", b"# note\nq,a\n1,2\n", tmp_path, monkeypatch)
+    assert "read by their types, not as they stand" in caplog.text
+
+
+def hub_rows(
+    end: str,
+    options: dict[str, Any],
+    features: str,
+    content: bytes,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """The rows of a folder laid out as on the Hub, with a card."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+    files = [{"split": "train", "path": f"data/train.{end}"}]
+    configs = json.dumps([{"config_name": "default", "data_files": files, **options}])
+    info = "dataset_info:\n  features:\n  " + features.replace("\n-", "\n  -") if features else ""
+    (folder / "hub" / "data").mkdir(parents=True)
+    (folder / "hub" / "README.md").write_text(f"---\nconfigs: {configs}\n{info}---\n")
+    (folder / "hub" / "data" / f"train.{end}").write_bytes(content)
+    return _from_hub(Source(path=str(folder / "hub")), "train", folder)
