@@ -158,6 +158,22 @@ def test_white_space_that_a_tokenizer_trims_from_offsets_is_supervised() -> None
     assert text == "def f():\n     return  1<|im_end|>\n"
 
 
+def test_bytes_are_those_of_the_text_that_is_scored() -> None:
+    def num_bytes(talk: Any, template: str = CHATML, max_length: int = 4096) -> int:
+        tokenizer = tokenizer_for(template)
+        example: Any = TASKS["causal_lm"].encoder(tokenizer, SPEC, max_length, ())
+        return int(example({"messages": talk})["num_bytes"])
+
+    talk = [user("Ho"), assistant("H\u00e9!"), user("?"), assistant("Ja")]
+    assert num_bytes(talk) == (1 + 2 + 1) + 1 + 2 + 1  # a line behind <|im_end|>, which is none
+    prompt = 1 + len("user\nHo") + 2 + 1 + len("assistant\n")  # special tokens are one each
+    assert num_bytes(talk, max_length=prompt + 3) == 3  # H and the two bytes of the letter
+    bare = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    assert num_bytes([assistant("Hello!")], bare) == len("ello!")  # nothing predicts the first
+    thoughts = "<think>\na\n</think>\n\nJa"
+    assert num_bytes([user("Ho"), assistant(thoughts)]) == len(thoughts) + 1
+
+
 def test_what_is_no_text_is_a_mistake() -> None:
     with pytest.raises(DataError, match="half of a character"):
         supervised([user("Hi \ud83d"), assistant("Hello!")])
