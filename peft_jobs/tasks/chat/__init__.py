@@ -2,6 +2,7 @@
 
 conversation   the messages of a row, in the one form that templates know
 template       a chat template: the tokenizer's, or one of the task's own
+written_numbers   numbers as a data set writes them, through a template
 signs          where in a rendered conversation messages end
 tails          what a template writes behind a part of a conversation
 headers        where in it the header of an answer is

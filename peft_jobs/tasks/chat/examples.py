@@ -7,9 +7,9 @@ bos and eos stand once where template and data write them twice in a row.
 import logging
 import re
 from bisect import bisect
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
@@ -27,6 +27,7 @@ from peft_jobs.tasks.chat.conversation import (
 from peft_jobs.tasks.chat.signs import Span
 from peft_jobs.tasks.chat.template import OF_TEMPLATES, ChatTemplate, template_of
 from peft_jobs.tasks.chat.turns import Written, written_turns
+from peft_jobs.tasks.chat.written_numbers import WrittenNumbers
 from peft_jobs.tasks.task import IGNORED, Encoder, Example, Row
 from peft_jobs.tasks.tokenizer_pieces import special_tokens
 
@@ -96,8 +97,14 @@ def _written(
             return written_turns(template, as_text, special)
         except OF_TEMPLATES:
             raise error from None
-    printed = any(call["arguments"] and str(call["arguments"]) in written.text for call in calls)
+    printed = any(_as_python(c["arguments"]) in written.text for c in calls if c["arguments"])
     return written_turns(template, as_text, special) if printed else written
+
+
+def _as_python(arguments: Mapping[str, Any]) -> str:
+    """What a template prints that takes arguments for text."""
+    numbers = WrittenNumbers(among=arguments)
+    return numbers.written(str(numbers.stand_ins(arguments)))[0]
 
 
 def _with_text_arguments(message: Message) -> Message:

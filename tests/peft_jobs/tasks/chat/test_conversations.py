@@ -78,6 +78,26 @@ def test_arguments_are_objects_whichever_way_they_came(arguments: Any) -> None:
         assert supervised([user("Weather?"), turn]) == expected, turn
 
 
+NUMBERS = (
+    '{"price": 5.50, "list": [1e5, 1E-7, 5.500, 5.5, 0.0, 0.00], "max": 1e999, "none": -0, '
+    '"n": 12, "long": 12345678901234567890, "text": "5.50"}'
+)
+
+
+def test_numbers_of_arguments_are_as_they_are_written() -> None:
+    call = {"name": "order", "arguments": NUMBERS}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call, call]}
+    near = "At 5.500000000000001 or 100000.00000000001?"
+    talk = [user("Buy"), turn, user(near), assistant(near)]
+    expected = [f"order{NUMBERS}" * 2 + "<|im_end|>\n", f"{near}<|im_end|>\n"]
+    assert supervised(talk) == expected
+    assert supervised(talk, CHATML.replace(" | tojson", "")) == expected
+    marked = CHATML.replace("m['content'] }}", "m['content'] }}" + "{% generation %}", 1)
+    marked = marked.replace("{{ '<|im_end|>\\n' }}", "{{ '<|im_end|>\\n' }}{% endgeneration %}")
+    found = supervised([user("Buy"), turn], marked.replace("m['role'] + '\\n' + ", ""))
+    assert found[-1] == expected[0]
+
+
 def test_arguments_are_text_for_templates_that_join_or_print_them() -> None:
     talk = [user("Weather?"), assistant("", {"town": "Rome", "n": 1})]
     expected = ['weather{"town": "Rome", "n": 1}<|im_end|>\n']
