@@ -206,7 +206,13 @@ def _typed(tokenizer: PreTrainedTokenizerBase, spec: SequenceClassificationSpec)
 
 def reads_last_position(model: nn.Module) -> bool:
     """Whether the classifier takes what stands at the end of a row, padding too: XLNet's does."""
-    return getattr(getattr(model, "sequence_summary", None), "summary_type", None) == "last"
+    return summary_type(model) in ("last", "cls_index")
+
+
+def summary_type(model: nn.Module) -> str | None:
+    """What the classifiers of XLNet, XLM and Flaubert take of a row; None for others."""
+    found: str | None = getattr(getattr(model, "sequence_summary", None), "summary_type", None)
+    return found
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
