@@ -6,9 +6,6 @@ from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
 
-from optuna.storages import BaseStorage
-
-from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
@@ -21,6 +18,7 @@ from sweeps.futures import future_of
 from sweeps.records.inputs import with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
+from sweeps.records.ownership import home_of, own_id
 from sweeps.redact import redact
 from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.results.plots import write_plots
@@ -74,15 +72,17 @@ def launch(
     source: str | None = None,
     callbacks: LaunchCallbacks | None = None,
     retry_failed: bool = False,
+    moved: bool = False,
 ) -> Outcome:
     """`run_sweep` with what a command line needs.
 
-    `source` is the sweep file's text; `retry_failed` runs the trials that failed once more.
+    `source` is the sweep file's text; `retry_failed` runs the trials that failed once more; `moved`
+    says that the storage was elsewhere before.
     """
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
         folder = folder.with_mirror(mirror)
-        return _launch(spec, folder, source, callbacks or LaunchCallbacks(), retry_failed)
+        return _launch(spec, folder, source, callbacks or LaunchCallbacks(), retry_failed, moved)
 
 
 def _launch(
@@ -91,17 +91,21 @@ def _launch(
     source: str | None,
     callbacks: LaunchCallbacks,
     retry_failed: bool,
+    moved: bool,
 ) -> Outcome:
+    own_id(spec, folder, moved)
     folder.path.mkdir(parents=True, exist_ok=True)
     storage = open_storage(spec.study_url or folder.study_url)
-    _refuse_orphans(spec, folder, storage)
     with _driving(Lease(storage, spec.name), callbacks.heartbeat) as tick:
+        key = own_id(spec, folder, moved)  # once more: of two that begin at once, one has waited
+        folder.write_now(folder.id, key)
         spec = _while_ticking(partial(with_inputs, spec, folder), tick)
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
-            study.take_over({part: prepared.provenance.get(part) for part in COMPARABLE})
+            seen = {part: prepared.provenance.get(part) for part in COMPARABLE}
+            study.take_over(seen, key, home_of(folder))
             study.on_wait = callbacks.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
             study.optuna.set_user_attr("majority", prepared.majority)
@@ -126,21 +130,6 @@ def _launch(
                 tracker.close(FLUSH_SECONDS)
                 raise
         return _finish(driver)
-
-
-def _refuse_orphans(spec: SweepSpec, folder: SweepFolder, storage: BaseStorage) -> None:
-    """SpecError if the folder has trials of a study that is in another database."""
-    try:
-        storage.get_study_id_from_name(spec.name)
-    except KeyError:
-        if folder.results():
-            url = redact(spec.study_url or folder.study_url)
-            location = folder.location_of(folder.path)
-            raise SpecError(
-                f"{location} holds trials of {spec.name!r} that would be written "
-                f"over, as their study is not in {url}: give its database with --study-url (or "
-                "PEFT_SWEEPS_STUDY_URL), another name, or remove the folder"
-            ) from None
 
 
 @contextlib.contextmanager

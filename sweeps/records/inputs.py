@@ -16,6 +16,7 @@ from peft_jobs.spec import DEMO, Source
 from peft_jobs.storage import object_store
 from search_spaces import FunctionSpace
 from sweeps.errors import Unavailable
+from sweeps.file_names import INPUTS_FOLDER
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 
@@ -83,7 +84,7 @@ def _put(file: Path, folder: SweepFolder) -> str:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:60]}-{digest[:16]}{file.suffix}"
-    target = folder.path / "inputs" / name
+    target = folder.path / INPUTS_FOLDER / name
     location = folder.location_of(target)
     try:
         if folder.in_store:

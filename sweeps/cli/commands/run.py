@@ -29,7 +29,6 @@ from sweeps.redact import redact
 from sweeps.run import LaunchCallbacks, Outcome, launch
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
-from sweeps.study.database import open_storage
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,14 @@ class Options:
     plain: bool = False
     json: bool = False
     supervised: bool = True
+    moved: bool = False
 
     def words(self) -> Iterator[str]:
         """As words of the driver's command line; the study's URL goes by the environment."""
         yield from self.overrides
         if self.address is not None:
             yield from ("--address", self.address)
-        yield from (f"--{name}" for name in ("plain", "json") if getattr(self, name))
+        yield from (f"--{name}" for name in ("plain", "json", "moved") if getattr(self, name))
         yield "--no-supervise"
 
     def as_overrides(self) -> Iterator[str]:
@@ -113,13 +113,11 @@ def _drive(
 ) -> ExitCode:
     """Drive the sweep, of the file at `path` or recorded, in this process."""
     heartbeat = Heartbeat.of_environment()
-    if spec.study_url is not None:
-        open_storage(spec.study_url)  # a mistake in it is told before anything is loaded
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
     watcher = _watcher(spec, options.plain)
     source = None if path is None else path.read_text(encoding="utf-8")
-    outcome = _launch(spec, source, watcher, heartbeat, retry_failed)
+    outcome = _launch(spec, source, watcher, heartbeat, retry_failed, options.moved)
     heartbeat.ended()
     again = _again(spec, path)
     if outcome is None:
@@ -179,7 +177,12 @@ def _watcher(spec: SweepSpec, plain: bool) -> Watcher:
 
 
 def _launch(
-    spec: SweepSpec, source: str | None, watcher: Watcher, heartbeat: Heartbeat, retry_failed: bool
+    spec: SweepSpec,
+    source: str | None,
+    watcher: Watcher,
+    heartbeat: Heartbeat,
+    retry_failed: bool,
+    moved: bool,
 ) -> Outcome | None:
     """The outcome; None if the interruption came before the first trial, or a second time."""
     told = False
@@ -196,6 +199,6 @@ def _launch(
     )
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
-            return launch(spec, source, callbacks, retry_failed)
+            return launch(spec, source, callbacks, retry_failed, moved)
         except KeyboardInterrupt:
             return None
