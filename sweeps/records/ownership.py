@@ -6,6 +6,7 @@ last (`home`). What lacks the mark, or carries another one, is somebody else's. 
 0.1 have the study's half only; they get the other when they are taken up.
 """
 
+import contextlib
 import platform
 import shlex
 import uuid

@@ -71,10 +71,8 @@ def _told(url: str, call: Callable[[], _T]) -> _T:
 
 
 def _open_file(url: str, file: Path) -> optuna.storages.RDBStorage | None:
-    if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK):
-        connect, copy = partial(_connect, file, "mode=rw"), None
-    else:
-        connect, copy = _read_only(file)
+    is_writable = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+    connect, copy = (partial(_connect, file, "mode=rw"), None) if is_writable else _read_only(file)
     with contextlib.closing(connect()) as probe:
         if not probe.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'").fetchone():
             return None

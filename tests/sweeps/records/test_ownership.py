@@ -113,11 +113,11 @@ def test_a_folder_of_another_sweep_is_not_used(few: Sweep, tmp_path: Path) -> No
     launch(few("bob"))
     told = refused(few("bob", shared=True), tmp_path)
     assert "is the folder of another sweep (simulated-" in told
+    record = tmp_path / "bob" / "simulated" / "sweep.json"
+    changed = json.loads(record.read_text())
+    changed["sweep"]["study_url"] = sqlite_url(tmp_path / "team.db")
+    record.write_text(json.dumps(changed))
     with pytest.raises(SpecError, match="is not that of the sweep in"):
-        record = tmp_path / "bob" / "simulated" / "sweep.json"
-        changed = json.loads(record.read_text())
-        changed["sweep"]["study_url"] = sqlite_url(tmp_path / "team.db")
-        record.write_text(json.dumps(changed))
         open_sweep(tmp_path / "bob", "simulated")
 
 
