@@ -10,8 +10,16 @@ import sqlalchemy
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of a SQLite file."""
-    return sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string()
+    """The URL of a SQLite file; with the driver's name in it where characters are quoted.
+
+    Without, MLflow 3.17 takes what is quoted for the path, and makes an empty folder of that name
+    (`mlflow/store/db/utils.py`, `_make_parent_dirs_if_sqlite`).
+    """
+    url = sqlalchemy.URL.create("sqlite", database=str(file))
+    plain = url.render_as_string()
+    if plain == f"sqlite:///{file}":
+        return plain
+    return url.set(drivername="sqlite+pysqlite").render_as_string()
 
 
 def sqlite_file(url: str) -> Path | None:

@@ -1,5 +1,6 @@
 """Where things lie: `<storage>/<sweep>/trials/0007/...`, and the names of a trial."""
 
+import os
 import re
 import shlex
 import shutil
@@ -72,7 +73,7 @@ class SweepFolder:
 
     @property
     def option(self) -> str:
-        """What a command needs to find this storage from here; empty for `runs`."""
+        """What a command needs to find this storage from here, quoted; empty for `runs`."""
         runs = Path("runs").absolute()
         return "" if self.storage.absolute() == runs else f" --storage {shlex.quote(self.location)}"
 
@@ -113,7 +114,12 @@ class SweepFolder:
             raise Unavailable(f"{location} cannot be written: {error}") from error
 
     def remove(self, path: Path) -> None:
-        """Delete a file or a folder of the storage, if it is there; does not wait for a store."""
+        """Delete a file or a folder of the sweep, if it is there; does not wait for a store.
+
+        ValueError for a path that is not below the sweep's folder.
+        """
+        if not Path(os.path.normpath(path)).is_relative_to(self.path):
+            raise ValueError(f"{path} is not in the folder of the sweep {self.name!r}")
         shutil.rmtree(path, ignore_errors=True)
         if self.mirror is not None:
             self.mirror.remove(self.location_of(path))

@@ -39,12 +39,10 @@ def own_id(spec: SweepSpec, folder: SweepFolder, moved: bool = False) -> str:
     """
     url = spec.study_url or folder.study_url
     storage, mark = open_to_read(url), folder.read(folder.id)
-    try:
-        study = (
-            None if storage is None else optuna.load_study(study_name=spec.name, storage=storage)
-        )
-    except KeyError:
-        study = None
+    study = None
+    if storage is not None:
+        with contextlib.suppress(KeyError):
+            study = optuna.load_study(study_name=spec.name, storage=storage)
     if study is None:
         _check_alone(spec, folder, mark, url)
         return mark or f"{spec.name}-{uuid.uuid4().hex[:12]}"

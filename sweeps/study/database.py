@@ -28,8 +28,11 @@ _T = TypeVar("_T")
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster).
 
-    SpecError if the database cannot be opened, `Unavailable` if it does not answer.
+    SpecError if the database cannot be opened or must not be written, `Unavailable` if it does not answer.
     """
+    file = sqlite_file(url)
+    if file is not None and file.exists() and not _may_write(file):
+        raise SpecError(f"{file} must not be written here: what it holds can only be read")
     storage = _told(url, partial(_open, url))
     if storage.engine.dialect.name == "sqlite":
 
@@ -66,13 +69,14 @@ def _told(url: str, call: Callable[[], _T]) -> _T:
     except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
         away = isinstance(error, sqlalchemy.exc.OperationalError) and "unable" not in str(error)
         kind = Unavailable if away else SpecError
-        reason = redact(str(error))
+        reason = redact(str(getattr(error, "orig", None) or error))
         raise kind(f"the study's database {redact(url)} cannot be opened: {reason}") from error
 
 
 def _open_file(url: str, file: Path) -> optuna.storages.RDBStorage | None:
-    is_writable = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
-    connect, copy = (partial(_connect, file, "mode=rw"), None) if is_writable else _read_only(file)
+    connect, copy = partial(_connect, file, "mode=rw"), None
+    if not _may_write(file):
+        connect, copy = _read_only(file)
     with contextlib.closing(connect()) as probe:
         if not probe.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'").fetchone():
             return None
@@ -81,6 +85,11 @@ def _open_file(url: str, file: Path) -> optuna.storages.RDBStorage | None:
     if copy is not None:
         weakref.finalize(storage, copy.cleanup)
     return storage
+
+
+def _may_write(file: Path) -> bool:
+    """Beside the file SQLite writes its log."""
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
 
 
 _Connect = Callable[[], sqlite3.Connection]

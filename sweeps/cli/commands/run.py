@@ -7,6 +7,7 @@ started again when it dies. An inline sweep runs in this process, so that a debu
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Options:
         """All that changes the sweep, as `key=value`, but for the study's URL."""
         yield from self.overrides
         if self.address is not None:
-            yield f"resources.address='{self.address}'"
+            yield f"resources.address={json.dumps(self.address)}"
         if self.inline:
             yield "resources.backend=inline"
 
@@ -135,7 +136,7 @@ def _again(spec: SweepSpec, path: Path | None) -> str:
     """The command that takes the sweep up again."""
     folder = SweepFolder.of(spec)
     if path is not None and not folder.record.exists():
-        return f"peft-sweep run {path}"
+        return f"peft-sweep run {shlex.quote(str(path))}"
     return f"peft-sweep resume {spec.name}{folder.option}"
 
 
