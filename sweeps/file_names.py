@@ -12,7 +12,7 @@ STORAGE_FILES = (STUDY_DATABASE, TRACKING_DATABASE, ARTIFACTS_FOLDER, CACHE_FOLD
 """What a storage has beside its sweeps, which may not be called so."""
 
 SOURCE_FILE = "sweep.yaml"
-"""The sweep file as it was given."""
+"""The sweep file as it ran, overrides included."""
 RECORD_FILE = "sweep.json"
 """The resolved sweep, what was prepared, and the environment."""
 ID_FILE = "sweep.id"

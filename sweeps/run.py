@@ -19,11 +19,11 @@ from sweeps.records.inputs import with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
 from sweeps.records.ownership import home_of, own_id
-from sweeps.redact import redact
 from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.results.plots import write_plots
 from sweeps.results.reports import write_reports
 from sweeps.spec import SweepSpec
+from sweeps.spec.loading import as_file
 from sweeps.spec.plan import resolve, variants
 from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease
@@ -69,26 +69,24 @@ class LaunchCallbacks:
 
 def launch(
     spec: SweepSpec,
-    source: str | None = None,
     callbacks: LaunchCallbacks | None = None,
     retry_failed: bool = False,
     moved: bool = False,
 ) -> Outcome:
     """`run_sweep` with what a command line needs.
 
-    `source` is the sweep file's text; `retry_failed` runs the trials that failed once more; `moved`
-    says that the storage was elsewhere before.
+    `retry_failed` runs the trials that failed once more; `moved` says that the storage was
+    elsewhere before.
     """
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
         folder = folder.with_mirror(mirror)
-        return _launch(spec, folder, source, callbacks or LaunchCallbacks(), retry_failed, moved)
+        return _launch(spec, folder, callbacks or LaunchCallbacks(), retry_failed, moved)
 
 
 def _launch(
     spec: SweepSpec,
     folder: SweepFolder,
-    source: str | None,
     callbacks: LaunchCallbacks,
     retry_failed: bool,
     moved: bool,
@@ -111,7 +109,7 @@ def _launch(
             study.optuna.set_user_attr("majority", prepared.majority)
             if retry_failed:
                 study.retry_failed()
-            _write_sweep(spec, folder, source, prepared)
+            _write_sweep(spec, folder, prepared)
             callbacks.on_prepared(spec, prepared)
             tracker = open_tracker(study, folder, prepared)
             driver = Driver(
@@ -169,19 +167,15 @@ def _finish(driver: Driver) -> Outcome:
     return Outcome(leaderboard, status, reason, undelivered)
 
 
-def _write_sweep(
-    spec: SweepSpec, folder: SweepFolder, source: str | None, prepared: Prepared
-) -> None:
-    if source is not None:
-        write_whole(folder.source, redact(source))
-        folder.keep(folder.source)
+def _write_sweep(spec: SweepSpec, folder: SweepFolder, prepared: Prepared) -> None:
+    write_whole(folder.source, as_file(spec))
     record = {
         "sweep": spec.without_credentials().model_dump(mode="json"),
         "prepared": prepared.model_dump(mode="json"),
         "environment": environment(),
     }
     write_json(folder.record, record)
-    folder.keep(folder.record)
+    folder.keep(folder.source, folder.record)
 
 
 def _status(driver: Driver) -> tuple[Status, str | None]:

@@ -28,7 +28,8 @@ _T = TypeVar("_T")
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster).
 
-    SpecError if the database cannot be opened or must not be written, `Unavailable` if it does not answer.
+    SpecError if the database cannot be opened or must not be written, `Unavailable` if it does not
+    answer.
     """
     file = sqlite_file(url)
     if file is not None and file.exists() and not _may_write(file):
@@ -74,9 +75,7 @@ def _told(url: str, call: Callable[[], _T]) -> _T:
 
 
 def _open_file(url: str, file: Path) -> optuna.storages.RDBStorage | None:
-    connect, copy = partial(_connect, file, "mode=rw"), None
-    if not _may_write(file):
-        connect, copy = _read_only(file)
+    connect, copy = _written(file) if _may_write(file) else _read_only(file)
     with contextlib.closing(connect()) as probe:
         if not probe.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'").fetchone():
             return None
@@ -95,7 +94,14 @@ def _may_write(file: Path) -> bool:
 _Connect = Callable[[], sqlite3.Connection]
 
 
-def _read_only(file: Path) -> tuple[_Connect, "tempfile.TemporaryDirectory[str] | None"]:
+_Way = tuple[_Connect, "tempfile.TemporaryDirectory[str] | None"]
+
+
+def _written(file: Path) -> _Way:
+    return partial(_connect, file, "mode=rw"), None
+
+
+def _read_only(file: Path) -> _Way:
     """How to read a file whose folder is not to be written, and the copy that this takes.
 
     SQLite reads a file in WAL mode only beside its `-shm`, which it makes where it can. Without

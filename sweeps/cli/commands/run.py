@@ -117,8 +117,7 @@ def _drive(
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
     watcher = _watcher(spec, options.plain)
-    source = None if path is None else path.read_text(encoding="utf-8")
-    outcome = _launch(spec, source, watcher, heartbeat, retry_failed, options.moved)
+    outcome = _launch(spec, watcher, heartbeat, retry_failed, options.moved)
     heartbeat.ended()
     again = _again(spec, path)
     if outcome is None:
@@ -179,7 +178,6 @@ def _watcher(spec: SweepSpec, plain: bool) -> Watcher:
 
 def _launch(
     spec: SweepSpec,
-    source: str | None,
     watcher: Watcher,
     heartbeat: Heartbeat,
     retry_failed: bool,
@@ -200,6 +198,6 @@ def _launch(
     )
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
-            return launch(spec, source, callbacks, retry_failed, moved)
+            return launch(spec, callbacks, retry_failed, moved)
         except KeyboardInterrupt:
             return None
