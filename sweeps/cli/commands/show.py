@@ -1,6 +1,7 @@
 """`show`: all that is known of one trial."""
 
 import json as json_text
+import shlex
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -88,7 +89,8 @@ def _print(name: str, record: dict[str, Any], max_samples: int | None) -> None:
         out.print(f"\n{record['error']}", style="red", markup=False, soft_wrap=True)
     if "trial" in record["files"]:
         out.print("\nRun it again, alone:", style="dim")
-        out.print(f"  python -m peft_jobs run {record['files']['trial']}", soft_wrap=True)
+        command = f"python -m peft_jobs run {shlex.quote(record['files']['trial'])}"
+        out.print(f"  {command}", markup=False, soft_wrap=True)
 
 
 def _headline(record: dict[str, Any], max_samples: int | None) -> str:

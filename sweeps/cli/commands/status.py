@@ -59,14 +59,15 @@ def status(sweep: RecordedSweep, json: bool) -> None:
     _print(standing)
     if not standing.is_driven and not _is_done(standing):
         again = f"peft-sweep resume {sweep.name}{sweep.folder.option}"
-        out.print(f"\n`{again}` takes it up again.")
+        out.print(f"\n`{again}` takes it up again.", markup=False, soft_wrap=True)
 
 
 def watch(sweep: RecordedSweep) -> None:
     """Show the sweep until nobody drives it any more; Ctrl-C ends the watching only."""
     name, standing = sweep.name, _look(sweep)
     if not standing.is_driven:
-        raise SpecError(f"nobody drives the sweep {name!r}; `peft-sweep status {name}` shows it")
+        shows = f"peft-sweep status {name}{sweep.folder.option}"
+        raise SpecError(f"nobody drives the sweep {name!r}; `{shows}` shows it")
     if err.is_terminal:
         with Live(console=err, auto_refresh=False, transient=True) as live:
             while standing.is_driven:
@@ -102,7 +103,8 @@ def stop(sweep: RecordedSweep) -> ExitCode:
             say(f"Stopped; trials left unfinished: {_numbers(left)}.")
             return ExitCode.DONE
         if now.is_gone:
-            raise SpecError(f"{holder} is gone without an answer; `peft-sweep status {name}`")
+            shows = f"peft-sweep status {name}{sweep.folder.option}"
+            raise SpecError(f"{holder} is gone without an answer; `{shows}` shows what it left")
         time.sleep(0.2)
     say(f"{holder} has not stopped in {STOP_SECONDS:g} s; `kill` it there.", style="red")
     return ExitCode.FAILED
