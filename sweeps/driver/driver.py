@@ -113,7 +113,7 @@ class Driver:
             return None
         point = self.study.ask()
         if point is None:
-            self.budget.stop("the space is exhausted")
+            self.budget.stop(self.study.exhausted)
             return None
         self.budget.asked += 1
         return point

@@ -2,6 +2,7 @@
 
 study            SweepStudy: asks, reports, ends, and what is adopted from an earlier driver
 asker            from a sampler to a point that may be launched
+turned_away      which points are not launched, and why
 draws            all parameters of a point drawn before any is written
 history          the trials that a sampler is shown
 pruning          the decision to prune, at a rung

@@ -1,7 +1,8 @@
 """The database of the studies: opened with care, and asked again when it falters."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import optuna
@@ -10,8 +11,22 @@ import sqlalchemy.event
 
 from peft_jobs import SpecError
 from peft_jobs.storage import retry as storage_retry
-from sweeps.errors import Unavailable
+from sweeps.errors import StudyGone, Unavailable
 from sweeps.redact import redact
+
+DATABASE_ERRORS = (
+    optuna.exceptions.StorageInternalError,
+    sqlalchemy.exc.DBAPIError,
+    sqlalchemy.exc.TimeoutError,
+)
+"""What a database raises, through Optuna or not: a failover's own errors too (InternalError from a
+server that has become read-only, InterfaceError from a torn connection)."""
+_MISTAKES = (
+    sqlalchemy.exc.IntegrityError,
+    sqlalchemy.exc.ProgrammingError,
+    sqlalchemy.exc.DataError,
+)
+"""Those of them that asking again does not mend."""
 
 _T = TypeVar("_T")
 
@@ -51,6 +66,22 @@ def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(url)
 
 
+@contextlib.contextmanager
+def knowing_study(storage: optuna.storages.RDBStorage, study_id: int) -> Iterator[None]:
+    """Raise StudyGone if that is why the database does not know something in the block."""
+    try:
+        yield
+    except KeyError:
+        try:
+            storage.get_study_name_from_id(study_id)
+        except KeyError as error:
+            raise StudyGone(
+                "the study was deleted from its database while the sweep ran; what its trials have "
+                "written stays in the storage"
+            ) from error
+        raise
+
+
 def retry(
     call: Callable[[], _T],
     on_wait: Callable[[], object] = lambda: None,
@@ -68,7 +99,8 @@ def retry(
     found = storage_retry.retry(
         call,
         "the study's database",
-        (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError),
+        DATABASE_ERRORS,
+        unless=_MISTAKES,
         patience_seconds=patience_seconds,
         pause=pause,
         told=lambda error: redact(str(error)),
