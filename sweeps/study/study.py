@@ -195,6 +195,8 @@ class SweepStudy:
         for name, limit in self.spec.constraints.items():
             if name in known:
                 violations[name] = (known[name] - limit) / (abs(limit) or 1.0)
+            elif name in result.not_finite:
+                violations[name] = 1.0
         if result.kind in (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED):
             violations[str(result.kind)] = 1.0
         return violations

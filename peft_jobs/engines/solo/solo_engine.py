@@ -32,7 +32,7 @@ from peft_jobs.evaluation.custom_metrics import load_metric
 from peft_jobs.evaluation.majority import class_counts, majority_metrics
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.host.result import TrialResult
+from peft_jobs.host.result import TrialResult, split_finite
 from peft_jobs.methods import setting_of
 from peft_jobs.methods.left_out import left_out
 from peft_jobs.methods.placement import check_places_without_weights
@@ -80,13 +80,15 @@ class SoloEngine:
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
-        baseline = {} if fresh_modules(base.model) else _baseline(base, spec, data)
+        measured = {} if fresh_modules(base.model) else _baseline(base, spec, data)
+        baseline, not_finite = split_finite(measured)
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(
             train_rows=len(data.train),
             baseline=baseline,
             class_counts=class_counts(spec.task, data),
             majority=majority_metrics(spec.task, data),
+            not_finite=not_finite,
             provenance=provenance,
         )
 
