@@ -155,7 +155,7 @@ def _refuse_orphans(spec: SweepSpec, folder: SweepFolder, storage: BaseStorage) 
 @contextlib.contextmanager
 def _driving(lease: Lease, heartbeat: Heartbeat) -> Iterator[Callable[[], bool]]:
     """Hold the lease; gives what to call all the time, and which says whether to stop."""
-    lease.take()
+    lease.take(heartbeat.beat)
     try:
         yield lambda: lease.renew(heartbeat.beat) or not heartbeat.beat()
     finally:

@@ -9,5 +9,6 @@ pruning          the decision to prune, at a rung
 cached_storage   the study's trials in the driver's memory
 transaction      all changes of one trial in one transaction
 database         opens the database, and waits for it
+unanswered       ends calls that a server does not answer
 lease            one driver per sweep
 """

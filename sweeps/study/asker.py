@@ -19,7 +19,7 @@ from peft_jobs import Kind, TrialSpec, faults
 from peft_jobs.spec.dotted import flatten
 from search_spaces import Params
 from search_spaces.values import Scalar
-from sweeps.errors import StudyGone
+from sweeps.errors import StudyGone, Unavailable
 from sweeps.search.samplers import Grid, SamplerSpec, make_sampler
 from sweeps.spec import SweepSpec
 from sweeps.study.cached_storage import CachedStorage
@@ -181,7 +181,7 @@ class Asker:
             params = self._draw(trial, changes)
             violated = self._spec.space.violated(params, self._base)
             trial_spec = self._spec.trial.with_params(params)
-        except (*DATABASE_ERRORS, StudyGone):
+        except (*DATABASE_ERRORS, StudyGone, Unavailable):
             raise
         except Exception as error:  # of a sampler, a person's function too: it is about this point
             return self._turn_away(trial, changes, Kind.REJECTED, told_of(error))

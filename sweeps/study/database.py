@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import optuna
@@ -12,8 +13,13 @@ import sqlalchemy.event
 from peft_jobs import SpecError
 from peft_jobs.storage import retry as storage_retry
 from sweeps.errors import StudyGone, Unavailable
+from sweeps.futures import future_of
 from sweeps.redact import redact
+from sweeps.study.unanswered import ANSWER_SECONDS, unanswered
 
+CONNECT_SECONDS = 10
+OPEN_SECONDS = 60.0
+"""How long a database may take to be opened, and its tables to be made."""
 DATABASE_ERRORS = (
     optuna.exceptions.StorageInternalError,
     sqlalchemy.exc.DBAPIError,
@@ -37,8 +43,12 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     SpecError if the database cannot be opened, `Unavailable` if it does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = future_of(partial(_open, url), thread="database")
     try:
-        storage = _open(url)
+        storage = opened.result(OPEN_SECONDS)
+    except TimeoutError as error:
+        told = f"the study's database {redact(url)} has not answered for {OPEN_SECONDS:g} s"
+        raise Unavailable(told) from error
     except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
         away = isinstance(error, sqlalchemy.exc.OperationalError) and "unable" not in str(error)
         kind = Unavailable if away else SpecError
@@ -52,18 +62,37 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA busy_timeout=10000")
 
-        storage.engine.dispose()
+    else:
+        unanswered.watch(storage.engine)
+    storage.engine.dispose()  # what follows opens new connections, with all this
     return storage
 
 
 def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
     """Optuna's storage; two processes that create its tables at once get in each other's way."""
+    kwargs = {"connect_args": _connect_args(sqlalchemy.engine.make_url(url))}
     for _ in range(tries - 1):
         try:
-            return optuna.storages.RDBStorage(url)
+            return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError):
             time.sleep(0.5)
-    return optuna.storages.RDBStorage(url)
+    return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
+
+
+def _connect_args(url: sqlalchemy.engine.URL) -> dict[str, object]:
+    """Time-outs of a server's driver, where the URL gives none: to connect, and for a peer that
+    is gone without a word."""
+    args: dict[str, object] = {}
+    if url.drivername in ("postgresql", "postgresql+psycopg2", "postgresql+psycopg"):
+        args = {
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+        }
+    elif url.drivername in ("mysql", "mysql+mysqldb", "mysql+pymysql"):
+        answer = int(ANSWER_SECONDS)
+        args = {"connect_timeout": CONNECT_SECONDS, "read_timeout": answer, "write_timeout": answer}
+    return {name: value for name, value in args.items() if name not in url.query}
 
 
 @contextlib.contextmanager
@@ -89,20 +118,31 @@ def retry(
 ) -> _T:
     """`call()`; a database that is locked or away is waited for, it must not end a sweep.
 
-    `on_wait` is called before each further try. Raises the last error after `patience_seconds`.
+    `on_wait` is called before each further try. Raises Unavailable after `patience_seconds`, and
+    what asking again does not mend at once.
     """
 
     def pause(seconds: float) -> None:
         on_wait()
+        unanswered.connect_anew()
         time.sleep(seconds)
 
-    found = storage_retry.retry(
-        call,
-        "the study's database",
-        DATABASE_ERRORS,
-        unless=_MISTAKES,
-        patience_seconds=patience_seconds,
-        pause=pause,
-        told=lambda error: redact(str(error)),
-    )
+    def answered() -> _T:
+        with unanswered.call():
+            return call()
+
+    try:
+        found = storage_retry.retry(
+            answered,
+            "the study's database",
+            DATABASE_ERRORS,
+            unless=_MISTAKES,
+            patience_seconds=patience_seconds,
+            pause=pause,
+            told=lambda error: redact(str(error)),
+        )
+    except _MISTAKES:
+        raise
+    except DATABASE_ERRORS as error:
+        raise Unavailable(f"the study's database is away: {redact(str(error))}") from error
     return cast(_T, found)  # None only where a call is not wanted any more

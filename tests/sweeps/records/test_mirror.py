@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -18,9 +18,9 @@ SECONDS = 20.0
 class _Moody(MemoryFileSystem):  # type: ignore[misc]
     """A store whose client raises what no store should, for some files or for a while."""
 
-    store: Any = {}
-    pseudo_dirs: Any = [""]
-    moods: Any = {}
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    moods: ClassVar[dict[str, int]] = {}
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         for name, left in self.moods.items():
