@@ -32,6 +32,8 @@ class Prepared(BaseModel):
     """Validation metrics of the majority class of the training rows, or the error of their mean."""
     slots: int = 1
     """Trials at a time that a host has use for."""
+    not_finite: tuple[str, ...] = ()
+    """Metrics of the base alone that were NaN or infinite; `baseline` leaves them out."""
     provenance: dict[str, Any] = {}
 
 

@@ -19,10 +19,15 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 def logged(directory: Path) -> Iterator[None]:
     """Write what this thread logs, from INFO on, to `log.txt` for as long as the block lasts.
 
-    A host that runs other work in other threads keeps their lines out.
+    A host that runs other work in other threads keeps their lines out. Where the file cannot be
+    opened the block goes on without: a full disk, or a folder that is gone, ends no trial.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(directory / LOG_FILE, encoding="utf-8")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handler: logging.Handler = logging.FileHandler(directory / LOG_FILE, encoding="utf-8")
+    except OSError as error:
+        log.warning("%s cannot be written: %s", directory / LOG_FILE, error)
+        handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter(_LINE, _TIME))
     handler.addFilter(_OfThisThread())
     root, ours = logging.getLogger(), logging.getLogger("peft_jobs")

@@ -36,7 +36,7 @@ def sources(spec: SweepSpec) -> dict[str, str]:
 
 def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
     """The sweep with what `auto` and the budget come to: slots, the horizon in samples, rungs."""
-    metric, measured = spec.objective.metric, prepared.baseline
+    metric, measured = spec.objective.metric, (*prepared.baseline, *prepared.not_finite)
     if spec.trial.evaluation.metrics and measured and metric not in measured:
         raise SpecError(
             f"objective.metric: {metric!r} is not among what an evaluation of the base gave: "

@@ -32,7 +32,7 @@ from peft_jobs.errors import SpecError
 from peft_jobs.evaluation.custom_metrics import load_metric
 from peft_jobs.evaluation.majority import class_counts, majority_metrics
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.host.result import TrialResult
+from peft_jobs.host.result import TrialResult, split_finite
 from peft_jobs.methods import setting_of
 from peft_jobs.methods.continuation import check_continues_without_weights
 from peft_jobs.methods.left_out import left_out
@@ -82,12 +82,14 @@ class SoloEngine:
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
+        measured, not_finite = split_finite(baseline(base, spec, data))
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(
             train_rows=len(data.train),
-            baseline=baseline(base, spec, data),
+            baseline=measured,
             class_counts=class_counts(spec.task, data),
             majority=majority_metrics(spec.task, data),
+            not_finite=not_finite,
             provenance=provenance,
         )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from peft_jobs.host.job import Prepared
+from peft_jobs.spec.dotted import flatten
 from sweeps.cli.devices import device
 from sweeps.cli.display.outcome import record, tell, tell_status
 from sweeps.cli.exit_codes import ExitCode
@@ -28,6 +29,7 @@ from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import recorded_spec
 from sweeps.redact import redact
 from sweeps.run import LaunchCallbacks, Outcome, launch
+from sweeps.search.at_random import drawn_at_random, why_at_random
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
 
@@ -161,6 +163,9 @@ def uses(spec: SweepSpec) -> dict[str, str]:
     }
     if not tracking.enabled:
         words["tracking"] = "off"
+    names = drawn_at_random(spec.sampler.type, spec.space, flatten(spec.trial))
+    if names:
+        words["sampler"] = why_at_random(spec.sampler.type, names)
     if spec.study_url is not None:
         words["study"] = redact(spec.study_url)
     return words

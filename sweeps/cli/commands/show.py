@@ -60,7 +60,10 @@ def describe(trial: FrozenTrial, folder: SweepFolder, holder: Holder | None) -> 
 def _traceback(result: str | None) -> str | None:
     if result is None:
         return None
-    found = json_text.loads(result).get("traceback")
+    try:
+        found = json_text.loads(result).get("traceback")
+    except ValueError:
+        return "result.json is damaged; the next launch of the sweep writes it anew"
     return None if found is None else str(found)
 
 

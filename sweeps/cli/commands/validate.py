@@ -11,12 +11,14 @@ from rich.markup import escape
 from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
 from peft_jobs.spec import QuantizationSpec
+from peft_jobs.spec.dotted import flatten
 from sweeps.backends.backend import make_backend
 from sweeps.cli.display.data_summary import print_summary
 from sweeps.cli.display.plain import classes
 from sweeps.cli.preflight import summary_of
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.records.layout import SweepFolder
+from sweeps.search.at_random import drawn_at_random, why_at_random
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
 from sweeps.spec.plan import resolve, variants
@@ -57,6 +59,7 @@ def _from_file(spec: SweepSpec) -> dict[str, Any]:
         "distinct_points": spec.space.size(),
         "objective": spec.objective.metric,
         "sampler": spec.sampler.type,
+        "drawn_at_random": drawn_at_random(spec.sampler.type, spec.space, flatten(spec.trial)),
         "pruner": spec.pruner.type,
     }
 
@@ -122,6 +125,7 @@ def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
         words[begins] = ", ".join(f"{k} {v:.4f}" for k, v in plan["baseline"].items())
         words["classes"] = classes(plan["class_counts"])
         words["majority"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["majority"].items())
+    words["sampler"] = why_at_random(plan["sampler"], plan["drawn_at_random"])
     points = plan["distinct_points"]
     words["points"] = "infinitely many" if points is None else f"at most {points:,}"
     words["space"] = spec.space.describe()

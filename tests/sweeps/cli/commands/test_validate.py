@@ -93,3 +93,10 @@ tracking: none
     assert "experts.gate_up_proj 131,072" in plan["quantized"][0]
     (left,) = plan["left_out"]["all-linear"]
     assert "197,120 of 353,088 weights (55.8 %)" in left
+
+
+def test_a_sampler_that_draws_at_random_says_so(cli: Cli) -> None:
+    result = cli("validate", "waves.yaml", "sampler=cmaes", "--fast")
+    assert "cmaes draws adapter.r, adapter.target_modules at random" in " ".join(
+        result.stdout.split()
+    )
