@@ -26,6 +26,8 @@ FROM = "from"
 PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """They may be written otherwise than the saved adapter has them: the base tells whether they stand
 for the same modules (`peft_jobs.methods.continuation`)."""
+_WRITTEN_BY_MACHINE = "modules_to_save"
+"""Every section that was dumped holds it; beside a hash that a person wrote, it may be missing."""
 _FREE = ("loraplus_lr_ratio",)
 """Fields of the training alone, beside all rates of dropout."""
 _BEGINNINGS: Mapping[str, Any] = {
@@ -67,13 +69,16 @@ def continued(
     source = AdapterSource.model_validate(
         {"name_or_path": named} if isinstance(named, str) else named
     )
-    if source.sha256 is not None:
+    if source.sha256 is not None and _WRITTEN_BY_MACHINE in given:
         return dict(given)
     folder = adapter_folder(source.name_or_path, source.revision)
     saved = read_adapter(folder)
     own = saved_section(saved, sections, refused)
     local = str(folder) if source.is_local else source.name_or_path
-    own[FROM] = {**source.model_dump(), "name_or_path": local, "sha256": adapter_digest(folder)}
+    digest = adapter_digest(folder)
+    if source.sha256 not in (None, digest):
+        raise SpecError(f"the files in {folder} have sha256 {digest}, and not {source.sha256}")
+    own[FROM] = {**source.model_dump(), "name_or_path": local, "sha256": digest}
     return agreeing(own, {name: value for name, value in given.items() if name != FROM}, sections)
 
 

@@ -145,6 +145,17 @@ def test_the_content_is_a_part_of_the_trial(saved: str, tmp_path: Path) -> None:
     assert spec(adapter={"from": saved}) != after
 
 
+def test_a_hash_that_is_written_must_be_that_of_the_files(saved: str) -> None:
+    source = {"name_or_path": saved, "sha256": adapter_digest(Path(saved))}
+    assert spec(adapter={"from": source}) == spec(adapter={"from": saved})
+    (line,) = lines(adapter={"from": {**source, "sha256": "0" * 64}})
+    assert (
+        line
+        == f"adapter.from: the files in {saved} have sha256 {source['sha256']}, and not "
+        + ("0" * 64)
+    )
+
+
 def test_a_spec_with_the_hash_is_read_without_the_adapter(saved: str) -> None:
     trial = spec(adapter={"from": saved})
     text = trial.to_json()
