@@ -7,7 +7,7 @@ complete, and is read on machines that do not have the adapter.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -102,7 +102,8 @@ def saved_section(
             "path_initial_model_for_weight_conversion), or give the changed base as `model` and "
             "set init_lora_weights true in its adapter_config.json"
         )
-    known = settings["adapter"] if method == "bottleneck" else settings
+    known = settings.get("adapter") if method == "bottleneck" else settings
+    known = known if isinstance(known, dict) else {}
     section = sections[method]
     found: dict[str, Any] = {
         name: known[name]
@@ -111,7 +112,7 @@ def saved_section(
     }
     if "target_modules" in section.model_fields:
         found.setdefault("target_modules", ())
-    found["modules_to_save"] = _beside_heads(found.get("modules_to_save", ()))
+    found["modules_to_save"] = _beside_heads(found.get("modules_to_save", []))
     found["method"] = method
     try:
         section.model_validate(found)
@@ -157,7 +158,7 @@ def agreeing(
 
 def _is_same(name: str, value: Any, kept: Adapter) -> bool:
     """Whether a raw value of a field means what the section `kept` has there."""
-    if name == "modules_to_save" and isinstance(value, list | tuple):
+    if name == "modules_to_save":
         value = _beside_heads(value)
     try:
         changed = type(kept).model_validate({**kept.model_dump(), name: value})
@@ -166,7 +167,10 @@ def _is_same(name: str, value: Any, kept: Adapter) -> bool:
     return bool(getattr(changed, name) == getattr(kept, name))
 
 
-def _beside_heads(names: Iterable[str]) -> list[str]:
+def _beside_heads(names: Any) -> Any:
+    """Modules to save, as they came, but for the usual heads."""
+    if not isinstance(names, list | tuple):
+        return names
     return [name for name in names if name not in _USUAL_HEADS]
 
 
