@@ -18,6 +18,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -107,8 +108,8 @@ def _check_shape(name: str, shape: Sequence[int], module: nn.Module, saved: Save
         inputs, outputs = module.in_features, module.out_features
     else:
         return
-    for part, side, size in ((".lora_A.", -1, inputs), (".lora_B.", 0, outputs)):
-        if part in name and shape[side] != size:
+    for part, side, size in ((".lora_A.weight", 1, inputs), (".lora_B.weight", 0, outputs)):
+        if name.endswith(part) and (len(shape) != 2 or shape[side] != size):
             raise SpecError(f"{_foreign(saved)}: {name} is {list(shape)}, and {size} are needed")
 
 
@@ -171,12 +172,17 @@ def read_weights(
         if shape != tuple(own[name].shape):
             told = f"{name} is {list(shape)} there and {list(own[name].shape)} here"
             if any(_is_in(name, module) for module in whole):
-                raise SpecError(
-                    f"adapter.from: the head in {saved.folder} is of other classes than the data "
-                    f"have: {told}"
-                )
+                told += " (other classes than those of the data, or another vocabulary)"
             raise SpecError(f"{_foreign(saved)}: {told}")
-    return dict(safetensors.torch.load_file(saved.folder / WEIGHTS_FILE))
+    path = saved.folder / WEIGHTS_FILE
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise SpecError(f"adapter.from: {path} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise SpecError(f"adapter.from: {name} of {path} holds values that are not finite")
+    return dict(tensors)
 
 
 def holds(saved: SavedAdapter, module: str) -> bool:

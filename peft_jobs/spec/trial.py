@@ -32,6 +32,7 @@ from peft_jobs.spec.tasks import (
     TaskSpec,
 )
 from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.saved_adapter import AdapterError
 
 INCOMPATIBLE = "incompatible"
 """pydantic's type of the mistake that a method cannot do what the rest of the trial asks."""
@@ -211,8 +212,8 @@ class TrialSpec(Section):
 
         A method other than this spec's starts from that method's own defaults, and from what
         `carried` takes over to it; `adapter.from` from the saved adapter. Raises pydantic's
-        ValidationError, also for what contradicts a saved adapter, and ValueError for a name that
-        is no path in the spec.
+        ValidationError, also for what contradicts a saved adapter, ValueError for a name that is no
+        path in the spec, and SpecError for a saved adapter that is not there or cannot be used.
         """
         tree = self.model_dump(mode="json")
         another = params.get("adapter.method", self.adapter.method) != self.adapter.method
@@ -220,6 +221,8 @@ class TrialSpec(Section):
         point = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
         try:
             section = going_on(self.adapter, _set({}, point))
+        except AdapterError as error:  # no mistake of the point's
+            raise SpecError(f"{prefix}from: {error}") from error
         except SpecError as error:
             raise _in_continuation(str(error), point) from error
         if section is not None:

@@ -49,10 +49,15 @@ def adapter_folder(name_or_path: str, revision: str | None = None) -> Path:
     """
     if is_url(name_or_path):
         return _fetched(name_or_path)
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name_or_path).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not allowed, no such user
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AdapterError(f"{name_or_path[:80]} is no path that can be used ({reason})") from error
+    if is_folder:
         return path.resolve()
-    if path.is_file():
+    if is_file:
         raise AdapterError(f"{path} is a file; give the folder that holds the adapter")
     if path.is_absolute() or name_or_path.startswith((".", "~")):
         raise AdapterError(f"there is no folder {path}")

@@ -149,7 +149,7 @@ def _saved_adapter(tree: dict[str, Any], folder: Path) -> tuple[dict[str, str], 
             f"adapter.from: at most {MAX_BYTES / 2**20:g} MiB of an adapter are uploaded; give a "
             "Hub id, or the absolute path of a folder that all nodes share"
         )
-    place = f"{INPUTS}/adapter/{source.resolve().name}"
+    place = f"{INPUTS}/adapter"
     copy_adapter(source, folder / place)
     written = tree["adapter"]["from"]
     key = "adapter.from.name_or_path" if isinstance(written, dict) else "adapter.from"

@@ -103,11 +103,11 @@ class SoloEngine:
         is refused here; what it takes of some is theirs to find. Raises SpecError, DataError.
         """
         self._use_threads()
-        sources = {
-            str(v.adapter.source): v for v in reversed([spec, *variants]) if v.adapter.source
-        }
-        for variant in sources.values():
-            check_continues_without_weights(variant.model, variant.task, variant.adapter)
+        sources: set[str] = set()
+        for variant in [spec, *variants]:
+            if (source := str(variant.adapter.source)) not in sources:
+                sources.add(source)
+                check_continues_without_weights(variant.model, variant.task, variant.adapter)
         base, data = self._resident.get(spec, phases or Phases())
         told: set[str] = set()
         continued: set[Path] = set()

@@ -59,7 +59,7 @@ def check_continues(setting: Setting, data: TokenizedData) -> None:
     saved = setting.saved
     assert saved is not None
     trained_on, model = saved.settings.get("base_model_name_or_path"), setting.spec.model
-    if trained_on and not _is_same(trained_on, model):
+    if isinstance(trained_on, str) and trained_on and not _is_same(trained_on, model):
         log.warning(
             "adapter.from: %s was trained on the base %s, and goes on on %s",
             *(saved.folder, trained_on, model.name_or_path),
@@ -71,7 +71,12 @@ def check_continues(setting: Setting, data: TokenizedData) -> None:
 
 
 def _check_classes(saved: SavedAdapter, classes: list[str]) -> None:
-    names, shown = read_labels(saved.folder), ", ".join(classes[:8])
+    shown = ", ".join(classes[:8])
+    try:
+        names = read_labels(saved.folder)
+    except (OSError, ValueError, TypeError) as error:
+        path = saved.folder / LABELS_FILE
+        raise SpecError(f"adapter.from: {path} cannot be read: {error}") from error
     if not names:
         log.warning(
             "adapter.from: %s has no %s; its classes are taken to be those of the data in their "

@@ -7,7 +7,7 @@ complete, and is read on machines that do not have the adapter.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -26,6 +26,8 @@ FROM = "from"
 PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """They may be written otherwise than the saved adapter has them: the base tells whether they stand
 for the same modules (`peft_jobs.methods.continuation`)."""
+_WRITTEN_BY_MACHINE = "modules_to_save"
+"""Every section that was dumped holds it; beside a hash that a person wrote, it may be missing."""
 _FREE = ("loraplus_lr_ratio",)
 """Fields of the training alone, beside all rates of dropout."""
 _BEGINNINGS: Mapping[str, Any] = {
@@ -67,13 +69,16 @@ def continued(
     source = AdapterSource.model_validate(
         {"name_or_path": named} if isinstance(named, str) else named
     )
-    if source.sha256 is not None:
+    if source.sha256 is not None and _WRITTEN_BY_MACHINE in given:
         return dict(given)
     folder = adapter_folder(source.name_or_path, source.revision)
     saved = read_adapter(folder)
     own = saved_section(saved, sections, refused)
     local = str(folder) if source.is_local else source.name_or_path
-    own[FROM] = {**source.model_dump(), "name_or_path": local, "sha256": adapter_digest(folder)}
+    digest = adapter_digest(folder)
+    if source.sha256 not in (None, digest):
+        raise SpecError(f"the files in {folder} have sha256 {digest}, and not {source.sha256}")
+    own[FROM] = {**source.model_dump(), "name_or_path": local, "sha256": digest}
     return agreeing(own, {name: value for name, value in given.items() if name != FROM}, sections)
 
 
@@ -97,7 +102,8 @@ def saved_section(
             "path_initial_model_for_weight_conversion), or give the changed base as `model` and "
             "set init_lora_weights true in its adapter_config.json"
         )
-    known = settings["adapter"] if method == "bottleneck" else settings
+    known = settings.get("adapter") if method == "bottleneck" else settings
+    known = known if isinstance(known, dict) else {}
     section = sections[method]
     found: dict[str, Any] = {
         name: known[name]
@@ -106,7 +112,7 @@ def saved_section(
     }
     if "target_modules" in section.model_fields:
         found.setdefault("target_modules", ())
-    found["modules_to_save"] = _beside_heads(found.get("modules_to_save", ()))
+    found["modules_to_save"] = _beside_heads(found.get("modules_to_save", []))
     found["method"] = method
     try:
         section.model_validate(found)
@@ -152,7 +158,7 @@ def agreeing(
 
 def _is_same(name: str, value: Any, kept: Adapter) -> bool:
     """Whether a raw value of a field means what the section `kept` has there."""
-    if name == "modules_to_save" and isinstance(value, list | tuple):
+    if name == "modules_to_save":
         value = _beside_heads(value)
     try:
         changed = type(kept).model_validate({**kept.model_dump(), name: value})
@@ -161,7 +167,10 @@ def _is_same(name: str, value: Any, kept: Adapter) -> bool:
     return bool(getattr(changed, name) == getattr(kept, name))
 
 
-def _beside_heads(names: Iterable[str]) -> list[str]:
+def _beside_heads(names: Any) -> Any:
+    """Modules to save, as they came, but for the usual heads."""
+    if not isinstance(names, list | tuple):
+        return names
     return [name for name in names if name not in _USUAL_HEADS]
 
 

@@ -22,7 +22,7 @@ class AdapterSource(Section):
     revision: str | None = None
     """Hub commit, tag or branch."""
     sha256: str | None = None
-    """Of the adapter's files, filled in when the spec is read: leave it out."""
+    """Of the adapter's files: filled in when the file is read, and a mistake if they differ."""
 
     @property
     def is_local(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from peft_jobs.errors import SpecError
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import saved_adapter
 from peft_jobs.spec.mistakes import mistakes
@@ -126,7 +127,8 @@ def test_a_point_may_choose_what_it_goes_on_from(saved: str, tmp_path: Path) -> 
     assert (found.r, found.target_modules, found.lora_dropout) == (4, "attention-qv", 0.2)
     written = spec(adapter={"r": 16})
     assert "r is 4 there and 16 here" in refused(written, {"adapter.from": saved})
-    assert "there is no folder" in refused(plain, {"adapter.from": "/nowhere"})
+    with pytest.raises(SpecError, match=r"^adapter.from: there is no folder /nowhere$"):
+        plain.with_params({"adapter.from": "/nowhere"})
     another = {"adapter.from": saved, "adapter.method": "loha"}
     assert "method is lora there and loha here" in refused(plain, another)
 
@@ -143,6 +145,17 @@ def test_the_content_is_a_part_of_the_trial(saved: str, tmp_path: Path) -> None:
     assert spec(adapter={"from": saved}) == after
     (Path(saved) / "labels.json").write_text('["a", "b"]')
     assert spec(adapter={"from": saved}) != after
+
+
+def test_a_hash_that_is_written_must_be_that_of_the_files(saved: str) -> None:
+    source = {"name_or_path": saved, "sha256": adapter_digest(Path(saved))}
+    assert spec(adapter={"from": source}) == spec(adapter={"from": saved})
+    (line,) = lines(adapter={"from": {**source, "sha256": "0" * 64}})
+    assert (
+        line
+        == f"adapter.from: the files in {saved} have sha256 {source['sha256']}, and not "
+        + ("0" * 64)
+    )
 
 
 def test_a_spec_with_the_hash_is_read_without_the_adapter(saved: str) -> None:
@@ -209,6 +222,10 @@ def test_the_method_is_the_saved_adapters(tmp_path: Path, method: str) -> None:
         ({"r": 0}, "the settings of the adapter in"),
         ({"bias": "some"}, "are not offered: bias: must be 'none', 'all' or 'lora_only'"),
         ({"target_modules": None}, "target_modules must name at least one module"),
+        ({"target_modules": 7}, "are not offered: target_modules: must be"),
+        ({"modules_to_save": 7}, "are not offered: modules_to_save: must be a list"),
+        ({"rank_pattern": [1]}, "are not offered: rank_pattern: must be"),
+        ({"peft_type": "BOTTLENECK", "adapter": {"placement": "x"}}, "placement: must be"),
     ],
 )
 def test_what_cannot_be_gone_on_from_is_told(
@@ -281,6 +298,13 @@ def test_a_name_that_neither_disk_nor_hub_knows(name: str) -> None:
     (line,) = lines(adapter={"from": name})
     told = "is neither a folder here nor an adapter that the Hugging Face Hub gives"
     assert line.startswith(f"adapter.from: {name} {told}")
+
+
+@pytest.mark.parametrize("name", ["/" + "x" * 5000, "~nobody-of-this-name/a"])
+def test_a_path_that_no_system_takes(name: str) -> None:
+    (line,) = lines(adapter={"from": name})
+    assert line.startswith("adapter.from: ")
+    assert "is no path that can be used (" in line
 
 
 def test_a_file_is_no_adapter(saved: str) -> None:

@@ -161,10 +161,10 @@ def test_the_adapter_that_trials_go_on_from_travels(packed: Pack) -> None:
     write_saved(Path("best"))
     made = packed("adapter={from: best}")
     names = {"adapter_config.json", "adapter_model.safetensors"}
-    assert files() >= {f"inputs/adapter/best/{name}" for name in names}
-    assert "adapter.from='inputs/adapter/best'" in shlex.split(made.entrypoint)
+    assert files() >= {f"inputs/adapter/{name}" for name in names}
+    assert "adapter.from='inputs/adapter'" in shlex.split(made.entrypoint)
     made = packed("adapter={from: {name_or_path: best}}")
-    assert "adapter.from.name_or_path='inputs/adapter/best'" in shlex.split(made.entrypoint)
+    assert "adapter.from.name_or_path='inputs/adapter'" in shlex.split(made.entrypoint)
 
 
 def test_an_adapter_of_the_cluster_stays_there(packed: Pack) -> None:

@@ -65,6 +65,15 @@ ADAPTERS: dict[str, tuple[dict[str, Any], str]] = {
         "it has base_model.model.score.weight",
     ),
     "DoRA's weights alone": ({"shapes": shapes(), "use_dora": True}, "it lacks base_model"),
+    "a matrix that is none": (
+        {"shapes": {name: (4,) if "lora_A" in name else s for name, s in shapes().items()}},
+        "are needed",
+    ),
+    "not finite": ({"shapes": shapes(), "value": float("nan")}, "values that are not finite"),
+    "a base that is a number": (
+        {"shapes": shapes(width=WIDTH * 2), "base_model_name_or_path": 7},
+        "was made for another base (7) or task",
+    ),
     "tokens of its own": (
         {"shapes": shapes(), "trainable_token_indices": [1, 2]},
         "adapter.",
