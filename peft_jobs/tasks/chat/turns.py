@@ -129,7 +129,6 @@ class _Turns:
         return {turn: [self._ended(turn, *span)] for turn, span in found.items()}
 
     def _span(self, turn: int) -> Span:
-        start = end = None
         if turn in self.ends:
             start, opening = self._start(turn)
             end = self._stop(turn, opening)
@@ -152,7 +151,8 @@ class _Turns:
         return start, end
 
     def _start(self, turn: int) -> tuple[int | None, str]:
-        """Behind the prompt to answer, never behind the first word; and what is before that."""
+        """Behind the prompt to answer, or as much of it as is there before the first word; and what
+        is between that word and the message before."""
         anchor = self.tails.anchors[turn]
         place = 0 if anchor is None else self.ends[anchor]
         first = self._first_word(turn)

@@ -19,7 +19,7 @@ from peft_jobs.spec.dotted import flatten
 from sweeps.cli.devices import device
 from sweeps.cli.display.outcome import record, tell, tell_status
 from sweeps.cli.exit_codes import ExitCode
-from sweeps.cli.preflight import check_data
+from sweeps.cli.preflight import check_data, load_checked
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
 from sweeps.driver.driver import Driver
@@ -31,7 +31,6 @@ from sweeps.redact import redact
 from sweeps.run import LaunchCallbacks, Outcome, launch
 from sweeps.search.at_random import drawn_at_random, why_at_random
 from sweeps.spec import SweepSpec
-from sweeps.spec.loading import load_sweep
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def run(path: Path, options: Options) -> int:
     overrides = [*options.as_overrides()]
     if options.study_url is not None:
         overrides.append(f"study_url={json.dumps(options.study_url)}")
-    spec = load_sweep(path, overrides)
+    spec = load_checked(path, overrides)
     if VARIABLE not in os.environ and not SweepFolder.of(spec).record.exists():
         check_data(spec, str(path))  # once: not when a driver is started again, nor to go on
     command = ["run", str(path), *options.words()]

@@ -13,7 +13,13 @@ from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import CausalLMSpec, DataSpec, TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.chat import template_of
-from tests.peft_jobs.tasks.chat.test_templates_of_trl import assistant, runs, user
+from tests.peft_jobs.tasks.chat.test_templates_of_trl import (
+    FOLDER,
+    NAMES,
+    assistant,
+    runs,
+    user,
+)
 from tests.support.chat_tokenizers import tokenizer_for
 
 CHATML = (
@@ -150,6 +156,20 @@ def test_what_the_template_drops_is_a_mistake() -> None:
         supervised([{"role": "human", "content": "Hi"}, assistant("Hello!")])
     with pytest.raises(DataError, match=r"no assistant turn .* it has 'human', 'gpt'"):
         supervised([{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello!"}])
+
+
+@pytest.mark.skipif(not NAMES, reason="trl is not installed")
+@pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
+def test_words_that_a_template_drops_beside_a_call_are_told_with_the_remedy(name: str) -> None:
+    template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    talk = [user("Weather?"), assistant("Let me look.", {"town": "Rome"})]
+    plain = tokenizer_for(template).apply_chat_template(talk, tokenize=False)
+    assert "Rome" in plain
+    assert "Let me look." not in plain
+    told = r"drops the words beside the tool calls of message 2 .* or leave these words out"
+    with pytest.raises(DataError, match=told):
+        supervised(talk, template)
+    assert "Rome" in "".join(supervised([talk[0], {**talk[1], "content": ""}], template))
 
 
 def test_another_message_among_the_words_is_a_mistake() -> None:
