@@ -141,6 +141,15 @@ def size(url: str) -> int | None:
     return found
 
 
+def size_below(url: str) -> int:
+    """Bytes of all files at any depth below `url`."""
+    from pyarrow.fs import FileSelector
+
+    system, path = _reach(url)
+    found = system.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+    return sum(info.size for info in found if info.is_file)
+
+
 def names(url: str) -> list[str]:
     """Files at any depth below `url`, as relative paths; none if nothing is there.
 

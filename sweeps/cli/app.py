@@ -351,6 +351,68 @@ def export(
     export(open_sweep(storage, name, study_url), trial, path, forms, test, json)
 
 
+@app.command(**_example("peft-sweep delete demo", "peft-sweep delete demo --keep-best --yes"))
+def delete(
+    name: Name,
+    storage: Storage = RUNS,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Copy the winner's adapter to NAME-best first.")
+    ] = False,
+    keep_runs: Annotated[
+        bool, typer.Option("--keep-runs", help="Leave the runs in MLflow as they are.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Delete a sweep: study, MLflow runs, files."""
+    from sweeps.cli.commands.delete import delete
+
+    delete(storage, name, study_url, keep_best, keep_runs, yes, json)
+
+
+@app.command(**_example("peft-sweep gc --dry-run"))
+def gc(
+    storage: Storage = RUNS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
+    ] = False,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Remove what no sweep needs: caches, unfinished files."""
+    from sweeps.cli.commands.delete import collect
+
+    collect(storage, study_url, dry_run, json)
+
+
+@app.command(**_example("peft-sweep archive demo --out demo.tar"))
+def archive(
+    name: Name,
+    storage: Storage = RUNS,
+    path: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="File to write; NAME.tar.")
+    ] = None,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Put a sweep into one file, which opens elsewhere."""
+    from sweeps.cli.commands.archive import archive
+
+    archive(storage, name, study_url, path, json)
+
+
+@app.command(**_example("peft-sweep restore demo.tar --storage /data/runs"))
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `archive` has written.")],
+    storage: Storage = RUNS,
+) -> None:
+    """Put an archived sweep into a storage."""
+    from sweeps.cli.commands.archive import restore
+
+    restore(file, storage)
+
+
 @app.command(**_example("peft-sweep ui --port 5001"))
 def ui(
     storage: Storage = RUNS,

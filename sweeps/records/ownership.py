@@ -59,6 +59,12 @@ def home_of(folder: SweepFolder) -> dict[str, str]:
     return {"storage": _resolved(folder.location), "machine": platform.node()}
 
 
+def is_home(folder: SweepFolder, attrs: Mapping[str, Any]) -> bool:
+    """Whether a study with the attributes `attrs` was driven from this storage last, if known."""
+    before = attrs.get("home", {}).get("storage")
+    return before in (None, _resolved(folder.location))
+
+
 def check_own(folder: SweepFolder, attrs: Mapping[str, Any]) -> None:
     """SpecError if a study with the attributes `attrs` is not that of the sweep in the folder."""
     key, mark = attrs.get("key"), folder.read(folder.id)

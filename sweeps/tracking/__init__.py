@@ -11,6 +11,7 @@ outbox           a queue of operations on disk, which a killed driver leaves for
 drain            the thread that empties the outbox
 delivery         carries operations to MLflow, each exactly once
 batch            what a few neighbouring operations add to a run
+recorded_runs    a sweep's runs deleted, or copied to another store
 view             the table of trials as MLflow's page opens it
 ui               MLflow's server on a local storage
 """

@@ -41,9 +41,14 @@ def follow_database(database: Path) -> None:
                     )
 
 
-def _has_moved(location: str | None, root: Path) -> bool:
+def local_path(location: str | None) -> Path | None:
+    """The folder of a `file://` location; None for any other."""
     parts = urlsplit(location or "")
-    before = Path(url2pathname(parts.path))
-    if parts.scheme != "file" or before.name != ARTIFACTS_FOLDER or before == root:
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def _has_moved(location: str | None, root: Path) -> bool:
+    before = local_path(location)
+    if before is None or before.name != ARTIFACTS_FOLDER or before == root:
         return False
     return root.is_dir() or not before.is_dir()

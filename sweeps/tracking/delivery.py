@@ -123,22 +123,7 @@ class Delivery:
 
     def _experiment(self) -> str:
         if self._experiment_id is None:
-            name = self._destination.experiment
-            experiment = self._client.get_experiment_by_name(name)
-            if experiment is None:
-                self._experiment_id = self._client.create_experiment(
-                    name,
-                    artifact_location=self._destination.artifact_location(),
-                    # Opens the UI on the runs' table instead of on traces.
-                    tags={"mlflow.experimentKind": "custom_model_development"},
-                )
-            elif experiment.lifecycle_stage != "active":
-                raise RuntimeError(
-                    f"experiment {name!r} is deleted; `mlflow experiments restore "
-                    f"--experiment-id {experiment.experiment_id}`, or name another one"
-                )
-            else:
-                self._experiment_id = str(experiment.experiment_id)
+            self._experiment_id = experiment_id(self._client, self._destination)
         return self._experiment_id
 
     def _write(self, run: KnownRun, batch: Batch) -> None:
@@ -182,6 +167,26 @@ class Delivery:
             except FileNotFoundError as error:
                 if not body.get("optional"):
                     raise RefusedByMlflow(f"the artifact is gone: {body['path']}") from error
+
+
+def experiment_id(client: MlflowClient, destination: Destination) -> str:
+    """The id of the experiment, created if it is not there; RuntimeError if it is deleted."""
+    name = destination.experiment
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        created: str = client.create_experiment(
+            name,
+            artifact_location=destination.artifact_location(),
+            # Opens the UI on the runs' table instead of on traces.
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
+        return created
+    if experiment.lifecycle_stage != "active":
+        raise RuntimeError(
+            f"experiment {name!r} is deleted; `mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}`, or name another one"
+        )
+    return str(experiment.experiment_id)
 
 
 def _is_refusal(error: Exception) -> bool:

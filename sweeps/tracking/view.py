@@ -34,6 +34,11 @@ def view_key(sweep: str) -> str:
     return "sweep-" + re.sub(r"[^\w.-]", "-", sweep, flags=re.ASCII)
 
 
+def tag_name(sweep: str) -> str:
+    """The name of the experiment tag that is the sweep's view."""
+    return _TAG_PREFIX + view_key(sweep)
+
+
 def view_tag(sweep: str, view: View, time_ms: int) -> dict[str, str]:
     """The experiment tag that is the sweep's view."""
     metrics = dict.fromkeys([view.objective, *view.metrics])
@@ -60,7 +65,7 @@ def view_tag(sweep: str, view: View, time_ms: int) -> dict[str, str]:
         "updatedAt": time_ms,
         "state": json.dumps(state),
     }
-    return {_TAG_PREFIX + view_key(sweep): json.dumps(envelope)}
+    return {tag_name(sweep): json.dumps(envelope)}
 
 
 def view_url(server_url: str, experiment_id: str, sweep: str) -> str:

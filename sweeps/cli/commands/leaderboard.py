@@ -11,7 +11,10 @@ from peft_jobs import SpecError
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
 from sweeps.cli.display.table import DEFAULT_ROWS, print_board
-from sweeps.cli.screen import out, print_json, say
+from sweeps.cli.screen import out, print_json, say, size
+from sweeps.housekeeping.leftovers import lost_studies
+from sweeps.housekeeping.remains import size_of
+from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep, Unreadable, open_sweeps
 from sweeps.results.reports import summary, to_csv, to_html
 from sweeps.results.selection import best_of_each, pareto_front
@@ -60,6 +63,8 @@ class Listed:
     metric: str | None
     best_trial: int | None
     best_value: float | None
+    bytes: int
+    """Of the sweep's folder."""
     unreadable: str | None = None
 
 
@@ -68,7 +73,10 @@ def list_sweeps(storage: Path, study_url: str | None, json: bool) -> None:
     url = object_store.origin(storage)
     if url is None and not storage.is_dir():
         raise SpecError(f"there is no folder {storage}; give the sweeps' folder with --storage")
-    listed = [_listed(sweep) for sweep in open_sweeps(storage, study_url)]
+    listed = [_listed(sweep, storage) for sweep in open_sweeps(storage, study_url)]
+    for lost in lost_studies(storage):
+        again = f"peft-sweep delete {lost.name}{SweepFolder(storage, lost.name).option}"
+        say(f"{lost.name} has a study of {lost.trials} trials and no folder: `{again}` removes it")
     if json:
         print_json([asdict(item) for item in listed])
     elif not listed:
@@ -78,14 +86,15 @@ def list_sweeps(storage: Path, study_url: str | None, json: bool) -> None:
         out.print(_table(listed))
 
 
-def _listed(sweep: RecordedSweep | Unreadable) -> Listed:
+def _listed(sweep: RecordedSweep | Unreadable, storage: Path) -> Listed:
+    num_bytes = size_of(SweepFolder(storage, sweep.name))
     if isinstance(sweep, Unreadable):
-        return Listed(sweep.name, {}, None, None, None, None, sweep.reason)
+        return Listed(sweep.name, {}, None, None, None, None, num_bytes, sweep.reason)
     spec = sweep.spec
     try:
         best = sweep.leaderboard().best
     except SpecError as error:  # trials that must not be ranked together
-        return Listed(spec.name, _states(sweep), None, None, None, None, str(error))
+        return Listed(spec.name, _states(sweep), None, None, None, None, num_bytes, str(error))
     return Listed(
         name=spec.name,
         trials=_states(sweep),
@@ -93,6 +102,7 @@ def _listed(sweep: RecordedSweep | Unreadable) -> Listed:
         metric=spec.objective.metric,
         best_trial=None if best is None else best.number,
         best_value=None if best is None else best.value,
+        bytes=num_bytes,
     )
 
 
@@ -105,7 +115,7 @@ def _states(sweep: RecordedSweep) -> dict[str, int]:
 def _table(listed: list[Listed]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("sweep", no_wrap=True)
-    for title in ("trials", *map(word, STATES)):
+    for title in ("trials", *map(word, STATES), "size"):
         table.add_column(title, justify="right")
     table.add_column("best")
     for item in listed:
@@ -113,7 +123,7 @@ def _table(listed: list[Listed]) -> Table:
         shown = [str(counts[state]) if counts.get(state) else "" for state in STATES]
         ended = sum(counts.get(state, 0) for state in ENDED)
         of = f"{ended} of {item.n_trials}" if item.n_trials else ""
-        table.add_row(item.name, of, *shown, _best(item))
+        table.add_row(item.name, of, *shown, size(item.bytes), _best(item))
     return table
 
 

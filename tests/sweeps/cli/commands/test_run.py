@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import Result
 
 from tests.support.ray_nodes import HANG_SECONDS
@@ -158,3 +159,24 @@ def wait_for(process: "subprocess.Popen[str]", text: str) -> str:
         assert time.monotonic() < deadline, said
         said += line
     return said
+
+
+def test_the_saved_file_is_what_ran_and_runs_again(cli: Cli, folder: Path) -> None:
+    overrides = ["budget.n_trials=3", "training.weight_decay=0.5", "storage=here"]
+    assert cli("run", "waves.yaml", *overrides).exit_code == 0
+    saved = folder / "here" / "waves" / "sweep.yaml"
+    before = cli("leaderboard", "waves", "--storage", "here", "--json").stdout
+    again = cli("run", saved)
+    assert again.exit_code == 0, again.output
+    assert cli("leaderboard", "waves", "--storage", "here", "--json").stdout == before
+    (folder / "here").rename(folder / "there")
+    more = cli("run", folder / "there" / "waves" / "sweep.yaml", "budget.n_trials=4")
+    assert more.exit_code == 0, more.output
+    assert not (folder / "here").exists()
+    assert not (folder / "runs").exists()
+    tree = yaml.safe_load((folder / "there" / "waves" / "sweep.yaml").read_text())
+    assert (tree["name"], tree["budget"]["n_trials"]) == ("waves", 4)
+    assert tree["training"]["weight_decay"] == 0.5
+    assert cli("resume", "waves", "budget.n_trials=5", "--storage", "there").exit_code == 0
+    text = (folder / "there" / "waves" / "sweep.yaml").read_text()
+    assert yaml.safe_load(text)["budget"]["n_trials"] == 5
