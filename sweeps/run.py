@@ -6,9 +6,6 @@ from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
 
-from optuna.storages import BaseStorage
-
-from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
@@ -21,12 +18,13 @@ from sweeps.futures import future_of
 from sweeps.records.inputs import with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
-from sweeps.redact import redact
+from sweeps.records.ownership import home_of, own_id
 from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.results.plots import write_plots
 from sweeps.results.reports import write_reports
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
+from sweeps.spec.loading import as_file
 from sweeps.spec.plan import resolve, sources, variants
 from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease
@@ -72,44 +70,48 @@ class LaunchCallbacks:
 
 def launch(
     spec: SweepSpec,
-    source: str | None = None,
     callbacks: LaunchCallbacks | None = None,
     retry_failed: bool = False,
+    moved: bool = False,
 ) -> Outcome:
     """`run_sweep` with what a command line needs.
 
-    `source` is the sweep file's text; `retry_failed` runs the trials that failed once more.
+    `retry_failed` runs the trials that failed once more; `moved` says that the storage was
+    elsewhere before.
     """
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
         folder = folder.with_mirror(mirror)
-        return _launch(spec, folder, source, callbacks or LaunchCallbacks(), retry_failed)
+        return _launch(spec, folder, callbacks or LaunchCallbacks(), retry_failed, moved)
 
 
 def _launch(
     spec: SweepSpec,
     folder: SweepFolder,
-    source: str | None,
     callbacks: LaunchCallbacks,
     retry_failed: bool,
+    moved: bool,
 ) -> Outcome:
+    own_id(spec, folder, moved)
     folder.path.mkdir(parents=True, exist_ok=True)
     storage = open_storage(spec.study_url or folder.study_url)
-    _refuse_orphans(spec, folder, storage)
     with _driving(Lease(storage, spec.name), callbacks.heartbeat) as tick:
+        key = own_id(spec, folder, moved)  # once more: of two that begin at once, one has waited
+        folder.write_now(folder.id, key)
         spec = _while_ticking(partial(with_inputs, spec, folder), tick)
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
             seen = {part: prepared.provenance.get(part) for part in COMPARABLE}
-            study.take_over(seen | {adapter_key(name): sha for name, sha in sources(spec).items()})
+            seen |= {adapter_key(name): sha for name, sha in sources(spec).items()}
+            study.take_over(seen, key, home_of(folder))
             study.on_wait = callbacks.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
             study.optuna.set_user_attr("majority", prepared.majority)
             if retry_failed:
                 study.retry_failed()
-            _write_sweep(spec, folder, source, prepared)
+            _write_sweep(spec, folder, prepared)
             callbacks.on_prepared(spec, prepared)
             tracker = open_tracker(study, folder, prepared)
             driver = Driver(
@@ -128,21 +130,6 @@ def _launch(
                 tracker.close(FLUSH_SECONDS)
                 raise
         return _finish(driver)
-
-
-def _refuse_orphans(spec: SweepSpec, folder: SweepFolder, storage: BaseStorage) -> None:
-    """SpecError if the folder has trials of a study that is in another database."""
-    try:
-        storage.get_study_id_from_name(spec.name)
-    except KeyError:
-        if folder.results():
-            url = redact(spec.study_url or folder.study_url)
-            location = folder.location_of(folder.path)
-            raise SpecError(
-                f"{location} holds trials of {spec.name!r} that would be written "
-                f"over, as their study is not in {url}: give its database with --study-url (or "
-                "PEFT_SWEEPS_STUDY_URL), another name, or remove the folder"
-            ) from None
 
 
 @contextlib.contextmanager
@@ -182,19 +169,15 @@ def _finish(driver: Driver) -> Outcome:
     return Outcome(leaderboard, status, reason, undelivered)
 
 
-def _write_sweep(
-    spec: SweepSpec, folder: SweepFolder, source: str | None, prepared: Prepared
-) -> None:
-    if source is not None:
-        write_whole(folder.source, redact(source))
-        folder.keep(folder.source)
+def _write_sweep(spec: SweepSpec, folder: SweepFolder, prepared: Prepared) -> None:
+    write_whole(folder.source, as_file(spec))
     record = {
         "sweep": spec.without_credentials().model_dump(mode="json"),
         "prepared": prepared.model_dump(mode="json"),
         "environment": environment(),
     }
     write_json(folder.record, record)
-    folder.keep(folder.record)
+    folder.keep(folder.source, folder.record)
 
 
 def _status(driver: Driver) -> tuple[Status, str | None]:

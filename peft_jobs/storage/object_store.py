@@ -18,9 +18,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from peft_jobs.storage.files import name_beside, whole_folder
 from peft_jobs.storage.retry import retry
@@ -54,8 +54,8 @@ def local_folder(location: str) -> Path:
     """The folder itself, or where this machine's hosts keep a store's."""
     if not is_url(location):
         return Path(location)
-    parts = urlsplit(location)
-    return _staging() / "host" / parts.scheme / parts.netloc / parts.path.strip("/")
+    scheme, bucket, path = _parts(location)
+    return _staging() / "host" / scheme / bucket / path.strip("/")
 
 
 def put(local: Path, url: str) -> None:
@@ -140,14 +140,17 @@ def size(url: str) -> int | None:
 
 
 def names(url: str) -> list[str]:
-    """Files at any depth below `url`, as relative paths; none if nothing is there."""
+    """Files at any depth below `url`, as relative paths; none if nothing is there.
+
+    A key such as `a/../b`, which no folder could hold, is passed over.
+    """
     from pyarrow.fs import FileSelector
 
     system, path = _reach(url)
     found = system.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
     root = path.strip("/")  # some systems list their paths with a slash in front
-    files = [info.path.strip("/") for info in found if info.is_file]
-    return sorted(file.removeprefix(f"{root}/") for file in files)
+    files = [info.path.strip("/").removeprefix(f"{root}/") for info in found if info.is_file]
+    return sorted(file for file in files if _is_below(file))
 
 
 def children(url: str) -> list[str]:
@@ -204,10 +207,19 @@ def _manifest(url: str) -> dict[str, int] | None:
     if content is None:
         return None
     try:
-        return dict(json.loads(content)["files"])
-    except (ValueError, LookupError, TypeError) as error:  # not put as a whole
+        sizes = dict(json.loads(content)["files"])
+        if outside := [name for name in sizes if not _is_below(name)]:
+            raise ValueError(f"it names what is not below it, {outside[0]!r}")
+    except (ValueError, LookupError, TypeError) as error:  # not put as a whole, or forged
         told = f"its {MANIFEST} cannot be read: {error}"
         raise FileNotFoundError(errno.ENOENT, told, url) from error
+    return sizes
+
+
+def _is_below(name: str) -> bool:
+    """Whether a relative name stays below the folder that it is relative to, on any system."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and "\0" not in name
 
 
 def _staging() -> Path:
@@ -217,11 +229,21 @@ def _staging() -> Path:
 
 def _reach(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
-    parts = urlsplit(url)
+    scheme, bucket, below = _parts(url)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    system, root = _system(parts.scheme, parts.netloc, endpoint)
-    path = f"{root}{parts.path}".rstrip("/")
+    system, root = _system(scheme, bucket, endpoint)
+    path = f"{root}{below}".rstrip("/")
     return system, path.lstrip("/") if system.type_name in _FLAT else path
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """Scheme, bucket and path of a URL; what stands in the path is the name, `?`, `#` and `%` too.
+
+    Names of files come behind a storage's URL as they are.
+    """
+    scheme, _, rest = url.partition("://")
+    bucket, slash, path = rest.partition("/")
+    return scheme, bucket, slash + path
 
 
 @lru_cache(maxsize=32)

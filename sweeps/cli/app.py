@@ -14,6 +14,7 @@ from sweeps.cli.options import (
     Inline,
     JobServer,
     Json,
+    Moved,
     Name,
     NamesEntries,
     OfJob,
@@ -132,13 +133,14 @@ def run(
     inline: Inline = False,
     plain: Plain = False,
     supervise: Supervise = True,
+    moved: Moved = False,
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
     """Run a sweep, or take it up again where it was left."""
     from sweeps.cli.commands.run import Options, run
 
-    options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
+    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
     raise typer.Exit(run(path, options))
 
 
@@ -173,13 +175,14 @@ def resume(
     inline: Inline = False,
     plain: Plain = False,
     supervise: Supervise = True,
+    moved: Moved = False,
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
     """Take up a sweep where it was left, without its file."""
     from sweeps.cli.commands.run import Options, resume
 
-    options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
+    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
     raise typer.Exit(resume(storage, name, options))
 
 
@@ -195,6 +198,7 @@ def retry(
     inline: Inline = False,
     plain: Plain = False,
     supervise: Supervise = True,
+    moved: Moved = False,
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
@@ -203,7 +207,7 @@ def retry(
 
     if not failed:
         raise typer.BadParameter("say which trials: --failed")
-    options = Options(overrides or [], address, inline, study_url, plain, json, supervise)
+    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
     raise typer.Exit(resume(storage, name, options, retry_failed=True))
 
 

@@ -76,6 +76,9 @@ OfJob = Annotated[
 Inline = Annotated[
     bool, typer.Option("--inline", help="Without Ray, in this process; debuggers work.")
 ]
+Moved = Annotated[
+    bool, typer.Option("--moved", help="The sweep's storage was elsewhere, and is here now.")
+]
 Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live display.")]
 Supervise = Annotated[
     bool,

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
@@ -48,7 +49,7 @@ def pairs(items: Mapping[str, str]) -> Table:
     table.add_column(style="dim", no_wrap=True, min_width=8)
     table.add_column(overflow="fold")
     for name, value in items.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table
 
 

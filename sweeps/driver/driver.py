@@ -13,7 +13,7 @@ from peft_jobs import Progress, State, TrialResult
 from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
 from sweeps.driver.budget import Budget
 from sweeps.driver.retention import Retention
-from sweeps.driver.tracked_runs import now_ms, track_start
+from sweeps.driver.tracked_runs import now_ms, track_interruption, track_start
 from sweeps.driver.trial_record import claim_adapter, record_end, record_missing, record_start
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
@@ -179,6 +179,7 @@ class Driver:
         """A running trial was stopped without an end; it stays RUNNING for the next driver."""
         if self.running.pop(number, None) is not None:
             self.study.interrupt(number)
+            track_interruption(self.tracker, number)
             self.on_change(self)
 
     def leave_running(self) -> None:

@@ -13,6 +13,7 @@ from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, LOG_FILE, METRICS_F
 from sweeps.records.layout import SweepFolder, run_name
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.reports import markdown, report_artifacts
+from sweeps.results.states import INTERRUPTED
 from sweeps.spec.sample_points import varying_names
 from sweeps.study.asker import Point
 from sweeps.study.study import SweepStudy
@@ -22,7 +23,7 @@ Status = Literal["complete", "failed", "interrupted"]
 """How a launch ended."""
 _RUN_STATUS: dict[State, RunStatus] = {
     State.COMPLETE: "FINISHED",
-    State.PRUNED: "KILLED",
+    State.PRUNED: "FINISHED",
     State.FAIL: "FAILED",
 }
 
@@ -90,6 +91,11 @@ def track_start(tracker: Tracker, point: Point, time_ms: int) -> None:
         tags["trial.retry_of"] = str(point.retry_of)
     name = run_name(point.number, point.params)
     tracker.trial_started(point.number, name, flatten(point.spec), tags, time_ms)
+
+
+def track_interruption(tracker: Tracker, number: int) -> None:
+    """Tell the tracker that a trial is left without an end; its run stays RUNNING."""
+    tracker.trial_tagged(number, {"trial.state": INTERRUPTED}, now_ms())
 
 
 def track_end(

@@ -4,8 +4,11 @@ Everything that is claimed on the card was measured on the exported files, on a 
 """
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.attempt_folder import TRIAL_FILE
-from peft_jobs.storage.files import whole_folder, write_json, write_whole
+from peft_jobs.storage.files import follow_umask, whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
 from sweeps.exporters import EXPORTERS, Draft, Exporter
 from sweeps.exporters.merged import MERGED_FOLDER
@@ -80,8 +83,9 @@ def write_export(
         exporter.check(spec)
     winner = board.best is not None and board.best.number == row.number
     test = test and winner and spec.data.test is not None
-    for exporter in exporters:
-        record |= exporter.write(Draft(out, spec, record, folder.cache, test))
+    with _cache(folder) as cache:
+        for exporter in exporters:
+            record |= exporter.write(Draft(out, spec, record, cache, test))
     forms = [form for e in EXPORTERS.values() if (form := e.form(spec, record)) is not None]
     write_whole(out / "README.md", model_card(board, row, spec, record, out, forms))
     write_json(out / EXPORT_FILE, record)
@@ -96,6 +100,16 @@ def write_export(
     )
 
 
+@contextmanager
+def _cache(folder: SweepFolder) -> Iterator[Path]:
+    """Where data are tokenized: in the storage, or aside if that is not to be written."""
+    if os.access(folder.storage, os.W_OK) or folder.in_store:
+        yield folder.cache
+        return
+    with tempfile.TemporaryDirectory(prefix="peft-sweeps-") as aside:
+        yield Path(aside)
+
+
 def _exporters(to: Sequence[str]) -> list[Exporter]:
     names = {ALWAYS, *([to] if isinstance(to, str) else to)}
     for name in sorted(names - EXPORTERS.keys()):
@@ -104,15 +118,16 @@ def _exporters(to: Sequence[str]) -> list[Exporter]:
 
 
 def _choose(board: Leaderboard, number: int | None) -> Row:
-    if number is None:
-        if board.best is None:
-            raise SpecError(f"the sweep {board.sweep!r} has no winner yet: no trial completed")
-        return board.best
-    row = next((row for row in board.rows if row.number == number), None)
+    row = board.best
+    if number is not None:
+        row = next((row for row in board.rows if row.number == number), None)
+    if row is None and number is None:
+        raise SpecError(f"the sweep {board.sweep!r} has no winner yet: no trial completed")
     if row is None:
         raise SpecError(f"the sweep {board.sweep!r} has no trial {number}")
     if row.adapter is None:
-        raise SpecError(f"trial {number} left no adapter: it is {row.state} ({row.kind})")
+        state = row.state if row.kind is None else f"{row.state} ({row.kind})"
+        raise SpecError(f"trial {row.number} left no adapter: it is {state}")
     return row
 
 
@@ -138,6 +153,7 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
         try:
             with local_copy(folder.path / row.adapter) as adapter:
                 shutil.copytree(adapter, begun, dirs_exist_ok=True)
+                follow_umask(begun)  # what is copied may be read-only
         except FileNotFoundError:
             raise SpecError(_gone(folder, row.number, row.adapter, spec)) from None
         with local_copy(folder.trial_file(row.number)) as trial:

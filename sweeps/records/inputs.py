@@ -20,6 +20,7 @@ from peft_jobs.storage.files import write_once
 from peft_jobs.storage.saved_adapter import FILES as ADAPTER_FILES
 from search_spaces import FunctionSpace
 from sweeps.errors import Unavailable
+from sweeps.file_names import INPUTS_FOLDER
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 
@@ -102,7 +103,7 @@ def _put(file: Path, folder: SweepFolder) -> str:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     name = f"{_plain(file.stem)}-{digest[:16]}{file.suffix}"
-    target = folder.path / "inputs" / name
+    target = folder.path / INPUTS_FOLDER / name
     location = folder.location_of(target)
     try:
         if folder.in_store:

@@ -1,6 +1,8 @@
 """Where things lie: `<storage>/<sweep>/trials/0007/...`, and the names of a trial."""
 
+import os
 import re
+import shlex
 import shutil
 import uuid
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from sweeps.errors import Unavailable
 from sweeps.file_names import (
     CACHE_FOLDER,
     EXPORTS_FOLDER,
+    ID_FILE,
     MARKER_FILE,
     OUTBOX_FILE,
     PLOTS_FOLDER,
@@ -30,6 +33,7 @@ from sweeps.file_names import (
 )
 from sweeps.records.mirror import Mirror
 from sweeps.spec import SweepSpec
+from sweeps.sqlite_urls import sqlite_url
 
 
 def storage_folder(storage: str | Path) -> Path:
@@ -69,9 +73,9 @@ class SweepFolder:
 
     @property
     def option(self) -> str:
-        """What a command needs to find this storage from here; empty for `runs`."""
+        """What a command needs to find this storage from here, quoted; empty for `runs`."""
         runs = Path("runs").absolute()
-        return "" if self.storage.absolute() == runs else f" --storage {self.location}"
+        return "" if self.storage.absolute() == runs else f" --storage {shlex.quote(self.location)}"
 
     def location_of(self, path: Path) -> str:
         """Where a path of this storage is found from any machine."""
@@ -95,18 +99,27 @@ class SweepFolder:
         Raises Unavailable if the storage does not take it.
         """
         marker, text = self.path / MARKER_FILE, uuid.uuid4().hex
-        location = self.location_of(marker)
+        self.write_now(marker, text)
+        return self.location_of(marker), text
+
+    def write_now(self, path: Path, text: str) -> None:
+        """Write a small file that is in the storage when this returns; else Unavailable."""
+        location = self.location_of(path)
         try:
             if self.in_store:
                 object_store.put_text(text, location)
             else:
-                write_whole(marker, text)
+                write_whole(path, text)
         except OSError as error:
             raise Unavailable(f"{location} cannot be written: {error}") from error
-        return location, text
 
     def remove(self, path: Path) -> None:
-        """Delete a file or a folder of the storage, if it is there; does not wait for a store."""
+        """Delete a file or a folder of the sweep, if it is there; does not wait for a store.
+
+        ValueError for a path that is not below the sweep's folder.
+        """
+        if not Path(os.path.normpath(path)).is_relative_to(self.path):
+            raise ValueError(f"{path} is not in the folder of the sweep {self.name!r}")
         shutil.rmtree(path, ignore_errors=True)
         if self.mirror is not None:
             self.mirror.remove(self.location_of(path))
@@ -146,8 +159,13 @@ class SweepFolder:
         return self.path / EXPORTS_FOLDER
 
     @property
+    def id(self) -> Path:
+        """Names the sweep whose folder this is: its study carries the same `key`."""
+        return self.path / ID_FILE
+
+    @property
     def source(self) -> Path:
-        """The sweep file as it was given."""
+        """The sweep file as it ran."""
         return self.path / SOURCE_FILE
 
     @property
@@ -170,11 +188,11 @@ class SweepFolder:
 
     @property
     def study_url(self) -> str:
-        return f"sqlite:///{self.study_database}"
+        return sqlite_url(self.study_database)
 
     @property
     def tracking_url(self) -> str:
-        return f"sqlite:///{self.storage / TRACKING_DATABASE}"
+        return sqlite_url(self.storage / TRACKING_DATABASE)
 
     @property
     def cache(self) -> Path:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, State, TrialResult
+from sweeps.results.states import minutes_so_far, state_of
+from sweeps.study.lease import Holder
 from sweeps.study.study import SweepStudy
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Row:
     rank: int | None
     number: int
     state: str
+    """One of `sweeps.results.states.STATES`."""
     kind: str | None
     value: float | None
     """The objective: final if complete, otherwise the last one that was reported."""
@@ -121,7 +124,8 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
     trials = study.launched()
     check_comparable(trials)
     objective = study.spec.objective
-    rows = [_row(trial, study) for trial in trials]
+    holder = study.holder
+    rows = [_row(trial, study, holder) for trial in trials]
 
     def order(row: Row) -> tuple[bool, bool, float, int]:
         value = objective.as_loss(row.value) if row.value is not None else 0.0
@@ -163,7 +167,7 @@ def check_comparable(trials: Sequence[FrozenTrial]) -> None:
             )
 
 
-def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
+def _row(trial: FrozenTrial, study: SweepStudy, holder: Holder | None) -> Row:
     record = trial.user_attrs.get("result")
     result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
     ranked = result.state is State.COMPLETE and study.feasible(result)
@@ -172,12 +176,12 @@ def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
     return Row(
         rank=0 if ranked else None,
         number=trial.number,
-        state=trial.state.name,
+        state=state_of(trial, holder),
         kind=result.kind,
         value=value,
         peak_memory_bytes=memory,
         trainable_parameters=result.trainable_parameters,
-        minutes=result.minutes,
+        minutes=result.minutes if record else minutes_so_far(trial, holder),
         params=trial.user_attrs.get("params", {}),
         metrics=dict(result.metrics),
         adapter=result.adapter,

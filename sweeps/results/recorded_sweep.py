@@ -12,13 +12,14 @@ import optuna
 
 from peft_jobs import SpecError
 from sweeps.records.layout import SweepFolder, storage_folder
+from sweeps.records.ownership import check_own
 from sweeps.records.reader import read_record, recorded_names, validated, without_credentials
 from sweeps.redact import redact
 from sweeps.results.curves import Curves, read_curves
 from sweeps.results.leaderboard import Leaderboard, make_leaderboard
 from sweeps.results.trials import Trials, read_trials
 from sweeps.spec import SweepSpec
-from sweeps.study.database import open_storage
+from sweeps.study.database import open_to_read
 from sweeps.study.study import SweepStudy
 
 Databases = dict[str, optuna.storages.RDBStorage]
@@ -90,11 +91,15 @@ def _open(storage: Path, name: str, study_url: str | None, opened: Databases) ->
     url = folder.study_url if spec.study_url is None else study_url or spec.study_url
     if "***@" in url:
         raise SpecError(without_credentials(name, url))
-    if spec.study_url is None and not folder.study_database.is_file():
-        raise SpecError(f"the study of {name!r} is gone: no {folder.study_database}")
-    rdb = opened.get(url) or opened.setdefault(url, open_storage(url))
+    rdb = opened.get(url) or open_to_read(url)
+    if rdb is None:
+        gone = folder.study_database if spec.study_url is None else redact(url)
+        raise SpecError(f"the study of {name!r} is gone: no {gone}")
+    opened[url] = rdb
     try:
         rdb.get_study_id_from_name(name)
     except KeyError:
         raise SpecError(f"there is no study {name!r} in {redact(url)}") from None
-    return RecordedSweep(SweepStudy(spec, rdb), SweepFolder(storage, name))
+    study = SweepStudy(spec, rdb)
+    check_own(folder, study.optuna.user_attrs)
+    return RecordedSweep(study, SweepFolder(storage, name))

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec import DEMO, Source
 from peft_jobs.spec.mistakes import Mistake, mistakes, suggest
 from peft_jobs.storage.object_store import MAX_URL_CHARACTERS, is_url
+from sweeps.file_names import ID_FILE
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.spec.checks import problems
@@ -31,7 +33,32 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     for text in overrides:
         override(tree, text)
     tree.setdefault("name", path.stem)
+    folder = path.absolute().parent
+    if "storage" not in tree and (folder / ID_FILE).is_file():
+        tree["storage"] = str(folder.parent)  # a sweep's own file, see `as_file`
     return build_sweep(tree, str(path))
+
+
+def as_file(spec: SweepSpec) -> str:
+    """The text of a sweep file that is `spec`, overrides and all, without credentials.
+
+    In the sweep's folder it runs again, also after the storage has moved: it names a storage only
+    if that is an object store.
+    """
+    tree = spec.without_credentials().model_dump(mode="json")
+    trial = tree.pop("trial")
+    trial["evaluation"].pop("rungs")  # both follow from the budget
+    trial["training"].pop("max_samples")
+    if not is_url(spec.storage):
+        del tree["storage"]
+    about = "# What ran, with all defaults and overrides; `peft-sweep run` takes it.\n"
+    text = yaml.dump({"name": tree.pop("name"), **trial, **tree}, Dumper=_Plain, sort_keys=False)
+    return about + text
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def build_sweep(tree: Mapping[str, Any], source: str = "sweep") -> SweepSpec:

@@ -1,7 +1,15 @@
 """The database of the studies: opened with care, and asked again when it falters."""
 
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
 import time
+import weakref
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import optuna
@@ -12,6 +20,7 @@ from peft_jobs import SpecError
 from peft_jobs.storage import retry as storage_retry
 from sweeps.errors import Unavailable
 from sweeps.redact import redact
+from sweeps.sqlite_urls import sqlite_file
 
 _T = TypeVar("_T")
 
@@ -19,16 +28,13 @@ _T = TypeVar("_T")
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at an SQLAlchemy URL; SQLite with a write-ahead log (ten times faster).
 
-    SpecError if the database cannot be opened, `Unavailable` if it does not answer.
+    SpecError if the database cannot be opened or must not be written, `Unavailable` if it does not
+    answer.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = _open(url)
-    except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
-        away = isinstance(error, sqlalchemy.exc.OperationalError) and "unable" not in str(error)
-        kind = Unavailable if away else SpecError
-        reason = redact(str(error))
-        raise kind(f"the study's database {redact(url)} cannot be opened: {reason}") from error
+    file = sqlite_file(url)
+    if file is not None and file.exists() and not _may_write(file):
+        raise SpecError(f"{file} must not be written here: what it holds can only be read")
+    storage = _told(url, partial(_open, url))
     if storage.engine.dialect.name == "sqlite":
 
         @sqlalchemy.event.listens_for(storage.engine, "connect")
@@ -39,6 +45,86 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
         storage.engine.dispose()
     return storage
+
+
+def open_to_read(url: str) -> optuna.storages.RDBStorage | None:
+    """The storage for what only reads; None if the SQLite file is not there or holds no studies.
+
+    A file is left as it is: nothing is created in it, nor in a folder that must not be written.
+    Where both may be written, others may be written to as well (`request_stop`). Raises as
+    `open_storage` does.
+    """
+    file = sqlite_file(url)
+    if file is None:
+        return open_storage(url)
+    if not file.is_file():
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return _told(url, partial(_open_file, url, file))
+
+
+def _told(url: str, call: Callable[[], _T]) -> _T:
+    """`call()`, with what a database says as an error of ours."""
+    try:
+        return call()
+    except (ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
+        away = isinstance(error, sqlalchemy.exc.OperationalError) and "unable" not in str(error)
+        kind = Unavailable if away else SpecError
+        reason = redact(str(getattr(error, "orig", None) or error))
+        raise kind(f"the study's database {redact(url)} cannot be opened: {reason}") from error
+
+
+def _open_file(url: str, file: Path) -> optuna.storages.RDBStorage | None:
+    connect, copy = _written(file) if _may_write(file) else _read_only(file)
+    with contextlib.closing(connect()) as probe:
+        if not probe.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'").fetchone():
+            return None
+    kwargs = {"creator": connect}
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=kwargs, skip_table_creation=True)
+    if copy is not None:
+        weakref.finalize(storage, copy.cleanup)
+    return storage
+
+
+def _may_write(file: Path) -> bool:
+    """Beside the file SQLite writes its log."""
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+
+
+_Connect = Callable[[], sqlite3.Connection]
+
+
+_Way = tuple[_Connect, "tempfile.TemporaryDirectory[str] | None"]
+
+
+def _written(file: Path) -> _Way:
+    return partial(_connect, file, "mode=rw"), None
+
+
+def _read_only(file: Path) -> _Way:
+    """How to read a file whose folder is not to be written, and the copy that this takes.
+
+    SQLite reads a file in WAL mode only beside its `-shm`, which it makes where it can. Without
+    one, what stands in the log is read from a copy; without a log, the file is all there is.
+    """
+    connect = partial(_connect, file, "mode=ro")
+    try:
+        with contextlib.closing(connect()) as probe:
+            probe.execute("SELECT 1 FROM sqlite_master").fetchone()
+        return connect, None
+    except sqlite3.OperationalError:
+        log = file.with_name(f"{file.name}-wal")
+        if not log.is_file() or not log.stat().st_size:
+            return partial(_connect, file, "mode=ro&immutable=1"), None
+    copy = tempfile.TemporaryDirectory(prefix="peft-sweeps-")
+    for found in (file, log):
+        shutil.copyfile(found, Path(copy.name) / found.name)
+    return partial(_connect, Path(copy.name) / file.name, "mode=rw"), copy
+
+
+def _connect(file: Path, query: str) -> sqlite3.Connection:
+    uri = f"{file.absolute().as_uri()}?{query}"
+    return sqlite3.connect(uri, uri=True, timeout=10, check_same_thread=False)
 
 
 def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:

@@ -21,6 +21,7 @@ from sweeps.spec.metrics import numbers
 from sweeps.study.asker import NOT_LAUNCHED, Asker, Point
 from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import retry
+from sweeps.study.lease import Holder, read_lease
 from sweeps.study.pruning import rung_records, should_stop
 from sweeps.study.transaction import Changes
 
@@ -33,13 +34,16 @@ class SweepStudy:
     def __init__(self, spec: SweepSpec, storage: optuna.storages.RDBStorage) -> None:
         self.spec, self.storage = spec, storage
         training, rungs = spec.trial.training, spec.trial.evaluation.rungs
-        self.optuna = optuna.create_study(
-            study_name=spec.name,
-            storage=storage,
-            direction=spec.objective.direction,
-            pruner=build(spec.pruner, training.max_samples or 1, rungs),
-            load_if_exists=True,
-        )
+        pruner = build(spec.pruner, training.max_samples or 1, rungs)
+        try:
+            self.optuna = optuna.load_study(study_name=spec.name, storage=storage, pruner=pruner)
+        except KeyError:
+            self.optuna = optuna.create_study(
+                study_name=spec.name,
+                storage=storage,
+                direction=spec.objective.direction,
+                pruner=pruner,
+            )
         self.ledger: CachedStorage
         """The driver's view of the study, from `take_over` on."""
         self._live: dict[int, Trial] = {}
@@ -54,11 +58,22 @@ class SweepStudy:
         """Tells this sweep from others of its name in other studies."""
         return str(self.optuna.user_attrs["key"])
 
-    def take_over(self, seen: Mapping[str, Any] | None = None) -> None:
+    @property
+    def holder(self) -> Holder | None:
+        """Who drives the sweep, dead or alive; None if nobody has since the last one ended."""
+        return read_lease(self.storage.engine, self.spec.name)
+
+    def take_over(
+        self,
+        seen: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        home: Mapping[str, str] | None = None,
+    ) -> None:
         """Become the sweep's driver: take up what an earlier one left.
 
-        `seen` are fingerprints of what the trials see (model, data, template). SpecError if the
-        study holds a sweep with another specification, or one that saw something else.
+        `seen` are fingerprints of what the trials see (model, data, template), `key` and `home` are
+        of `records.ownership`. SpecError if the study holds a sweep with another specification, or
+        one that saw something else.
         """
         now = identity(self.spec) | {f"the {name}": value for name, value in (seen or {}).items()}
         before = self.optuna.user_attrs.get("spec")
@@ -71,7 +86,9 @@ class SweepStudy:
                 "Give this sweep another name, or take the changes back."
             )
         if "key" not in self.optuna.user_attrs:
-            self.optuna.set_user_attr("key", f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
+            self.optuna.set_user_attr("key", key or f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
+        if home is not None and self.optuna.user_attrs.get("home") != home:
+            self.optuna.set_user_attr("home", home)
         self.ledger = CachedStorage(self.storage, self.optuna._study_id)
         self.optuna = optuna.load_study(
             study_name=self.spec.name, storage=self.ledger, pruner=self.optuna.pruner
@@ -93,6 +110,7 @@ class SweepStudy:
             t
             for t in trials
             if t.user_attrs.get("kind") not in NOT_LAUNCHED and t.number not in idle
+            if not t.state.is_finished() or "result" in t.user_attrs  # else somebody else's
         ]
 
     def retry_failed(self) -> list[int]:

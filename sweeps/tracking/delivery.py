@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -32,6 +31,9 @@ OPS_AT_ONCE = 1000
 METRICS_AT_ONCE, PARAMS_AT_ONCE, TAGS_AT_ONCE = 800, 100, 100
 MAX_RUN_NAME_CHARACTERS = 250
 UPLOAD_TIMEOUT_SECONDS = 300  # a proxying server answers only when the object store has the file
+
+SOURCE_TAG, SOURCE = "mlflow.source.name", "peft-sweep"
+"""On every run of ours: one that only has our key was made by something else."""
 
 
 class RefusedByMlflow(Exception):
@@ -96,7 +98,7 @@ class Delivery:
             tag, value = "trial.key", f"{value}/{key}"
         found = self._client.search_runs(
             [self._experiment()],
-            filter_string=f"tags.`{tag}` = '{value}'",
+            filter_string=f"tags.`{tag}` = '{value}' and tags.`{SOURCE_TAG}` = '{SOURCE}'",
             order_by=["attributes.start_time ASC"],
             max_results=1,
         )
@@ -106,7 +108,7 @@ class Delivery:
 
     def _create(self, key: str, tags: dict[str, str], ops: Sequence[Op]) -> KnownRun:
         body: dict[str, Any] = next((op.body for op in ops if op.kind == "start"), {})
-        tags |= {"mlflow.source.name": "peft-sweep", "mlflow.user": _user()}
+        tags |= {SOURCE_TAG: SOURCE, "mlflow.user": _user()}
         if key != SWEEP:
             tags["mlflow.parentRunId"] = self._run(SWEEP).id
         name = body.get("run_name", self._destination.sweep if key == SWEEP else f"trial-{key}")
@@ -172,7 +174,7 @@ class Delivery:
                 return
             folder = body["artifact_path"] or None
             try:
-                with local_copy(Path(body["path"])) as path:
+                with local_copy(self._outbox.folder / body["path"]) as path:
                     if path.is_dir():
                         self._client.log_artifacts(run.id, str(path), folder)
                     else:

@@ -7,10 +7,10 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweeps.file_names import ARTIFACTS_FOLDER
 from sweeps.redact import redact
+from sweeps.sqlite_urls import sqlite_file, sqlite_url
+from sweeps.tracking.artifact_root import artifact_root, follow_database
 
-_SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     # Every retry is ours: it looks for the run before creating one. MLflow's own retries (7, for
     # 4 minutes) would also repeat a `create_run` whose answer was lost, and leave a second run.
@@ -59,9 +59,7 @@ class Destination:
     @property
     def sqlite_file(self) -> Path | None:
         """The database file, when it is SQLite's."""
-        if not self.tracking_uri.startswith(_SQLITE):
-            return None
-        return Path(self.tracking_uri.removeprefix(_SQLITE))
+        return sqlite_file(self.tracking_uri)
 
     def artifact_location(self) -> str | None:
         """URL of the experiment's artifacts; None lets the server decide."""
@@ -69,7 +67,7 @@ class Destination:
             return None
         root = self.artifact_root
         if not root and self.sqlite_file:
-            root = self.sqlite_file.parent / ARTIFACTS_FOLDER
+            root = artifact_root(self.sqlite_file)
         if isinstance(root, str) and "://" in root:
             return root
         return Path(str(root)).absolute().as_uri()
@@ -79,7 +77,8 @@ def prepare(destination: Destination) -> None:
     """What must be in place before mlflow is imported and the store is opened.
 
     Sets MLFLOW_* variables of this process that the user did not set, and puts a SQLite store into
-    WAL mode, in which its readers (the UI) and its writer do not wait for each other.
+    WAL mode, in which its readers (the UI) and its writer do not wait for each other. One that was
+    moved takes its artifacts along.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -90,6 +89,8 @@ def prepare(destination: Destination) -> None:
         database = sqlite3.connect(destination.sqlite_file, timeout=20)
         database.execute("PRAGMA journal_mode=WAL")
         database.close()
+        if not destination.artifact_root:
+            follow_database(destination.sqlite_file)
 
 
 def _lay_out(file: Path) -> None:
@@ -101,7 +102,7 @@ def _lay_out(file: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
         aside = Path(folder) / file.name
-        engine = sqlalchemy.create_engine(f"{_SQLITE}{aside}")
+        engine = sqlalchemy.create_engine(sqlite_url(aside))
         _initialize_tables(engine)  # type: ignore[no-untyped-call]
         engine.dispose()
         with contextlib.suppress(FileExistsError):  # somebody else was faster

@@ -82,6 +82,10 @@ class MlflowTracker:
         body = {"metrics": finite, "tags": not_finite, "step": step, "time_ms": time_ms}
         self._put(NewOp(str(number), "progress", body))
 
+    def trial_tagged(self, number: int, tags: Mapping[str, str], time_ms: int) -> None:
+        body = {"metrics": {}, "tags": dict(tags), "step": 0, "time_ms": time_ms}
+        self._put(NewOp(str(number), "progress", body))
+
     def trial_ended(
         self,
         number: int,
@@ -140,7 +144,7 @@ class MlflowTracker:
             "experiment_tags": self._view_tag(time_ms) if key == SWEEP else {},
             "time_ms": time_ms,
         }
-        uploads = _uploads(key, artifacts, fit.artifacts | fit_tag.artifacts)
+        uploads = self._uploads(key, artifacts, fit.artifacts | fit_tag.artifacts)
         self._put(NewOp(key, "start", body), *uploads)
 
     def _view_tag(self, time_ms: int) -> dict[str, str]:
@@ -158,7 +162,22 @@ class MlflowTracker:
         finite, not_finite = split_metrics(metrics, step=None)
         fit = fit_tags({**tags, **not_finite})
         body = {"status": status, "metrics": finite, "tags": fit.values, "time_ms": time_ms}
-        self._put(NewOp(key, "end", body), *_uploads(key, artifacts, fit.artifacts))
+        self._put(NewOp(key, "end", body), *self._uploads(key, artifacts, fit.artifacts))
+
+    def _uploads(
+        self, key: str, artifacts: Sequence[Artifact], texts: Mapping[str, str]
+    ) -> Iterator[NewOp]:
+        for file, text in texts.items():
+            yield NewOp(key, "text", {"file": file, "text": text}, UPLOADS)
+        folder = self._outbox.folder
+        for artifact in artifacts:
+            path = artifact.path.absolute()
+            body = {
+                "path": str(path.relative_to(folder) if path.is_relative_to(folder) else path),
+                "artifact_path": artifact.artifact_path,
+                "optional": artifact.optional,
+            }
+            yield NewOp(key, "artifact", body, UPLOADS)
 
     def _put(self, *ops: NewOp) -> None:
         try:
@@ -184,18 +203,6 @@ def deliver_pending(
     """
     tracker = MlflowTracker(outbox_path, tracking_uri, experiment, sweep, artifact_root, sweep_key)
     return tracker.close(timeout_seconds)
-
-
-def _uploads(key: str, artifacts: Sequence[Artifact], texts: Mapping[str, str]) -> Iterator[NewOp]:
-    for file, text in texts.items():
-        yield NewOp(key, "text", {"file": file, "text": text}, UPLOADS)
-    for artifact in artifacts:
-        body = {
-            "path": str(artifact.path.absolute()),
-            "artifact_path": artifact.artifact_path,
-            "optional": artifact.optional,
-        }
-        yield NewOp(key, "artifact", body, UPLOADS)
 
 
 def _now_ms() -> int:

@@ -64,7 +64,9 @@ class Outbox:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = path.absolute().parent
+        """What paths in operations are relative to: the outbox may be moved with them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         # Autocommit: one statement, one transaction. The lock makes one connection safe to share.
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=20)

@@ -5,7 +5,9 @@ import socket
 import sys
 from pathlib import Path
 
-from sweeps.file_names import ARTIFACTS_FOLDER, TRACKING_DATABASE
+from sweeps.file_names import TRACKING_DATABASE
+from sweeps.sqlite_urls import sqlite_url
+from sweeps.tracking.artifact_root import artifact_root, follow_database
 
 _ENVIRONMENT = {
     # The job runners of MLflow's evaluation of language models: 13 processes and 2.6 GB instead of
@@ -29,12 +31,9 @@ def ui_command(
     """
     storage = storage.absolute()
     command = [sys.executable, "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", f"sqlite:///{storage / TRACKING_DATABASE}"]
-    command += [
-        "--serve-artifacts",
-        "--artifacts-destination",
-        (storage / ARTIFACTS_FOLDER).as_uri(),
-    ]
+    database = storage / TRACKING_DATABASE
+    command += ["--backend-store-uri", sqlite_url(database)]
+    command += ["--serve-artifacts", "--artifacts-destination", artifact_root(database).as_uri()]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     return command, os.environ | _ENVIRONMENT
 
@@ -56,5 +55,6 @@ def serve(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
             raise PortBusy(
                 error.errno, f"cannot listen on {host}:{port} ({error.strerror}); name another port"
             ) from error
+    follow_database(storage / TRACKING_DATABASE)
     command, environment = ui_command(storage, host, port)
     os.execve(command[0], command, environment)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from sweeps.cli.screen import err, out, print_json
@@ -30,10 +31,12 @@ def export(
     if json:
         print_json(asdict(exported))
         return
-    out.print(f"Trial {exported.number:04d} of {sweep.name} is in [bold]{exported.path}[/]")
+    out.print(
+        f"Trial {exported.number:04d} of {sweep.name} is in [bold]{escape(str(exported.path))}[/]"
+    )
     out.print(scores(exported))
     if exported.merged_path is not None:
-        out.print(f"The merged model is in [bold]{exported.merged_path}[/]")
+        out.print(f"The merged model is in [bold]{escape(str(exported.merged_path))}[/]")
 
 
 def scores(exported: "Exported") -> Table:

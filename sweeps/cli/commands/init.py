@@ -1,5 +1,6 @@
 """`init`: a commented sweep file to start from."""
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,8 +17,8 @@ def init(task: str, path: Path, force: bool) -> None:
         raise SpecError(f"{path} is there already; give another --out, or --force to overwrite it")
     path.write_text(text, encoding="utf-8")
     say(f"Wrote {path}. Next:")
-    say(f"  peft-sweep validate {path}")
-    say(f"  peft-sweep run {path}")
+    for verb in ("validate", "run"):
+        say(f"  {shlex.join(['peft-sweep', verb, str(path)])}")
 
 
 def starter(task: str) -> str:

@@ -7,6 +7,7 @@ started again when it dies. An inline sweep runs in this process, so that a debu
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ from sweeps.redact import redact
 from sweeps.run import LaunchCallbacks, Outcome, launch
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
-from sweeps.study.database import open_storage
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,21 @@ class Options:
     plain: bool = False
     json: bool = False
     supervised: bool = True
+    moved: bool = False
 
     def words(self) -> Iterator[str]:
         """As words of the driver's command line; the study's URL goes by the environment."""
         yield from self.overrides
         if self.address is not None:
             yield from ("--address", self.address)
-        yield from (f"--{name}" for name in ("plain", "json") if getattr(self, name))
+        yield from (f"--{name}" for name in ("plain", "json", "moved") if getattr(self, name))
         yield "--no-supervise"
 
     def as_overrides(self) -> Iterator[str]:
         """All that changes the sweep, as `key=value`, but for the study's URL."""
         yield from self.overrides
         if self.address is not None:
-            yield f"resources.address='{self.address}'"
+            yield f"resources.address={json.dumps(self.address)}"
         if self.inline:
             yield "resources.backend=inline"
 
@@ -113,13 +114,10 @@ def _drive(
 ) -> ExitCode:
     """Drive the sweep, of the file at `path` or recorded, in this process."""
     heartbeat = Heartbeat.of_environment()
-    if spec.study_url is not None:
-        open_storage(spec.study_url)  # a mistake in it is told before anything is loaded
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
     watcher = _watcher(spec, options.plain)
-    source = None if path is None else path.read_text(encoding="utf-8")
-    outcome = _launch(spec, source, watcher, heartbeat, retry_failed)
+    outcome = _launch(spec, watcher, heartbeat, retry_failed, options.moved)
     heartbeat.ended()
     again = _again(spec, path)
     if outcome is None:
@@ -137,7 +135,7 @@ def _again(spec: SweepSpec, path: Path | None) -> str:
     """The command that takes the sweep up again."""
     folder = SweepFolder.of(spec)
     if path is not None and not folder.record.exists():
-        return f"peft-sweep run {path}"
+        return f"peft-sweep run {shlex.quote(str(path))}"
     return f"peft-sweep resume {spec.name}{folder.option}"
 
 
@@ -179,7 +177,11 @@ def _watcher(spec: SweepSpec, plain: bool) -> Watcher:
 
 
 def _launch(
-    spec: SweepSpec, source: str | None, watcher: Watcher, heartbeat: Heartbeat, retry_failed: bool
+    spec: SweepSpec,
+    watcher: Watcher,
+    heartbeat: Heartbeat,
+    retry_failed: bool,
+    moved: bool,
 ) -> Outcome | None:
     """The outcome; None if the interruption came before the first trial, or a second time."""
     told = False
@@ -196,6 +198,6 @@ def _launch(
     )
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
-            return launch(spec, source, callbacks, retry_failed)
+            return launch(spec, callbacks, retry_failed, moved)
         except KeyboardInterrupt:
             return None

@@ -1,6 +1,7 @@
 """`show`: all that is known of one trial."""
 
 import json as json_text
+import shlex
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -10,6 +11,8 @@ from peft_jobs.storage.attempt_folder import LOG_FILE, METRICS_FILE
 from sweeps.cli.screen import out, pairs, print_json, shown, size
 from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep
+from sweeps.results.states import state_of, word
+from sweeps.study.lease import Holder
 
 
 def show(sweep: RecordedSweep, number: int, json: bool) -> None:
@@ -18,14 +21,14 @@ def show(sweep: RecordedSweep, number: int, json: bool) -> None:
     if number >= len(trials):
         last = f"its last one is {len(trials) - 1}" if trials else "it has none yet"
         raise SpecError(f"the sweep {name!r} has no trial {number}: {last}")
-    record = describe(trials[number], sweep.folder)
+    record = describe(trials[number], sweep.folder, sweep.study.holder)
     if json:
         print_json(record)
     else:
         _print(name, record, sweep.spec.trial.training.max_samples)
 
 
-def describe(trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
+def describe(trial: FrozenTrial, folder: SweepFolder, holder: Holder | None) -> dict[str, Any]:
     """The trial as plain JSON values."""
     said = trial.user_attrs
     result = TrialResult.model_validate(said.get("result", {"state": trial.state.name}))
@@ -41,9 +44,8 @@ def describe(trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
     there |= {parent for path in there for parent in path.parents}
     return {
         "number": trial.number,
-        "state": trial.state.name,
+        "state": state_of(trial, holder),
         "kind": said.get("kind"),
-        "interrupted": trial.state.name == "RUNNING" and "interrupted_at" in said,
         "reason": said.get("reason"),
         "attempt": attempt,
         "params": said.get("params", {}),
@@ -87,11 +89,12 @@ def _print(name: str, record: dict[str, Any], max_samples: int | None) -> None:
         out.print(f"\n{record['error']}", style="red", markup=False, soft_wrap=True)
     if "trial" in record["files"]:
         out.print("\nRun it again, alone:", style="dim")
-        out.print(f"  python -m peft_jobs run {record['files']['trial']}", soft_wrap=True)
+        command = f"python -m peft_jobs run {shlex.quote(record['files']['trial'])}"
+        out.print(f"  {command}", markup=False, soft_wrap=True)
 
 
 def _headline(record: dict[str, Any], max_samples: int | None) -> str:
-    state = "interrupted" if record["interrupted"] else record["state"].lower()
+    state = word(record["state"])
     kind = f" ({record['kind'].replace('_', ' ')})" if record["kind"] else ""
     reason = f": {record['reason']}" if record["reason"] else ""
     of = f" of {max_samples:,}" if max_samples else ""

@@ -6,6 +6,7 @@ database nor storage, nor know their passwords.
 
 import json as json_text
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,9 +35,10 @@ def submit(path: Path, overrides: Sequence[str], address: str) -> None:
             say(f"{file} is too large to upload: it must be at that path on every node.")
         job = jobs.submit(bundle.name, bundle.storage, bundle.entrypoint, Path(folder))
     say(f"Submitted {bundle.name}; it goes on without this machine.", style="bold")
+    quoted = shlex.quote(address)
     for verb in ("logs --follow", "status", "stop"):
         verb, _, option = verb.partition(" ")
-        say(f"  peft-sweep {verb} {bundle.name} --address {address} {option}".rstrip())
+        say(f"  peft-sweep {verb} {bundle.name} --address {quoted} {option}".rstrip())
     out.print(job.id)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
 from peft_jobs.spec import QuantizationSpec
@@ -44,7 +46,7 @@ def validate(path: Path, overrides: Sequence[str], fast: bool, json: bool) -> No
     if json:
         print_json(plan)
         return
-    out.print(f"[bold]{path}[/] is a valid sweep file.")
+    out.print(f"[bold]{escape(str(path))}[/] is a valid sweep file.")
     out.print(pairs(_words(spec, plan)))
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rich.markup import escape
+
 from peft_jobs import State
 from sweeps.cli.display.table import print_board
 from sweeps.cli.exit_codes import ExitCode
@@ -39,7 +41,7 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
         return
     if board.best.adapter is not None:
         adapter = _adapter(folder, board.best.adapter)
-        out.print(f"The winner's adapter is in [bold]{adapter}[/]\n")
+        out.print(f"The winner's adapter is in [bold]{escape(adapter)}[/]\n", soft_wrap=True)
     where = folder.option
     steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
     if spec.tracking.enabled and spec.tracking.uri is None:
@@ -47,7 +49,7 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
     width = max(map(len, steps))
     out.print("Next:")
     for command, what in steps.items():
-        out.print(f"  {command:{width}}  [dim]{what}[/]", soft_wrap=True)
+        out.print(f"  {escape(f'{command:{width}}')}  [dim]{what}[/]", soft_wrap=True)
 
 
 def _adapter(folder: SweepFolder, relative: str) -> str:
@@ -75,7 +77,7 @@ def tell_status(
         for row in failed[:3]:
             first = (row.error or "").partition("\n")[0]
             say(f"  trial {row.number:04d} ({row.kind}): {first}")
-            say(f"    peft-sweep show {spec.name} {row.number} --storage {spec.storage}")
+            say(f"    peft-sweep show {spec.name} {row.number}{SweepFolder.of(spec).option}")
     elif outcome.reason is not None:
         say(f"It ended early: {outcome.reason}.")
     if failed:

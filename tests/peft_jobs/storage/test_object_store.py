@@ -174,3 +174,39 @@ def test_a_folder_with_a_torn_manifest_is_not_there(
     with pytest.raises(FileNotFoundError, match=r"its manifest\.json cannot be read"):
         store.fetch(url, tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/out", "a/../../out", "..", "", "a\\..\\..\\out", "x\0"]
+)
+def test_a_manifest_that_names_what_is_not_below_it_writes_nothing(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    url = f"file://{tmp_path}/store/adapter"
+    store.put(folder, url)
+    (tmp_path / "store" / "out").write_text("forged")
+    (tmp_path / "store" / "adapter" / "manifest.json").write_text(
+        json.dumps({"files": {"small.txt": 12, name: 6}})
+    )
+    with pytest.raises(FileNotFoundError, match=r"names what is not below it"):
+        store.fetch(url, tmp_path / "deep" / "here")
+    assert list(tmp_path.rglob("out")) == [tmp_path / "store" / "out"]
+    assert not (tmp_path / "deep" / "here").exists()
+
+
+@pytest.mark.parametrize("name", ["a?b=1", "rows#1.jsonl", "100%25", "a;b c"])
+def test_a_name_behind_a_url_is_that_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("content")
+    url = f"file://{tmp_path}/store/{name}"
+    store.put(tmp_path / "file", url)
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [name]
+    assert store.read(url) == "content"
+    assert store.names(f"file://{tmp_path}/store") == [name]
+    assert store.local_folder(url).name == name
+
+
+def test_a_key_that_no_folder_could_hold_is_passed_over(server: ObjectStore) -> None:
+    url = f"{server.url}/odd"
+    store.put_text("1", f"{url}/a/../../b")
+    store.put_text("2", f"{url}/c")
+    assert store.names(url) == ["c"]

@@ -55,3 +55,12 @@ def test_nothing_is_left_of_a_trial_that_has_ended(folder: SweepFolder) -> None:
     retention.trial_ended(7)
     assert not list(folder.trial(7).rglob("checkpoints"))
     assert log.exists()
+
+
+@pytest.mark.parametrize("path", ["../other", "../../etc", "trials/../../other", "/etc"])
+def test_nothing_is_removed_outside_of_the_sweep_s_folder(folder: SweepFolder, path: str) -> None:
+    other = folder.storage / "other"
+    other.mkdir()
+    with pytest.raises(ValueError, match="is not in the folder of the sweep 'waves'"):
+        folder.remove(folder.path / path)
+    assert other.is_dir()

@@ -163,7 +163,7 @@ def test_a_sweep_without_trials_has_empty_frames(recorded: RecordedSweep) -> Non
     (recorded.folder.storage / "empty").mkdir()
     (recorded.folder.storage / "empty" / "sweep.json").write_text(json.dumps(record))
     url = f"sqlite:///{recorded.folder.storage / 'optuna.db'}"
-    optuna.create_study(study_name="empty", storage=url)
+    optuna.create_study(study_name="empty", storage=url).set_user_attr("key", "empty-0")
     empty = open_sweep(recorded.folder.storage, "empty")
     for table in (empty.leaderboard(), empty.trials(), empty.curves()):
         frame = table.to_frame()
