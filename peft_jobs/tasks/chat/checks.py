@@ -17,12 +17,14 @@ def check_dropped(messages: Sequence[Message], given: Sequence[Message], signed_
     ends = sign_ends(signed_text)
     for number, message in enumerate(messages):
         if given[number] != message and number not in ends:
-            beside = bool(message["content"].strip() and message.get("tool_calls"))
-            remedy = ", or leave these words out of the data" if beside else ""
+            what, remedy = "words", ""
+            if message.get("tool_calls"):  # the sign is in the words, or else in the last call
+                what = "words beside the tool calls" if message["content"].strip() else "tool calls"
+                remedy = ", or leave them out of the data"
             if message["role"] != "assistant":
                 remedy = ", or another role in data.roles"
             raise DataError(
-                f"the chat template drops the words {'beside the tool calls ' * beside}of message "
+                f"the chat template drops the {what} of message "
                 f"{number + 1} (role {message['role']!r}): give another one as task.chat_template"
                 f"{remedy}"
             )

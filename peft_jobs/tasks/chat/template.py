@@ -117,7 +117,7 @@ class ChatTemplate:
         self, messages: Sequence[Message], add_generation_prompt: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the first and last + 1 character of each part between generation marks."""
-        numbers = WrittenNumbers(among=messages)
+        numbers = WrittenNumbers(among=(messages, self.tools))
         given = [self._in_form(numbers.stand_ins(message)) for message in messages]
         special: Any = self.tokenizer.special_tokens_map
         found: Any = render_jinja_template(

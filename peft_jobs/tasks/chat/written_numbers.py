@@ -45,9 +45,9 @@ class WrittenNumbers:
         if not self._floats:
             return text, list(spans)
         texts = {repr(number): written for written, number in self._floats.items()}
-        prints = "|".join(map(re.escape, texts))
+        prints = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
         pieces, moves, last = [], [], 0
-        for match in re.finditer(rf"(?<![\d.])(?:{prints})(?![\d.eE])", text):
+        for match in re.finditer(prints, text):
             pieces += [text[last : match.start()], texts[match.group()]]
             last = match.end()
             moves.append((last, len(texts[match.group()]) - len(match.group())))

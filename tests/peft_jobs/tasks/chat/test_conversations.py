@@ -107,6 +107,8 @@ def test_numbers_of_arguments_are_as_they_are_written() -> None:
     expected = [f"order{NUMBERS}" * 2 + "<|im_end|>\n", f"{near}<|im_end|>\n"]
     assert supervised(talk) == expected
     assert supervised(talk, CHATML.replace(" | tojson", "")) == expected
+    price = CHATML.replace("arguments | tojson", "arguments.price ~ '.'")
+    assert supervised(talk, price)[0] == "order5.50." * 2 + "<|im_end|>\n"
     marked = CHATML.replace("m['content'] }}", "m['content'] }}" + "{% generation %}", 1)
     marked = marked.replace("{{ '<|im_end|>\\n' }}", "{{ '<|im_end|>\\n' }}{% endgeneration %}")
     found = supervised([user("Buy"), turn], marked.replace("m['role'] + '\\n' + ", ""))
@@ -166,7 +168,7 @@ def test_words_that_a_template_drops_beside_a_call_are_told_with_the_remedy(name
     plain = tokenizer_for(template).apply_chat_template(talk, tokenize=False)
     assert "Rome" in plain
     assert "Let me look." not in plain
-    told = r"drops the words beside the tool calls of message 2 .* or leave these words out"
+    told = r"drops the words beside the tool calls of message 2 .* or leave them out of the data"
     with pytest.raises(DataError, match=told):
         supervised(talk, template)
     assert "Rome" in "".join(supervised([talk[0], {**talk[1], "content": ""}], template))
