@@ -1,7 +1,10 @@
 """The commands of `peft-sweep`: names, arguments, help. What they do lies in the modules beside."""
 
 import importlib.metadata
+import io
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +48,19 @@ def main() -> None:
     """
     if not sys.flags.safe_path:
         sys.path.append("")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
+    for name in _set_to_nothing(os.environ):
+        del os.environ[name]
     app(prog_name="peft-sweep")
+
+
+def _set_to_nothing(environment: Mapping[str, str]) -> list[str]:
+    """Variables that job systems and compose files set to an empty text where they mean none, and
+    that MLflow, Ray and others would read as a number or a path."""
+    prefixes = ("MLFLOW_", "RAY_", "HF_", "PEFT_SWEEPS_", "AWS_")
+    return [name for name, value in environment.items() if not value and name.startswith(prefixes)]
 
 
 def _example(*lines: str) -> dict[str, Any]:
