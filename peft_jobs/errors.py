@@ -4,7 +4,7 @@ PeftJobsError
     SpecError         ValueError        the trial cannot run as described
         Refused                         the base, or PEFT, does not take this adapter
     DataError         ValueError        the data do not hold what the task needs
-    Diverged          ArithmeticError   a loss or metric is not a finite number
+    Diverged          ArithmeticError   a loss is not a finite number
     OutOfMemory       MemoryError       the trial does not fit the memory of its device
     DeviceLost        RuntimeError      the device takes no more work from this process
     Fenced            RuntimeError      a call carried an attempt that is not the current one
@@ -33,7 +33,7 @@ class DataError(PeftJobsError, ValueError):
 
 
 class Diverged(PeftJobsError, ArithmeticError):
-    """A loss or metric is not a finite number."""
+    """A loss is not a finite number."""
 
 
 class OutOfMemory(PeftJobsError, MemoryError):

@@ -8,7 +8,7 @@ others on a resident base, or beside others in a pack.
 import hashlib
 import json
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +166,15 @@ def has_dropout(model: nn.Module) -> bool:
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return True
     config: Any = getattr(model, "config", None)
-    values = config.to_dict() if hasattr(config, "to_dict") else {}
-    rates = (value for name, value in values.items() if "drop" in name)
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+    return _names_a_rate(config.to_dict() if hasattr(config, "to_dict") else {})
+
+
+def _names_a_rate(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration, or one in it (of the text part), names a rate of dropout: LayerDrop
+    too, which leaves out whole layers."""
+    return any(
+        _names_a_rate(value)
+        if isinstance(value, dict)
+        else "drop" in str(name) and isinstance(value, float) and value > 0
+        for name, value in values.items()
+    )

@@ -10,6 +10,7 @@ where its value is needed.
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,8 @@ _Run: TypeAlias = Callable[[Lookup], Any]
 
 MAX_CHARACTERS = 500
 MAX_DEPTH = 20
+_FROM = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\.from\b""")
+"""A text in quotes; or the part `from` of a name, which Python keeps for itself."""
 _MAX_NUMBER = 1e100
 _MAX_EXPONENT = 100
 
@@ -57,7 +60,8 @@ def parse(text: str) -> Expression:
         raise SpaceError(f"at most {MAX_CHARACTERS} characters, got {len(text)}: {text[:40]!r}...")
     names: dict[str, None] = {}
     try:
-        run = _build(ast.parse(text.strip(), mode="eval").body, names, 0)
+        written = _FROM.sub(lambda found: found[1] or ".from_", text.strip())
+        run = _build(ast.parse(written, mode="eval").body, names, 0)
     except SyntaxError as error:
         raise SpaceError(f"cannot read {text!r}: {error.msg}") from None
     except (ValueError, ArithmeticError, TypeError, MemoryError, RecursionError) as error:
@@ -133,6 +137,7 @@ def _build(node: ast.expr, names: dict[str, None], depth: int) -> _Run:
 
 def _dotted(node: ast.expr) -> str:
     name = ast.unparse(node)
+    name = ".".join("from" if part == "from_" else part for part in name.split("."))
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no dotted lower-case name like adapter.r")
     return name

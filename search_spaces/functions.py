@@ -47,6 +47,9 @@ class FunctionSpace(Declared):
         """Always IndexError: there are none."""
         raise IndexError(index)
 
+    def check_given(self, values: Mapping[str, Scalar]) -> None:
+        """Nothing: what the function takes is known only when it draws."""
+
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None:
         """The first constraint that is false at `params`; None if the point may be launched."""
 

@@ -36,6 +36,7 @@ class Space(Protocol):
     def points_to_evaluate(self) -> Sequence[Mapping[str, Frozen]]: ...
     def draw(self, suggest: Suggest, base: Base = NO_BASE) -> Params: ...
     def given(self, index: int) -> dict[str, Scalar]: ...
+    def check_given(self, values: Mapping[str, Scalar]) -> None: ...
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None: ...
     def check_names(self, known: Collection[str]) -> None: ...
     def size(self) -> int | None: ...
@@ -119,6 +120,20 @@ class SearchSpace(Declared):
         """The point of that index in `points_to_evaluate`, encoded for Optuna."""
         given = self.points_to_evaluate[index]
         return {name: points.encoded(self.parameters[name], value) for name, value in given.items()}
+
+    def check_given(self, values: Mapping[str, Scalar]) -> None:
+        """SpaceError naming each of `values`, encoded for Optuna, that no draw could give."""
+        problems = []
+        for name, value in values.items():
+            if name not in self.parameters:
+                problems.append(unknown("parameter", name, self.parameters))
+                continue
+            try:
+                points.encoded(self.parameters[name], cast(Frozen, value))
+            except SpaceError as error:
+                problems.append(f"{name} {error}")
+        if problems:
+            raise SpaceError("; ".join(problems))
 
     def violated(self, params: Params, base: Base = NO_BASE) -> str | None:
         """The first constraint that is false at `params`; None if the point may be launched."""

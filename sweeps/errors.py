@@ -9,3 +9,7 @@ class Unavailable(SpecError):
 
 class LeaseLost(PeftJobsError, RuntimeError):
     """Another driver has taken the sweep over; this one must not write any more."""
+
+
+class StudyGone(PeftJobsError, RuntimeError):
+    """Somebody has deleted the study while it was driven."""

@@ -1,10 +1,12 @@
 """`run_sweep`: from a SweepSpec to a leaderboard; the order in which a sweep happens."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
@@ -23,11 +25,15 @@ from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
 from sweeps.results.plots import write_plots
 from sweeps.results.reports import write_reports
 from sweeps.spec import SweepSpec
+from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
-from sweeps.spec.plan import resolve, variants
+from sweeps.spec.plan import resolve, sources, variants
 from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease
 from sweeps.study.study import SweepStudy
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 FLUSH_SECONDS = 30.0
 """How long the end of a sweep waits for the tracking server."""
@@ -97,19 +103,23 @@ def _launch(
     with _driving(Lease(storage, spec.name), callbacks.heartbeat) as tick:
         key = own_id(spec, folder, moved)  # once more: of two that begin at once, one has waited
         folder.write_now(folder.id, key)
-        spec = _while_ticking(partial(with_inputs, spec, folder), tick)
+        spec = _while_ticking(
+            partial(with_inputs, spec, folder), lambda: _stop_if(tick()), "inputs"
+        )
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
             seen = {part: prepared.provenance.get(part) for part in COMPARABLE}
+            seen |= {adapter_key(name): sha for name, sha in sources(spec).items()}
             study.take_over(seen, key, home_of(folder))
             study.on_wait = callbacks.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
             study.optuna.set_user_attr("majority", prepared.majority)
             if retry_failed:
                 study.retry_failed()
-            _write_sweep(spec, folder, prepared)
+            with _enduring_if(folder.record.exists(), "the sweep's record"):
+                _write_sweep(spec, folder, prepared)
             callbacks.on_prepared(spec, prepared)
             tracker = open_tracker(study, folder, prepared)
             driver = Driver(
@@ -119,32 +129,33 @@ def _launch(
                 folder,
                 callbacks.on_change,
                 tick,
-                callbacks.heartbeat.reported,
+                callbacks.heartbeat.trial_ended,
             )
             try:
                 with interrupted_by_signals(driver):
                     backend.run(driver)
             except BaseException:
+                driver.finish_files()
                 tracker.close(FLUSH_SECONDS)
                 raise
-        return _finish(driver)
+        return _while_ticking(partial(_finish, driver), tick, "reports")
 
 
 @contextlib.contextmanager
 def _driving(lease: Lease, heartbeat: Heartbeat) -> Iterator[Callable[[], bool]]:
     """Hold the lease; gives what to call all the time, and which says whether to stop."""
-    lease.take()
+    lease.take(heartbeat.beat)
     try:
         yield lambda: lease.renew(heartbeat.beat) or not heartbeat.beat()
     finally:
         lease.release()
 
 
-def _while_ticking(call: Callable[[], SweepSpec], tick: Callable[[], bool]) -> SweepSpec:
-    """`call()`, in a thread: an upload may take long."""
-    done = future_of(call, thread="inputs")
+def _while_ticking(call: Callable[[], _T], tick: Callable[[], object], thread: str) -> _T:
+    """`call()`, in a thread, because it may take long; `tick` is called once a second meanwhile."""
+    done = future_of(call, thread=thread)
     while not wait([done], 1.0).done:
-        _stop_if(tick())
+        tick()
     return done.result()
 
 
@@ -155,16 +166,29 @@ def _stop_if(wanted: bool) -> None:
 
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
+    driver.finish_files()
     leaderboard = make_leaderboard(driver.study)
-    write_reports(leaderboard, driver.folder)
-    plots = driver.folder.plots
-    if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
-        driver.folder.keep(plots)
+    with _enduring_if(True, "the leaderboard"):
+        write_reports(leaderboard, driver.folder)
+        plots = driver.folder.plots
+        if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
+            driver.folder.keep(plots)
     status, reason = _status(driver)
     end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)
     driver.drop_adapters()
     return Outcome(leaderboard, status, reason, undelivered)
+
+
+@contextlib.contextmanager
+def _enduring_if(may_lack: bool, what: str) -> Iterator[None]:
+    """A disk that does not take `what` is logged, if the sweep may lack it."""
+    try:
+        yield
+    except OSError as error:
+        if not may_lack:
+            raise
+        log.error("%s cannot be written: %s", what, error)
 
 
 def _write_sweep(spec: SweepSpec, folder: SweepFolder, prepared: Prepared) -> None:

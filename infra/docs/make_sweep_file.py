@@ -57,6 +57,7 @@ HEADINGS = {
     "Fixed": "Kind of parameter: fixed",
     "Derived": "Kind of parameter: derived",
     "FunctionSpace": "space: a Python function",
+    "AdapterSource": "adapter.from: a saved adapter",
     "Source": "A source of rows",
 }
 """Headings of definitions that are no section of their own."""
@@ -144,6 +145,10 @@ def _adapters(
     yield "\n## adapter\n"
     yield "A union: `method` says which of these it is, `lora` by default. Most methods have:\n"
     yield from _rows(shared, names, ())
+    common = dict.fromkeys(name for field in shared.values() for name in _references(field))
+    for name in common:
+        yield f"\n### {names[name]}\n"
+        yield from _described(definitions[name], names)
     plain = []
     for name, section in sections.items():
         own = {k: v for k, v in section["properties"].items() if k not in (*shared, "method")}
@@ -155,7 +160,7 @@ def _adapters(
         if own:
             yield ""
             yield from _rows(own, names, section.get("required", ()))
-        for inner in _inner(name, definitions, {*sections}):
+        for inner in _inner(name, definitions, {*sections, *common}):
             yield f"\n#### {names[inner]}\n"
             yield from _described(definitions[inner], names)
     yield "\n### PEFT's other methods\n"

@@ -16,6 +16,7 @@ from peft_jobs.base.text_reach import note_unreached
 from peft_jobs.base.vocabulary import drop_odd_padding
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import DEMO, CausalLMSpec, ModelSpec, TaskSpec
+from peft_jobs.tasks.sequence_classification import reads_last_position, summary_type
 
 HEADS = {
     *("lm_head", "embed_out"),
@@ -137,6 +138,7 @@ def skeleton(model: ModelSpec, task: TaskSpec, num_labels: int | None = None) ->
             f"model.name_or_path: {model.name_or_path} ({config.model_type}) has no form for "
             f"task.type {task.type}"
         ) from error
+    _check_summary(built, model)
     note_unreached(built)
     return built
 
@@ -171,6 +173,24 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
 def inside(name: str, others: Sequence[str]) -> bool:
     """Whether a module lies in one of `others`, by its full name, and is none of them."""
     return any(name.startswith(f"{other}.") for other in others)
+
+
+def _check_summary(built: PreTrainedModel, model: ModelSpec) -> None:
+    """Raise SpecError for a classifier whose view of a row changes with the padding beside it.
+
+    One that reads the last position needs padding in front, which only relative positions (XLNet's)
+    bear.
+    """
+    summary = summary_type(built)
+    is_relative = getattr(built.config, "model_type", None) == "xlnet"
+    if summary in (None, "first") or (reads_last_position(built) and is_relative):
+        return
+    raise SpecError(
+        f"model.name_or_path: the classifier of {model.name_or_path} takes {summary!r} of the "
+        "positions of a row (summary_type in its config.json), padding too, so that what it says "
+        "of a row would depend on the rows beside it; give one of summary_type first, or another "
+        "model"
+    )
 
 
 def _sees_the_future(config: PretrainedConfig) -> bool:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from peft_jobs.base.architecture import read_config
+from transformers import AutoConfig
+
+from peft_jobs.base.architecture import location, read_config
 from peft_jobs.data.labels import Labels
 from peft_jobs.spec import ModelSpec, TaskSpec
 
@@ -25,7 +27,15 @@ def with_own_classes(labels: Labels, model: ModelSpec, task: TaskSpec) -> Labels
     The data's spelling is kept. If one class of a row is to be found, the head may have more
     classes than the data. Otherwise the head is drawn anew, which is logged. Raises SpecError.
     """
-    if not labels.classes or not (own := _own_classes(model, task)):
+    if not (own := _own_classes(model, task)):
+        return labels
+    if not labels.classes:
+        if task.num_labels not in (None, len(own)):
+            log.warning(
+                "model %s: its own head has %d outputs (%s), and %d is wanted: its head is drawn "
+                "anew",
+                *(model.name_or_path, len(own), _shown(own), task.num_labels),
+            )
         return labels
     may_have_more = task.head_problem != "multi_label_classification"
     if (named := _in_order(labels.classes, own, may_have_more)) is not None:
@@ -47,7 +57,10 @@ def with_own_classes(labels: Labels, model: ModelSpec, task: TaskSpec) -> Labels
 
 def _own_classes(model: ModelSpec, task: TaskSpec) -> tuple[str, ...]:
     """The names of the rows of the checkpoint's head, () if it has none for the task."""
-    config = read_config(model, task)
+    read_config(model, task)  # raises for what is no model for the task
+    config = AutoConfig.from_pretrained(
+        location(model), revision=model.revision, trust_remote_code=False
+    )
     head = task.AUTO_CLASS.removeprefix("AutoModel")
     if not any(name.endswith(head) for name in config.architectures or (head,)):
         return ()

@@ -47,7 +47,8 @@ def check_tokens(
     tables = [(_inputs(model), _largest(data, "input_ids"))]
     if model.config.is_encoder_decoder:  # whose target may have a table of its own
         outputs = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        tables.append((outputs, _largest(data, "labels")))
+        if outputs is not None:  # None of a classifier, whose labels are no tokens
+            tables.append((outputs, _largest(data, "labels")))
     for table, largest in tables:
         if table is not None and largest >= len(table.weight):
             raise SpecError(

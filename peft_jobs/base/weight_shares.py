@@ -46,7 +46,8 @@ class WeightShares:
     def words(self, scheme: str) -> str:
         """A sentence with all of it."""
         left = [f"{kind} {number:,} ({self._share(number)})" for kind, number in self.left.items()]
-        more = f" and {len(left) - 5} other kinds" if len(left) > 5 else ""
+        others = len(left) - 5
+        more = f" and {others} other kind{'s' * (others > 1)}" if others > 0 else ""
         return (
             f"{scheme} quantizes {self.num_quantized:,} of {self.num_weights:,} weights "
             f"({self._share(self.num_quantized)}); left as they are: {', '.join(left[:5])}{more}"

@@ -4,6 +4,7 @@ sources          rows of a file, of the Hub, of the demo
 conversations    conversations in the forms of other tools
 hub              rows of a Hub data set
 text_files       rows of text files, byte for byte
+text_lines       lines of text files, compressed ones too
 task_rows        what a task is given of a row
 selection        hold-out, subset, and checks of rows
 labels           the classes of a head, and what a cell says about them

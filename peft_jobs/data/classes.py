@@ -18,7 +18,7 @@ from peft_jobs.data.sources import Rows, read
 from peft_jobs.errors import DataError
 from peft_jobs.spec import DataSpec, TaskSpec
 from peft_jobs.spec.cells import structure_of
-from peft_jobs.tasks import Encoder, Example, Row, Task
+from peft_jobs.tasks import IGNORED, Encoder, Example, Row, Task
 from peft_jobs.tasks.label_values import NO_LABEL, integer, is_missing, kind_of
 
 _FORMS: dict[str, Form] = {"task.label": "one", "task.labels": "several", "task.tags": "tags"}
@@ -105,10 +105,12 @@ def _of_values(rows: Rows, labels: Labels, cells: Sequence[Any], decimals: bool)
         kind = "name"
     labels = replace(labels, kind=kind)
     classes = {labels.class_of(value) for value in values}
-    if kind == "integer" and classes - {NO_LABEL} == set(range(len(classes) - 1)):
-        classes -= {NO_LABEL}
+    if kind == "integer":
+        classes -= {IGNORED}
+        if classes - {NO_LABEL} == set(range(len(classes) - 1)):
+            classes -= {NO_LABEL}
     if not classes and not any(is_missing(cell) for cell in cells):
-        marks = f" (all are {NO_LABEL}, which says that there is none)" * bool(values)
+        marks = " (all are -1 or -100, which say that there is none)" * bool(values)
         raise DataError(f"{rows.origin}: column {labels.column!r} has no label in any row{marks}")
     return replace(labels, classes=tuple(sorted(classes)))
 

@@ -19,7 +19,7 @@ from peft_jobs.tasks.label_values import (
 Form = Literal["one", "several", "vector", "tags"]
 """Of a cell: a class, a list of those that hold, a 0 or 1 for each, or a list of words' tags."""
 UNSCORED = (NO_LABEL, IGNORED)
-"""Tags that say that a word does not count."""
+"""Numbers that say that there is no label; of tags, that a word does not count."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Labels:
                 return f"column {column} has no label"
             if is_structure(cell):
                 return f"column {column} holds a list or a mapping: task.label is one class"
-            return self._no_label if self._is_none(cell) else None
+            return self._no_label([cell])
         if not isinstance(cell, list):
             return None  # the task says so
         if any(is_missing(label) for label in cell):
@@ -57,8 +57,8 @@ class Labels:
                 return None
             return f"column {column} must hold a 0 or 1 for each of {len(self.numbered)} classes"
         if self.form == "several":
-            if any(self._is_none(label) for label in cell):
-                return self._no_label
+            if none := self._no_label(cell):
+                return none
             numbers = [integer(label) for label in cell]
             if (self.kind == "integer" or self.numbered) and len(numbers) > len(set(numbers)):
                 return f"column {column} holds a number twice in one list of classes"
@@ -92,15 +92,15 @@ class Labels:
         name = spelled(cell)
         return name if not self.classes or name in self.classes else cell
 
-    def _is_none(self, cell: Any) -> bool:
-        return integer(cell) == NO_LABEL and not {NO_LABEL, str(NO_LABEL)} & set(self.classes)
-
-    @property
-    def _no_label(self) -> str:
-        return (
-            f"label -1 in column {self.column!r} says that there is none, as in the test splits of "
-            "GLUE: leave these rows out, or give the classes names in the data if it is one"
-        )
+    def _no_label(self, labels: Sequence[Any]) -> str | None:
+        for found in map(integer, labels):
+            if found in UNSCORED and not {found, str(found)} & set(self.classes):
+                return (
+                    f"label {found} in column {self.column!r} says that there is none, as in the "
+                    "test splits of GLUE: leave these rows out, or give the classes names in the "
+                    "data if it is one"
+                )
+        return None
 
 
 def is_unscored(tag: Any) -> bool:

@@ -11,9 +11,9 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from peft_jobs.data.hub import read_hub
-from peft_jobs.data.text_files import READERS, file_digest, read_text_files
+from peft_jobs.data.text_files import READERS, TextFormat, file_digest, read_text_files
 from peft_jobs.errors import DataError, GivenUp, SpecError
-from peft_jobs.spec import DEMO, FILE_FORMATS, Source, file_format
+from peft_jobs.spec import COMPRESSED, DEMO, FILE_FORMATS, Source, file_format
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.storage.object_store import cached, is_url
@@ -51,7 +51,7 @@ def read(source: Source, split: str, cache_dir: Path) -> Rows:
     entry = cache_dir / "sources" / digest[:16]
     kind = file_format(str(path))
     if kind in READERS:
-        dataset = read_text_files([path], kind, entry)
+        dataset = read_text_files([path], TextFormat(kind), entry)
     else:
         dataset = _read_parquet(path, entry)
     return _not_empty(Rows(dataset, str(path), digest))
@@ -86,7 +86,8 @@ def _local_path(source: Source, split: str, cache_dir: Path) -> Path | None:
         raise SpecError(f"data.{split}: {source.path} is a folder; give one file of it")
     if Path(source.path).is_file():
         raise SpecError(
-            f"{source.path} must end in one of {', '.join(FILE_FORMATS)}, or .gz after one of them"
+            f"{source.path} must end in one of {', '.join(FILE_FORMATS)}; files of text may be "
+            f"compressed ({', '.join(COMPRESSED)} after one of them)"
         )
     return None
 

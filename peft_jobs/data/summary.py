@@ -1,6 +1,8 @@
 """What is told of a trial's data before anything is trained; `survey` makes it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean, median, pstdev
 from typing import Any
 
 from peft_jobs.data.example_text import ExampleText
@@ -16,6 +18,27 @@ class ClassCount:
     share: float
     """Of the rows or words that have a label; of several classes at once they sum up to another
     number than 1."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The numbers that a regression predicts."""
+
+    minimum: float
+    median: float
+    mean: float
+    maximum: float
+    sd: float
+    """Root of the mean squared difference to the mean: its square is the error of who always says
+    the mean."""
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> "Targets | None":
+        """None for no numbers."""
+        if not numbers:
+            return None
+        mean, sd = fmean(numbers), pstdev(numbers)
+        return cls(min(numbers), median(numbers), mean, max(numbers), sd)
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,8 @@ class SplitSummary:
     """Numbers of rows that have no supervised token within the limit, and are left out."""
     classes: list[ClassCount] = field(default_factory=list)
     """In the order of the head's outputs."""
+    targets: Targets | None = None
+    """None for tasks that predict no number."""
     lengths: Lengths | None = None
     target_lengths: Lengths | None = None
 

@@ -26,7 +26,7 @@ from peft_jobs.data.selection import (
     told,
 )
 from peft_jobs.data.sources import Rows
-from peft_jobs.data.summary import ClassCount, DataSummary, SplitSummary
+from peft_jobs.data.summary import ClassCount, DataSummary, SplitSummary, Targets
 from peft_jobs.data.token_lengths import Measured, lengths, measure
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import TrialSpec, file_format
@@ -168,6 +168,7 @@ class _Survey:
             num_supervised_tokens=measured.num_supervised_tokens,
             unsupervised=measured.unsupervised,
             classes=self._class_counts(measured),
+            targets=Targets.of(measured.numbers),
             lengths=inputs,
             target_lengths=targets,
         )

@@ -37,9 +37,17 @@ def task_rows(rows: Rows, data: DataSpec, task: Task[Any], spec: TaskSpec) -> Ca
                 change[name] = _without_nulls
             elif field in STRUCTURED:
                 change[name] = structure_of
-            elif isinstance(feature, Value) and feature.dtype in _SHORT_FLOATS:
-                change.setdefault(name, _shortest(_SHORT_FLOATS[feature.dtype]))
-    return lambda row: read({k: change[k](v) if k in change else v for k, v in row.items()})
+    features = {
+        name: feature
+        for name, feature in rows.dataset.features.items()
+        if any(kind in repr(feature) for kind in _SHORT_FLOATS)
+    }
+
+    def of_task(row: Row) -> Row:
+        typed = {k: _shortened(v, features[k]) if k in features else v for k, v in row.items()}
+        return read({k: change[k](v) if k in change else v for k, v in typed.items()})
+
+    return of_task
 
 
 def _is_json(feature: Any) -> bool:
@@ -51,9 +59,16 @@ def _words(cell: Any) -> Any:
     return [text_of(word) for word in found] if isinstance(found, list) else found
 
 
-def _shortest(kind: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """0.1 in 32 bits is 0.10000000149011612 in 64."""
-    return lambda cell: None if cell is None else float(str(kind(cell)))
+def _shortened(value: Any, feature: Any) -> Any:
+    """With the floats of 16 and 32 bits in it as those of their shortest text: 0.1 in 32 bits is
+    0.10000000149011612 in 64."""
+    if isinstance(feature, Value) and value is not None:
+        kind = _SHORT_FLOATS.get(feature.dtype)
+        return value if kind is None else float(str(kind(value)))
+    if isinstance(value, dict) and isinstance(feature, dict):
+        return {key: _shortened(item, feature.get(key)) for key, item in value.items()}
+    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return [_shortened(v, item) for v in value] if isinstance(value, list) else value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -67,6 +67,8 @@ class Measured:
     """Rows, or for tags words, by the number of their class."""
     num_labelled: int = 0
     """Rows, or for tags words, that have a label."""
+    numbers: list[float] = field(default_factory=list)
+    """The labels of rows whose label is a number to predict."""
     examples: list[tuple[int, Example]] = field(default_factory=list)
     """The first ones as they are trained on, each with the number of its row."""
     inputs: "_Lengths" = field(default_factory=lambda: _Lengths())
@@ -178,6 +180,8 @@ def _count(
             supervised = sum(label != IGNORED for label in example["labels"])
             found.num_supervised_tokens = (found.num_supervised_tokens or 0) + supervised
     for example in whole:
+        if isinstance(example.get("label"), float):
+            found.numbers.append(example["label"])
         _add(found.inputs, "input_ids", spec.data.max_length, example, trained)
         if isinstance(spec.task, Seq2SeqSpec):
             _add(found.targets, "labels", spec.task.max_target_length, example, trained)

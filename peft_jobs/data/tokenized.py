@@ -38,7 +38,7 @@ from peft_jobs.tasks import TASKS, Encoder, Example
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 7
 """Goes into every name: raise it when the content of an entry changes meaning."""
 
 

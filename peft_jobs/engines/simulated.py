@@ -66,7 +66,8 @@ class SimulatedEngine:
     """`Engine` with `num_slots` slots; each optimizer step sleeps `step_seconds`.
 
     `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"};
-    "death" ends the whole process, "device" loses the device.
+    "death" ends the whole process, "device" loses the device. "unmeasured" and "undefined" end
+    nothing here: the evaluation leaves the loss out, or finds it to be NaN.
     A checkpoint is left at every rung, when asked, and when interrupted; a later attempt goes on
     from it, and reports the checkpoint's rung again.
     """
@@ -159,16 +160,21 @@ class SimulatedEngine:
                 self.steps_done += 1
             if fault == "death":
                 os._exit(1)
-            if fault is not None:
+            if fault in _FAULTS:
                 raise _FAULTS[fault](f"simulated {fault}")
             loss = loss_at(job.spec, slot.samples)
         except Exception as error:  # a trial's own errors end that trial, as in every engine
             return job.end(TrialResult.from_error(error, f"simulated: {error!r}", **seen))
         metrics = {"validation/loss": loss, "train/loss": loss}
+        not_finite: tuple[str, ...] = ()
+        if fault in ("unmeasured", "undefined"):
+            del metrics["validation/loss"]
+            not_finite = ("validation/loss",) if fault == "undefined" else ()
         if slot.step >= slot.total_steps:
-            return job.end(self._complete(slot, metrics))
+            return job.end(self._complete(slot, metrics, not_finite))
         if slot.rungs and slot.samples >= slot.rungs[0]:
-            self._save(slot, (self._progress(slot, metrics, slot.rungs.pop(0)),))
+            progress = self._progress(slot, metrics, slot.rungs.pop(0))
+            self._save(slot, (progress.model_copy(update={"not_finite": not_finite}),))
         elif job.checkpoint_requested:
             self._save(slot, ())
         return None
@@ -204,11 +210,14 @@ class SimulatedEngine:
             rung=rung,
         )
 
-    def _complete(self, slot: _Slot, metrics: dict[str, float]) -> TrialResult:
+    def _complete(
+        self, slot: _Slot, metrics: dict[str, float], not_finite: tuple[str, ...]
+    ) -> TrialResult:
         spec = slot.job.spec
         return TrialResult(
             state=State.COMPLETE,
             metrics=metrics,
+            not_finite=not_finite,
             step=slot.step,
             samples=slot.samples,
             tokens=slot.samples,

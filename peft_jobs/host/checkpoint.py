@@ -8,7 +8,6 @@ hashes, so that a damaged one is noticed before anything of it is used. What the
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ class CheckpointState(BaseModel):
     tokens: int
     metrics: Metrics = {}
     """The latest of each name."""
+    not_finite: tuple[str, ...] = ()
     evaluated_at: int | None = None
     rungs: tuple[int, ...] = ()
     """Those that are still ahead."""
@@ -87,11 +87,9 @@ def write(directory: Path, state: CheckpointState, tensors: bytes | None = None)
     text = json.dumps({"sha256": _seal(content), "state": content}, allow_nan=False)
     with whole_folder(target) as aside:
         if tensors is not None:
-            _write_synced(aside / TENSORS, tensors)
-        _write_synced(aside / STATE, text.encode())
-        _sync(aside)
+            (aside / TENSORS).write_bytes(tensors)
+        (aside / STATE).write_text(text, encoding="utf-8")
         faults.passing("checkpoint.writing")
-    _sync(target.parent)
     faults.passing("checkpoint.written")
     return target
 
@@ -160,18 +158,3 @@ def _seal(content: Any) -> str:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

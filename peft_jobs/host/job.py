@@ -24,13 +24,16 @@ class Prepared(BaseModel):
     train_rows: int
     """Rows that one epoch of a trial sees, after the subset."""
     baseline: dict[str, float] = {}
-    """Validation metrics of the base without an adapter."""
+    """Validation metrics of what trials begin with: the base without an adapter, or with the saved
+    one that they go on from."""
     class_counts: dict[str, int] = {}
     """Training rows of each class, or words of each tag, after the subset."""
     majority: dict[str, float] = {}
     """Validation metrics of the majority class of the training rows, or the error of their mean."""
     slots: int = 1
     """Trials at a time that a host has use for."""
+    not_finite: tuple[str, ...] = ()
+    """Metrics of the base alone that were NaN or infinite; `baseline` leaves them out."""
     provenance: dict[str, Any] = {}
 
 

@@ -56,6 +56,12 @@ def kind_of(error: BaseException) -> Kind:
     return Kind.DATA if isinstance(error, DataError) else Kind.BUG
 
 
+def split_finite(metrics: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The metrics that are finite, and the names of those that are NaN or infinite."""
+    found = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return found, tuple(name for name in metrics if name not in found)
+
+
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics as they came; `Diverged` if one of them is NaN or infinite."""
     for name, value in metrics.items():
@@ -78,6 +84,8 @@ class Progress(BaseModel):
     tokens: int = Field(ge=0)
     """Supervised tokens seen (classification: labelled rows)."""
     metrics: Metrics = {}
+    not_finite: tuple[str, ...] = ()
+    """Metrics that were NaN or infinite."""
     rung: int | None = None
     """Nominal samples of the rung at which this was measured; None between rungs."""
     checkpoint: str | None = None
@@ -93,6 +101,8 @@ class TrialResult(BaseModel):
     kind: Kind | None = None
     metrics: Metrics = {}
     """The last evaluation's metrics (`validation/loss`, ...) and the last `train/loss`."""
+    not_finite: tuple[str, ...] = ()
+    """Metrics that the last evaluation found to be NaN or infinite."""
     step: int = 0
     samples: int = 0
     tokens: int = 0

@@ -52,6 +52,8 @@ class TrialHost:
         self._changed = _Condition(on_change)
         self._jobs: dict[int, Job] = {}
         self._queue: deque[Job] = deque()
+        self._fetching: set[Job] = set()
+        """Those whose checkpoint is on its way here; then they are queued."""
         self._preparing: tuple[Future[Prepared], Callable[[], Prepared]] | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="trial-host", daemon=True)
@@ -99,6 +101,7 @@ class TrialHost:
             if uploads is None:
                 self._enqueue(job)
             else:
+                self._fetching.add(job)
                 ready = partial(self._enqueue, job)
                 job.checkpoint = uploads.open(checkpoint, spec.fingerprint(), ready)
 
@@ -204,6 +207,9 @@ class TrialHost:
 
     def _enqueue(self, job: Job) -> None:
         with self._changed:
+            self._fetching.discard(job)
+            if job.ended:  # while it fetched its checkpoint
+                return
             if self._closed:
                 job.end(None)
             else:
@@ -221,8 +227,9 @@ class TrialHost:
     def _cancel(self, job: Job, reason: str) -> None:
         if job.cancelled is None and not job.ended:
             job.cancelled = reason
-            if job in self._queue:
-                self._queue.remove(job)
+            if job in self._queue or job in self._fetching:
+                if job in self._queue:
+                    self._queue.remove(job)
                 job.end(job.stopped())
             self._changed.notify_all()
 
@@ -241,11 +248,15 @@ class TrialHost:
                 log.exception("the engine failed; its running trials end as bugs")
                 result = TrialResult.from_error(error, traceback.format_exc())
                 with self._changed:
-                    live = [j for j in self._jobs.values() if not j.ended and j not in self._queue]
+                    waiting = {*self._queue, *self._fetching}
+                    live = [j for j in self._jobs.values() if not j.ended and j not in waiting]
                     if not live and (job := self.take()) is not None:
                         live = [job]  # an engine that cannot even start would fail for ever
                     for job in live:
                         job.end(result)
+        with self._changed:
+            if self._preparing is not None:  # asked for while the host was closed
+                self._preparing[0].set_exception(RuntimeError("the host is closed"))
 
     def _lose(self, error: DeviceLost) -> None:
         log.critical("%s", error, exc_info=error)

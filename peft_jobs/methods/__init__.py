@@ -13,6 +13,7 @@ bottleneck_layer   the layer of a bottleneck adapter
 rest_of_peft       PEFT's other methods, by its own configuration classes
 targets            named sets of linear modules
 placement          where the other methods put their parameters
+continuation       the weights of a saved adapter in the place of fresh ones
 left_out           what a set of targets leaves out, said beforehand
 adapter_files      an adapter's files, written and loaded again
 float32_copies     trained copies of the base's modules, in float32

@@ -108,7 +108,7 @@ def bottleneck(
         _replace(model, name, Adapted(layer, adapter))
     settings = {
         "peft_type": "BOTTLENECK",
-        "adapter": adapter.model_dump(mode="json"),
+        "adapter": adapter.model_dump(mode="json", exclude={"from"}),
         "targets": list(targets),
         "whole": list(whole),
     }

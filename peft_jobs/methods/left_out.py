@@ -4,12 +4,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from peft_jobs.base.architecture import skeleton
 from peft_jobs.base.text_reach import unreached_modules
 from peft_jobs.base.weight_shares import weight_shares
 from peft_jobs.methods.placement import parameter_places
 from peft_jobs.methods.targets import ALL_LINEAR, SETS, parameters_apart
-from peft_jobs.spec import ModelSpec, TaskSpec
 from peft_jobs.spec.adapters import Adapter, TargetedAdapter
 
 _WORTH_A_WORD = 0.01
@@ -38,11 +36,6 @@ def left_out(model: PreTrainedModel, adapter: Adapter) -> list[str]:
     if adapter.target_modules in (ALL_LINEAR, "attention+mlp"):
         found += _parameters_left(model, adapter)
     return found
-
-
-def left_out_without_weights(model: ModelSpec, task: TaskSpec, adapter: Adapter) -> list[str]:
-    """`left_out` of the model's skeleton."""
-    return left_out(skeleton(model, task), adapter)
 
 
 def _parameters_left(model: PreTrainedModel, adapter: Adapter) -> list[str]:

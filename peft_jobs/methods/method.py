@@ -18,11 +18,13 @@ from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.methods import loftq
+from peft_jobs.methods.continuation import check_fits, further_settings, load_weights
 from peft_jobs.methods.float32_copies import check_scaled_gradients, train_in_float32
 from peft_jobs.methods.placement import parameter_places, places
 from peft_jobs.methods.setting import Setting
 from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
 from peft_jobs.spec import LoraSpec, TrialSpec
+from peft_jobs.spec.adapters import saved_adapter
 
 _CLOCK = "_trial_clock"
 _SNAPSHOT = "_base_snapshot"
@@ -60,7 +62,9 @@ class Method:
         clock: Clock | None = None,
         rows: Dataset | None = None,
     ) -> Any:
-        """`base.model` with the trial's fresh adapter on it, in eval mode, ready to train.
+        """`base.model` with the trial's adapter on it, in eval mode, ready to train.
+
+        It is a fresh one, or has the weights of a saved one that the spec names.
 
         Trainable are the adapter, the modules to save and the head of a classifier, all of them in
         float32 (but biases of the base that `bias` trains: they keep the base's dtype). Initial
@@ -90,6 +94,8 @@ class Method:
             _check_wrapped(adapted, setting)
             reset_head(adapted, spec.seed)
             train_in_float32(adapted)
+            if setting.saved is not None:
+                load_weights(adapted, setting.saved, setting.whole)
             check_scaled_gradients(adapted, spec.training)
             key_dropout(adapted, own, spec.seed, clock)
             key_base_dropout(adapted, spec.seed, clock, always=self.name != "lora")
@@ -118,10 +124,14 @@ class Method:
             return self.build(setting)
         try:
             config = self.config(setting)
-            if self.before is not None:
+            if setting.saved is not None:
+                further = further_settings(setting.saved, setting.adapter, config)
+                for name, value in further.items():
+                    setattr(config, name, value)
+            elif self.before is not None:
                 self.before(setting, config)
             model = _peft_model(setting, config)
-            if self.initialise is not None:
+            if self.initialise is not None and setting.saved is None:
                 self.initialise(model, setting)
         except (SpecError, torch.OutOfMemoryError):
             raise
@@ -141,7 +151,11 @@ def setting_of(base: Base, spec: TrialSpec, rows: Dataset | None = None) -> Sett
         whole |= set(head_modules(model))
     check_whole_modules(model, whole)
     parameters = parameter_places(model, spec.adapter, exclude=fresh)
-    return Setting(base, spec, targets, tuple(sorted(whole)), parameters, rows)
+    saved = None
+    if spec.adapter.source is not None:
+        saved = saved_adapter(spec.adapter)
+        check_fits(model, spec.adapter, saved, exclude=fresh)
+    return Setting(base, spec, targets, tuple(sorted(whole)), parameters, saved, rows)
 
 
 def clock_of(model: nn.Module) -> Clock:

@@ -14,12 +14,13 @@ from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.randomness import epoch_order
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import LoraSpec
+from peft_jobs.storage.saved_adapter import SavedAdapter
 from peft_jobs.tasks import IGNORED, TASKS, Batch
 from peft_jobs.tasks.seq2seq import decoder_inputs
 
 OURS = (
-    *("method", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
-    "modules_to_save",
+    *("from", "method", "target_modules", "exclude_modules", "modules_to_save"),
+    *("layers_to_transform", "layers_pattern"),
 )
 """Fields of an adapter that PEFT is not told: it gets a class, and the full names of modules."""
 _ALPHAS = {"lora_alpha", "alpha"}
@@ -51,6 +52,8 @@ class Setting:
     """Modules that are trained whole."""
     parameters: tuple[str, ...] = ()
     """Full names of the parameters outside of linear modules that the adapter changes."""
+    saved: SavedAdapter | None = None
+    """The adapter that the trial goes on from."""
     rows: Dataset | None = None
     """The tokenised training rows; None where there are no data."""
 

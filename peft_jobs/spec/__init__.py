@@ -14,7 +14,7 @@ mistakes          what is wrong with a spec, in words
 """
 
 from peft_jobs.spec.adapters import ADAPTERS, AdapterSpec, LoraSpec
-from peft_jobs.spec.data import DEMO, FILE_FORMATS, DataSpec, Source, file_format
+from peft_jobs.spec.data import COMPRESSED, DEMO, FILE_FORMATS, DataSpec, Source, file_format
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.spec.tasks import (
     TASK_SPECS,
@@ -36,6 +36,7 @@ from peft_jobs.spec.trial import (
 
 __all__ = [
     "ADAPTERS",
+    "COMPRESSED",
     "DEMO",
     "FILE_FORMATS",
     "INCOMPATIBLE",

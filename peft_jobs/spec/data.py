@@ -11,20 +11,21 @@ DEMO = "demo"
 """As a model or data path: the base and data that the package carries (`peft_jobs.demo`)."""
 FILE_FORMATS = {
     ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
     ".txt": "text",
     ".parquet": "parquet",
 }
 """How a local file is read, by how its name ends; text files may be compressed (`.jsonl.gz`)."""
+COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 def file_format(path: str) -> str | None:
     """The value of FILE_FORMATS for a path in any case; None if it is no file of data."""
     name = Path(path.lower())
-    if name.suffix == ".gz":
+    if name.suffix in COMPRESSED:
         found = FILE_FORMATS.get(name.with_suffix("").suffix)
         return None if found == "parquet" else found
     return FILE_FORMATS.get(name.suffix)
@@ -35,7 +36,7 @@ class Source(Section):
 
     path: str = Field(min_length=1)
     """Local .json, .jsonl, .csv, .tsv or .parquet file, or .txt file with a row (column `text`) for
-    each line that is not blank, also as .gz but for .parquet; otherwise a Hub id."""
+    each line that is not blank, also as .gz, .bz2 or .xz but for .parquet; otherwise a Hub id."""
     name: str | None = None
     """Configuration of the Hub data set."""
     revision: str | None = None

@@ -95,6 +95,8 @@ def _mistake(item: dict[str, Any], model: type[BaseModel] | None) -> Mistake:
         return Mistake((*path, tag), f"unknown {tag} {given!r}{suggest(given, tags)}")
     if kind == "incompatible":
         return Mistake((*path, "adapter", "method"), item["msg"])
+    if kind == "continuation":
+        return Mistake((*path, "from"), item["msg"])
     message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if kind == "value_error":  # written by our validators, which end it with what came
         must, told, got = message.rpartition(", got ")

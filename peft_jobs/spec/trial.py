@@ -8,10 +8,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from peft_jobs.spec.adapters import AdapterSpec, LoraSpec, carried
+from peft_jobs.errors import SpecError
+from peft_jobs.spec.adapters import CONTINUATION, AdapterSpec, LoraSpec, carried, going_on
 from peft_jobs.spec.data import DataSpec
 from peft_jobs.spec.fields import (
     Count,
@@ -31,9 +32,31 @@ from peft_jobs.spec.tasks import (
     TaskSpec,
 )
 from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.saved_adapter import AdapterError
 
 INCOMPATIBLE = "incompatible"
 """pydantic's type of the mistake that a method cannot do what the rest of the trial asks."""
+
+
+def _set(tree: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with values set by dotted names, in place; ValueError for a name that is no path."""
+    for name, value in params.items():
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            if node.get(parent) is None:  # a section that was left out
+                node[parent] = {}
+            node = node[parent]
+            if not isinstance(node, dict):
+                raise ValueError(f"{name} is no path in a trial: {parent} holds a value")
+        node[leaf] = value
+    return tree
+
+
+def _in_continuation(reason: str, point: Mapping[str, Any]) -> ValidationError:
+    told = PydanticCustomError(CONTINUATION, "{reason}", {"reason": reason})
+    at: InitErrorDetails = {"type": told, "loc": ("adapter",), "input": dict(point)}
+    return ValidationError.from_exception_data(TrialSpec.__name__, [at])
 
 
 class ModelSpec(Section):
@@ -188,23 +211,26 @@ class TrialSpec(Section):
         """This spec with dotted `params` set, validated again.
 
         A method other than this spec's starts from that method's own defaults, and from what
-        `carried` takes over to it. Raises pydantic's ValidationError, also for a name that is no
-        path in the spec.
+        `carried` takes over to it; `adapter.from` from the saved adapter. Raises pydantic's
+        ValidationError, also for what contradicts a saved adapter, ValueError for a name that is no
+        path in the spec, and SpecError for a saved adapter that is not there or cannot be used.
         """
         tree = self.model_dump(mode="json")
         another = params.get("adapter.method", self.adapter.method) != self.adapter.method
-        if another:
+        prefix = "adapter."
+        point = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+        try:
+            section = going_on(self.adapter, _set({}, point))
+        except AdapterError as error:  # no mistake of the point's
+            raise SpecError(f"{prefix}from: {error}") from error
+        except SpecError as error:
+            raise _in_continuation(str(error), point) from error
+        if section is not None:
+            tree["adapter"], another = section, False
+            params = {k: v for k, v in params.items() if not k.startswith(prefix)}
+        elif another:
             tree["adapter"] = {}
-        for name, value in params.items():
-            *parents, leaf = name.split(".")
-            node = tree
-            for parent in parents:
-                if node.get(parent) is None:  # a section that was left out
-                    node[parent] = {}
-                node = node[parent]
-                if not isinstance(node, dict):
-                    raise ValueError(f"{name} is no path in a trial: {parent} holds a value")
-            node[leaf] = value
+        _set(tree, params)
         if another and isinstance(tree["adapter"], dict):
             tree["adapter"] |= carried(self.adapter, tree["adapter"])
         return type(self).model_validate(tree)

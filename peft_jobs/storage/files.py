@@ -43,7 +43,8 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill in the block; it becomes `target`, in place of an older one, at the end.
+    """A folder to fill in the block; it becomes `target`, in place of an older one, at the end,
+    when the disk has all of it.
 
     Nothing is left of it if the block raises.
     """
@@ -52,10 +53,22 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         yield aside
         follow_umask(aside)
+        for path in (*aside.rglob("*"), aside):
+            _sync(path)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(aside, target)
+        _sync(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_once(target: Path, write: Callable[[Path], None]) -> None:

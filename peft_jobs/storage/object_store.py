@@ -59,11 +59,13 @@ def local_folder(location: str) -> Path:
 
 
 def put(local: Path, url: str) -> None:
-    """Put a file, or a folder as a whole; replaces an older one. Raises OSError."""
+    """Put a file, or a folder as a whole; replaces an older one, which is gone first. Raises
+    OSError."""
     system, path = _reach(url)
     if not local.is_dir():
         _put_file(system, local, path)
         return
+    remove(url)
     files = sorted(p for p in local.rglob("*") if p.is_file() and p.name != MANIFEST)
     sizes = {p.relative_to(local).as_posix(): p.stat().st_size for p in files}
     for name in sizes:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from peft_jobs.errors import SpecError
+from peft_jobs.errors import DataError, SpecError
 from peft_jobs.randomness import key
 from peft_jobs.spec import QuestionAnsweringSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks.answers import NOWHERE, answers_of, example_of
 from peft_jobs.tasks.squad import exact_match_and_f1
 from peft_jobs.tasks.task import Batch, Encoder, Example, Row, Score, mask, pad, upcast
+from peft_jobs.tasks.tokenizer_pieces import OwnFrame
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,15 @@ class QuestionAnswering:
                 f"task.type {spec.type} needs a fast tokenizer; {tokenizer.name_or_path} has none"
             )
         special = tokenizer.num_special_tokens_to_add(pair=True)
+        frame = OwnFrame(tokenizer)
 
         def encode(row: Row) -> list[Example]:
-            question, context = render(spec.question, row), row[spec.context]
-            answers = answers_of(row[spec.answers]) or []
+            question, whole = frame.bare(render(spec.question, row)), row[spec.context]
+            context = frame.bare(whole)
+            if not question.strip() or not context.strip():
+                raise DataError("the question or the context holds nothing but special tokens")
+            begin = whole.index(context)
+            answers = [(t, at - begin) for t, at in answers_of(row[spec.answers]) or []]
             length = len(tokenizer(question, add_special_tokens=False)["input_ids"])
             room = max_length - length - special
             if room < 1:

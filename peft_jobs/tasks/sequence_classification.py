@@ -21,16 +21,8 @@ from peft_jobs.spec import SequenceClassificationSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks.label_values import flag, is_missing, number
 from peft_jobs.tasks.regression import NumberScore, number_losses, number_metrics, number_scores
-from peft_jobs.tasks.task import (
-    Batch,
-    Encoder,
-    Example,
-    Row,
-    Score,
-    mask,
-    pad,
-    upcast,
-)
+from peft_jobs.tasks.task import Batch, Encoder, Example, Row, Score, mask, pad, upcast
+from peft_jobs.tasks.tokenizer_pieces import OwnFrame
 
 
 class SequenceClassification:
@@ -65,7 +57,7 @@ class SequenceClassification:
             return f"column {column!r} {what}"
         for name, template in (("text", spec.text), ("text_pair", spec.text_pair)):
             if template is not None and not render(template, row).strip():
-                return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
+                return _empty(name, template)
         if isinstance(spec.labels, str) and not isinstance(row[spec.labels], list):
             return f"column {spec.labels!r} must hold a list of labels"
         if isinstance(spec.labels, tuple):
@@ -92,11 +84,16 @@ class SequenceClassification:
         max_length: int,
         classes: Sequence[int | str],
     ) -> Encoder:
-        typed = _typed(tokenizer, spec)
+        typed, frame = _typed(tokenizer, spec), OwnFrame(tokenizer)
 
         def encode(row: Row) -> Example | None:
             label = _label(row, spec, classes)
-            texts = [render(t, row) for t in (spec.text, spec.text_pair) if t is not None]
+            texts = []
+            for name, template in (("text", spec.text), ("text_pair", spec.text_pair)):
+                if template is not None:
+                    texts.append(frame.bare(render(template, row)))
+                    if not texts[-1].strip():
+                        raise DataError(_empty(name, template))
             found = tokenizer(*texts, truncation=True, max_length=max_length)
             example = {"input_ids": found["input_ids"], "label": label}
             return example | ({"token_type_ids": found["token_type_ids"]} if typed else {})
@@ -164,6 +161,10 @@ class SetScore(Score):
     """`predicted` and `actual` have a 0 or 1 for each class."""
 
 
+def _empty(name: str, template: str) -> str:
+    return f"the {name} is empty (column {', '.join(map(repr, columns(template)))})"
+
+
 def _label(
     row: Row, spec: SequenceClassificationSpec, classes: Sequence[int | str]
 ) -> int | float | list[int] | None:
@@ -205,7 +206,13 @@ def _typed(tokenizer: PreTrainedTokenizerBase, spec: SequenceClassificationSpec)
 
 def reads_last_position(model: nn.Module) -> bool:
     """Whether the classifier takes what stands at the end of a row, padding too: XLNet's does."""
-    return getattr(getattr(model, "sequence_summary", None), "summary_type", None) == "last"
+    return summary_type(model) in ("last", "cls_index")
+
+
+def summary_type(model: nn.Module) -> str | None:
+    """What the classifiers of XLNet, XLM and Flaubert take of a row; None for others."""
+    found: str | None = getattr(getattr(model, "sequence_summary", None), "summary_type", None)
+    return found
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ any one character that is no letter or digit; or alone, where there are no kinds
 scheme, such as parts of speech, are a span each.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -14,6 +15,8 @@ from peft_jobs.errors import DataError
 
 Place = Literal["B", "I", "E", "S", "O"]
 """Begin, inside, end, single, outside."""
+_BRACKETS = re.compile(r"\(\S+\*\)*|\*\)+")
+"""An opening `(PER*`, one that closes too, or a closing `*)`, as CoNLL-2005 and 2012 have them."""
 _PLACES: Mapping[str, Place] = {
     "B": "B",
     "I": "I",
@@ -51,6 +54,8 @@ def read_tags(names: Iterable[str]) -> dict[str, Tag]:
     tags = [name for name in wanted if name not in outside]
     if any(not name.strip() for name in tags):
         raise DataError("a tag is empty")
+    if brackets := [name for name in tags if _BRACKETS.fullmatch(name)]:
+        raise _misfit(brackets, "are brackets, whose '*' is inside or outside by what is before it")
     ways = [
         {name: found for name in tags if (found := write(name)) is not None}
         for write in (_alone, _before, _after)

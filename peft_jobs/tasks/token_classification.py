@@ -35,6 +35,7 @@ from peft_jobs.tasks.task import (
     pad,
     upcast,
 )
+from peft_jobs.tasks.tokenizer_pieces import OwnFrame
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +109,11 @@ class TokenClassification:
                 spec.tags,
             )
 
+        frame = OwnFrame(tokenizer)
+
         def encode(row: Row) -> Example | None:
-            words, tags = row[spec.tokens], row[spec.tags]
+            inner = frame.bare_words(row[spec.tokens])
+            words, tags = row[spec.tokens][inner], row[spec.tags][inner]
             for tag in tags:
                 if tag is not None and tag not in numbers:
                     raise DataError(

@@ -8,7 +8,7 @@ count what a reader sees.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -162,11 +162,11 @@ class OwnFrame:
 
     def is_blank(self, text: str) -> bool:
         """Whether a text has nothing in it beside what the tokenizer puts around it."""
-        return not self._bare(text).strip()
+        return not self.bare(text).strip()
 
     def piece(self, text: str, max_length: int) -> Piece:
         """`tokens`, with the bytes behind each; those of a slow tokenizer are at the last."""
-        text = self._bare(text)
+        text = self.bare(text)
         options = {"truncation": True, "max_length": max_length}
         if not self.tokenizer.is_fast:
             whole = self.tokenizer(**{self._text: text})["input_ids"]
@@ -181,12 +181,18 @@ class OwnFrame:
             reached = max(reached, end)
         return Piece(list(found["input_ids"]), sizes)
 
-    def _bare(self, text: str) -> str:
+    def bare(self, text: str) -> str:
+        """The text without what is written at its ends and put there anyway."""
         if self._before is not None:
             text = re.sub(rf"^(?:\s*(?:{self._before}))+", "", text)
         if self._behind is not None:
             text = re.sub(rf"(?:(?:{self._behind})\s*)+$", "", text)
         return text
+
+    def bare_words(self, words: Sequence[str]) -> slice:
+        """Of words, those between what is put there anyway, where it is written as words."""
+        inner = [number for number, word in enumerate(words) if not self.is_blank(word)]
+        return slice(inner[0], inner[-1] + 1) if inner else slice(0, 0)
 
     def _pattern(self, tokens: list[int]) -> str | None:
         written = map(str, self.tokenizer.convert_ids_to_tokens(tokens))

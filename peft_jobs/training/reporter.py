@@ -17,7 +17,7 @@ from datasets import Dataset
 from peft_jobs.errors import Diverged
 from peft_jobs.host.checkpoint import CheckpointState
 from peft_jobs.host.job import Job
-from peft_jobs.host.result import Progress, finite
+from peft_jobs.host.result import Progress, split_finite
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
 from peft_jobs.spec import TrialSpec
@@ -51,15 +51,17 @@ class Loop:
 
 
 def measure(loop: Loop) -> dict[str, float]:
-    """Evaluate now and remember the metrics. Raises Diverged if one is not finite, or the loss is
-    above the spec's limit."""
+    """Evaluate now and remember the metrics: those that are finite, and the others' names.
+
+    Raises Diverged if the loss is not finite, or above the spec's limit.
+    """
     counts = loop.counts
     with loop.phases.phase("evaluate"):
-        metrics = finite(loop.evaluate())
+        metrics = loop.evaluate()
     check_loss(loop, "validation/loss", metrics.get("validation/loss", 0.0))
-    counts.metrics.update(metrics)
+    counts.evaluated(metrics, "validation")
     counts.evaluated_at = counts.step
-    return metrics
+    return split_finite(metrics)[0]
 
 
 def check_loss(loop: Loop, name: str, loss: float) -> None:
@@ -210,6 +212,7 @@ class Reporter:
             samples=counts.samples,
             tokens=counts.tokens,
             metrics=metrics,
+            not_finite=() if rung is None else counts.not_finite,
             rung=rung,
         )
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from peft_jobs import Kind, TrialSpec
+from peft_jobs import TrialSpec
 from peft_jobs.engines import load_engine
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host.job import Prepared
@@ -86,5 +86,5 @@ class InlineBackend:
             self._news.set()  # the next poll acknowledges this one
         else:
             del self._live[number]
-        if not driver.take(number, message):
-            self._host.request_cancel(number, attempt, Kind.WEAK)
+        if (kind := driver.take(number, message)) is not None:
+            self._host.request_cancel(number, attempt, kind)

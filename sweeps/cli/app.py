@@ -226,19 +226,25 @@ def status(
         from sweeps.cli.commands import submit
 
         return submit.status(name, address, json)
+    from sweeps.cli.commands.starting import status_of_start
     from sweeps.cli.commands.status import status
-    from sweeps.results.recorded_sweep import open_sweep
+    from sweeps.results.recorded_sweep import Starting, open_sweep
 
-    return status(open_sweep(storage, name, study_url), json)
+    try:
+        sweep = open_sweep(storage, name, study_url)
+    except Starting as start:
+        return status_of_start(start, json)
+    return status(sweep, json)
 
 
 @app.command(**_example("peft-sweep watch demo"))
 def watch(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
     """Watch a sweep that another terminal or machine drives."""
+    from sweeps.cli.commands.starting import started
     from sweeps.cli.commands.status import watch
     from sweeps.results.recorded_sweep import open_sweep
 
-    watch(open_sweep(storage, name, study_url))
+    watch(started(lambda: open_sweep(storage, name, study_url)))
 
 
 @app.command(**_example("peft-sweep stop demo"))
@@ -250,10 +256,15 @@ def stop(
         from sweeps.cli.commands import submit
 
         raise typer.Exit(submit.stop(name, address))
+    from sweeps.cli.commands.starting import stop_start
     from sweeps.cli.commands.status import stop
-    from sweeps.results.recorded_sweep import open_sweep
+    from sweeps.results.recorded_sweep import Starting, open_sweep
 
-    raise typer.Exit(stop(open_sweep(storage, name, study_url)))
+    try:
+        sweep = open_sweep(storage, name, study_url)
+    except Starting as start:
+        raise typer.Exit(stop_start(start)) from None
+    raise typer.Exit(stop(sweep))
 
 
 @app.command(

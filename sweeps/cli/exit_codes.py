@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from sweeps.cli.screen import err
-from sweeps.errors import LeaseLost, Unavailable
+from sweeps.errors import LeaseLost, StudyGone, Unavailable
 
 
 class ExitCode(IntEnum):
@@ -53,7 +53,7 @@ def bad_input(error: Exception) -> str | None:
         error = cause
     if isinstance(error, ValidationError):
         return redact("\n".join(str(m).removeprefix("file: ") for m in mistakes(error)))
-    if isinstance(error, SpecError | DataError | SpaceError | Fenced | LeaseLost):
+    if isinstance(error, SpecError | DataError | SpaceError | Fenced | LeaseLost | StudyGone):
         return redact(str(error))
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         if error.filename is None or error.strerror is None:

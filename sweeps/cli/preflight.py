@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from peft_jobs.storage.object_store import is_url, local_folder
 from sweeps.cli.screen import err, say
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
+from sweeps.spec.loading import load_data_alone, load_sweep
 from sweeps.spec.sample_points import drawn_trials, varying_names
 from sweeps.spec.yaml_file import SweepFileError
 
@@ -35,6 +37,21 @@ _SPLITS = ("train", "validation", "test")
 def summary_of(spec: SweepSpec, max_rows: int = MAX_ROWS) -> dict[str, Any]:
     """The summary of a sweep's data (`infra/docs/data.md` has its keys); 0 encodes all rows."""
     return _with_place(spec, summary_of_trial(largest_trial(spec), _cache(spec), max_rows))
+
+
+def load_checked(path: Path, overrides: Sequence[str]) -> SweepSpec:
+    """The sweep of a file; SweepFileError with every mistake of it, and then of its data too where
+    what is said of them can be used."""
+    try:
+        return load_sweep(path, overrides)
+    except SweepFileError as error:
+        problems = list(error.problems)
+        try:
+            if (part := load_data_alone(path, overrides)) is not None:
+                check_data(part, str(path))
+        except SweepFileError as more:
+            problems += [line for line in more.problems if line not in problems]
+        raise SweepFileError(error.source, problems) from None
 
 
 def check_data(spec: SweepSpec, source: str) -> None:

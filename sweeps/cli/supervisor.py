@@ -21,16 +21,20 @@ from types import FrameType
 import psutil
 
 from sweeps.cli.exit_codes import ExitCode
-from sweeps.driver.heartbeat import ENDED, REPORTED, VARIABLE
+from sweeps.driver.heartbeat import ENDED, TRIAL_ENDED, VARIABLE
 
 log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 120.0
 """After which a driver that says nothing is taken to hang."""
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 30.0
-"""Before a driver is started again; doubled for each start in a row in which no trial reports."""
-MAX_STARTS_WITHOUT_REPORT = 5
-"""Starts in a row in which no trial has reported, after which the supervisor gives up."""
+"""Before a driver is started again; doubled for each start in a row in which no trial ends."""
+MAX_STARTS_WITHOUT_END = 5
+"""Starts in a row in which no trial has ended, after which the supervisor gives up."""
+LONG_SECONDS = 3600.0
+"""A driver that has lived for so long has got on, also if no trial has ended."""
+MAX_STARTS_PER_HOUR = 20
+"""Deaths of drivers within an hour, after which the supervisor gives up in any case."""
 UNAVAILABLE_PATIENCE_SECONDS = 1800.0
 """How long a cluster that was there may be away before the supervisor gives up."""
 _FINAL = (ExitCode.DONE, ExitCode.BAD_INPUT, ExitCode.INTERRUPTED)
@@ -43,16 +47,17 @@ def supervise(
     """Run `command`, a driver, to its end; `again` is run after each death. The exit code.
 
     SIGINT and SIGTERM are passed on, so both end the sweep as they would without a supervisor. A
-    driver that was never heard of reporting a trial and fails MAX_STARTS_WITHOUT_REPORT times in a
-    row is given up.
+    driver that dies MAX_STARTS_WITHOUT_END times in a row before a trial has ended is given up, and
+    one that dies more than MAX_STARTS_PER_HOUR times in an hour.
     """
     _adopt_orphans()
     passed_on = _Signals()
     starts, was_available, away_since = 0, False, 0.0
+    deaths: list[float] = []
     with passed_on:
         while True:
-            child = _Child(command)
-            passed_on.child = child
+            begun = time.monotonic()
+            child = passed_on.start(command)
             code = child.wait(silence_seconds)
             child.clean_up()
             if passed_on.seen:
@@ -67,9 +72,15 @@ def supervise(
                     return code
             else:
                 was_available, away_since = True, 0.0
-                starts = 1 if child.has_reported else starts + 1
-                if starts >= MAX_STARTS_WITHOUT_REPORT:
-                    log.error("the driver died %d times before any trial reported", starts)
+                now = time.monotonic()
+                got_on = child.has_ended_trial or now - begun > LONG_SECONDS
+                starts = 1 if got_on else starts + 1
+                deaths = [*(death for death in deaths if now - death < 3600.0), now]
+                if starts >= MAX_STARTS_WITHOUT_END:
+                    log.error("the driver died %d times before a trial ended", starts)
+                    return ExitCode.FAILED
+                if len(deaths) > MAX_STARTS_PER_HOUR:
+                    log.error("the driver died %d times within an hour", len(deaths))
                     return ExitCode.FAILED
             pause = min(MAX_PAUSE_SECONDS, PAUSE_SECONDS * 2.0 ** max(0, starts - 1))
             log.warning("the driver %s; starting it again in %g s", child.how, pause)
@@ -88,7 +99,7 @@ class _Child:
             command, env=environment, pass_fds=[theirs], process_group=0
         )
         os.close(theirs)
-        self.has_reported = self.has_ended = False
+        self.has_ended_trial = self.has_ended = False
         self.how = ""
 
     def wait(self, silence_seconds: float) -> int:
@@ -102,7 +113,7 @@ class _Child:
                 break
             if heard == b"":
                 break
-            self.has_reported = self.has_reported or REPORTED in heard
+            self.has_ended_trial = self.has_ended_trial or TRIAL_ENDED in heard
             self.has_ended = self.has_ended or ENDED in heard
         code = self.process.wait()
         if code < 0:
@@ -132,7 +143,8 @@ class _Signals:
     """Passes SIGINT and SIGTERM on to the child for as long as the block lasts."""
 
     def __init__(self) -> None:
-        self.child: _Child | None = None
+        self._child: _Child | None = None
+        self._is_passed_on = False
         self.seen = False
 
     def __enter__(self) -> "_Signals":
@@ -143,6 +155,14 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def start(self, command: Sequence[str]) -> _Child:
+        """A child that also gets a signal that has come while it was started."""
+        self._child = None
+        self._child = child = _Child(command)
+        if self.seen and not self._is_passed_on:
+            child.signal(signal.SIGTERM)
+        return child
+
     def wait(self, seconds: float) -> bool:
         """Wait; True at once if a signal has come."""
         deadline = time.monotonic() + seconds
@@ -152,8 +172,9 @@ class _Signals:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        if self.child is not None:
-            self.child.signal(number)
+        if self._child is not None:
+            self._is_passed_on = True
+            self._child.signal(number)
 
 
 def _adopt_orphans() -> None:

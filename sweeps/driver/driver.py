@@ -4,22 +4,29 @@ A backend asks for assignments, passes reports on and ends trials; the driver ke
 and tracking in step, in this order: study, `result.json`, MLflow.
 """
 
+import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from peft_jobs import Progress, State, TrialResult
+from peft_jobs import Kind, Progress, State, TrialResult
 from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
 from sweeps.driver.budget import Budget
+from sweeps.driver.late_files import LateFiles
 from sweeps.driver.retention import Retention
-from sweeps.driver.tracked_runs import now_ms, track_start
+from sweeps.driver.tracked_runs import all_metrics, now_ms, track_interruption, track_start
 from sweeps.driver.trial_record import claim_adapter, record_end, record_missing, record_start
+from sweeps.driver.verdict import Fault, fault_of
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.study.asker import Point
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,6 +37,8 @@ class Running:
     started: float
     attempt: int
     progress: Progress | None = None
+    fault: Fault | None = None
+    """Why it was asked to stop, if it cannot be compared; its end is told so."""
 
 
 @dataclass
@@ -43,8 +52,8 @@ class Driver:
     on_change: Callable[["Driver"], None] = lambda _: None
     on_tick: Callable[[], bool] = lambda: False
     """Called in every round of the backend's loop; True asks the driver to stop."""
-    on_report: Callable[[], None] = lambda: None
-    """Called for every report of a trial."""
+    on_end: Callable[[], None] = lambda: None
+    """Called for every trial that has ended."""
     running: dict[int, Running] = field(default_factory=dict)
     ended: dict[int, TrialResult] = field(default_factory=dict)
     best: tuple[int, float] | None = None
@@ -57,15 +66,18 @@ class Driver:
     def __post_init__(self) -> None:
         self.budget = Budget(self.spec.budget)
         self._retention = Retention(self.folder)
+        self._files = LateFiles()
         folder, tracker, results = self.folder, self.tracker, self.folder.results()
         for trial in self.study.launched():
+            self.on_tick()  # with many trials this takes long
             if trial.intermediate_values:
                 self.budget.is_proven = True
             if "result" in trial.user_attrs:
                 result = TrialResult.model_validate(trial.user_attrs["result"])
                 self._count(trial.number, result)
                 has_file = trial.number in results
-                record_missing(folder, tracker, trial, self.spec.trial, result, has_file)
+                known = (folder, tracker, trial, self.spec.trial, result, has_file)
+                self._files.write(_files_of(trial.number), partial(record_missing, *known))
                 self._retention.trial_ended(trial.number)
         self.budget.asked = len(self.ended)
 
@@ -96,6 +108,7 @@ class Driver:
 
     def tick(self) -> None:
         """To be called in every round of a backend's loop, also while nothing happens."""
+        self._files.again()
         if self.on_tick():
             self.request_stop()
         if self.stop_requested and not self._stop_shown:
@@ -113,7 +126,7 @@ class Driver:
             return None
         point = self.study.ask()
         if point is None:
-            self.budget.stop("the space is exhausted")
+            self.budget.stop(self.study.exhausted)
             return None
         self.budget.asked += 1
         return point
@@ -121,16 +134,17 @@ class Driver:
     def start(self, point: Point) -> Assignment:
         """Record that a trial starts; what its host needs."""
         directory = self.folder.attempt(point.number, point.attempt)
-        directory.mkdir(parents=True, exist_ok=True)
-        record_start(self.folder, point)
+        with contextlib.suppress(OSError):  # its host makes it, or says why it cannot
+            directory.mkdir(parents=True, exist_ok=True)
+        self._files.write(_files_of(point.number), partial(record_start, self.folder, point))
         self.running[point.number] = Running(point, time.time(), point.attempt)
         track_start(self.tracker, point, now_ms())
         self.on_change(self)
         spec_json, location = point.spec.to_json(), self.folder.location_of(directory)
         return Assignment(point.number, point.attempt, spec_json, location, point.checkpoint)
 
-    def take(self, number: int, message: Message) -> bool:
-        """Take a host's message of a running trial; False if the pruner wants the trial stopped."""
+    def take(self, number: int, message: Message) -> Kind | None:
+        """Take a host's message of a running trial; the kind that it is to be stopped with."""
         match message:
             case Report(progress=progress):
                 return self.report(number, progress)
@@ -138,24 +152,27 @@ class Driver:
                 self.end(number, result)
             case Interrupted():
                 self.interrupt(number)
-        return True
+        return None
 
-    def report(self, number: int, progress: Progress) -> bool:
-        """Take a trial's report; False if the pruner wants the trial stopped."""
-        self.budget.is_proven = True
-        self.on_report()
-        known = self.running[number].progress
+    def report(self, number: int, progress: Progress) -> Kind | None:
+        """Take a trial's report; the kind that the trial is to be stopped with: the pruner's
+        `weak`, or that of a trial that cannot be compared. None if it may go on."""
+        running, known = self.running[number], self.running[number].progress
         if known is None or progress.step >= known.step:  # a checkpoint may be named later
-            self.running[number].progress = progress
-        go_on = self.study.report(number, progress)
+            running.progress = progress
+        self.budget.is_proven = True
+        running.fault = fault_of(self.spec.objective, progress) or running.fault
+        if running.fault is not None:
+            return running.fault.kind
+        stop = None if self.study.report(number, progress) else Kind.WEAK
         if progress.checkpoint is not None:
             objective = self.spec.objective
             value = progress.metrics.get(objective.metric)
             loss = None if value is None or progress.rung is None else objective.as_loss(value)
             self._retention.checkpoint_left(number, progress.checkpoint, loss)
-        self.tracker.trial_progress(number, progress.metrics, progress.step, now_ms())
+        self.tracker.trial_progress(number, all_metrics(progress), progress.step, now_ms())
         self.on_change(self)
-        return go_on
+        return stop
 
     def reattempt(self, number: int, attempt: int) -> None:
         """A lost host: the trial goes on as `attempt`."""
@@ -166,19 +183,24 @@ class Driver:
     def end(self, number: int, result: TrialResult) -> None:
         """End a trial: tell the study, then write `result.json`, then tell the tracker."""
         running = self.running.pop(number)
+        if (fault := running.fault or fault_of(self.spec.objective, result)) is not None:
+            result = fault.of(result)
         result = claim_adapter(self.folder, number, running.attempt, result)
         self.study.tell(number, result)
         self.budget.check_first(result.state, result.kind)
         self._count(number, result)
-        record_end(self.folder, self.tracker, number, running.attempt, result)
+        known = (self.folder, self.tracker, number, running.attempt, result, now_ms())
+        self._files.write(_files_of(number), partial(record_end, *known))
         self._retention.trial_ended(number)
         self.drop_adapters()
+        self.on_end()
         self.on_change(self)
 
     def interrupt(self, number: int) -> None:
         """A running trial was stopped without an end; it stays RUNNING for the next driver."""
         if self.running.pop(number, None) is not None:
             self.study.interrupt(number)
+            track_interruption(self.tracker, number)
             self.on_change(self)
 
     def leave_running(self) -> None:
@@ -187,10 +209,16 @@ class Driver:
         for number in list(self.running):
             self.interrupt(number)
 
+    def finish_files(self) -> None:
+        """Write the files that could not be written before, or say which ones are missing."""
+        if left := self._files.finish():
+            log.error("not written: %s; the next launch writes them", ", ".join(left))
+
     def drop_adapters(self) -> None:
         """Delete the adapters beyond `checkpoints.keep`, best first, once they are in MLflow."""
         keep = self.spec.checkpoints.keep
-        saved = {n: r.adapter for n, r in self.ended.items() if r.adapter is not None}
+        complete = ((n, r) for n, r in self.ended.items() if r.state is State.COMPLETE)
+        saved = {number: r.adapter for number, r in complete if r.adapter is not None}
         if keep is None or len(saved) <= keep:
             return
         ordered = [(number, saved[number]) for number in sorted(saved, key=self._order)]
@@ -214,3 +242,7 @@ class Driver:
             return
         if self.best is None or objective.as_loss(value) < objective.as_loss(self.best[1]):
             self.best = (number, value)
+
+
+def _files_of(number: int) -> str:
+    return f"the record of trial {number}"

@@ -8,7 +8,7 @@ import os
 
 VARIABLE = "PEFT_SWEEPS_PULSE"
 """Holds the number of the pipe's end that the driver inherits."""
-BEAT, REPORTED, ENDED = b".", b"R", b"E"
+BEAT, TRIAL_ENDED, ENDED = b".", b"T", b"E"
 
 
 class Heartbeat:
@@ -30,9 +30,9 @@ class Heartbeat:
         """Say that this process is getting on; False if its supervisor is gone."""
         return self._write(BEAT)
 
-    def reported(self) -> None:
-        """Say that a trial has reported."""
-        self._write(REPORTED)
+    def trial_ended(self) -> None:
+        """Say that a trial has ended."""
+        self._write(TRIAL_ENDED)
 
     def ended(self) -> None:
         """Say that this process ends by its own decision, whatever its exit code."""

@@ -23,13 +23,16 @@ class Retention:
     def checkpoint_left(self, number: int, checkpoint: str, loss: float | None) -> None:
         """A running trial has left a checkpoint, at a rung with its objective as a loss.
 
-        The newest LATEST stay, and that of the lowest loss.
+        The newest LATEST up to it stay, and that of the lowest loss. Those of earlier attempts
+        beyond it go: they were written and not heard of, and the trial does not go on from there.
         """
         path = self._folder.path_of(checkpoint)
         if loss is not None and (number not in self._best or loss < self._best[number][0]):
             self._best[number] = (loss, path)
         found = self._found(number, path)
-        keep = set(found[-LATEST:]) | {path}
+        behind = [other for other in found if other.name <= path.name]
+        ahead = {other for other in found if other.name > path.name and other.parent == path.parent}
+        keep = {*behind[-LATEST:], path} | ahead
         if number in self._best:
             keep.add(self._best[number][1])
         for other in found:

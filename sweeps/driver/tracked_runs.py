@@ -1,18 +1,20 @@
 """Tells the tracker of a sweep and of its trials: a run each, opened with its spec and ended."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
-from peft_jobs import State, TrialResult
+from peft_jobs import Progress, State, TrialResult
 from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, LOG_FILE, METRICS_FILE, TRACEBACK_FILE
 from sweeps.records.layout import SweepFolder, run_name
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.reports import markdown, report_artifacts
+from sweeps.results.states import INTERRUPTED
 from sweeps.spec.sample_points import varying_names
 from sweeps.study.asker import Point
 from sweeps.study.study import SweepStudy
@@ -22,7 +24,7 @@ Status = Literal["complete", "failed", "interrupted"]
 """How a launch ended."""
 _RUN_STATUS: dict[State, RunStatus] = {
     State.COMPLETE: "FINISHED",
-    State.PRUNED: "KILLED",
+    State.PRUNED: "FINISHED",
     State.FAIL: "FAILED",
 }
 
@@ -92,10 +94,20 @@ def track_start(tracker: Tracker, point: Point, time_ms: int) -> None:
     tracker.trial_started(point.number, name, flatten(point.spec), tags, time_ms)
 
 
+def track_interruption(tracker: Tracker, number: int) -> None:
+    """Tell the tracker that a trial is left without an end; its run stays RUNNING."""
+    tracker.trial_tagged(number, {"trial.state": INTERRUPTED}, now_ms())
+
+
+def all_metrics(measured: Progress | TrialResult) -> dict[str, float]:
+    """The metrics, and NaN for those that were not finite, of which the tracker makes tags."""
+    return {**dict.fromkeys(measured.not_finite, math.nan), **measured.metrics}
+
+
 def track_end(
     tracker: Tracker, number: int, result: TrialResult, artifacts: list[Artifact], time_ms: int
 ) -> None:
-    tracker.trial_progress(number, result.metrics, result.step, time_ms)
+    tracker.trial_progress(number, all_metrics(result), result.step, time_ms)
     metrics = {
         **{f"memory/{name}": float(value) for name, value in result.memory.items()},
         **{f"seconds/{name}": value for name, value in result.seconds.items()},

@@ -1,7 +1,8 @@
 """What a sweep needs from this machine, made reachable for nodes that share no disk with it.
 
-Local data go into the sweep's storage, under a name that says what is in them: the same data are
-the same sweep wherever it is launched from. Code goes the way of Ray (`backends.ray`).
+Local data, and the saved adapter that trials go on from, go into the sweep's storage, under a name
+that says what is in them: the same data are the same sweep wherever it is launched from. Code goes
+the way of Ray (`backends.ray`).
 """
 
 import hashlib
@@ -10,10 +11,13 @@ import os
 import re
 import shutil
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from peft_jobs.spec import DEMO, Source
 from peft_jobs.storage import object_store
+from peft_jobs.storage.files import write_once
+from peft_jobs.storage.saved_adapter import FILES as ADAPTER_FILES
 from search_spaces import FunctionSpace
 from sweeps.errors import Unavailable
 from sweeps.file_names import INPUTS_FOLDER
@@ -21,25 +25,34 @@ from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 
 MAX_BYTES = 100 * 2**20
-"""Of a file that is copied into a folder that nodes share; a larger one must be shared itself."""
+"""Of a file, or an adapter, that is copied into a folder that nodes share; a larger one must be
+shared itself."""
 SPLITS = ("train", "validation", "test")
 _OURS = ("peft_jobs", "search_spaces", "sweeps")
 
 
 def with_inputs(spec: SweepSpec, folder: SweepFolder) -> SweepSpec:
-    """The sweep with its local data in its storage, put there if they are not.
+    """The sweep with its local data and saved adapter in its storage, put there if they are not.
 
     One that stays on this machine is left as it is. Raises Unavailable if the storage does not
     answer.
     """
     if not folder.in_store and spec.resources.address is None:
         return spec
-    data, update = spec.trial.data, {}
+    trial = spec.trial
+    data, update = trial.data, {}
     for split in SPLITS:
         source = getattr(data, split)
         if isinstance(source, Source) and source.is_file and _travels(source.path, folder):
             update[split] = source.model_copy(update={"path": _put(Path(source.path), folder)})
-    trial = spec.trial.model_copy(update={"data": data.model_copy(update=update)})
+    trial = trial.model_copy(update={"data": data.model_copy(update=update)})
+    saved = trial.adapter.source
+    if saved is not None and saved.is_local and _travels(saved.name_or_path, folder):
+        place = _put_adapter(Path(saved.name_or_path), str(saved.sha256), folder)
+        saved = saved.model_copy(update={"name_or_path": place})
+        trial = trial.model_copy(
+            update={"adapter": trial.adapter.model_copy(update={"from": saved})}
+        )
     return spec.model_copy(update={"trial": trial})
 
 
@@ -76,14 +89,20 @@ def modules(references: set[str]) -> list[Path]:
 def _travels(path: str, folder: SweepFolder) -> bool:
     if path == DEMO or object_store.is_url(path) or Path(path).is_relative_to(folder.storage):
         return False
-    return folder.in_store or Path(path).stat().st_size <= MAX_BYTES
+    return folder.in_store or size_of(Path(path)) <= MAX_BYTES
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of what counts of a saved adapter's folder."""
+    files = [path] if path.is_file() else [path / name for name in ADAPTER_FILES]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _put(file: Path, folder: SweepFolder) -> str:
     """The location of a file's copy."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', file.stem)[:60]}-{digest[:16]}{file.suffix}"
+    name = f"{_plain(file.stem)}-{digest[:16]}{file.suffix}"
     target = folder.path / INPUTS_FOLDER / name
     location = folder.location_of(target)
     try:
@@ -98,3 +117,32 @@ def _put(file: Path, folder: SweepFolder) -> str:
     except OSError as error:
         raise Unavailable(f"{file} cannot be put to {location}: {error}") from error
     return location
+
+
+def _put_adapter(source: Path, sha256: str, folder: SweepFolder) -> str:
+    """The location of a copy of a saved adapter's files."""
+    target = folder.path / "inputs" / f"{_plain(source.name)}-{sha256[:16]}"
+    location = folder.location_of(target)
+    try:
+        if folder.in_store:
+            if not object_store.exists(location):
+                with tempfile.TemporaryDirectory(prefix="peft-sweeps-") as aside:
+                    copy_adapter(source, Path(aside))
+                    object_store.put(Path(aside), location)
+        elif not target.exists():
+            write_once(target, lambda aside: copy_adapter(source, aside))
+    except OSError as error:
+        raise Unavailable(f"{source} cannot be put to {location}: {error}") from error
+    return location
+
+
+def copy_adapter(source: Path, target: Path) -> None:
+    """Copy what counts of a saved adapter's folder into a folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ADAPTER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:60]

@@ -19,6 +19,11 @@ from sweeps.errors import Unavailable
 log = logging.getLogger(__name__)
 
 
+MAX_TRIES = 5
+"""Of a wish that the store answers with an error that is no outage."""
+FAILED_PAUSE_SECONDS = 1.0
+
+
 class Mirror:
     """Puts files into an object store, and removes them from it, in the order asked."""
 
@@ -26,6 +31,8 @@ class Mirror:
         self._wishes: dict[str, Callable[[], object]] = {}
         """By URL: what is put twice before its turn has come is put once."""
         self._news = threading.Condition()
+        self._failed: dict[str, int] = {}
+        """Tries by URL that the store has answered with an error that is no OSError."""
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="mirror", daemon=True)
         self._thread.start()
@@ -78,14 +85,33 @@ class Mirror:
                 if not self._wishes:
                     return
                 key, act = next(iter(self._wishes.items()))
-            retry(
-                partial(_unless_removed, act),
-                patience_seconds=math.inf,
-                is_wanted=partial(self._is_wanted, key, act),
-            )
+            try:
+                retry(
+                    partial(_unless_removed, act),
+                    patience_seconds=math.inf,
+                    is_wanted=partial(self._is_wanted, key, act),
+                )
+            except Exception:  # a store's client raises what it likes
+                if self._put_off(key, act):
+                    continue
             with self._news:
                 if self._wishes.get(key) is act:
                     del self._wishes[key]
+
+    def _put_off(self, key: str, act: Callable[[], object]) -> bool:
+        """Let a wish that fails in a way of its store's own wait; False after MAX_TRIES of them."""
+        tries = self._failed[key] = self._failed.get(key, 0) + 1
+        if tries == 1:
+            log.exception("%s cannot be put or removed, the store fails in a way of its own", key)
+        if tries >= MAX_TRIES:
+            log.error("%s is given up after %d tries; the next launch puts it", key, tries)
+            del self._failed[key]
+            return False
+        with self._news:
+            if self._wishes.get(key) is act:  # behind the others
+                self._wishes[key] = self._wishes.pop(key)
+            self._news.wait_for(lambda: self._closed, FAILED_PAUSE_SECONDS)
+        return True
 
     def _is_wanted(self, key: str, act: Callable[[], object]) -> bool:
         with self._news:

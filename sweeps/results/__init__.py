@@ -1,6 +1,7 @@
 """What came of a sweep: read from its study, ranked, and drawn.
 
 recorded_sweep   `open_sweep`: a sweep in its storage, to be read
+states           what a trial is at, in one word
 leaderboard      the trials, ranked
 trials           all trials of a study as data
 curves           what trials reported while they ran

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, State, TrialResult
+from sweeps.results.states import minutes_so_far, state_of
+from sweeps.study.lease import Holder
 from sweeps.study.study import SweepStudy
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Row:
     rank: int | None
     number: int
     state: str
+    """One of `sweeps.results.states.STATES`."""
     kind: str | None
     value: float | None
     """The objective: final if complete, otherwise the last one that was reported."""
@@ -63,18 +66,21 @@ class Leaderboard:
     direction: str
     rows: tuple[Row, ...]
     baseline: float | None
-    """The objective of the base without an adapter."""
+    """The objective of what trials begin with, before any training."""
     shown: tuple[str, ...] = ()
     """Of a row's `numbers`, what gets a column beside those that every table has."""
     majority: float | None = None
     """The objective of the majority class of the training rows, or the error of their mean."""
+    goes_on: bool = False
+    """Whether the baseline has the saved adapter that trials go on from; otherwise it is the base
+    without an adapter."""
 
     @property
     def references(self) -> dict[str, float]:
         """The objective of what a winner must beat, by the words for it."""
         mean = self.metric.endswith(("/mse", "/loss"))  # a majority class has neither
         found = {
-            "base without adapter": self.baseline,
+            "adapter before training" if self.goes_on else "base without adapter": self.baseline,
             "mean of the training rows" if mean else "majority class": self.majority,
         }
         return {words: value for words, value in found.items() if value is not None}
@@ -107,8 +113,9 @@ class Leaderboard:
 
     def to_json(self) -> dict[str, Any]:
         known = asdict(self)
-        if self.majority is None:  # as earlier versions have recorded it
-            del known["majority"]
+        for name, absent in (("majority", None), ("goes_on", False)):
+            if known[name] is absent:  # as earlier versions have recorded it
+                del known[name]
         return {**known, "varying": self.varying}
 
 
@@ -117,7 +124,8 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
     trials = study.launched()
     check_comparable(trials)
     objective = study.spec.objective
-    rows = [_row(trial, study) for trial in trials]
+    holder = study.holder
+    rows = [_row(trial, study, holder) for trial in trials]
 
     def order(row: Row) -> tuple[bool, bool, float, int]:
         value = objective.as_loss(row.value) if row.value is not None else 0.0
@@ -139,6 +147,7 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
         tuple(ranked),
         baseline,
         majority=majority,
+        goes_on=study.spec.trial.adapter.source is not None,
     )
 
 
@@ -158,7 +167,7 @@ def check_comparable(trials: Sequence[FrozenTrial]) -> None:
             )
 
 
-def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
+def _row(trial: FrozenTrial, study: SweepStudy, holder: Holder | None) -> Row:
     record = trial.user_attrs.get("result")
     result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
     ranked = result.state is State.COMPLETE and study.feasible(result)
@@ -167,12 +176,12 @@ def _row(trial: FrozenTrial, study: SweepStudy) -> Row:
     return Row(
         rank=0 if ranked else None,
         number=trial.number,
-        state=trial.state.name,
+        state=state_of(trial, holder),
         kind=result.kind,
         value=value,
         peak_memory_bytes=memory,
         trainable_parameters=result.trainable_parameters,
-        minutes=result.minutes,
+        minutes=result.minutes if record else minutes_so_far(trial, holder),
         params=trial.user_attrs.get("params", {}),
         metrics=dict(result.metrics),
         adapter=result.adapter,

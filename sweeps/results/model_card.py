@@ -63,6 +63,7 @@ def model_card(
         f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on "
         f"{_base_words(spec, is_stored)}. "
         f"It is rank {row.rank or 'none'} among the sweep's complete trials by {board.metric}.",
+        *_continued(spec),
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
@@ -93,6 +94,17 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _continued(spec: TrialSpec) -> Iterator[str]:
+    """From which adapter the trial went on."""
+    if (source := spec.adapter.source) is not None:
+        at = f"@{source.revision}" if source.revision else ""
+        yield ""
+        yield (
+            f"Its training went on from the adapter `{source.name_or_path}{at}` (sha256 of its "
+            f"files {source.sha256}), whose weights are a part of it: that adapter is not needed."
+        )
 
 
 def _base_words(spec: TrialSpec, is_stored: bool) -> str:

@@ -13,6 +13,9 @@ log = logging.getLogger(__name__)
 
 _MIN_COMPLETE = 8
 """Below, importances say nothing."""
+_MAX_CURVES = 200
+"""Of the picture of rungs, the newest; beyond a few a legend with a line for each helps nobody."""
+_MAX_LEGEND = 20
 
 
 def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
@@ -28,7 +31,7 @@ def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
 
     plots: dict[str, Callable[[optuna.Study], Any]] = {
         "history": draw.plot_optimization_history,
-        "rungs": draw.plot_intermediate_values,
+        "rungs": _rungs,
     }
     sampled = {name for trial in complete for name in trial.params}
     if len(complete) >= _MIN_COMPLETE and len(sampled) > 1:
@@ -41,6 +44,19 @@ def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
         except (ValueError, RuntimeError) as error:  # e.g. all values equal
             log.warning("no plot of the %s: %s", name, error)
     return files
+
+
+def _rungs(study: optuna.Study) -> Any:
+    """Optuna's picture of the last trials' intermediate values."""
+    from optuna.visualization import matplotlib as draw
+
+    trials = study.get_trials(deepcopy=False)[-_MAX_CURVES:]
+    shown = optuna.create_study(direction=study.direction)
+    shown.add_trials(trials)
+    axes = draw.plot_intermediate_values(shown)
+    if len(trials) > _MAX_LEGEND and (legend := axes.get_legend()) is not None:
+        legend.remove()
+    return axes
 
 
 def _draw(plot: Callable[[optuna.Study], Any], study: optuna.Study, path: Path) -> Path:

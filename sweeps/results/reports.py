@@ -16,6 +16,7 @@ from sweeps.file_names import (
 )
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard, Row
+from sweeps.results.states import word
 from sweeps.spec.metrics import numbers
 from sweeps.tracking import Artifact
 
@@ -32,12 +33,12 @@ def header(board: Leaderboard) -> list[str]:
 
 def cells(row: Row, board: Leaderboard) -> list[str]:
     """A row as a person reads it; memory in MiB or GiB."""
-    state = row.state if row.kind is None else f"{row.state} ({row.kind})"
+    kind = "" if row.kind is None else f" ({row.kind.replace('_', ' ')})"
     fixed = [
         "" if row.rank is None else str(row.rank),
         f"{row.number:04d}",
         "" if row.value is None else f"{row.value:.4f}",
-        state.lower().replace("_", " "),
+        word(row.state) + kind,
         _bytes(row.peak_memory_bytes),
         "" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
         f"{row.minutes:.2f}",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from peft_jobs import State, TrialResult
+from sweeps.results.states import state_of
+from sweeps.study.lease import Holder
 from sweeps.study.study import SweepStudy
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ class RecordedTrial:
 
     number: int
     state: str
-    """Optuna's: RUNNING also where a driver has left it, WAITING before a retry."""
+    """One of `sweeps.results.states.STATES`, or WAITING before a retry."""
     kind: str | None
     """Why a trial that did not complete ended."""
     attempt: int | None
@@ -69,16 +71,17 @@ class Trials:
 
 def read_trials(study: SweepStudy) -> Trials:
     """All trials of the study as it stands."""
-    return Trials(tuple(map(_trial, study.trials())))
+    holder = study.holder
+    return Trials(tuple(_trial(trial, holder) for trial in study.trials()))
 
 
-def _trial(trial: FrozenTrial) -> RecordedTrial:
+def _trial(trial: FrozenTrial, holder: Holder | None) -> RecordedTrial:
     known = trial.user_attrs
     record = known.get("result")
     result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
     return RecordedTrial(
         number=trial.number,
-        state=trial.state.name,
+        state=state_of(trial, holder),
         kind=known.get("kind"),
         attempt=known.get("attempt"),
         started=trial.datetime_start,

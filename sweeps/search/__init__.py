@@ -2,6 +2,7 @@
 
 samplers             SAMPLERS, and the section sampler
 pruners              PRUNERS, and the section pruner
+at_random            which parameters a sampler does not model
 arguments            arguments of Optuna's classes, checked
 successive_halving   Optuna's successive halving at a constant cost
 """

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import ConfigDict
 from peft_jobs.spec.fields import Section
 from peft_jobs.spec.mistakes import suggest
 from search_spaces import SearchSpace, Space
+from search_spaces.values import Scalar
 from sweeps.search.arguments import fitting
 
 
@@ -25,6 +27,10 @@ class SamplerSpec(Section):
     @property
     def arguments(self) -> dict[str, Any]:
         return dict(self.__pydantic_extra__ or {})
+
+
+Accepts = Callable[[Mapping[str, Scalar]], bool]
+"""Whether a point of a grid, encoded for Optuna, may be launched."""
 
 
 # Duplicate points are told with a constraint, which this sampler then says, at every ask.
@@ -68,7 +74,40 @@ def _bounded(study: Any) -> AbstractContextManager[None]:
     return view
 
 
-class _Grid(optuna.samplers.GridSampler):
+class Grid(optuna.samplers.GridSampler):
+    """Optuna's, which takes the points in turn that `accepts` takes, and knows when none is left.
+
+    Optuna's order and numbers of the points stay, so a study goes on that began without `accepts`.
+    """
+
+    accepts: Accepts = staticmethod(lambda _: True)
+    _next = 0
+
+    def next_id(self, study: optuna.Study) -> int | None:
+        """The number of the next point: no trial has had it, and it is accepted; None at the end.
+
+        What was passed over once is not looked at again.
+        """
+        taken = {
+            trial.system_attrs["grid_id"]
+            for trial in study._storage.get_all_trials(study._study_id, deepcopy=False)
+            if "grid_id" in trial.system_attrs
+            and self._same_search_space(trial.system_attrs["search_space"])
+        }
+        while self._next < self._n_min_trials:
+            point = dict(zip(self._param_names, self._all_grids[self._next], strict=True))
+            if self._next not in taken and self.accepts(point):
+                return self._next
+            self._next += 1
+        return None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if not {"grid_id", "fixed_params"} & trial.system_attrs.keys():
+            number = self.next_id(study) or 0  # at the end one again, as a duplicate
+            axes, write = self._search_space, study._storage.set_trial_system_attr
+            write(trial._trial_id, "search_space", axes)
+            write(trial._trial_id, "grid_id", number)
+
     def after_trial(self, *args: Any, **kwargs: Any) -> None:
         """Optuna's version calls Study.stop, which raises outside of Study.optimize."""
 
@@ -86,7 +125,7 @@ class _Entry:
 SAMPLERS: dict[str, _Entry] = {
     "tpe": _Entry(_Tpe),
     "random": _Entry(optuna.samplers.RandomSampler),
-    "grid": _Entry(_Grid, constant_seed=True),
+    "grid": _Entry(Grid, constant_seed=True),
     "gp": _Entry(
         optuna.samplers.GPSampler, defaults={"warn_independent_sampling": False}, slow=True
     ),
@@ -138,13 +177,18 @@ def make_sampler(
     seed: int,
     number: int,
     last: optuna.samplers.BaseSampler | None = None,
+    accepts: Accepts = lambda _: True,
 ) -> optuna.samplers.BaseSampler:
     """The sampler for the ask of trial `number`; `last` is that of the ask before.
+
+    A grid takes the points only that `accepts` takes, which must go on refusing what it refused.
 
     A new one per ask, seeded from (seed, number): what a sweep draws does not depend on how often
     its driver was restarted. Grid and quasi-Monte-Carlo keep the one seed of their sequence.
     """
     entry = SAMPLERS[spec.type]
+    if spec.type == "grid" and isinstance(last, Grid):
+        return last  # it draws nothing, and remembers where it is
     drawn = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     ask_seed = seed if entry.constant_seed else int.from_bytes(drawn[:4], "big")
     arguments: dict[str, Any] = {"seed": ask_seed, **entry.defaults, **spec.arguments}
@@ -157,6 +201,8 @@ def make_sampler(
     sampler = _build(entry.sampler, arguments)
     if isinstance(sampler, _Tpe) and isinstance(last, _Tpe):
         sampler.succeed(last)
+    if isinstance(sampler, Grid):
+        sampler.accepts = accepts
     return sampler
 
 

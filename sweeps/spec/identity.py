@@ -1,7 +1,9 @@
 """What makes two launches the same sweep: the resolved spec without what may change in between."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from peft_jobs import SpecError, TrialSpec
 from peft_jobs.spec.dotted import flatten
 from sweeps.spec import SweepSpec
 
@@ -24,6 +26,11 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
     }
 
 
+def adapter_key(name: str) -> str:
+    """The name of a saved adapter's content among what trials see."""
+    return f"adapter {name}"
+
+
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """One line per leaf that has changed."""
     return "\n".join(
@@ -31,3 +38,15 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     )
+
+
+def check_adapter(spec: TrialSpec, attributes: Callable[[], Mapping[str, Any]]) -> None:
+    """SpecError if a saved adapter is no longer what the study with `attributes` began with."""
+    if (source := spec.adapter.source) is None:
+        return
+    seen = attributes().get("spec", {})
+    if seen.get(f"the {adapter_key(source.name_or_path)}", source.sha256) != source.sha256:
+        raise SpecError(
+            f"adapter.from: {source.name_or_path} has changed since the sweep began: put it back, "
+            "or give this sweep another name"
+        )

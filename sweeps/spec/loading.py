@@ -20,6 +20,7 @@ from sweeps.spec import SweepSpec
 from sweeps.spec.checks import problems
 from sweeps.spec.yaml_file import SweepFileError, override, read_yaml
 
+_OF_DATA = ("model", "task", "data", "resources", "storage")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -29,14 +30,35 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     Relative data, model and storage paths are taken from the current folder, as everywhere on a
     command line. Raises SweepFileError with every mistake of the file.
     """
-    tree = read_yaml(path)
-    for text in overrides:
-        override(tree, text)
+    tree = _tree(path, overrides)
     tree.setdefault("name", path.stem)
     folder = path.absolute().parent
     if "storage" not in tree and (folder / ID_FILE).is_file():
         tree["storage"] = str(folder.parent)  # a sweep's own file, see `as_file`
     return build_sweep(tree, str(path))
+
+
+def load_data_alone(path: Path, overrides: Sequence[str] = ()) -> SweepSpec | None:
+    """A sweep with the base, task and data of a file that has mistakes elsewhere; None if they are
+    in these."""
+    tree = _tree(path, overrides)
+    kept = {name: tree[name] for name in _OF_DATA if name in tree}
+    others = {
+        "name": "data",
+        "space": {"parameters": {"training.learning_rate": {"choices": [1e-4]}}},
+        "budget": {"n_trials": 1, "max_steps": 1},
+    }
+    try:
+        return build_sweep({**kept, **others})
+    except SweepFileError:
+        return None
+
+
+def _tree(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    tree = read_yaml(path)
+    for text in overrides:
+        override(tree, text)
+    return tree
 
 
 def as_file(spec: SweepSpec) -> str:

@@ -24,9 +24,19 @@ def variants(spec: SweepSpec) -> list[TrialSpec]:
     return list(chosen.values())
 
 
+def sources(spec: SweepSpec) -> dict[str, str]:
+    """The saved adapters that the space chooses from, by name: hashes of their files."""
+    found = [trial.adapter.source for trial in drawn_trials(spec)]
+    return {
+        source.name_or_path: str(source.sha256)
+        for source in found
+        if source is not None and source != spec.trial.adapter.source
+    }
+
+
 def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
     """The sweep with what `auto` and the budget come to: slots, the horizon in samples, rungs."""
-    metric, measured = spec.objective.metric, prepared.baseline
+    metric, measured = spec.objective.metric, (*prepared.baseline, *prepared.not_finite)
     if spec.trial.evaluation.metrics and measured and metric not in measured:
         raise SpecError(
             f"objective.metric: {metric!r} is not among what an evaluation of the base gave: "

@@ -1,21 +1,53 @@
 """Draws seeded points of a space, so that checks before launch see what trials will be."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice, product
+
 from pydantic import ValidationError
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec import INCOMPATIBLE
 from peft_jobs.spec.dotted import flatten
-from search_spaces import Params, RandomSuggest
+from search_spaces import GivenSuggest, Params, RandomSuggest
 from sweeps.spec import SweepSpec
 
 POINTS_CHECKED = 128
+MAX_TRIED = 8192
+"""Points that are drawn, or listed, to find one at all that the constraints allow."""
 
 
 def draw_points(spec: SweepSpec) -> list[Params]:
-    """Seeded random points of the space that its constraints allow; for checks before launch."""
+    """Seeded points of the space that its constraints allow; for checks before launch.
+
+    Those of POINTS_CHECKED random points. Where none of them is allowed, up to as many of MAX_TRIED
+    that are: of all points, if there are no more than that, otherwise of random ones.
+    """
     base = flatten(spec.trial)
-    points = (spec.space.draw(RandomSuggest(seed), base) for seed in range(POINTS_CHECKED))
-    return [point for point in points if spec.space.violated(point, base) is None]
+
+    points: Iterator[Params]
+
+    def allowed(points: Iterable[Params]) -> Iterator[Params]:
+        return (point for point in points if spec.space.violated(point, base) is None)
+
+    def drawn(seeds: range) -> Iterator[Params]:
+        return (spec.space.draw(RandomSuggest(seed), base) for seed in seeds)
+
+    found = [*allowed(drawn(range(POINTS_CHECKED)))]
+    if found:
+        return found
+    if is_listed(spec):
+        axes = spec.space.grid()
+        listed = (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+        points = (spec.space.draw(GivenSuggest(p, RandomSuggest(0)), base) for p in listed)
+    else:
+        points = drawn(range(POINTS_CHECKED, MAX_TRIED))
+    return [*islice(allowed(points), POINTS_CHECKED)]
+
+
+def is_listed(spec: SweepSpec) -> bool:
+    """Whether `draw_points` looks at every point of the space before it finds none."""
+    size = spec.space.size()
+    return size is not None and size <= MAX_TRIED
 
 
 def drawn_trials(spec: SweepSpec) -> list[TrialSpec]:

@@ -8,7 +8,13 @@ from peft_jobs.spec.dotted import flatten, paths_of
 from peft_jobs.spec.mistakes import Mistake, mistakes
 from search_spaces import FunctionSpace, GivenSuggest, Params, RandomSuggest, SpaceError
 from sweeps.spec import SweepSpec
-from sweeps.spec.sample_points import POINTS_CHECKED, draw_points, is_incompatible
+from sweeps.spec.sample_points import (
+    MAX_TRIED,
+    POINTS_CHECKED,
+    draw_points,
+    is_incompatible,
+    is_listed,
+)
 
 _FIXED_PARTS = (
     *("data.validation", "data.test", "data.seed", "data.group_by", "data.max_length"),
@@ -37,7 +43,8 @@ def space_problems(spec: SweepSpec) -> list[str]:
             raise
         return [f"space: {spec.space.function} raised {type(error).__name__}: {error}"]
     if not points:
-        return [f"space: none of {POINTS_CHECKED} random points satisfies the constraints"]
+        tried = f"its {spec.space.size():,}" if is_listed(spec) else f"{MAX_TRIED:,} random"
+        return [f"space: none of {tried} points satisfies the constraints"]
     found: dict[object, str] = {line: line for line in given}
     num_impossible = 0
     for name in sorted({name for point in points for name in point}):

@@ -85,6 +85,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_SHORTHANDS = {"model": "name_or_path", "from": "name_or_path", "quantization": "scheme"}
+"""What the text stands for that may be written in a section's place, beside `type`."""
+
+
 def _one_line(error: Exception) -> str:
     """What PyYAML found, and where, without its drawing of the place."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
@@ -109,7 +113,7 @@ def override(tree: dict[str, Any], text: str) -> None:
     for parent in parents:
         inner = node.get(parent)
         if isinstance(inner, str):  # a shorthand, e.g. `quantization: nf4`
-            key = {"model": "name_or_path", "quantization": "scheme"}.get(parent, "type")
+            key = _SHORTHANDS.get(parent, "type")
             inner = {} if parent == "tracking" else {key: inner}
         node[parent] = inner = {} if inner is None else inner
         if not isinstance(inner, dict):

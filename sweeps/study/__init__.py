@@ -2,11 +2,13 @@
 
 study            SweepStudy: asks, reports, ends, and what is adopted from an earlier driver
 asker            from a sampler to a point that may be launched
+turned_away      which points are not launched, and why
 draws            all parameters of a point drawn before any is written
 history          the trials that a sampler is shown
 pruning          the decision to prune, at a rung
 cached_storage   the study's trials in the driver's memory
 transaction      all changes of one trial in one transaction
 database         opens the database, and waits for it
+unanswered       ends calls that a server does not answer
 lease            one driver per sweep
 """

@@ -5,33 +5,45 @@ what the unbroken one would have drawn.
 """
 
 import logging
+import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import optuna
 from optuna.trial import Trial, TrialState
-from pydantic import ValidationError
 
 from peft_jobs import Kind, TrialSpec, faults
 from peft_jobs.spec.dotted import flatten
-from peft_jobs.spec.mistakes import mistakes
-from search_spaces import Params, SpaceError
+from search_spaces import Params
 from search_spaces.values import Scalar
-from sweeps.search.samplers import SamplerSpec, make_sampler
+from sweeps.errors import StudyGone, Unavailable
+from sweeps.search.samplers import Grid, SamplerSpec, make_sampler
 from sweeps.spec import SweepSpec
+from sweeps.spec.identity import check_adapter
 from sweeps.study.cached_storage import CachedStorage
+from sweeps.study.database import DATABASE_ERRORS
 from sweeps.study.draws import Drawn, draw
 from sweeps.study.transaction import Changes
+from sweeps.study.turned_away import (
+    NOT_LAUNCHED,
+    ListedPoints,
+    check_queued,
+    given_up,
+    reason,
+    told_of,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_REASKS = 200
-"""Points in a row that may be turned away before the space counts as exhausted."""
+"""Points in a row that may be turned away before a finite space is listed, or the sweep ends."""
+MAX_LISTED = 100_000
+"""Points of a space that is listed where its sampler finds no new one."""
 MAX_DUPLICATES = 10
 """Duplicates in a row after which points are drawn at random until one is new."""
-NOT_LAUNCHED = (Kind.REJECTED, Kind.DUPLICATE)
 
 _T = TypeVar("_T")
 
@@ -71,22 +83,30 @@ class Asker:
             for t in trials
             if "fingerprint" in t.user_attrs and t.user_attrs.get("kind") not in NOT_LAUNCHED
         }
+        self._first_listed = next((t.number for t in trials if "grid_id" in t.system_attrs), None)
+        """The first trial whose point was taken from a list of all."""
+        self._listed = ListedPoints(spec, self._seen)
+        self.ended: str | None = None
+        """Why `new` has given None."""
 
     def new(self) -> tuple[Trial, Point] | None:
-        """The next trial to launch; None when the space is exhausted."""
-        for _ in range(MAX_REASKS):
-            if self._exhausted() and not self._study.get_trials(
-                deepcopy=False, states=(TrialState.WAITING,)
-            ):
-                break
+        """The next trial to launch; None, and `ended` says why, when there is none."""
+        away: Counter[str] = Counter()
+        while True:
             self._take_sampler(self._num_trials)
+            if self._exhausted():
+                self.ended = self._listed.at_end
+                return None
+            if away.total() >= MAX_REASKS and not isinstance(self._study.sampler, Grid):
+                self.ended = given_up(away)
+                return None
             trial = self._write(self._new_trial)
             self._num_trials = max(self._num_trials, trial.number + 1)
             faults.passing("ask.asked")
             point = self._settle(trial)
             if point is not None:
                 return trial, point
-        return None
+            away[reason(self._study.get_trials(deepcopy=False)[trial.number])] += 1
 
     def again(self, number: int) -> tuple[Trial, Point] | None:
         """A trial that an earlier driver left running, as its next attempt.
@@ -104,17 +124,21 @@ class Asker:
         changes = Changes(user_attrs={"attempt": attempt, "started_at": time.time()})
         self._write(lambda: self._ledger.write(trial._trial_id, changes))
         spec = self._spec.trial.with_params(known["params"])
-        return trial, Point(
-            number,
-            attempt,
-            known["params"],
-            spec,
-            known.get("checkpoint"),
-            known.get("retry_of"),
-        )
+        check_adapter(spec, self._attributes)
+        left = (known.get("checkpoint"), known.get("retry_of"))
+        return trial, Point(number, attempt, known["params"], spec, *left)
+
+    def _attributes(self) -> dict[str, Any]:
+        return self._write(lambda: self._study.user_attrs)
 
     def _exhausted(self) -> bool:
-        return self._size is not None and len(self._seen) >= self._size
+        """Whether no point is queued, and as far as is known none is left."""
+        if self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return False
+        sampler = self._study.sampler
+        if self._size is not None and len(self._seen) >= self._size:
+            return True
+        return isinstance(sampler, Grid) and sampler.next_id(self._study) is None
 
     def _new_trial(self) -> Trial:
         """Ask; but first take a trial that an ask has made and then lost its database."""
@@ -127,14 +151,27 @@ class Asker:
         """Take the sampler for the point of trial `number`.
 
         One that has given nothing but duplicates for a while would go on so (GP learns nothing
-        from them): a point at random leads it out.
+        from them): a point at random leads it out. Where nothing at all leads to a new point, and
+        the space is small enough, what is left of it is taken in turn from then on.
         """
         spec = self._spec
-        before = self._study.get_trials(deepcopy=False)[max(0, number - MAX_DUPLICATES) : number]
-        stuck = [t.user_attrs.get("kind") for t in before] == [Kind.DUPLICATE] * MAX_DUPLICATES
-        chosen = SamplerSpec(type="random") if stuck else spec.sampler
-        last = self._study.sampler
-        self._study.sampler = make_sampler(chosen, spec.space, spec.seed, number, last)
+        before = self._study.get_trials(deepcopy=False)[max(0, number - MAX_REASKS) : number]
+        kinds, chosen = [t.user_attrs.get("kind") for t in before], spec.sampler
+        if (
+            self._first_listed is None
+            and (self._size or math.inf) <= MAX_LISTED
+            and len(kinds) == MAX_REASKS
+            and set(kinds) <= set(NOT_LAUNCHED)
+        ):
+            self._first_listed = number
+        if self._first_listed is not None and number >= self._first_listed:
+            chosen = SamplerSpec(type="grid")
+        elif kinds[-MAX_DUPLICATES:] == [Kind.DUPLICATE] * MAX_DUPLICATES:
+            chosen = SamplerSpec(type="random")
+        last, accepts = self._study.sampler, self._listed.accepts
+        self._study.sampler = make_sampler(chosen, spec.space, spec.seed, number, last, accepts)
+        if not isinstance(last, Grid):
+            self._listed.refused.clear()  # a list that was just made begins at its first point
 
     def _settle(self, trial: Trial) -> Point | None:
         """Draw a new trial's point and record it; None if it is turned away."""
@@ -143,11 +180,11 @@ class Asker:
             params = self._draw(trial, changes)
             violated = self._spec.space.violated(params, self._base)
             trial_spec = self._spec.trial.with_params(params)
-        except SpaceError as error:
-            return self._turn_away(trial, changes, Kind.REJECTED, str(error))
-        except ValidationError as error:
-            reason = "; ".join(map(str, mistakes(error, TrialSpec)))
-            return self._turn_away(trial, changes, Kind.REJECTED, reason)
+        except (*DATABASE_ERRORS, StudyGone, Unavailable):
+            raise
+        except Exception as error:  # of a sampler, a person's function too: it is about this point
+            return self._turn_away(trial, changes, Kind.REJECTED, told_of(error))
+        check_adapter(trial_spec, self._attributes)
         changes.user_attrs["params"] = params
         if violated is not None:
             return self._turn_away(trial, changes, Kind.REJECTED, violated)
@@ -165,8 +202,13 @@ class Asker:
         return Point(trial.number, 1, params, trial_spec, retry_of=retry_of)
 
     def _draw(self, trial: Trial, changes: Changes) -> Params:
-        """Draw the parameters of a trial into `changes`; each try starts from the same state."""
+        """Draw the parameters of a trial into `changes`; each try starts from the same state.
+
+        SpaceError if a point that was queued, perhaps by another program, is none of the space.
+        """
         tries, given = 0, self._given(trial)
+        queued = self._ledger.trial(trial.number).system_attrs.get("fixed_params", {})
+        self._spec.space.check_given(queued)
 
         def once() -> tuple[Params, Drawn, Changes]:
             nonlocal tries
@@ -179,6 +221,7 @@ class Asker:
                 return *draw(source, lambda t: self._spec.space.draw(t, self._base)), noted
 
         params, drawn, noted = self._write(once)
+        check_queued(queued, drawn)
         changes.update(noted)
         changes.params = drawn
         return params
@@ -193,12 +236,15 @@ class Asker:
         return space.given(index) if index < len(space.points_to_evaluate) else {}
 
     def _turn_away(self, trial: Trial, changes: Changes, kind: Kind, reason: str) -> Point | None:
-        level = logging.WARNING if self._given(trial) else logging.INFO
+        queued = "fixed_params" in self._ledger.trial(trial.number).system_attrs
+        level = logging.WARNING if queued or self._given(trial) else logging.INFO
         log.log(level, "trial %d is %s: %s", trial.number, kind, reason)
         changes.user_attrs |= {"kind": kind, "reason": reason}
         with self._ledger.gathering(trial._trial_id) as noted:
             trial.set_constraint(str(kind), 1.0)
         changes.update(noted)
         self._write(lambda: self._ledger.write(trial._trial_id, changes))
-        self._write(lambda: self._study.tell(trial, None, TrialState.PRUNED))
+        # A sampler that sees a trial without parameters takes the space to have none in common.
+        state = TrialState.PRUNED if changes.params else TrialState.FAIL
+        self._write(lambda: self._study.tell(trial, None, state))
         return None

@@ -21,6 +21,7 @@ from optuna.study._study_direction import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.search.successive_halving import RUNG_RECORD
+from sweeps.study.database import knowing_study
 from sweeps.study.history import Considered
 from sweeps.study.transaction import Changes, write
 
@@ -204,14 +205,16 @@ class CachedStorage(BaseStorage):
         with self._lock:
             self._be_sure()
             self._unsure = True
-            yield
+            with knowing_study(self._backend, self._study):
+                yield
             self._unsure = False
 
     def _be_sure(self) -> None:
         if self._unsure:
             with self._lock:
                 if self._unsure:
-                    self._read()
+                    with knowing_study(self._backend, self._study):
+                        self._read()
 
     def _read(self) -> None:
         """Read what may have changed: unfinished trials and new ones."""

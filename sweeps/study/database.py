@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,9 +18,28 @@ import sqlalchemy.event
 
 from peft_jobs import SpecError
 from peft_jobs.storage import retry as storage_retry
-from sweeps.errors import Unavailable
+from sweeps.errors import StudyGone, Unavailable
+from sweeps.futures import future_of
 from sweeps.redact import redact
 from sweeps.sqlite_urls import sqlite_file
+from sweeps.study.unanswered import ANSWER_SECONDS, unanswered
+
+CONNECT_SECONDS = 10
+OPEN_SECONDS = 60.0
+"""How long a database may take to be opened, and its tables to be made."""
+DATABASE_ERRORS = (
+    optuna.exceptions.StorageInternalError,
+    sqlalchemy.exc.DBAPIError,
+    sqlalchemy.exc.TimeoutError,
+)
+"""What a database raises, through Optuna or not: a failover's own errors too (InternalError from a
+server that has become read-only, InterfaceError from a torn connection)."""
+_MISTAKES = (
+    sqlalchemy.exc.IntegrityError,
+    sqlalchemy.exc.ProgrammingError,
+    sqlalchemy.exc.DataError,
+)
+"""Those of them that asking again does not mend."""
 
 _T = TypeVar("_T")
 
@@ -34,7 +53,13 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     file = sqlite_file(url)
     if file is not None and file.exists() and not _may_write(file):
         raise SpecError(f"{file} must not be written here: what it holds can only be read")
-    storage = _told(url, partial(_open, url))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = future_of(partial(_open, url), thread="database")
+    try:
+        storage = _told(url, partial(opened.result, OPEN_SECONDS))
+    except TimeoutError as error:
+        told = f"the study's database {redact(url)} has not answered for {OPEN_SECONDS:g} s"
+        raise Unavailable(told) from error
     if storage.engine.dialect.name == "sqlite":
 
         @sqlalchemy.event.listens_for(storage.engine, "connect")
@@ -43,7 +68,9 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA busy_timeout=10000")
 
-        storage.engine.dispose()
+    else:
+        unanswered.watch(storage.engine)
+    storage.engine.dispose()  # what follows opens new connections, with all this
     return storage
 
 
@@ -129,12 +156,45 @@ def _connect(file: Path, query: str) -> sqlite3.Connection:
 
 def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
     """Optuna's storage; two processes that create its tables at once get in each other's way."""
+    kwargs = {"connect_args": _connect_args(sqlalchemy.engine.make_url(url))}
     for _ in range(tries - 1):
         try:
-            return optuna.storages.RDBStorage(url)
+            return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError):
             time.sleep(0.5)
-    return optuna.storages.RDBStorage(url)
+    return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
+
+
+def _connect_args(url: sqlalchemy.engine.URL) -> dict[str, object]:
+    """Time-outs of a server's driver, where the URL gives none: to connect, and for a peer that
+    is gone without a word."""
+    args: dict[str, object] = {}
+    if url.drivername in ("postgresql", "postgresql+psycopg2", "postgresql+psycopg"):
+        args = {
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+        }
+    elif url.drivername in ("mysql", "mysql+mysqldb", "mysql+pymysql"):
+        answer = int(ANSWER_SECONDS)
+        args = {"connect_timeout": CONNECT_SECONDS, "read_timeout": answer, "write_timeout": answer}
+    return {name: value for name, value in args.items() if name not in url.query}
+
+
+@contextlib.contextmanager
+def knowing_study(storage: optuna.storages.RDBStorage, study_id: int) -> Iterator[None]:
+    """Raise StudyGone if that is why the database does not know something in the block."""
+    try:
+        yield
+    except KeyError:
+        try:
+            storage.get_study_name_from_id(study_id)
+        except KeyError as error:
+            raise StudyGone(
+                "the study was deleted from its database while the sweep ran; what its trials have "
+                "written stays in the storage"
+            ) from error
+        raise
 
 
 def retry(
@@ -144,19 +204,31 @@ def retry(
 ) -> _T:
     """`call()`; a database that is locked or away is waited for, it must not end a sweep.
 
-    `on_wait` is called before each further try. Raises the last error after `patience_seconds`.
+    `on_wait` is called before each further try. Raises Unavailable after `patience_seconds`, and
+    what asking again does not mend at once.
     """
 
     def pause(seconds: float) -> None:
         on_wait()
+        unanswered.connect_anew()
         time.sleep(seconds)
 
-    found = storage_retry.retry(
-        call,
-        "the study's database",
-        (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError),
-        patience_seconds=patience_seconds,
-        pause=pause,
-        told=lambda error: redact(str(error)),
-    )
+    def answered() -> _T:
+        with unanswered.call():
+            return call()
+
+    try:
+        found = storage_retry.retry(
+            answered,
+            "the study's database",
+            DATABASE_ERRORS,
+            unless=_MISTAKES,
+            patience_seconds=patience_seconds,
+            pause=pause,
+            told=lambda error: redact(str(error)),
+        )
+    except _MISTAKES:
+        raise
+    except DATABASE_ERRORS as error:
+        raise Unavailable(f"the study's database is away: {redact(str(error))}") from error
     return cast(_T, found)  # None only where a call is not wanted any more

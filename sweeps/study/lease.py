@@ -1,7 +1,8 @@
 """One driver per sweep: a row in the study's database that its driver keeps renewing.
 
 It works wherever the database is reached from. A driver that is known to be dead (same machine, no
-such process) is succeeded at once, one on another machine when it has been silent for TTL_SECONDS.
+such process) is succeeded at once, one on another machine when its row has not changed for
+TTL_SECONDS by the clock of who waits: two machines' clocks are never compared.
 The row also carries the wish, from another terminal, that the driver should stop.
 """
 
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 TTL_SECONDS = 60.0
 RENEW_SECONDS = 2.0
 SILENT_SECONDS = 10.0
-"""After which another machine's driver may be dead: it is waited for, no longer refused."""
+"""After which a driver that is waited for is told of: it may be dead."""
 
 _METADATA = sa.MetaData()
 _LEASES = sa.Table(
@@ -64,10 +66,16 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Certainly dead, or on another machine and silent for longer than a lease lasts."""
-        if self.is_here:
-            return not _runs(self.pid, self.process_started)
-        return time.time() - self.renewed > TTL_SECONDS
+        """Certainly dead, or on another machine and silent for longer than a lease lasts.
+
+        The latter is as sure as the two machines' clocks agree: enough to show, not to act upon.
+        """
+        return self.is_dead or (not self.is_here and time.time() - self.renewed > TTL_SECONDS)
+
+    @property
+    def is_dead(self) -> bool:
+        """It was a process of this machine, and is none any more."""
+        return self.is_here and not _runs(self.pid, self.process_started)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host.partition('/')[0]}"
@@ -76,29 +84,48 @@ class Holder:
 class Lease:
     """The right to drive one sweep. Used by one thread."""
 
-    def __init__(self, storage: optuna.storages.RDBStorage, sweep: str) -> None:
+    def __init__(
+        self,
+        storage: optuna.storages.RDBStorage,
+        sweep: str,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """`clock` gives seconds of this machine, which setting its time does not move."""
         self._engine, self._sweep = storage.engine, sweep
+        self._clock, self._sleep = clock, sleep
         self._owner = uuid.uuid4().hex
-        self._looked = 0.0
+        self._looked = -RENEW_SECONDS
 
-    def take(self) -> None:
-        """Become the sweep's driver; SpecError if another one is at work."""
-        retry(lambda: _METADATA.create_all(self._engine))
-        told = False
-        while not retry(self._try):
-            holder = _read(self._engine, self._sweep)
-            if holder is None or holder.is_gone:
+    def take(self, on_wait: Callable[[], object] = lambda: None) -> None:
+        """Become the sweep's driver; SpecError if another one is at work.
+
+        One on another machine is watched until its row changes, which it does every RENEW_SECONDS,
+        or has not for TTL_SECONDS. `on_wait` is called meanwhile.
+        """
+        retry(lambda: _METADATA.create_all(self._engine), on_wait)
+        first: Holder | None = None
+        since, told = self._clock(), False
+        while True:
+            holder = retry(self._read, on_wait)
+            silent = self._clock() - since
+            if holder is None or holder.is_dead or (_same(holder, first) and silent > TTL_SECONDS):
+                if retry(partial(self._try, holder), on_wait):
+                    break
                 continue
-            if holder.is_here or time.time() - holder.renewed < SILENT_SECONDS:
+            if first is None and not holder.is_here:
+                first = holder
+            elif first is None or not _same(holder, first):
                 raise SpecError(
                     f"the sweep {self._sweep!r} is being driven by {holder}; wait for it, stop it "
                     f"with `peft-sweep stop {self._sweep}`, or give this sweep another name"
                 )
-            if not told:
+            if silent > SILENT_SECONDS and not told:
                 log.warning("waiting for %s, which is silent, to lose the sweep", holder)
                 told = True
-            time.sleep(1.0)
-        self._looked = time.time()
+            on_wait()
+            self._sleep(1.0)
+        self._looked = self._clock()
 
     def renew(self, on_wait: Callable[[], object] = lambda: None) -> bool:
         """Renew now and then; True if somebody has asked this driver to stop.
@@ -106,21 +133,24 @@ class Lease:
         LeaseLost if another driver has taken over meanwhile. `on_wait` is called while the database
         is away.
         """
-        if time.time() - self._looked < RENEW_SECONDS:
+        if self._clock() - self._looked < RENEW_SECONDS:
             return False
         renewed = self._mine(sa.update(_LEASES)).values(renewed=time.time())
         if retry(lambda: self._run(renewed), on_wait).rowcount == 0:
             raise LeaseLost(f"another driver has taken over the sweep {self._sweep!r}")
-        self._looked = time.time()
-        holder = _read(self._engine, self._sweep)
+        self._looked = self._clock()
+        holder = retry(self._read, on_wait)
         return holder is not None and holder.stop
 
     def release(self) -> None:
         """Let the next driver begin at once."""
         retry(lambda: self._run(self._mine(sa.delete(_LEASES))))
 
-    def _try(self) -> bool:
-        """Take the lease if nobody has it, or if its holder is gone."""
+    def _read(self) -> Holder | None:
+        return _read(self._engine, self._sweep)
+
+    def _try(self, holder: Holder | None) -> bool:
+        """Take the lease from nobody, or from `holder`, unless the row has changed meanwhile."""
         now = time.time()
         mine = {
             "owner": self._owner,
@@ -131,14 +161,11 @@ class Lease:
             "renewed": now,
             "stop": False,
         }
-        holder = _read(self._engine, self._sweep)
         try:
             if holder is None:
                 self._run(sa.insert(_LEASES).values(sweep=self._sweep, **mine))
                 return True
         except sa.exc.IntegrityError:
-            return False
-        if not holder.is_gone:
             return False
         theirs = sa.update(_LEASES).where(
             _LEASES.c.sweep == self._sweep,
@@ -167,6 +194,11 @@ def _read(engine: sa.Engine, sweep: str) -> Holder | None:
     if row is None:
         return None
     return Holder(**{name: value for name, value in row._mapping.items() if name != "sweep"})
+
+
+def _same(holder: Holder, before: Holder | None) -> bool:
+    """Whether nobody has renewed or taken the lease since; a wish to stop is no sign of life."""
+    return before is not None and (before.owner, before.renewed) == (holder.owner, holder.renewed)
 
 
 def request_stop(engine: sa.Engine, holder: Holder) -> None:

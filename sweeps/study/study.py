@@ -18,11 +18,13 @@ from sweeps.search.pruners import build
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import difference, identity
 from sweeps.spec.metrics import numbers
-from sweeps.study.asker import NOT_LAUNCHED, Asker, Point
+from sweeps.study.asker import Asker, Point
 from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import retry
+from sweeps.study.lease import Holder, read_lease
 from sweeps.study.pruning import rung_records, should_stop
 from sweeps.study.transaction import Changes
+from sweeps.study.turned_away import NOT_LAUNCHED
 
 _T = TypeVar("_T")
 
@@ -56,6 +58,11 @@ class SweepStudy:
     def key(self) -> str:
         """Tells this sweep from others of its name in other studies."""
         return str(self.optuna.user_attrs["key"])
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who drives the sweep, dead or alive; None if nobody has since the last one ended."""
+        return read_lease(self.storage.engine, self.spec.name)
 
     def take_over(
         self,
@@ -130,6 +137,12 @@ class SweepStudy:
         self._live[point.number] = trial
         return point
 
+    @property
+    def exhausted(self) -> str:
+        """Why `ask` has given None."""
+        assert self._asker is not None, "take_over comes first"
+        return self._asker.ended or "the space is exhausted"
+
     def report(self, number: int, progress: Progress) -> bool:
         """Record what a trial measured, and what comes of it; True if it may go on.
 
@@ -200,6 +213,8 @@ class SweepStudy:
         for name, limit in self.spec.constraints.items():
             if name in known:
                 violations[name] = (known[name] - limit) / (abs(limit) or 1.0)
+            elif name in result.not_finite:
+                violations[name] = 1.0
         if result.kind in (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED):
             violations[str(result.kind)] = 1.0
         return violations

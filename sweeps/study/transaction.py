@@ -59,8 +59,8 @@ def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def write(storage: RDBStorage, before: FrozenTrial, changes: Changes) -> None:
     """Write the changes of a trial that is `before` in the database.
 
-    Raises UpdateFinishedTrialError if it has ended there, StorageInternalError if the database
-    fails: then it may or may not have been written.
+    Raises UpdateFinishedTrialError if it has ended there, KeyError if it is gone,
+    StorageInternalError if the database fails: then it may or may not have been written.
     """
     trial_id = before._trial_id
     new_params = {n: drawn for n, drawn in changes.params.items() if n not in before.params}
@@ -80,7 +80,9 @@ def write(storage: RDBStorage, before: FrozenTrial, changes: Changes) -> None:
         values.append({"trial_id": trial_id, **row})
     try:
         with storage.engine.begin() as connection:
-            state = connection.execute(_STATE, {"id": trial_id}).scalar_one()
+            state = connection.execute(_STATE, {"id": trial_id}).scalar_one_or_none()
+            if state is None:
+                raise KeyError(f"trial {before.number} is not in the database")
             if state.is_finished():
                 raise UpdateFinishedTrialError(f"trial {before.number} has already ended")
             if params:

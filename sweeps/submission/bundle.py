@@ -1,4 +1,4 @@
-"""What a submitted sweep takes along: its file, its local data, the modules it names.
+"""What a submitted sweep takes along: its file, its local data and adapter, the modules it names.
 
 All of it lies in one folder, which Ray carries to the cluster; nothing else travels, so no secret
 does. There, `run` puts the data into the sweep's storage (`sweeps.records.inputs`).
@@ -16,7 +16,15 @@ from typing import Any
 from peft_jobs import SpecError
 from peft_jobs.spec import DEMO, file_format
 from peft_jobs.storage.object_store import is_url
-from sweeps.records.inputs import MAX_BYTES, SPLITS, functions, modules, space_functions
+from sweeps.records.inputs import (
+    MAX_BYTES,
+    SPLITS,
+    copy_adapter,
+    functions,
+    modules,
+    size_of,
+    space_functions,
+)
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import build_sweep
@@ -48,7 +56,7 @@ def pack(path: Path, overrides: Sequence[str], folder: Path) -> Bundle:
     tree.setdefault("name", path.stem)
     _refuse_credentials(path, overrides)
     storage = _shared(tree, path)
-    spec = build_sweep(_without_data_of_the_cluster(tree), str(path))
+    spec = build_sweep(_without_what_the_cluster_has(tree), str(path))
     if spec.resources.backend != "ray":
         raise SpecError("a submitted sweep runs on Ray: leave resources.backend out")
     shutil.copyfile(path, folder / path.name)
@@ -62,6 +70,8 @@ def pack(path: Path, overrides: Sequence[str], folder: Path) -> Bundle:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / target)
     places, left = _data(tree, folder)
+    adapter_places, adapter_left = _saved_adapter(tree, folder)
+    places, left = places | adapter_places, left + adapter_left
     words = [path.name, *overrides, *(f"{key}='{place}'" for key, place in places.items())]
     run = shlex.join(["peft-sweep", "run", *words, "--address", "auto", "--plain"])
     return Bundle(spec.name, storage, f"exec {run}", left)
@@ -106,10 +116,44 @@ def _data_files(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield split, path
 
 
-def _without_data_of_the_cluster(tree: dict[str, Any]) -> dict[str, Any]:
+def _without_what_the_cluster_has(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree for checks on this machine, where such files cannot be seen."""
     there = {s: "a/data-set" for s, path in _data_files(tree) if _is_of_the_cluster(path)}
-    return {**tree, "data": {**tree["data"], **there}} if there else tree
+    if there:
+        tree = {**tree, "data": {**tree["data"], **there}}
+    name = _adapter_name(tree)
+    if name is not None and name.startswith("/") and not Path(name).is_dir():
+        rest = {key: value for key, value in tree["adapter"].items() if key != "from"}
+        tree = {**tree, "adapter": rest}
+    return tree
+
+
+def _adapter_name(tree: dict[str, Any]) -> str | None:
+    """What `adapter.from` names, as written; of a tree that may be wrong."""
+    adapter = tree.get("adapter")
+    source = adapter.get("from") if isinstance(adapter, dict) else None
+    name = source.get("name_or_path") if isinstance(source, dict) else source
+    return name if isinstance(name, str) else None
+
+
+def _saved_adapter(tree: dict[str, Any], folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Copies the adapter that trials go on from, if it is a folder here; as `_data`."""
+    name = _adapter_name(tree)
+    source = Path(name or "").expanduser()
+    if name is None or not source.is_dir():
+        return {}, ()
+    if size_of(source) > MAX_BYTES:
+        if name.startswith("/"):
+            return {}, (name,)
+        raise SpecError(
+            f"adapter.from: at most {MAX_BYTES / 2**20:g} MiB of an adapter are uploaded; give a "
+            "Hub id, or the absolute path of a folder that all nodes share"
+        )
+    place = f"{INPUTS}/adapter"
+    copy_adapter(source, folder / place)
+    written = tree["adapter"]["from"]
+    key = "adapter.from.name_or_path" if isinstance(written, dict) else "adapter.from"
+    return {key: place}, ()
 
 
 def _is_of_the_cluster(path: str) -> bool:

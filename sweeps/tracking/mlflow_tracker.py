@@ -82,6 +82,10 @@ class MlflowTracker:
         body = {"metrics": finite, "tags": not_finite, "step": step, "time_ms": time_ms}
         self._put(NewOp(str(number), "progress", body))
 
+    def trial_tagged(self, number: int, tags: Mapping[str, str], time_ms: int) -> None:
+        body = {"metrics": {}, "tags": dict(tags), "step": 0, "time_ms": time_ms}
+        self._put(NewOp(str(number), "progress", body))
+
     def trial_ended(
         self,
         number: int,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
-"""A trial that is COMPLETE is FINISHED, a pruned one KILLED, a failed one FAILED."""
+RunStatus = Literal["FINISHED", "FAILED"]
+"""A trial that is complete or pruned is FINISHED, a failed one FAILED; MLflow shows runs that were
+KILLED as failures."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Tracker(Protocol):
         """Record metrics at an optimizer step."""
         ...
 
+    def trial_tagged(self, number: int, tags: Mapping[str, str], time_ms: int) -> None:
+        """Set tags of a trial's run, which stays as it is."""
+        ...
+
     def trial_ended(
         self,
         number: int,
@@ -102,9 +107,8 @@ class NoTracker:
     def _nothing(self, *args: object, **kwargs: object) -> None:
         pass
 
-    sweep_started = sweep_updated = trial_started = trial_progress = trial_ended = sweep_ended = (
-        _nothing
-    )
+    sweep_started = sweep_updated = sweep_ended = _nothing
+    trial_started = trial_progress = trial_tagged = trial_ended = _nothing
 
     def has_ended(self, number: int) -> bool:
         return True

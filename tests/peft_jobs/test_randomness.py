@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import Kosmos2Config, OPTConfig, OPTForCausalLM
 
 from peft_jobs.randomness import (
     Clock,
@@ -11,8 +12,10 @@ from peft_jobs.randomness import (
     dropped,
     epoch_order,
     generator,
+    has_dropout,
     initial_lora_A,
     key,
+    key_base_dropout,
 )
 
 
@@ -109,3 +112,28 @@ def test_recomputation_draws_the_same_mask() -> None:
 def test_generators_of_equal_keys_agree() -> None:
     draws = [torch.rand(3, generator=generator("cpu", "x", 1)) for _ in range(2)]
     assert torch.equal(*draws)
+
+
+def test_layers_that_a_base_leaves_out_follow_seed_and_step() -> None:
+    """LayerDrop (OPT, BART, M2M100) draws from the global generator, at rates that a configuration
+    names: its own, or that of the text part in it."""
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+    rates = {"dropout": 0.0, "attention_dropout": 0.0, "layerdrop": 0.5}
+    config = OPTConfig(vocab_size=50, num_hidden_layers=8, **sizes, **rates)
+    model, clock, ids = OPTForCausalLM(config).train(), Clock(), torch.arange(9)[None]
+    nested = nn.Module()
+    nested.config = Kosmos2Config(  # type: ignore[assignment]
+        text_config=dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.0)
+        | {"layerdrop": 0.1},
+        vision_config={"dropout": 0.0, "attention_dropout": 0.0},
+    )
+    assert has_dropout(nested)
+    nested.config.text_config.layerdrop = 0.0
+    assert not has_dropout(nested)
+    key_base_dropout(model, 3, clock)
+    losses = []
+    for clock.micro_step in (1, 2, 3, 1, 2, 3):
+        torch.rand(clock.micro_step)  # others draw too
+        losses.append(model(input_ids=ids, labels=ids).loss.item())
+    assert losses[:3] == losses[3:]
+    assert len(set(losses)) == 3

@@ -120,6 +120,23 @@ def test_a_value_that_does_not_exist_is_refused_before_it_is_made(text, message)
     assert most_bytes < 2**20, "what would take long to make is large too"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("adapter.from == null", True),
+        ("adapter.from == 'a.from' or adapter.from == \"b\\'.from\"", False),
+        ("'x.from' == 'x' + 1 if false else 'x.from'", "x.from"),
+        ("adapter.from.revision == 'main'", True),
+        ("adapter.fromage", 3),
+    ],
+)
+def test_a_name_may_have_a_part_that_is_a_word_of_pythons(text, value):
+    known = {"adapter.from": None, "adapter.from.revision": "main", "adapter.fromage": 3}
+    parsed = parse(text)
+    assert parsed.evaluate(known.__getitem__) == value
+    assert set(parsed.names) <= known.keys()
+
+
 def test_a_condition_must_be_true_or_false():
     assert holds("adapter.r > 4", VALUES.__getitem__)
     with pytest.raises(SpaceError, match="must be true or false, got 16"):

@@ -82,7 +82,7 @@ def differences(one: Any, other: Any, tolerance: float = 0.0, where: str = "") -
 def disagreements(records: dict[int, TrialRecord]) -> list[str]:
     """Where study, files and MLflow tell different stories of a trial that has ended."""
     found = []
-    statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    statuses = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
     for number, record in records.items():
         if not record.counts:
             if record.file is not None or record.runs:

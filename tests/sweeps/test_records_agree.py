@@ -13,7 +13,7 @@ from sweeps.run import launch
 mlflow = pytest.importorskip("mlflow")
 
 FAULTS = {2: "bug", 3: "oom", 5: "diverged", 6: "data"}
-MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+MLFLOW_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
 @pytest.fixture(scope="module")

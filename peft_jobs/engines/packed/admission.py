@@ -63,6 +63,8 @@ class Admission:
             trial = waiting.trial
             if trial is None or trial.base is not self.solo.base:
                 job = waiting.job
+                if trial is not None:
+                    job.checkpoint = trial.latest_checkpoint
                 waiting = trial = None  # they hold a base, which may have to make room for another
                 self.composition.dissolve()
                 trial = self._packed(job)

@@ -15,9 +15,11 @@ from peft_jobs.base.quantization import QUANTIZED
 from peft_jobs.engines.packed.base_traits import traits_of
 from peft_jobs.engines.packed.layout import features
 from peft_jobs.engines.packed.pack import Named
+from peft_jobs.methods.continuation import PREFIX, is_plain, read_weights
 from peft_jobs.methods.targets import resolve_targets
 from peft_jobs.randomness import initial_lora_A
 from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
+from peft_jobs.spec.adapters import saved_adapter
 from peft_jobs.tasks.sequence_classification import reads_last_position
 
 
@@ -40,6 +42,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "only some of the targets are adapted"
     if not adapter.is_plain:
         return "a variant or an initialisation of LoRA is asked for"
+    if adapter.source is not None and not is_plain(saved_adapter(adapter), adapter):
+        return "the saved adapter that it goes on from is a variant of LoRA"
     if adapter.bias != "none" or adapter.modules_to_save:
         return "biases or modules of the base are trained too"
     if not spec.task.PACKS:
@@ -95,7 +99,8 @@ def parts_of(spec: TrialSpec, model: PreTrainedModel) -> Parts:
 
 
 def initial_values(spec: TrialSpec, parts: Parts, model: PreTrainedModel) -> Named:
-    """What the trial starts with: keyed A, zero B, and its own copies of the heads."""
+    """What the trial starts with: keyed A, zero B, and its own copies of the heads; or what a saved
+    adapter has in their place."""
     values: Named = {}
     r = lora_of(spec).r
     for name in parts.adapted:
@@ -105,7 +110,19 @@ def initial_values(spec: TrialSpec, parts: Parts, model: PreTrainedModel) -> Nam
     for name in parts.whole:
         for part, parameter in initial_head(model, name, spec.seed).named_parameters():
             values[name, "bias" if part == "bias" else "weight"] = parameter.detach()
-    return values
+    adapter = lora_of(spec)
+    return values if adapter.source is None else _saved_values(adapter, parts, values)
+
+
+def _saved_values(adapter: LoraSpec, parts: Parts, fresh: Named) -> Named:
+    """`fresh` with the tensors of the saved adapter in their place."""
+    names = {
+        f"{PREFIX}{module}.{part}{'.weight' if part.startswith('lora') else ''}": (module, part)
+        for module, part in fresh
+    }
+    own = {name: fresh[place] for name, place in names.items()}
+    found = read_weights(saved_adapter(adapter), own, parts.whole)
+    return fresh | {names[name]: tensor.float() for name, tensor in found.items()}
 
 
 def dtype_of(base: Base) -> torch.dtype:

@@ -159,11 +159,7 @@ class PackedEngine:
         for split in ("validation", "test"):
             lacking = [trial for trial in over if trial.scoring.lacks(split)]
             self.rounds.evaluations.make(lacking, split)
-        ends: Results = {}
-        for trial in over:
-            failed = trial.attempted(trial.complete)
-            ends[trial] = failed or trial.result()
-        self._leave(ends)
+        self._leave({trial: trial.end() for trial in over})
 
     def _leave(self, ends: Results) -> None:
         if not ends:

@@ -20,7 +20,7 @@ from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, from_snapshot, to_snapshot
 from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
-from peft_jobs.host.result import TrialResult, finite
+from peft_jobs.host.result import TrialResult
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
 from peft_jobs.training import attempt_files
@@ -195,12 +195,15 @@ class PackedTrial:
             with attempt_files.logged(self.job.directory):
                 self._complete()
 
-    def result(self) -> TrialResult | None:
+    def end(self) -> TrialResult | None:
         """The end of a trial that is over; None if it was interrupted: it left a checkpoint."""
-        with attempt_files.logged(self.job.directory):
-            if self.job.cancelled is not None:
+        failed = self.attempted(self.complete) or self.attempted(self._leave)
+        return failed or self.draft.result(self.job)
+
+    def _leave(self) -> None:
+        if self.job.cancelled is not None:
+            with attempt_files.logged(self.job.directory):
                 self.reporter.settle()
-            return self.draft.result(self.job)
 
     def failure(self, error: Exception) -> TrialResult:
         """The result of a trial that `error` ended; raises DeviceLost if it ends none."""
@@ -223,7 +226,7 @@ class PackedTrial:
             measure(self.reporter.loop)
         if self.scoring.lacks("test"):
             with self.phases.phase("evaluate"):
-                self.counts.metrics |= finite(self.scoring.metrics(self.row, "test"))
+                self.counts.evaluated(self.scoring.metrics(self.row, "test"), "test")
         with self.phases.phase("save"):
             values = self.row.values()
             self.draft.adapter = save_adapter(

@@ -8,13 +8,13 @@ the base is loaded anew. `solo_trial` is the table of contents of a trial.
 import logging
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from datasets import disable_progress_bars
 
-from peft_jobs.base.heads import fresh_modules
 from peft_jobs.base.loading import Base
 from peft_jobs.base.positions import check_some_fit
 from peft_jobs.base.resident import Resident, key_of
@@ -27,13 +27,14 @@ from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device
 from peft_jobs.device.this_device import this_device
 from peft_jobs.engines.solo.solo_trial import run_alone
-from peft_jobs.errors import OutOfMemory, SpecError
+from peft_jobs.engines.solo.untrained import baseline, check_continues
+from peft_jobs.errors import SpecError
 from peft_jobs.evaluation.custom_metrics import load_metric
 from peft_jobs.evaluation.majority import class_counts, majority_metrics
-from peft_jobs.evaluation.scoring import score
 from peft_jobs.host.job import Inbox, Job, Prepared, serve_one_at_a_time
-from peft_jobs.host.result import TrialResult
+from peft_jobs.host.result import TrialResult, split_finite
 from peft_jobs.methods import setting_of
+from peft_jobs.methods.continuation import check_continues_without_weights
 from peft_jobs.methods.left_out import left_out
 from peft_jobs.methods.placement import check_places_without_weights
 from peft_jobs.phases import Phases
@@ -44,7 +45,6 @@ from peft_jobs.training import attempt_files
 from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
 from peft_jobs.training.checkpoints import find_start
 from peft_jobs.training.counts import Counts
-from peft_jobs.training.oom_ladder import OomLadder
 
 log = logging.getLogger(__name__)
 
@@ -73,20 +73,23 @@ class SoloEngine:
         disable_progress_bars()
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
-        """`check`, and the metrics of the base without an adapter (none where it has a new head)
+        """`check`, and the metrics of the base before any training (none where it has a new head)
         and of the majority class.
+
+        Before any training: without an adapter, or with the saved one that `spec` goes on from.
 
         Raises SpecError and DataError.
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
-        baseline = {} if fresh_modules(base.model) else _baseline(base, spec, data)
+        measured, not_finite = split_finite(baseline(base, spec, data))
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(
             train_rows=len(data.train),
-            baseline=baseline,
+            baseline=measured,
             class_counts=class_counts(spec.task, data),
             majority=majority_metrics(spec.task, data),
+            not_finite=not_finite,
             provenance=provenance,
         )
 
@@ -100,8 +103,14 @@ class SoloEngine:
         is refused here; what it takes of some is theirs to find. Raises SpecError, DataError.
         """
         self._use_threads()
+        sources: set[str] = set()
+        for variant in [spec, *variants]:
+            if (source := str(variant.adapter.source)) not in sources:
+                sources.add(source)
+                check_continues_without_weights(variant.model, variant.task, variant.adapter)
         base, data = self._resident.get(spec, phases or Phases())
         told: set[str] = set()
+        continued: set[Path] = set()
         others: list[tuple[ModelSpec, QuantizationSpec, TaskSpec]] = []
         for variant in [spec, *variants]:
             written = variant.evaluation.generation
@@ -109,7 +118,10 @@ class SoloEngine:
                 load_metric(reference)
             check_device(variant.training, self.device)
             if key_of(variant, data.labels) == base.key:
-                setting_of(base, variant, data.train)
+                setting = setting_of(base, variant, data.train)
+                if setting.saved is not None and setting.saved.folder not in continued:
+                    continued.add(setting.saved.folder)
+                    check_continues(setting, data)
                 told.update(left_out(base.model, variant.adapter))
                 if variant.data.packing:
                     check_apart(base.model)
@@ -206,16 +218,3 @@ class SoloEngine:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _baseline(base: Base, spec: TrialSpec, data: TokenizedData) -> dict[str, float]:
-    """The metrics of the base without an adapter. SpecError if memory is too small for them."""
-    try:
-        return OomLadder(spec, base.device).measured(
-            Counts(), lambda smaller: score(base.model, base, smaller, data.validation)
-        )
-    except OutOfMemory as error:
-        raise SpecError(
-            f"the base must be evaluated without an adapter before the first trial: {error}; "
-            "lower data.max_length or quantize the base"
-        ) from error

@@ -17,7 +17,6 @@ from peft_jobs.device.memory import peak_memory
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.engines.solo.trainer import train
 from peft_jobs.evaluation.scoring import score
-from peft_jobs.host.result import finite
 from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.spec import TrialSpec
 from peft_jobs.training.attempt import Attempt
@@ -47,7 +46,7 @@ def train_once(attempt: Attempt, start: Start | None) -> bool:
             return False
         if attempt.job.cancelled is None:
             with attempt.phases.phase("evaluate"):
-                attempt.counts.metrics |= _test_metrics(attempt, model)
+                attempt.counts.evaluated(_test_metrics(attempt, model), "test")
             with attempt.phases.phase("save"):
                 draft.adapter = save_adapter(model, attempt.job.directory, attempt.data.classes)
     return True
@@ -99,7 +98,7 @@ def _scored(attempt: Attempt, model: PeftModel, rows: Dataset, split: str) -> di
 def _test_metrics(attempt: Attempt, model: PeftModel) -> dict[str, float]:
     if not attempt.score_test or attempt.data.test is None:
         return {}
-    return finite(_scored(attempt, model, attempt.data.test, "test"))
+    return _scored(attempt, model, attempt.data.test, "test")
 
 
 def _train(model: PeftModel, loop: Loop, _spec: TrialSpec) -> bool:

@@ -11,7 +11,7 @@ MUTATING = ("pissa", "olora", "corda")
 """Initialisations that move a part of the base's weights into the adapter."""
 _OF_LORA_ITSELF = (
     *("r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules"),
-    *("bias", "modules_to_save"),
+    *("bias", "modules_to_save", "from"),
 )
 FROM_DATA = ("eva", "corda")
 """Initialisations that look at the trial's first training rows."""

@@ -1,22 +1,59 @@
 """What the adapter sections of all methods share, and what each says that its method cannot do."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from peft_jobs.errors import SpecError
-from peft_jobs.spec.fields import Names, Section, Whole
+from peft_jobs.spec.fields import Names, Section, Whole, as_mapping
 
 SCHEMES = ("none", "int8", "nf4", "fp4")
 """Values of `quantization.scheme`."""
 UNQUANTIZED = ("none",)
 
 
-class Adapter(Section):
+class AdapterSource(Section):
+    """An adapter that was saved before, from which a trial goes on."""
+
+    name_or_path: str = Field(min_length=1)
+    """A folder with `adapter_config.json` and `adapter_model.safetensors`, or a Hub id."""
+    revision: str | None = None
+    """Hub commit, tag or branch."""
+    sha256: str | None = None
+    """Of the adapter's files: filled in when the file is read, and a mistake if they differ."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return Path(self.name_or_path).expanduser().is_dir()
+
+
+if TYPE_CHECKING:
+    _Start = Section
+else:  # `from` is a word of Python's, which no class body can annotate
+    _Start = create_model(
+        "_Start",
+        __base__=Section,
+        **{
+            "from": (
+                Annotated[AdapterSource, as_mapping("name_or_path")] | None,
+                Field(
+                    default=None,
+                    description="An adapter that was saved before: the trial goes on from its "
+                    "weights. Method, rank, targets and all else that shapes them are the saved "
+                    "adapter's; dropout may be another.",
+                ),
+            )
+        },
+    )
+
+
+class Adapter(_Start):
     """Fields that every method has. What a method cannot do stands in its class variables."""
 
-    LATER = ("exclude_modules", "layers_pattern", "target_parameters")
+    LATER = ("exclude_modules", "layers_pattern", "target_parameters", "from")
     SCHEMES: ClassVar[tuple[str, ...]] = SCHEMES
     """Quantizations of the base on which the method works."""
     TASKS: ClassVar[tuple[str, ...] | None] = None
@@ -32,6 +69,12 @@ class Adapter(Section):
     method: str
     modules_to_save: Names = ()
     """Trained whole beside the adapter; a task's head always is."""
+
+    @property
+    def source(self) -> AdapterSource | None:
+        """The adapter that the trial goes on from (the field `from`); None if it begins anew."""
+        found: AdapterSource | None = getattr(self, "from")
+        return found
 
     @property
     def mutates_base(self) -> bool:

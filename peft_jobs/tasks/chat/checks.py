@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from peft_jobs.errors import DataError
 from peft_jobs.spec.cells import structure_of, text_of
 from peft_jobs.tasks.chat.conversation import REASONING, Conversation, Message
-from peft_jobs.tasks.chat.signs import MARKER, SIGN, Span, end_of, talks_of
+from peft_jobs.tasks.chat.signs import MARKER, SIGN, Span, sign_ends, talks_of
 
 _SIMPLE = re.compile(r"[\w ]+")
 """Arguments of tools that every template writes as they are."""
@@ -14,12 +14,19 @@ _SIMPLE = re.compile(r"[\w ]+")
 
 def check_dropped(messages: Sequence[Message], given: Sequence[Message], signed_text: str) -> None:
     """Raise DataError for a message whose sign (in `given`) does not come through."""
+    ends = sign_ends(signed_text)
     for number, message in enumerate(messages):
-        if given[number] != message and end_of(signed_text, number) is None:
+        if given[number] != message and number not in ends:
+            what, remedy = "words", ""
+            if message.get("tool_calls"):  # the sign is in the words, or else in the last call
+                what = "words beside the tool calls" if message["content"].strip() else "tool calls"
+                remedy = ", or leave them out of the data"
+            if message["role"] != "assistant":
+                remedy = ", or another role in data.roles"
             raise DataError(
-                f"the chat template drops the words of message {number + 1} (role "
-                f"{message['role']!r}): give another one as task.chat_template, or another role "
-                "in data.roles"
+                f"the chat template drops the {what} of message "
+                f"{number + 1} (role {message['role']!r}): give another one as task.chat_template"
+                f"{remedy}"
             )
 
 

@@ -4,6 +4,7 @@ Content is text; what the assistant asks of tools is `tool_calls`, whose argumen
 whichever way a data set writes them. Keys that speak of the loss are taken out and obeyed.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 LOSS_KEYS = ("weight", "train", "training", "loss")
 """Keys that say, with 0 or 1, false or true, whether a message is learned: OpenAI's and Mistral's,
 Axolotl's, ms-swift's."""
+_OF_LOSS = re.compile(
+    r"loss|(un)?mask(ed)?|train(ed|able|ing)?|learn(ed|able)?|supervised?|weight|ignored?"
+)
+"""Words of keys that speak of the loss in a form that is not known here (loss_mask, trainable)."""
 _ROLES = {"function": "tool"}
 
 
@@ -153,8 +158,9 @@ def _is_learned(message: Message, usual: Message) -> bool:
             raise DataError(f"has {key} {value!r}; only 0 and 1 (false and true) can be obeyed")
         if value and usual["role"] != "assistant":
             raise DataError(f"has {key} {value!r}, but only the assistant's turns are learned")
-    if message.get("train_detail"):
-        raise DataError("has train_detail, which cannot be obeyed; write train: false or true")
+    for key in message.keys() - given:
+        if message[key] not in (None, [], "") and any(map(_OF_LOSS.fullmatch, key.split("_"))):
+            raise DataError(f"has {key}, which cannot be obeyed; write train: false or true")
     return usual["role"] == "assistant" and all(given.values()) and says(usual)
 
 

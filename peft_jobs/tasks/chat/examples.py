@@ -6,8 +6,10 @@ bos and eos stand once where template and data write them twice in a row.
 
 import logging
 import re
+from bisect import bisect
+from collections.abc import Mapping, Set
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,8 +24,10 @@ from peft_jobs.tasks.chat.conversation import (
     conversation_of,
     says,
 )
+from peft_jobs.tasks.chat.signs import Span
 from peft_jobs.tasks.chat.template import OF_TEMPLATES, ChatTemplate, template_of
 from peft_jobs.tasks.chat.turns import Written, written_turns
+from peft_jobs.tasks.chat.written_numbers import WrittenNumbers
 from peft_jobs.tasks.task import IGNORED, Encoder, Example, Row
 from peft_jobs.tasks.tokenizer_pieces import special_tokens
 
@@ -45,6 +49,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: 
         )
     if not tokenizer.is_fast:
         raise SpecError(f"{field} needs a fast tokenizer; {tokenizer.name_or_path} has none")
+    special_ids = special_tokens(tokenizer)
     special = _special(tokenizer)
     templates = {
         with_tools: ChatTemplate.find(tokenizer, own, [] if with_tools else None)
@@ -71,7 +76,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase, spec: CausalLMSpec, max_length: 
             raise
         except OF_TEMPLATES as error:
             raise DataError(f"the chat template refuses the conversation: {error}") from error
-        return _example(tokenizer, written, max_length)
+        return _example(tokenizer, special_ids, written, max_length)
 
     return encode
 
@@ -92,8 +97,14 @@ def _written(
             return written_turns(template, as_text, special)
         except OF_TEMPLATES:
             raise error from None
-    printed = any(call["arguments"] and str(call["arguments"]) in written.text for call in calls)
+    printed = any(_as_python(c["arguments"]) in written.text for c in calls if c["arguments"])
     return written_turns(template, as_text, special) if printed else written
+
+
+def _as_python(arguments: Mapping[str, Any]) -> str:
+    """What a template prints that takes arguments for text."""
+    numbers = WrittenNumbers(among=arguments)
+    return numbers.written(str(numbers.stand_ins(arguments)))[0]
 
 
 def _with_text_arguments(message: Message) -> Message:
@@ -110,9 +121,10 @@ def _with_text_arguments(message: Message) -> Message:
 
 
 def _example(
-    tokenizer: PreTrainedTokenizerBase, written: Written, max_length: int
+    tokenizer: PreTrainedTokenizerBase, special: Set[int], written: Written, max_length: int
 ) -> Example | None:
-    """None if no supervised token is left within `max_length`."""
+    """None if no supervised token is left within `max_length`. `num_bytes` is of the text that is
+    scored: without special tokens, as a reader sees it."""
     try:
         written.text.encode()
     except UnicodeEncodeError as error:
@@ -125,26 +137,34 @@ def _example(
     kept = [n for n, token in enumerate(ids) if not (n and token in single and ids[n - 1] == token)]
     tokens = [ids[n] for n in kept][:max_length]
     offsets = [found["offset_mapping"][n] for n in kept][:max_length]
-    labels = [
-        token if _is_written(first, last, written) else IGNORED
-        for token, (first, last) in zip(tokens, offsets, strict=True)
-    ]
-    labels[:1] = [IGNORED]
+    spans = _spans(offsets, written)
+    labels = [IGNORED if span is None else token for token, span in zip(tokens, spans, strict=True)]
+    labels[:1] = [IGNORED]  # nothing predicts the first token
     if all(label == IGNORED for label in labels):
         return None
-    reached = offsets[-1][1]
-    text = written.text
-    num_bytes = sum(len(text[start : min(end, reached)].encode()) for start, end in written.spans)
+    num_bytes = reached = 0
+    for label, (_, last), span in zip(labels, offsets, spans, strict=True):
+        if span is not None and label != IGNORED and label not in special:
+            num_bytes += len(written.text[max(reached, span[0]) : min(last, span[1])].encode())
+        reached = max(reached, last)
     return {"input_ids": tokens, "labels": labels, "num_bytes": num_bytes}
 
 
-def _is_written(first: int, last: int, written: Written) -> bool:
-    """Whether a token, by its characters, is supervised; some tokenizers say of white space that
-    it has none."""
-    if first == last:
-        around = written.text[max(0, first - 1) : first + 1]
-        return around != around.strip() and any(s < first < e for s, e in written.spans)
-    return any(first < end and last > start for start, end in written.spans)
+def _spans(offsets: list[Span], written: Written) -> list[Span | None]:
+    """The supervised span that each token is of, by its characters; some tokenizers say of white
+    space that it has none."""
+    ends = [end for _, end in written.spans]
+    found = []
+    for first, last in offsets:
+        place = bisect(ends, first)  # the first that ends behind the token's beginning
+        span = written.spans[place] if place < len(ends) else None
+        if first == last:
+            around = written.text[max(0, first - 1) : first + 1]
+            is_inside = around != around.strip() and span is not None and span[0] < first
+        else:
+            is_inside = span is not None and span[0] < last
+        found.append(span if is_inside else None)
+    return found
 
 
 def _without_eos(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Conversation:

@@ -29,10 +29,12 @@ def signed(message: Message, number: int) -> Message:
     return message
 
 
-def end_of(text: str, number: int) -> int | None:
-    """Behind the sign of a message; None if it is not there."""
-    place = text.find(sign(number))
-    return None if place < 0 else place + len(sign(number))
+def sign_ends(text: str) -> dict[int, int]:
+    """For each message whose sign is in a text, the character behind the first one."""
+    ends: dict[int, int] = {}
+    for match in SIGN.finditer(text):
+        ends.setdefault(int(match.group(1)), match.end())
+    return ends
 
 
 def talks_of(messages: Sequence[Message]) -> list[int]:

@@ -18,6 +18,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from peft_jobs.errors import SpecError
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.tasks.chat.conversation import Message
+from peft_jobs.tasks.chat.written_numbers import WrittenNumbers
 
 OF_TEMPLATES = (
     *(TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
@@ -76,6 +77,8 @@ class ChatTemplate:
     """Whether content is given as a list of parts: templates of vision models drop plain text."""
     knows_developer: bool = True
     """Whether the role developer comes through; it is OpenAI's newer word for system."""
+    always_prompts: bool = False
+    """Whether the prompt to answer is written unasked, or never: both are the same to it."""
 
     @classmethod
     def find(
@@ -88,7 +91,11 @@ class ChatTemplate:
             raise SpecError("task.chat_template: the tokenizer has several, name one of them")
         found = cls(tokenizer, own, tools)
         found = replace(found, as_parts=not found._prints_text())
-        return replace(found, knows_developer=found._prints_developer())
+        return replace(
+            found,
+            knows_developer=found._prints_developer(),
+            always_prompts=found._prompts_alike(),
+        )
 
     @property
     def is_marked(self) -> bool:
@@ -110,18 +117,19 @@ class ChatTemplate:
         self, messages: Sequence[Message], add_generation_prompt: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the first and last + 1 character of each part between generation marks."""
-        given = [self._in_form(message) for message in messages]
+        numbers = WrittenNumbers(among=(messages, self.tools))
+        given = [self._in_form(numbers.stand_ins(message)) for message in messages]
         special: Any = self.tokenizer.special_tokens_map
         found: Any = render_jinja_template(
             [given],
-            tools=list(self.tools) if self.tools else None,
+            tools=numbers.stand_ins(self.tools) if self.tools else None,
             chat_template=self._text,
             return_assistant_tokens_mask=self.is_marked,
             add_generation_prompt=add_generation_prompt,
             **special,
         )
         texts, marks = found
-        return str(texts[0]), [(start, end) for start, end in (marks[0] if marks else [])]
+        return numbers.written(str(texts[0]), [(a, b) for a, b in (marks[0] if marks else [])])
 
     def _in_form(self, message: Message) -> Message:
         developer = message["role"] == "developer" and not self.knows_developer
@@ -136,6 +144,13 @@ class ChatTemplate:
 
     def _prints_developer(self) -> bool:
         return self.mentions("developer") and self._prints("developer")
+
+    def _prompts_alike(self) -> bool:
+        question = [{"role": "user", "content": "first"}]
+        try:
+            return self.render(question) == self.render(question, add_generation_prompt=True)
+        except OF_TEMPLATES:
+            return False
 
     def _prints(self, role: str) -> bool:
         asked = {"role": role, "content": "first"}

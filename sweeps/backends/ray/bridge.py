@@ -58,8 +58,9 @@ class Bridge:
             self.attempts_on[number] = attempt_on
             log.info("trial %d: attempt %d is on %s", number, *attempt_on)
         self.driver.reattempt(number, result["attempt"])
-        if not self.driver.take(number, message_of(result["message"])):
-            self.fleet.cancel(number, result["attempt"], Kind.WEAK, result["host"])
+        kind = self.driver.take(number, message_of(result["message"]))
+        if kind is not None:
+            self.fleet.cancel(number, result["attempt"], kind, result["host"])
 
     def lost(self, trial_id: str, reason: str) -> None:
         """Tune gave a trial up: its proxy failed again and again."""

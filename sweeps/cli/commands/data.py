@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweeps.cli.display.data_summary import print_summary
-from sweeps.cli.preflight import summary_of
+from sweeps.cli.preflight import load_checked, summary_of
 from sweeps.cli.screen import err, out, print_json
-from sweeps.spec.loading import load_sweep
 from sweeps.spec.yaml_file import SweepFileError
 
 
 def data(path: Path, overrides: Sequence[str], max_rows: int, json: bool) -> None:
     """Print the summary of a sweep's data; SweepFileError, after it, with every mistake in them."""
-    spec = load_sweep(path, overrides)
+    spec = load_checked(path, overrides)
     with err.status("Looking at the data ..."), contextlib.redirect_stdout(sys.stderr):
         summary = summary_of(spec, max_rows)
     if json:

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from peft_jobs import SpecError, State
+from peft_jobs import SpecError
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
 from sweeps.cli.display.table import DEFAULT_ROWS, print_board
@@ -18,6 +18,7 @@ from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep, Unreadable, open_sweeps
 from sweeps.results.reports import summary, to_csv, to_html
 from sweeps.results.selection import best_of_each, pareto_front
+from sweeps.results.states import ENDED, STATES, state_of, word
 
 
 def leaderboard(
@@ -57,7 +58,7 @@ class Listed:
 
     name: str
     trials: dict[str, int]
-    """By state; RUNNING includes trials that were interrupted."""
+    """By state."""
     n_trials: int | None
     metric: str | None
     best_trial: int | None
@@ -106,21 +107,22 @@ def _listed(sweep: RecordedSweep | Unreadable, storage: Path) -> Listed:
 
 
 def _states(sweep: RecordedSweep) -> dict[str, int]:
-    counts = Counter(trial.state.name for trial in sweep.study.launched())
-    return {str(state): counts[state] for state in State}
+    holder = sweep.study.holder
+    counts = Counter(state_of(trial, holder) for trial in sweep.study.launched())
+    return {state: counts[state] for state in STATES}
 
 
 def _table(listed: list[Listed]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("sweep", no_wrap=True)
-    for title in ("trials", "complete", "pruned", "failed", "unfinished", "size"):
+    for title in ("trials", *map(word, STATES), "size"):
         table.add_column(title, justify="right")
     table.add_column("best")
     for item in listed:
         counts = item.trials
-        states = (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)
-        shown = [str(counts[state]) if counts.get(state) else "" for state in states]
-        of = f"{sum(counts.values())} of {item.n_trials}" if item.n_trials else ""
+        shown = [str(counts[state]) if counts.get(state) else "" for state in STATES]
+        ended = sum(counts.get(state, 0) for state in ENDED)
+        of = f"{ended} of {item.n_trials}" if item.n_trials else ""
         table.add_row(item.name, of, *shown, size(item.bytes), _best(item))
     return table
 

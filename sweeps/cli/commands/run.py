@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from peft_jobs.host.job import Prepared
+from peft_jobs.spec.dotted import flatten
 from sweeps.cli.devices import device
 from sweeps.cli.display.outcome import record, tell, tell_status
 from sweeps.cli.exit_codes import ExitCode
-from sweeps.cli.preflight import check_data
+from sweeps.cli.preflight import check_data, load_checked
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
 from sweeps.driver.driver import Driver
@@ -28,8 +29,8 @@ from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import recorded_spec
 from sweeps.redact import redact
 from sweeps.run import LaunchCallbacks, Outcome, launch
+from sweeps.search.at_random import drawn_at_random, why_at_random
 from sweeps.spec import SweepSpec
-from sweeps.spec.loading import load_sweep
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def run(path: Path, options: Options) -> int:
     overrides = [*options.as_overrides()]
     if options.study_url is not None:
         overrides.append(f"study_url={json.dumps(options.study_url)}")
-    spec = load_sweep(path, overrides)
+    spec = load_checked(path, overrides)
     if VARIABLE not in os.environ and not SweepFolder.of(spec).record.exists():
         check_data(spec, str(path))  # once: not when a driver is started again, nor to go on
     command = ["run", str(path), *options.words()]
@@ -161,6 +162,9 @@ def uses(spec: SweepSpec) -> dict[str, str]:
     }
     if not tracking.enabled:
         words["tracking"] = "off"
+    names = drawn_at_random(spec.sampler.type, spec.space, flatten(spec.trial))
+    if names:
+        words["sampler"] = why_at_random(spec.sampler.type, names)
     if spec.study_url is not None:
         words["study"] = redact(spec.study_url)
     return words

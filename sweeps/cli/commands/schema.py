@@ -10,6 +10,7 @@ from sweeps.spec import SweepSpec
 
 _SHORTHANDS: dict[str, dict[str, Any]] = {
     "ModelSpec": {"type": "string", "description": "name_or_path"},
+    "AdapterSource": {"type": "string", "description": "name_or_path: a folder, or a Hub id"},
     "QuantizationSpec": {"enum": ["none", "int8", "nf4", "fp4"]},
     "Source": {"type": "string", "description": "path: a file, a Hub id, or `demo`"},
     "SamplerSpec": {"enum": sorted(SAMPLERS)},

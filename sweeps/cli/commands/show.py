@@ -11,6 +11,8 @@ from peft_jobs.storage.attempt_folder import LOG_FILE, METRICS_FILE
 from sweeps.cli.screen import out, pairs, print_json, shown, size
 from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep
+from sweeps.results.states import state_of, word
+from sweeps.study.lease import Holder
 
 
 def show(sweep: RecordedSweep, number: int, json: bool) -> None:
@@ -19,14 +21,14 @@ def show(sweep: RecordedSweep, number: int, json: bool) -> None:
     if number >= len(trials):
         last = f"its last one is {len(trials) - 1}" if trials else "it has none yet"
         raise SpecError(f"the sweep {name!r} has no trial {number}: {last}")
-    record = describe(trials[number], sweep.folder)
+    record = describe(trials[number], sweep.folder, sweep.study.holder)
     if json:
         print_json(record)
     else:
         _print(name, record, sweep.spec.trial.training.max_samples)
 
 
-def describe(trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
+def describe(trial: FrozenTrial, folder: SweepFolder, holder: Holder | None) -> dict[str, Any]:
     """The trial as plain JSON values."""
     said = trial.user_attrs
     result = TrialResult.model_validate(said.get("result", {"state": trial.state.name}))
@@ -42,9 +44,8 @@ def describe(trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
     there |= {parent for path in there for parent in path.parents}
     return {
         "number": trial.number,
-        "state": trial.state.name,
+        "state": state_of(trial, holder),
         "kind": said.get("kind"),
-        "interrupted": trial.state.name == "RUNNING" and "interrupted_at" in said,
         "reason": said.get("reason"),
         "attempt": attempt,
         "params": said.get("params", {}),
@@ -59,7 +60,10 @@ def describe(trial: FrozenTrial, folder: SweepFolder) -> dict[str, Any]:
 def _traceback(result: str | None) -> str | None:
     if result is None:
         return None
-    found = json_text.loads(result).get("traceback")
+    try:
+        found = json_text.loads(result).get("traceback")
+    except ValueError:
+        return "result.json is damaged; the next launch of the sweep writes it anew"
     return None if found is None else str(found)
 
 
@@ -93,7 +97,7 @@ def _print(name: str, record: dict[str, Any], max_samples: int | None) -> None:
 
 
 def _headline(record: dict[str, Any], max_samples: int | None) -> str:
-    state = "interrupted" if record["interrupted"] else record["state"].lower()
+    state = word(record["state"])
     kind = f" ({record['kind'].replace('_', ' ')})" if record["kind"] else ""
     reason = f": {record['reason']}" if record["reason"] else ""
     of = f" of {max_samples:,}" if max_samples else ""

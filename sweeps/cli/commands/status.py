@@ -6,15 +6,17 @@ that reaches both, while the driver runs and after it has died.
 
 import json as json_text
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 from rich.live import Live
 
-from peft_jobs import Progress, SpecError, State, TrialResult
+from peft_jobs import Progress, SpecError, TrialResult
 from peft_jobs.storage.attempt_folder import METRICS_FILE
 from sweeps.cli.display.live import Shown, render
 from sweeps.cli.display.plain import ending
@@ -23,6 +25,7 @@ from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import clock, err, out, pairs, print_json, say
 from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep
+from sweeps.results.states import INTERRUPTED, RUNNING, STATES, state_of
 from sweeps.study.lease import Holder, read_lease, request_stop
 
 STOP_SECONDS = 60.0
@@ -53,7 +56,9 @@ def status(sweep: RecordedSweep, json: bool) -> None:
     if json:
         print_json(_record(standing))
         return
-    out.print(pairs({"driver": _driver(standing), "interrupted": _numbers(standing.interrupted)}))
+    out.print(
+        pairs({"driver": driver_of(standing.holder), "interrupted": _numbers(standing.interrupted)})
+    )
     _print(standing)
     if not standing.is_driven and not _is_done(standing):
         again = f"peft-sweep resume {sweep.name}{sweep.folder.option}"
@@ -91,17 +96,27 @@ def stop(sweep: RecordedSweep) -> ExitCode:
     holder = read_lease(engine, name)
     if holder is None or holder.is_gone:
         raise SpecError(f"nobody drives the sweep {name!r}")
+
+    def left() -> str:
+        return f"trials left unfinished: {_numbers(_look(sweep).interrupted)}"
+
+    return end_driver(name, sweep.folder.option, engine, holder, left)
+
+
+def end_driver(
+    name: str, option: str, engine: sa.Engine, holder: Holder, left: Callable[[], str]
+) -> ExitCode:
+    """Ask the driver of a sweep to stop, and wait until it has; `left` says what it left then."""
     request_stop(engine, holder)
     say(f"Stopping {holder}: the running trials leave a checkpoint at their next step.")
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
         now = read_lease(engine, name)
         if now is None or now.owner != holder.owner:
-            left = _look(sweep).interrupted
-            say(f"Stopped; trials left unfinished: {_numbers(left)}.")
+            say(f"Stopped; {left()}.")
             return ExitCode.DONE
         if now.is_gone:
-            shows = f"peft-sweep status {name}{sweep.folder.option}"
+            shows = f"peft-sweep status {name}{option}"
             raise SpecError(f"{holder} is gone without an answer; `{shows}` shows what it left")
         time.sleep(0.2)
     say(f"{holder} has not stopped in {STOP_SECONDS:g} s; `kill` it there.", style="red")
@@ -110,32 +125,34 @@ def stop(sweep: RecordedSweep) -> ExitCode:
 
 def _look(sweep: RecordedSweep) -> Standing:
     study = sweep.study
-    holder = read_lease(study.storage.engine, sweep.name)
-    driven = holder is not None and not holder.is_gone
+    holder = study.holder
     launched = study.launched()
-    left = [t for t in launched if t.state.name == State.RUNNING]
-    running = [
-        t for t in left if driven and holder and t.user_attrs.get("started_at", 0) >= holder.since
-    ]
-    counts = {str(state): 0 for state in State}
+    by_state: dict[str, list[FrozenTrial]] = {state: [] for state in STATES}
     for trial in launched:
-        counts[trial.state.name] += 1
-    counts[State.RUNNING] = len(running)
+        by_state.setdefault(state_of(trial, holder), []).append(trial)
+    running = by_state[RUNNING]
     finished = [t for t in launched if t.state.is_finished() and "result" in t.user_attrs]
     finished.sort(key=lambda t: str(t.datetime_complete), reverse=True)
     ended = tuple(map(_ended, finished))
     best = sweep.leaderboard().best
     snapshot = Snapshot(
-        counts=counts,
+        counts={state: len(trials) for state, trials in by_state.items()},
         running=tuple(_running(t, sweep.folder) for t in running),
         latest=ended[:LATEST],
         best=None if best is None or best.value is None else (best.number, best.value),
         best_params={} if best is None else best.params,
-        started=holder.since if holder is not None else time.time(),
+        started=_started(launched, holder),
     )
-    numbers = {t.number for t in running}
-    others = tuple(t.number for t in left if t.number not in numbers)
-    return Standing(sweep, holder, snapshot, ended, others)
+    interrupted = tuple(trial.number for trial in by_state[INTERRUPTED])
+    return Standing(sweep, holder, snapshot, ended, interrupted)
+
+
+def _started(launched: Sequence[FrozenTrial], holder: Holder | None) -> float:
+    """When the driver started its first trial, as its own display counts the time."""
+    if holder is None:
+        return time.time()
+    times = [float(t.user_attrs.get("started_at", 0)) for t in launched]
+    return min((at for at in times if at >= holder.since), default=time.time())
 
 
 def _running(trial: FrozenTrial, folder: SweepFolder) -> RunningTrial:
@@ -168,8 +185,8 @@ def _ended(trial: FrozenTrial) -> EndedTrial:
     return EndedTrial(trial.number, seconds, trial.user_attrs["params"], result, value)
 
 
-def _driver(standing: Standing) -> str:
-    holder = standing.holder
+def driver_of(holder: Holder | None) -> str:
+    """Who drives a sweep, in words."""
     if holder is None:
         return "nobody"
     if holder.is_gone:
@@ -221,6 +238,7 @@ def _record(standing: Standing) -> dict[str, Any]:
             for trial in snapshot.running
         ],
         "interrupted": list(standing.interrupted),
+        "starting": False,
         "best": None
         if snapshot.best is None
         else {

@@ -11,12 +11,14 @@ from rich.markup import escape
 from peft_jobs.host.job import Prepared
 from peft_jobs.references import load
 from peft_jobs.spec import QuantizationSpec
+from peft_jobs.spec.dotted import flatten
 from sweeps.backends.backend import make_backend
 from sweeps.cli.display.data_summary import print_summary
 from sweeps.cli.display.plain import classes
-from sweeps.cli.preflight import summary_of
+from sweeps.cli.preflight import load_checked, summary_of
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.records.layout import SweepFolder
+from sweeps.search.at_random import drawn_at_random, why_at_random
 from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_sweep
 from sweeps.spec.plan import resolve, variants
@@ -24,9 +26,10 @@ from sweeps.spec.yaml_file import SweepFileError
 
 
 def validate(path: Path, overrides: Sequence[str], fast: bool, json: bool) -> None:
-    """Print what the data hold, and the plan. Raises SweepFileError with every mistake, of the file
-    or else of the data, SpecError or DataError for what only the base can tell."""
-    spec = load_sweep(path, overrides)
+    """Print what the data hold, and the plan. Raises SweepFileError with every mistake of the file
+    and of the data (`fast`: of the file), SpecError or DataError for what only the base can
+    tell."""
+    spec = load_sweep(path, overrides) if fast else load_checked(path, overrides)
     plan = _from_file(spec)
     summary: dict[str, Any] = {}
     if not fast and spec.resources.engine != "simulated":
@@ -57,6 +60,7 @@ def _from_file(spec: SweepSpec) -> dict[str, Any]:
         "distinct_points": spec.space.size(),
         "objective": spec.objective.metric,
         "sampler": spec.sampler.type,
+        "drawn_at_random": drawn_at_random(spec.sampler.type, spec.space, flatten(spec.trial)),
         "pruner": spec.pruner.type,
     }
 
@@ -82,13 +86,15 @@ def _prepared(spec: SweepSpec) -> dict[str, Any]:
 def _on_outline(spec: SweepSpec) -> dict[str, Any]:
     """What each choice of targets adapts and leaves out, and what each scheme quantizes: found
     without weights."""
-    places = load("peft_jobs.methods.placement:check_places_without_weights")
-    left_out = load("peft_jobs.methods.left_out:left_out_without_weights")
+    skeleton = load("peft_jobs.base.architecture:skeleton")
+    places = load("peft_jobs.methods.placement:places")
+    left_out = load("peft_jobs.methods.left_out:left_out")
     shares = load("peft_jobs.base.weight_shares:planned_shares")
     targets: dict[str, list[str]] = {}
     missed: dict[str, list[str]] = {}
     quantized: list[str] = []
     seen: list[QuantizationSpec] = []
+    outlines: dict[str, Any] = {}
     for trial in variants(spec):
         scheme = trial.quantization.scheme
         if trial.quantization not in seen:
@@ -101,8 +107,11 @@ def _on_outline(spec: SweepSpec) -> dict[str, Any]:
             continue
         name = chosen if isinstance(chosen, str) else " ".join(chosen)
         if name not in targets:
-            targets[name] = list(places(trial.model, trial.task, trial.adapter))
-            if sentences := left_out(trial.model, trial.task, trial.adapter):
+            key = repr((trial.model, trial.task))
+            if key not in outlines:
+                outlines[key] = skeleton(trial.model, trial.task)
+            targets[name] = list(places(outlines[key], trial.adapter))
+            if sentences := left_out(outlines[key], trial.adapter):
                 missed[name] = sentences
     return {"targets": targets, "left_out": missed, "quantized": quantized}
 
@@ -118,9 +127,11 @@ def _words(spec: SweepSpec, plan: dict[str, Any]) -> dict[str, str]:
         rungs = " and ".join(f"{rung:,}" for rung in plan["rungs"])
         words["pruned by"] = f"{plan['pruner']} at {rungs} samples" if rungs else "nothing"
         words["data"] = f"{plan['train_rows']:,} training rows"
-        words["base alone"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["baseline"].items())
+        begins = "base alone" if spec.trial.adapter.source is None else "adapter given"
+        words[begins] = ", ".join(f"{k} {v:.4f}" for k, v in plan["baseline"].items())
         words["classes"] = classes(plan["class_counts"])
         words["majority"] = ", ".join(f"{k} {v:.4f}" for k, v in plan["majority"].items())
+    words["sampler"] = why_at_random(plan["sampler"], plan["drawn_at_random"])
     points = plan["distinct_points"]
     words["points"] = "infinitely many" if points is None else f"at most {points:,}"
     words["space"] = spec.space.describe()

@@ -81,6 +81,16 @@ def _lines(split: Summary) -> list[str]:
                 f"longest {lengths['longest']:,}"
             )
             lines.append(limit_sentence(lengths, num_measured))
+    if (targets := split["targets"]) is not None:
+        names = {
+            "minimum": "least",
+            "median": "median",
+            "mean": "mean",
+            "maximum": "most",
+            "sd": "sd",
+        }
+        told = ", ".join(f"{name} {targets[key]:.4g}" for key, name in names.items())
+        lines.append(f"numbers to predict: {told}")
     if (supervised := split["num_supervised_tokens"]) is not None:
         share = _percent(supervised / max(1, split["num_tokens"]))
         lines.append(f"supervised: {supervised:,} of {split['num_tokens']:,} tokens ({share})")

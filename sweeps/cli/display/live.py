@@ -14,20 +14,15 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from peft_jobs import State
 from peft_jobs.host.job import Prepared
 from sweeps.cli.display.plain import STOPPING, ending, plan
 from sweeps.cli.display.snapshot import Observer, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, pairs, short_params
 from sweeps.driver.driver import Driver
+from sweeps.results.states import STATES, word
 from sweeps.spec import SweepSpec
 
-_STATES = {
-    State.COMPLETE: ("complete", "green"),
-    State.PRUNED: ("pruned", "yellow"),
-    State.FAIL: ("failed", "red"),
-    State.RUNNING: ("running", "cyan"),
-}
+_STYLES = dict(zip(STATES, ("green", "yellow", "red", "cyan", "magenta"), strict=True))
 _OTHER_LINES = 16
 """Lines of the block beside those of running trials."""
 _NARROW = 96
@@ -123,9 +118,9 @@ def _head(snapshot: Snapshot, shown: Shown) -> RenderableType:
     if left is not None:
         times += f", about {clock(left)} left"
     counts = Text(f"{snapshot.ended} of {shown.total} trials   ")
-    for state, (word, style) in _STATES.items():
+    for state, style in _STYLES.items():
         if snapshot.counts.get(state):
-            counts.append(f"{snapshot.counts[state]} {word}  ", style=style)
+            counts.append(f"{snapshot.counts[state]} {word(state)}  ", style=style)
     top = Table.grid(expand=True)
     top.add_column()
     top.add_column(justify="right")
@@ -186,7 +181,7 @@ def _latest(snapshot: Snapshot, shown: Shown) -> RenderableType:
     lines = []
     for trial in snapshot.latest:
         text = f"{trial.number:04d}  {ending(trial, shown.metric)}"
-        style = _STATES[trial.result.state][1]
+        style = _STYLES[trial.result.state]
         lines.append(Text(text, style=style, no_wrap=True, overflow="ellipsis"))
     return Group(*lines)
 

@@ -7,6 +7,7 @@ from peft_jobs.host.job import Prepared
 from sweeps.cli.display.snapshot import EndedTrial, Observer, RunningTrial, Snapshot
 from sweeps.cli.screen import clock, err, pairs, say, short_params
 from sweeps.driver.driver import Driver
+from sweeps.results.states import word
 from sweeps.spec import SweepSpec
 
 
@@ -87,7 +88,9 @@ def plan(spec: SweepSpec, prepared: Prepared) -> dict[str, str]:
     }
     metric = spec.objective.metric
     if metric in prepared.baseline:
-        words["baseline"] = f"{metric} {prepared.baseline[metric]:.4f} without an adapter"
+        goes_on = spec.trial.adapter.source is not None
+        told = "of the adapter before training" if goes_on else "without an adapter"
+        words["baseline"] = f"{metric} {prepared.baseline[metric]:.4f} {told}"
     if prepared.class_counts:
         words["classes"] = classes(prepared.class_counts)
     if metric in prepared.majority:
@@ -105,7 +108,7 @@ def classes(counts: Mapping[str, int]) -> str:
 def ending(trial: EndedTrial, metric: str) -> str:
     """How a trial ended, with its value or its error."""
     result = trial.result
-    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[result.state]
+    words = word(result.state)
     if result.kind is not None and result.kind != "weak":
         words += f" ({result.kind.replace('_', ' ')})"
     parts = [words]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from peft_jobs import Progress, State, TrialResult
 from search_spaces import Params
 from sweeps.driver.driver import Driver
+from sweeps.results.states import ENDED, INTERRUPTED, RUNNING
 from sweeps.spec import SweepSpec
 
 LATEST = 5
@@ -55,7 +56,7 @@ class Snapshot:
 
     @property
     def ended(self) -> int:
-        return sum(n for state, n in self.counts.items() if state != State.RUNNING)
+        return sum(self.counts.get(state, 0) for state in ENDED)
 
     def seconds_left(self, now: float) -> float | None:
         """An estimate from the work done so far; None while there is too little of it."""
@@ -105,7 +106,8 @@ class Observer:
         self._latest = (*reversed(ended), *self._latest)[:LATEST]
         if self._counts[0] != len(driver.ended):  # counting goes over all ended trials
             self._counts = (len(driver.ended), dict(driver.counts))
-        counts = {**self._counts[1], State.RUNNING.value: len(running)}
+        unfinished = {RUNNING: len(running), INTERRUPTED: len(driver.study.interrupted)}
+        counts = self._counts[1] | unfinished
         work, left = self._work(len(driver.ended))
         best = driver.best
         snapshot = Snapshot(

@@ -178,6 +178,19 @@ def test_what_does_not_agree_is_not_joined(
     assert found.classes == labels.classes
 
 
+def test_a_head_of_another_size_than_a_regressions_is_told(
+    tiny_bert_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    number = ONE.model_copy(update={"problem_type": "regression"})
+    three = save_classifier(tmp_path / "three", tiny_bert_path, ["a", "b", "c"])
+    one = save_classifier(tmp_path / "one", tiny_bert_path, ["score"])
+    for folder in (one, tiny_bert_path):
+        assert with_own_classes(Labels(), ModelSpec(name_or_path=str(folder)), number) == Labels()
+    assert not caplog.records
+    assert with_own_classes(Labels(), ModelSpec(name_or_path=str(three)), number) == Labels()
+    assert "its own head has 3 outputs (a, b, c), and 1 is wanted: its head is drawn" in caplog.text
+
+
 def test_a_base_without_a_head_for_the_task_says_nothing(
     tiny_bert_path: Path, tmp_path: Path
 ) -> None:

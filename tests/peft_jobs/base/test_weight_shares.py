@@ -12,9 +12,10 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
+from peft_jobs.base.architecture import skeleton
 from peft_jobs.base.loading import load_base
 from peft_jobs.base.weight_shares import planned_shares, weight_shares
-from peft_jobs.methods.left_out import left_out, left_out_without_weights
+from peft_jobs.methods.left_out import left_out
 from peft_jobs.spec import (
     CausalLMSpec,
     ModelSpec,
@@ -119,7 +120,7 @@ def test_experts_that_stay_as_they_are_are_told(
 def test_a_set_of_targets_tells_what_it_leaves_out(tmp_path: Path) -> None:
     transformers.MixtralConfig(**MIXTURE).save_pretrained(tmp_path)
     model = ModelSpec(name_or_path=str(tmp_path))
-    (told,) = left_out_without_weights(model, CAUSAL, LoraSpec())
+    (told,) = left_out(skeleton(model, CAUSAL), LoraSpec())
     total = (
         2 * NUM_TOKENS * 64 + 5 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 4 * 64 + 4 * 3 * 64 * 128)
     )
@@ -127,9 +128,9 @@ def test_a_set_of_targets_tells_what_it_leaves_out(tmp_path: Path) -> None:
     assert f"{share:,} of {total:,} weights ({100 * share / total:.1f} %)" in told
     assert "experts.down_proj, experts.gate_up_proj" in told
     named = LoraSpec(target_parameters=["experts.gate_up_proj", "experts.down_proj"])
-    assert left_out_without_weights(model, CAUSAL, named) == []  # but for the routers
-    assert left_out_without_weights(model, CAUSAL, LoraSpec(target_modules=["q_proj"])) == []
-    assert left_out_without_weights(model, CAUSAL, LoraSpec(target_modules="attention")) == []
+    assert left_out(skeleton(model, CAUSAL), named) == []  # but for the routers
+    assert left_out(skeleton(model, CAUSAL), LoraSpec(target_modules=["q_proj"])) == []
+    assert left_out(skeleton(model, CAUSAL), LoraSpec(target_modules="attention")) == []
 
 
 def test_a_set_tells_of_towers_that_no_text_reaches(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_set_tells_of_towers_that_no_text_reaches(tmp_path: Path) -> None:
         mm_tokens_per_image=4,
     ).save_pretrained(tmp_path)
     model = ModelSpec(name_or_path=str(tmp_path))
-    (told,) = left_out_without_weights(model, CAUSAL, LoraSpec(target_modules="attention"))
+    (told,) = left_out(skeleton(model, CAUSAL), LoraSpec(target_modules="attention"))
     # q, k, v, out, fc1, fc2 of 2 layers; out_proj, fc1, fc2 of the tower's pooling head
     assert told == "15 linear modules that no text reaches (in model.vision_tower)"
 

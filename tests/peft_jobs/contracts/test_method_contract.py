@@ -22,7 +22,7 @@ forward, or read by PEFT on another way than in training: equal but for rounding
 IDS = [f"{index}-{example.method}" for index, example in enumerate(EXAMPLES)]
 PLAIN_FIELDS = {
     *("method", "modules_to_save", "target_modules", "exclude_modules", "layers_pattern"),
-    "target_parameters",
+    *("target_parameters", "from"),
 }
 """Held by tests of their own, or in some examples."""
 NO_EFFECT = {"save_projection", "layers_to_transform", "bias", "eva_config", "corda_config"}

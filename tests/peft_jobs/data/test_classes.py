@@ -121,6 +121,9 @@ def test_minus_one_is_no_label_where_the_others_count_from_zero(
     lists = write(tmp_path / "lists.parquet", [[0], [-1], [1, 0], [1]])
     with pytest.raises(DataError, match=r"row 2: label -1 in column 'label' says"):
         load_lists(lists, tokenizer)
+    ignored = write(tmp_path / "ignored.parquet", [1, -100, 5, -100], typed)
+    with pytest.raises(DataError, match=r"rows 2, 4: label -100 in column 'label' says"):
+        load(ignored, tokenizer)
 
 
 @pytest.mark.parametrize("typed", [True, False])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -136,6 +137,24 @@ def test_classes_are_counted_in_each_split(look: Survey, bert: Any) -> None:
     assert sum(c["share"] for c in splits["train"]["classes"]) == pytest.approx(1)
     assert splits["train"]["num_rows"] == 40
     assert splits["validation"]["num_rows"] == 10
+
+
+def test_numbers_to_predict_have_statistics(look: Survey, bert: Any) -> None:
+    task = {**CLASSIFY, "problem_type": "regression"}
+    numbers = [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.5]
+    rows = [{"t": f"the {WORDS[n % 7]} {n}", "y": y} for n, y in enumerate(numbers)]
+    summary = look(bert, task, train=rows, validation=rows[:3])
+    found = summary["splits"]["train"]["targets"]
+    expected = {
+        "minimum": np.min(numbers),
+        "median": np.median(numbers),
+        "mean": np.mean(numbers),
+        "maximum": np.max(numbers),
+        "sd": np.std(numbers),
+    }
+    assert found == pytest.approx(expected)
+    assert summary["splits"]["validation"]["targets"]["median"] == 4.0
+    assert look(bert, CLASSIFY, train=rows, validation=rows)["splits"]["train"]["targets"] is None
 
 
 def test_a_class_that_no_row_trains_is_told(look: Survey, bert: Any) -> None:

@@ -1,12 +1,15 @@
 """Cells of text files are the text that stands in them, whatever the format."""
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +21,7 @@ from peft_jobs.errors import DataError
 from peft_jobs.spec import Source, TrialSpec
 from peft_jobs.spec.templates import render
 
+ZSTANDARD = b"\x28\xb5\x2f\xfd\x04\x00\x41\x00\x00"
 WRITTEN = (
     *("2024-01-05", "2024-05-01T08:30:00+02:00", "2024-05-01 08:30", "08:30", "01205", "007"),
     *("5.50", "1e5", "1.10", "+47", "+4712345678", "1234567890123456789", "1234567890123456789012"),
@@ -68,6 +72,14 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], Any]] = {
         json.dumps({name: [row[name] for row in rows] for name in rows[0]}, indent=1)
     ),
     "rows.jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(jsonl(rows).encode())),
+    "rows.jsonl.bz2": lambda path, rows: path.write_bytes(bz2.compress(jsonl(rows).encode())),
+    "rows.JSON.xz": lambda path, rows: path.write_bytes(lzma.compress(json.dumps(rows).encode())),
+    "one-line.json": lambda path, rows: path.write_text(
+        json.dumps({name: [row[name] for row in rows] for name in rows[0]})
+    ),
+    "of-pandas.json": lambda path, rows: pd.DataFrame(rows).to_json(path),
+    "mac.csv": separated(",", lineterminator="\r"),
+    "mac.jsonl": lambda path, rows: path.write_text(jsonl(rows).replace("\n", "\r")),
     "rows.csv": separated(","),
     "all-quoted.csv": separated(",", quoting=csv.QUOTE_ALL, lineterminator="\n"),
     "rows.tsv": separated("\t"),
@@ -171,6 +183,9 @@ def test_typed_cells_have_the_text_that_files_of_text_have(tmp_path: Path) -> No
     columns = {
         "price": pa.array([Decimal("5.50")]),
         "share": pa.array([0.1], pa.float32()),
+        "shares": pa.array([[0.1, None, 1e-7]], pa.list_(pa.float32())),
+        "half": pa.array([[[0.1]]], pa.large_list(pa.list_(pa.float16(), 1))),
+        "box": pa.array([[{"x": 0.1, "n": 2}]], pa.list_(pa.struct({"x": "f4", "n": "i8"}))),
         "count": pa.array([5], pa.int8()),
         "flag": pa.array([True]),
         "day": pa.array([dt.date(2024, 1, 5)]),
@@ -189,7 +204,10 @@ def test_typed_cells_have_the_text_that_files_of_text_have(tmp_path: Path) -> No
 
     rows = read(Source(path=str(tmp_path / "r.parquet")), "train", tmp_path)
     row = task_rows(rows, spec.data, TASKS["causal_lm"], spec.task)(rows.dataset[0])
-    assert render(names, row) == "5.50|0.1|5|true|2024-01-05||2024-01-05 08:30:00"
+    assert render(names, row) == (
+        '5.50|0.1|[0.1, null, 1e-07]|[[0.1]]|[{"x": 0.1, "n": 2}]|5|true|2024-01-05||'
+        "2024-01-05 08:30:00"
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,8 +225,22 @@ def test_typed_cells_have_the_text_that_files_of_text_have(tmp_path: Path) -> No
         ("r.csv", b'a,b\n1,"2\n3,4\n', r"cannot be read as csv: line 3: unexpected end of data"),
         ("r.tsv", b"a\tb\n1\t2\t3\n", r"line 2: has 3 cells, the header 2"),
         ("r.tsv", b'a\tb\n"x\ny"\t2\n', r"line 2: has 1 cells, .* needs a file of CSV"),
+        (
+            "r.tsv",
+            b'a\n"x\n\ny ""z"""\n',
+            r"line 2: a quoted cell goes on to line 4; .* file of CSV",
+        ),
+        ("r.jsonl", ZSTANDARD, r"compressed by zstandard: unpack it"),
+        ("r.csv", b"PK\x03\x04\xff", r"compressed by zip: unpack it"),
+        ("r.jsonl.xz", lzma.compress(b'{"a": 1}\n')[:-9], r"cannot be read: Compressed file ended"),
+        ("r.json", b'{"data": [{"a": 1}, {"a": 2}]}', r"one value with the keys 'data'.*\.jsonl"),
+        ("r.csv", b"a,b\n1,2\r3,4\n", r"line 2: new-line character seen in unquoted field$"),
         ("r.jsonl", b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}", r"nested too deeply"),
-        ("r.jsonl.gz", gzip.compress(b'{"a": 1}\n', mtime=0)[:-9], r"cannot be read as gzip"),
+        (
+            "r.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n', mtime=0)[:-9],
+            r"cannot be read: Compressed file ended",
+        ),
         ("r.jsonl", b"[" * 100_000, r"cannot be read as json: line 1: is nested too deeply"),
     ],
 )
@@ -234,9 +266,24 @@ def test_lines_break_where_files_say(tmp_path: Path) -> None:
     assert found == ['"It is , he said', 'no "quote', 'a "b"']
 
 
-def test_columns_without_a_name_have_pandas_names(tmp_path: Path) -> None:
-    import pandas as pd
+def test_the_only_line_of_jsonl_is_a_row(tmp_path: Path) -> None:
+    line = '{"tokens": ["a", "b"], "tags": ["O", "O"]}'
+    for name in ("r.jsonl", "r.ndjson", "r.json"):
+        (tmp_path / name).write_text(line)
+    row = {"tokens": '["a", "b"]', "tags": '["O", "O"]'}
+    assert rows_of(tmp_path / "r.jsonl", tmp_path) == [row]
+    assert rows_of(tmp_path / "r.ndjson", tmp_path) == [row]
+    columns = [{"tokens": "a", "tags": "O"}, {"tokens": "b", "tags": "O"}]
+    assert rows_of(tmp_path / "r.json", tmp_path) == columns
 
+
+def test_a_single_column_of_tsv_may_hold_quotes(tmp_path: Path) -> None:
+    lines = ['"It is , he said', "no", '"a" or "b"', 'he said it"', '"c" ""', 'd""']
+    (tmp_path / "r.tsv").write_text("\n".join(["text", *lines]))
+    assert [row["text"] for row in rows_of(tmp_path / "r.tsv", tmp_path)] == lines
+
+
+def test_columns_without_a_name_have_pandas_names(tmp_path: Path) -> None:
     text = ",a,a,b\n0,1,2,3\n"
     (tmp_path / "r.csv").write_text(text)
     (row,) = rows_of(tmp_path / "r.csv", tmp_path)
@@ -259,3 +306,74 @@ def test_a_hub_data_set_of_text_files_is_read_as_it_stands(
     part = _from_hub(source, "train[:2]+test[-1:]", tmp_path)
     assert part.dataset.to_list() == [*rows[:2], rows[3]]
     assert part.fingerprint != _from_hub(source, "train", tmp_path).fingerprint
+
+
+CLASSES = (
+    "- name: {}\n    dtype:\n      class_label:\n        names:\n"
+    "          '0': neg\n          '1': pos\n"
+)
+TEXT = "- name: {}\n    dtype: string\n"
+NAMED = TEXT.format("q") + CLASSES.format("a")
+TAGGED = TEXT.format("q") + "- name: a\n    sequence:\n      class_label:\n"
+TAGGED += "        names:\n          '0': O\n          '1': B-X\n"
+DAY = "2024-05-05"
+TEXTS = TEXT.format("q") + TEXT.format("a")
+
+
+@pytest.mark.parametrize(
+    ("end", "options", "features", "content", "rows"),
+    [
+        ("csv", {"sep": ";"}, "", b"q;a\n007;NA\n5.50;1,5\n", [("007", "NA"), ("5.50", "1,5")]),
+        ("csv", {"sep": "\t"}, "", b"q\ta\n007\tNA\n", [("007", "NA")]),
+        ("csv", {"encoding": "latin-1"}, "", "q,a\né,1.10\n".encode("latin-1"), [("é", "1.10")]),
+        ("csv", {"encoding": "utf-16"}, "", "q,a\né,1.10\n".encode("utf-16"), [("é", "1.10")]),
+        ("csv", {"column_names": ["q", "a"]}, "", b"007,NA\n", [("007", "NA")]),
+        ("csv", {"keep_default_na": False}, "", b"q,a\n007,NA\n", [("007", "NA")]),
+        ("csv", {}, NAMED, b"q,a\n007,1\nNA,0\n", [("007", 1), ("NA", 0)]),
+        ("csv", {}, NAMED, b"q,a\n007,pos\n", [("007", 1)]),
+        ("jsonl", {}, TEXTS, b'{"q": "2024-05-05", "a": "1"}', [(DAY, "1")]),
+        ("jsonl", {}, TAGGED, b'{"q": "1.0", "a": [1, 0]}', [("1.0", [1, 0])]),
+    ],
+)  # fmt: skip
+def test_the_card_of_a_hub_data_set_changes_no_cell(
+    end: str,
+    options: dict[str, Any],
+    features: str,
+    content: bytes,
+    rows: list[tuple[Any, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = hub_rows(end, options, features, content, tmp_path, monkeypatch)
+    assert found.dataset.to_list() == [dict(zip("qa", row, strict=True)) for row in rows]
+    assert not caplog.records
+    if features and not isinstance(rows[0][1], str):
+        feature = found.dataset.features["a"]
+        assert getattr(feature, "feature", feature).names in (["neg", "pos"], ["O", "B-X"])
+
+
+def test_options_of_a_card_that_need_its_reader_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub_rows("csv", {"skiprows": 1}, "", b"# note\nq,a\n1,2\n", tmp_path, monkeypatch)
+    assert "read by their types, not as they stand" in caplog.text
+
+
+def hub_rows(
+    end: str,
+    options: dict[str, Any],
+    features: str,
+    content: bytes,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """The rows of a folder laid out as on the Hub, with a card."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+    files = [{"split": "train", "path": f"data/train.{end}"}]
+    configs = json.dumps([{"config_name": "default", "data_files": files, **options}])
+    info = "dataset_info:\n  features:\n  " + features.replace("\n-", "\n  -") if features else ""
+    (folder / "hub" / "data").mkdir(parents=True)
+    (folder / "hub" / "README.md").write_text(f"---\nconfigs: {configs}\n{info}---\n")
+    (folder / "hub" / "data" / f"train.{end}").write_bytes(content)
+    return _from_hub(Source(path=str(folder / "hub")), "train", folder)

@@ -1,5 +1,6 @@
 """A person's own metrics: called as documented, checked before launch, their bugs kept apart."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
+from peft_jobs.training.counts import Counts
 
 METRICS = """
 import torch
@@ -128,7 +130,6 @@ def test_a_metric_is_written_module_and_function(make: Any, reference: str) -> N
         ("broken", "bug", "division by zero"),
         ("loss", "bug", "'loss' is the name of a metric of the task"),
         ("nothing", "bug", "own_metrics:nothing must return a dictionary, got None"),
-        ("no_number", "diverged", "validation/undefined is nan"),
     ],
 )
 def test_a_metric_that_fails_ends_its_trial_alone(
@@ -137,13 +138,36 @@ def test_a_metric_that_fails_ends_its_trial_alone(
     one = listen(engine, tmp_path / "one")
     result = one.run(make(f"own_metrics:{name}"))
     assert result.kind == kind
-    assert result.state == ("FAIL" if kind == "bug" else "PRUNED")
+    assert result.state == "FAIL"
     assert error in result.error
     assert "Traceback" in result.traceback
     if name == "broken":
         assert 'own_metrics.py", line' in result.traceback
     assert result.step == 2
     assert listen(engine, tmp_path / "next").run(make()).error is None
+
+
+def test_a_metric_may_be_undefined_and_is_left_out_by_name(
+    engine: SoloEngine, listen: Any, make: Any, tmp_path: Path
+) -> None:
+    prepared = engine.prepare(make("own_metrics:no_number"), [])
+    assert prepared.not_finite == ("validation/undefined",)
+    assert "validation/loss" in prepared.baseline
+    result = listen(engine, tmp_path).run(make("own_metrics:no_number"))
+    assert result.state == "COMPLETE"
+    assert result.not_finite == ("validation/undefined",)
+    assert math.isfinite(result.metrics["validation/loss"])
+    assert "validation/undefined" not in result.metrics
+
+
+def test_what_is_undefined_now_does_not_keep_an_earlier_value() -> None:
+    counts = Counts(metrics={"train/loss": 2.0, "test/loss": 3.0})
+    counts.evaluated({"validation/loss": 1.0, "validation/f1": 0.5}, "validation")
+    counts.evaluated({"validation/loss": 0.9, "validation/f1": math.nan}, "validation")
+    assert counts.metrics == {"train/loss": 2.0, "test/loss": 3.0, "validation/loss": 0.9}
+    assert counts.not_finite == ("validation/f1",)
+    counts.evaluated({"validation/loss": 0.8}, "validation")
+    assert counts.not_finite == ()
 
 
 def test_metrics_come_in_one_order_without_repeats(make: Any) -> None:

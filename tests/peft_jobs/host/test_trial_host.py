@@ -5,6 +5,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -422,3 +423,13 @@ def test_errors_survive_pickling(error: Exception) -> None:
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+def test_a_preparation_that_finds_the_host_closed_is_told() -> None:
+    one = TrialHost(SimulatedEngine())
+    assert one.close(WAIT)
+    asked: Future[Prepared] = Future()  # between its wish and the thread's next look came `close`
+    one._preparing = asked, lambda: Prepared(train_rows=1)
+    one._serve()
+    with pytest.raises(RuntimeError, match="the host is closed"):
+        asked.result(WAIT)

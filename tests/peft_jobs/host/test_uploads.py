@@ -1,6 +1,7 @@
 """Attempts whose files belong into an object store, on hosts that share no disk."""
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -349,3 +350,62 @@ def test_an_end_is_told_whatever_a_store_raises(machine: Machine, failing: str) 
     assert "closed today" in result.error
     kept = Path(result.error.partition("only in ")[2].partition(" on its")[0])
     assert (kept / "adapter" / "adapter_model.safetensors").read_bytes() == b"weights"
+
+
+class _FailsFirst(SimulatedEngine):
+    """Fails as a whole with its first job; keeps the trials that it was handed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handed: list[int] = []
+
+    def serve(self, inbox: Inbox) -> None:
+        job = inbox.take()
+        if job is None:
+            return
+        self.handed.append(job.trial)
+        if len(self.handed) == 1:
+            raise RuntimeError("the engine failed")
+        job.end(TrialResult(state=State.COMPLETE, metrics={"validation/loss": 1.0}))
+
+
+def test_a_trial_that_fetches_its_checkpoint_has_no_part_in_anothers_failure(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    fetch = store.fetch
+
+    def slow(url: str, local: Path) -> None:
+        gate.wait(WAIT)
+        fetch(url, local)
+
+    monkeypatch.setattr(store, "fetch", slow)
+    engine = _FailsFirst()
+    host = machine(engine)
+    trial = f"file://{tmp_path}/store/trials/0000/attempts"
+    submit(host, trial, 2, f"{trial}/1/checkpoints/step-00000010")  # it fetches
+    host.submit(Assignment(1, 1, SPEC.to_json(), str(tmp_path / "1" / "1")))
+    failed = host.next_report(1, 1, 0, WAIT)
+    assert failed is not None
+    assert failed.result.error == "the engine failed"
+    assert host.poll(0, 2, 0) is None, "it goes on"
+    gate.set()
+    (*_, end) = follow(host, 2)
+    assert end.result.state == "COMPLETE"
+    assert engine.handed == [1, 0]
+
+
+def test_a_trial_that_is_cancelled_while_it_fetches_is_never_run(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(store, "fetch", lambda url, local: gate.wait(WAIT))
+    engine = _FailsFirst()
+    host = machine(engine)
+    trial = f"file://{tmp_path}/store/trials/0000/attempts"
+    submit(host, trial, 2, f"{trial}/1/checkpoints/step-00000010")
+    assert host.request_cancel(0, 2, "weak"), "its slot is free at once"
+    gate.set()
+    (end,) = follow(host, 2)
+    assert (end.result.state, end.result.kind) == ("PRUNED", "weak")
+    assert engine.handed == []

@@ -26,12 +26,13 @@ OURS = {
     "lora": {"loraplus_lr_ratio"},  # an argument of PEFT's optimizer
     "ln_tuning": set(),
 }
-RESOLVED_HERE = {"exclude_modules", "layers_pattern"}
-"""LoRA's names for what is offered with every method: modules are named in full to PEFT."""
+RESOLVED_HERE = {"exclude_modules", "layers_pattern", "from"}
+"""What is offered with every method, and PEFT is not told: it gets the full names of modules, and
+the weights."""
 RENAMED_DEFAULTS = {  # where ours says more, or follows a paper instead
     *("target_modules", "modules_to_save", "layers_to_transform", "method", "init_lora_weights"),
     *("eva_config", "corda_config", "loraplus_lr_ratio", "lora_alpha", "tinit", "tfinal"),
-    *("exclude_modules", "layers_pattern", "target_parameters"),
+    *("exclude_modules", "layers_pattern", "target_parameters", "from"),
     *("num_virtual_tokens", "encoder_hidden_size", "prefix_projection", "init_weights"),
 }
 

@@ -210,3 +210,30 @@ def test_a_key_that_no_folder_could_hold_is_passed_over(server: ObjectStore) -> 
     store.put_text("1", f"{url}/a/../../b")
     store.put_text("2", f"{url}/c")
     assert store.names(url) == ["c"]
+
+
+def test_a_folder_that_is_put_again_is_the_newer_one_or_none(
+    server: ObjectStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{server.url}/again/folder"
+    store.put(folder, url)
+    first = next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    first.write_bytes(b"x" * first.stat().st_size)
+    (folder / "zzz").mkdir()
+    (folder / "zzz" / "last").write_text("last")
+    whole = store._put_file
+
+    def torn(system: object, local: Path, path: str) -> None:
+        if local.name == "last":
+            raise OSError("the store is away")
+        whole(system, local, path)
+
+    monkeypatch.setattr(store, "_put_file", torn)
+    with pytest.raises(OSError, match="is away"):
+        store.put(folder, url)
+    with pytest.raises(FileNotFoundError):
+        store.fetch(url, tmp_path / "fetched")
+    monkeypatch.undo()
+    store.put(folder, url)
+    store.fetch(url, tmp_path / "fetched")
+    assert (tmp_path / "fetched" / "zzz" / "last").read_text() == "last"

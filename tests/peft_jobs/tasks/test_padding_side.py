@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     XLNetConfig,
@@ -17,7 +18,13 @@ from peft_jobs.base.loading import load_base
 from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.solo.adapter_export import merge_adapter
 from peft_jobs.errors import SpecError
-from peft_jobs.spec import CausalLMSpec, ModelSpec, QuantizationSpec, TrialSpec
+from peft_jobs.spec import (
+    CausalLMSpec,
+    ModelSpec,
+    QuantizationSpec,
+    SequenceClassificationSpec,
+    TrialSpec,
+)
 from peft_jobs.tasks import TASKS
 from tests.peft_jobs.conftest import NUM_TOKENS, save_tokenizer
 from tests.peft_jobs.engines.solo.test_adapter_export import train
@@ -70,6 +77,40 @@ def test_logits_of_an_xlnet_are_the_same_alone_and_in_a_batch(classifier: TrialS
     assert wanted.std(dim=0).min() > 1e-3  # the rows differ
     assert base.tokenizer.padding_side == "left"
     assert "reads the last position" in str(unpackable(classifier, base))
+
+
+@pytest.mark.parametrize(
+    ("family", "summary", "is_right"),
+    [
+        *(("xlnet", "first", True), ("xlnet", "cls_index", True), ("xlnet", "mean", False)),
+        *(("xlm", "first", True), ("xlm", "mean", False), ("xlm", "last", False)),
+        *(("flaubert", "first", True), ("flaubert", "mean", False)),
+    ],
+)
+def test_what_a_classifier_says_of_a_row_does_not_depend_on_the_rows_beside_it(
+    family: str, summary: str, is_right: bool, tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": NUM_TOKENS, "n_layer": 2, "pad_token_id": 5, "summary_type": summary}
+    sizes |= {"emb_dim": 32, "n_heads": 2} if family != "xlnet" else {"d_model": 32, "n_head": 2}
+    config = AutoConfig.for_model(family, **sizes, d_inner=64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, bert=True)
+    spec = SequenceClassificationSpec(type="sequence_classification", text="{t}", label="y")
+    model, none = ModelSpec(name_or_path=str(tmp_path)), QuantizationSpec(scheme="none")
+    if not is_right:
+        with pytest.raises(SpecError, match=rf"takes '{summary}' of the positions of a row"):
+            load_base(model, none, spec, labels=["a", "b"])
+        return
+    base, task = load_base(model, none, spec, labels=["a", "b"]), TASKS["sequence_classification"]
+    examples = [{"input_ids": list(range(7, 7 + n)), "label": 0} for n in (3, 9, 1)]
+    with torch.no_grad():
+        together, *alone = (
+            task.losses(base.model, task.collate(some, base.tokenizer.pad_token_id))
+            for some in (examples, *([example] for example in examples))
+        )
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_an_xlnet_classifier_is_trained_and_its_merge_scores_the_same_in_plain_transformers(

@@ -175,6 +175,9 @@ def test_tags_without_a_scheme_are_a_span_each(names: str) -> None:
 @pytest.mark.parametrize(
     ("names", "offending"),
     [
+        ("(PER* * *) (LOC*)", "'(PER*', '*)', '(LOC*)' are brackets"),
+        ("(S(NP* * *) *))", "'(S(NP*', '*)', '*))' are brackets"),
+        ("(ORG*) *", "'(ORG*)' are brackets"),
         ("O B-PER I-PER X [CLS]", "'X', '[CLS]' have none of the letters"),
         ("O B-PER I-PER B", "'B' have none"),
         ("NN B-x E-x", "'NN' have none"),

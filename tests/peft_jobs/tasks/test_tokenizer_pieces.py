@@ -1,13 +1,19 @@
 """Special tokens stand once, whatever templates and data hold of what is put around a text."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from peft_jobs.errors import DataError, SpecError
-from peft_jobs.spec import CausalLMSpec
+from peft_jobs.spec import (
+    CausalLMSpec,
+    QuestionAnsweringSpec,
+    SequenceClassificationSpec,
+    TokenClassificationSpec,
+)
 from peft_jobs.tasks import IGNORED, TASKS
 
 SPECIAL = ["<s>", "</s>", "<pad>", "[gMASK]", "<sop>"]
@@ -133,3 +139,61 @@ def test_answers_need_an_end() -> None:
     assert TASKS["causal_lm"].encoder(tokenizer, CausalLMSpec(text="{a}"), 128, ())(ROW)
     with pytest.raises(SpecError, match=r"nothing ends an answer.* add an eos_token to"):
         TASKS["causal_lm"].encoder(tokenizer, CausalLMSpec(response="{a}"), 128, ())
+
+
+@pytest.fixture
+def bert(tiny_bert_path: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_bert_path)
+
+
+def marked(name: str, text: str) -> dict[str, str]:
+    """A row whose text is written as BERT's tokenizer frames it, white space and all."""
+    return {name: f" [CLS] {text} [SEP] [SEP]\n"}
+
+
+@pytest.mark.parametrize("pair", [None, "{other}"])
+def test_a_text_to_classify_is_framed_once(bert: Any, pair: str | None) -> None:
+    spec = SequenceClassificationSpec(
+        type="sequence_classification", text="{text}", text_pair=pair, label="label"
+    )
+    encode = TASKS["sequence_classification"].encoder(bert, spec, 32, ("a", "b"))
+    plain = {"text": "the red cat", "other": "a dog", "label": "a"}
+    rows = marked("text", plain["text"]) | marked("other", plain["other"])
+    expected = bert(plain["text"], plain["other"] if pair else None)["input_ids"]
+    assert encode(plain | rows)["input_ids"] == encode(plain)["input_ids"] == expected
+    within = encode(plain | {"text": "the [SEP] cat"})["input_ids"]
+    assert within.count(bert.sep_token_id) == expected.count(bert.sep_token_id) + 1
+    with pytest.raises(DataError, match="the text is empty"):
+        encode(plain | {"text": "[CLS] [SEP]"})
+
+
+def test_words_to_tag_are_framed_once(bert: Any) -> None:
+    spec = TokenClassificationSpec(type="token_classification", tokens="tokens", tags="tags")
+    encode = TASKS["token_classification"].encoder(bert, spec, 32, ("B-X", "O"))
+    plain = {"tokens": ["the", "red", "cat"], "tags": ["O", "O", "B-X"]}
+    tags = [None, *plain["tags"], "O", None]
+    framed = {"tokens": ["[CLS]", *plain["tokens"], "[SEP]", "[SEP]"], "tags": tags}
+    assert encode(framed) == encode(plain)
+    assert encode(plain)["labels"] == [IGNORED, 1, 1, 0, IGNORED]
+    assert encode({"tokens": ["[CLS]", "[SEP]"], "tags": ["O", "O"]}) is None
+
+
+def test_a_question_and_its_context_are_framed_once(bert: Any) -> None:
+    encode = TASKS["question_answering"].encoder(
+        bert, QuestionAnsweringSpec(type="question_answering"), 32, ()
+    )
+    context = "the cat sees a red bird"
+    plain = {
+        "question": "who sees ?",
+        "context": context,
+        "answers": {"text": ["red bird"], "answer_start": [context.index("red bird")]},
+    }
+    framed = plain | marked("question", plain["question"]) | marked("context", context)
+    start = framed["context"].index("red bird")
+    framed["answers"] = {"text": ["red bird"], "answer_start": [start]}
+    (example,), (expected,) = encode(framed), encode(plain)
+    assert {**example, "row": None} == {**expected, "row": None}
+    answer = example["input_ids"][example["start"] : example["end"] + 1]
+    assert bert.decode(answer) == "red bird"
+    with pytest.raises(DataError, match="nothing but special tokens"):
+        encode(framed | {"context": "[CLS]", "answers": []})

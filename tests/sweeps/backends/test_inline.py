@@ -14,9 +14,9 @@ from sweeps import SweepSpec, run_sweep
 from sweeps.driver.driver import Driver
 from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import LaunchCallbacks, launch
-from sweeps.study.asker import NOT_LAUNCHED
 from sweeps.study.database import open_storage
 from sweeps.study.study import SweepStudy
+from sweeps.study.turned_away import NOT_LAUNCHED
 
 Sweep = Callable[..., SweepSpec]
 FAULTS = {"1": "bug", "3": "oom", "4": "diverged", "6": "data"}

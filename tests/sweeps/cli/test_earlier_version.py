@@ -7,6 +7,7 @@ trial 1 (LoRA) are complete, trial 2 was pruned, and trial 3 was interrupted aft
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -33,18 +34,26 @@ def told(cli: Cli, *words: str) -> str:
     return done.stdout
 
 
+def recorded_board(folder: Path) -> Any:
+    """What version 0.1 wrote, but that the trial it left is interrupted and has its minutes."""
+    board = json.loads((folder / "leaderboard.json").read_text())
+    (left,) = (row for row in board["rows"] if row["state"] == "RUNNING")
+    left |= {"state": "INTERRUPTED", "minutes": pytest.approx(0.98 / 60, abs=1e-3)}
+    return board
+
+
 def test_the_leaderboard_is_the_recorded_one(cli: Cli, earlier: Path) -> None:
-    recorded = json.loads((earlier / "leaderboard.json").read_text())
+    recorded = recorded_board(earlier)
     assert json.loads(told(cli, "leaderboard", "recorded", "--json")) == recorded
     assert [row["state"] for row in recorded["rows"]].count("COMPLETE") == 2
 
 
 def test_it_opens_from_python_too(earlier: Path) -> None:
-    recorded = json.loads((earlier / "leaderboard.json").read_text())
+    recorded = recorded_board(earlier)
     sweep = open_sweep(earlier.parent, "recorded")
     assert json.loads(json.dumps(sweep.leaderboard().to_json())) == recorded
     states = sweep.trials().to_frame()["state"]
-    assert list(states) == ["COMPLETE", "COMPLETE", "PRUNED", "RUNNING"]
+    assert list(states) == ["COMPLETE", "COMPLETE", "PRUNED", "INTERRUPTED"]
     curves = sweep.curves().to_frame()
     assert list(dict.fromkeys(curves["trial"])) == [0, 1, 2, 3]
     for trial in sweep.study.trials():
@@ -68,7 +77,8 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(cli: Cli, earlier: Pat
     assert before == {n: (earlier / f"trials/000{n}/result.json").read_text() for n in range(3)}
     client = mlflow.MlflowClient(f"sqlite:///{earlier.parent / 'mlflow.db'}")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert sorted(run.info.status for run in runs) == ["FINISHED"] * 3 + ["KILLED"] * 2
+    # The sweep, three trials that version 0.1 ended, the pruned one as KILLED, and this one.
+    assert sorted(run.info.status for run in runs) == ["FINISHED"] * 4 + ["KILLED"]
 
 
 @pytest.mark.parametrize("number", ["0", "1"])

@@ -18,6 +18,7 @@ SUPERVISE = """
 import sys
 from sweeps.cli import supervisor
 supervisor.PAUSE_SECONDS = 0.1
+SETTINGS
 silence, supervisor.UNAVAILABLE_PATIENCE_SECONDS = map(float, sys.argv[2:])
 child = [sys.executable, "-c", sys.argv[1]]
 sys.exit(supervisor.supervise(child, [*child, "again"], silence))
@@ -42,10 +43,11 @@ def supervised(tmp_path: Path) -> Supervised:
     """A child's code -> its supervisor, started."""
 
     def begin(
-        code: str, silence: float = 20.0, patience: float = HANG_SECONDS
+        code: str, silence: float = 20.0, patience: float = HANG_SECONDS, settings: str = ""
     ) -> "subprocess.Popen[str]":
+        supervise = SUPERVISE.replace("SETTINGS", settings)
         return subprocess.Popen(
-            [sys.executable, "-c", SUPERVISE, CHILD + code, str(silence), str(patience)],
+            [sys.executable, "-c", supervise, CHILD + code, str(silence), str(patience)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -82,7 +84,7 @@ def test_a_sweep_that_failed_by_its_own_verdict_is_not_started_again(
 def test_a_driver_that_dies_is_started_again_with_the_command_for_that(
     supervised: Supervised, tmp_path: Path, death: str
 ) -> None:
-    process = supervised(f"heartbeat.reported()\nif count < 3: {death}")
+    process = supervised(f"heartbeat.trial_ended()\nif count < 3: {death}")
     said, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0
     assert starts(tmp_path) == ["start", "start again", "start again"]
@@ -99,7 +101,7 @@ def test_a_driver_that_hangs_is_killed_and_started_again(
     assert "has said nothing for 2 s" in said
 
 
-def test_one_that_dies_again_and_again_before_any_trial_reports_is_given_up(
+def test_one_that_dies_again_and_again_before_a_trial_ends_is_given_up(
     supervised: Supervised, tmp_path: Path
 ) -> None:
     process = supervised("if count > 1: sys.exit(1)\nsys.exit(1)")
@@ -107,7 +109,37 @@ def test_one_that_dies_again_and_again_before_any_trial_reports_is_given_up(
     assert process.returncode == 1
     assert len(starts(tmp_path)) == 5
     assert re.findall(r"again in (\S+) s", said) == ["0.1", "0.2", "0.4", "0.8"]
-    assert "died 5 times before any trial reported" in said
+    assert "died 5 times before a trial ended" in said
+
+
+def test_one_that_dies_too_often_is_given_up_though_trials_end(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    process = supervised(
+        "heartbeat.trial_ended(); sys.exit(1)", settings="supervisor.MAX_STARTS_PER_HOUR = 6"
+    )
+    said, _ = process.communicate(timeout=HANG_SECONDS)
+    assert process.returncode == 1
+    assert len(starts(tmp_path)) == 7
+    assert "died 7 times within an hour" in said
+
+
+def test_a_long_life_is_no_start_in_vain(supervised: Supervised, tmp_path: Path) -> None:
+    process = supervised("sys.exit(count < 9)", settings="supervisor.LONG_SECONDS = 0.0")
+    assert process.wait(HANG_SECONDS) == 0
+    assert len(starts(tmp_path)) == 9
+
+
+def test_a_signal_that_comes_while_the_driver_is_started_reaches_it(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    start = (
+        "begin = supervisor.subprocess.Popen; "
+        "supervisor.subprocess.Popen = lambda *a, **k: "
+        "(begin(*a, **k), supervisor.signal.raise_signal(supervisor.signal.SIGTERM))[0]"
+    )
+    process = supervised("time.sleep(600)", settings=start)
+    assert process.wait(HANG_SECONDS) == 130
 
 
 def test_a_cluster_that_never_was_there_is_a_mistake_one_that_went_away_is_waited_for(

@@ -45,6 +45,24 @@ def test_a_later_attempt_that_began_again_earlier_keeps_its_own(folder: SweepFol
     assert ("2", "20") in steps(folder)
 
 
+def test_a_checkpoint_that_was_never_heard_of_is_no_spare_one(folder: SweepFolder) -> None:
+    retention = Retention(folder)
+    retention.checkpoint_left(7, leave(folder, 1, 90), None)
+    leave(folder, 1, 99)  # and its host died
+    for step in (92, 94, 96):
+        retention.checkpoint_left(7, leave(folder, 2, step), None)
+    assert steps(folder) == [("2", "94"), ("2", "96")]
+
+
+def test_one_that_will_be_heard_of_stays(folder: SweepFolder) -> None:
+    retention = Retention(folder)
+    paths = [leave(folder, 1, step) for step in (10, 20, 30, 40)]  # all written, then heard of
+    retention.checkpoint_left(7, paths[0], None)
+    assert steps(folder) == [("1", "10"), ("1", "20"), ("1", "30"), ("1", "40")]
+    retention.checkpoint_left(7, paths[2], None)
+    assert steps(folder) == [("1", "20"), ("1", "30"), ("1", "40")]
+
+
 def test_nothing_is_left_of_a_trial_that_has_ended(folder: SweepFolder) -> None:
     retention = Retention(folder)
     retention.checkpoint_left(7, leave(folder, 1, 10), 1.0)

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from peft_jobs import TrialSpec
+from peft_jobs.spec.adapters import saved_adapter
+from peft_jobs.storage.saved_adapter import FILES, adapter_digest
 from sweeps import SweepSpec
 from sweeps.records.inputs import MAX_BYTES, with_inputs
 from sweeps.records.layout import SweepFolder
+from tests.support.saved_adapters import write_saved
 
+RATE = {"training.learning_rate": {"low": 1e-4, "high": 1e-2}}
 Sweep = Callable[..., SweepSpec]
 
 
@@ -62,3 +67,47 @@ def test_a_sweep_of_this_machine_reads_its_data_where_they_are(
     file.write_text("text\none\n")
     task = {"type": "causal_lm", "response": "{text}"}
     assert placed(sweep(data={"train": str(file), "validation": 0.2}, task=task)) == str(file)
+
+
+def test_the_adapter_that_trials_go_on_from_lies_in_the_storage_too(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    def place(folder: str, **sections: object) -> str:
+        spec = sweep(
+            adapter={"from": str(tmp_path / folder)},
+            space={"parameters": RATE},
+            storage=str(tmp_path / "shared"),
+            **sections,
+        )
+        source = with_inputs(spec, SweepFolder.of(spec)).trial.adapter.source
+        assert source is not None
+        return source.name_or_path
+
+    for folder, value in (("a/x", 1.0), ("b/x", 1.0), ("c/x", 2.0), ("shared/x", 1.0)):
+        write_saved(tmp_path / folder, value=value)
+        (tmp_path / folder / "README.md").write_text("stays")
+    cluster = {"resources": {"address": "auto"}}
+    places = [place(f"{name}/x", **cluster) for name in "abc"]
+    assert places[0] == places[1] != places[2]
+    for location, folder in zip(places, ("a/x", "b/x", "c/x"), strict=True):
+        assert Path(location).is_relative_to(tmp_path / "shared")
+        assert adapter_digest(Path(location)) == adapter_digest(tmp_path / folder)
+        assert {p.name for p in Path(location).iterdir()} == set(FILES) - {"labels.json"}
+    assert place("shared/x", **cluster) == str(tmp_path / "shared" / "x")
+    assert place("a/x") == str(tmp_path / "a" / "x")
+
+
+def test_a_store_takes_the_adapter_and_a_host_brings_it(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFT_SWEEPS_STAGING", str(tmp_path / "staging"))
+    spec = sweep(adapter={"from": write_saved(tmp_path / "x")}, space={"parameters": RATE})
+    spec = spec.model_copy(update={"storage": f"file://{tmp_path}/store"})
+    sent = with_inputs(spec, SweepFolder.of(spec)).trial
+    assert sent.adapter.source is not None
+    location = sent.adapter.source.name_or_path
+    assert location.startswith(f"file://{tmp_path}/store/")
+    again = TrialSpec.model_validate_json(sent.to_json())  # on a host
+    saved = saved_adapter(again.adapter)
+    assert saved.folder.is_relative_to(tmp_path / "staging" / "host")
+    assert len(saved.shapes) == 8

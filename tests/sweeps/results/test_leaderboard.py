@@ -58,7 +58,7 @@ def test_complete_trials_are_ranked_and_the_others_follow(open_study: Open) -> N
     assert (board.rows[1].minutes, board.rows[1].trainable_parameters) == (1.0, 7)
     assert (board.rows[3].state, board.rows[3].kind, board.rows[3].value) == ("PRUNED", "weak", 0.5)
     assert (board.rows[4].state, board.rows[4].error) == ("FAIL", "broke")
-    assert board.rows[5].state == "RUNNING"
+    assert board.rows[5].state == "INTERRUPTED"
     assert board.baseline == 4.0
     assert board.varying == list(board.rows[0].params)
     assert json.loads(json.dumps(board.to_json()))["rows"][0]["rank"] == 1

@@ -222,7 +222,7 @@ def test_points_of_the_space_are_checked_against_the_trial(tree: Tree) -> None:
         "so give budget.max_samples"
     ]
     never = {"constraints": ["training.learning_rate > 1"]}
-    assert "none of 128 random points" in problems_of(tree(space=never))[0]
+    assert "none of 8,192 random points" in problems_of(tree(space=never))[0]
 
 
 def test_given_points_that_can_never_run_are_mistakes(tree: Tree) -> None:

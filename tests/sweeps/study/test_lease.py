@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -99,34 +100,75 @@ def test_setting_the_clock_does_not_kill_the_driver(
     assert not holder.is_gone
 
 
+class Clock:
+    """A machine's own: what sleeps moves it, and something may happen at each second."""
+
+    def __init__(self, happens: Callable[[float], object] = lambda _: None) -> None:
+        self.now, self._happens = 1e6, happens
+        self.slept = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+        self._happens(self.slept)
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, -90.0, 0.0, 90.0, 3600.0])
+def test_a_living_driver_of_another_machine_keeps_its_sweep_whatever_the_clocks_say(
+    storage: optuna.storages.RDBStorage, ahead: float
+) -> None:
+    Lease(storage, "waves").take()
+    edit(storage, host="elsewhere/boot/pid", renewed=time.time() - ahead)
+
+    def renews(slept: float) -> None:
+        if slept % 3 == 0:
+            edit(storage, renewed=time.time() - ahead + slept)
+
+    clock = Clock(renews)
+    with pytest.raises(SpecError, match="on elsewhere;"):
+        Lease(storage, "waves", clock, clock.sleep).take()
+    assert clock.slept == 3
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0])
 def test_a_silent_driver_of_another_machine_keeps_the_sweep_until_its_lease_runs_out(
-    storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+    storage: optuna.storages.RDBStorage, ahead: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = Lease(storage, "waves")
     first.take()
-    edit(storage, host="elsewhere/boot/pid")
-    with pytest.raises(SpecError, match="on elsewhere;"):
-        Lease(storage, "waves").take()
+    edit(storage, host="elsewhere/boot/pid", renewed=time.time() - ahead)
+    clock, beats = Clock(), []
+    Lease(storage, "waves", clock, clock.sleep).take(lambda: beats.append(clock.now))
+    assert leases.TTL_SECONDS < clock.slept <= leases.TTL_SECONDS + 2
+    assert len(beats) == clock.slept, "it beats while it waits"
+    assert "waiting for process" in caplog.text
 
-    # Silent for long: is waited for.
-    edit(storage, renewed=time.time() - leases.SILENT_SECONDS - 1)
-    pauses: list[float] = []
-
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 3:
-            edit(storage, renewed=time.time() - leases.TTL_SECONDS - 1)
-
-    monkeypatch.setattr(time, "sleep", pause)
-    Lease(storage, "waves").take()
-    monkeypatch.undo()
-    assert pauses == [1.0] * 3
-
-    first._looked = 0.0
+    first._looked -= leases.RENEW_SECONDS
     with pytest.raises(LeaseLost, match="another driver has taken over the sweep 'waves'"):
         first.renew()
     first.release()
     assert read_lease(storage.engine, "waves") is not None, "it is the other's"
+
+
+def test_a_clock_that_is_set_back_keeps_no_driver_from_renewing(
+    storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    driver = Lease(storage, "waves", clock, clock.sleep)
+    driver.take()
+    before = read_lease(storage.engine, "waves")
+    assert before is not None
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() - 3600.0)
+    clock.sleep(leases.RENEW_SECONDS)
+    request_stop(storage.engine, before)
+    assert driver.renew() is True
+    after = read_lease(storage.engine, "waves")
+    assert after is not None
+    assert after.renewed != before.renewed
 
 
 def test_the_wish_to_stop_reaches_the_driver_that_has_the_lease(
@@ -134,18 +176,18 @@ def test_the_wish_to_stop_reaches_the_driver_that_has_the_lease(
 ) -> None:
     driver = Lease(storage, "waves")
     driver.take()
-    driver._looked = 0.0
+    driver._looked -= leases.RENEW_SECONDS
     assert driver.renew() is False
     elsewhere = open_storage(url)
     holder = read_lease(elsewhere.engine, "waves")
     assert holder is not None
     request_stop(elsewhere.engine, holder)
-    driver._looked = 0.0
+    driver._looked -= leases.RENEW_SECONDS
     assert driver.renew() is True
     driver.release()
     following = Lease(storage, "waves")
     following.take()
-    following._looked = 0.0
+    following._looked -= leases.RENEW_SECONDS
     assert following.renew() is False
 
 

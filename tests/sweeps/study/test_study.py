@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
 from sweeps.study.database import open_storage
-from sweeps.study.study import NOT_LAUNCHED, SweepStudy
+from sweeps.study.study import SweepStudy
+from sweeps.study.turned_away import NOT_LAUNCHED
 
 Open = Callable[..., SweepStudy]
 FINITE = {

@@ -11,6 +11,7 @@ from peft_jobs import SpecError
 from sweeps.records.inputs import MAX_BYTES
 from sweeps.spec.yaml_file import SweepFileError
 from sweeps.submission.bundle import Bundle, pack
+from tests.support.saved_adapters import write_saved
 
 SWEEP = """
 model: demo
@@ -154,6 +155,34 @@ def test_data_too_large_to_upload_must_be_there_by_their_path(packed: Pack) -> N
     whole = str(Path("rows.jsonl").absolute())
     assert packed(f"data.train={whole}").left == (whole,)
     assert files() == {"waves.yaml"}
+
+
+def test_the_adapter_that_trials_go_on_from_travels(packed: Pack) -> None:
+    write_saved(Path("best"))
+    made = packed("adapter={from: best}")
+    names = {"adapter_config.json", "adapter_model.safetensors"}
+    assert files() >= {f"inputs/adapter/{name}" for name in names}
+    assert "adapter.from='inputs/adapter'" in shlex.split(made.entrypoint)
+    made = packed("adapter={from: {name_or_path: best}}")
+    assert "adapter.from.name_or_path='inputs/adapter'" in shlex.split(made.entrypoint)
+
+
+def test_an_adapter_of_the_cluster_stays_there(packed: Pack) -> None:
+    made = packed("adapter.from=/shared/best")
+    assert files() == {"waves.yaml", "inputs/train/rows.jsonl"}
+    assert "adapter.from=/shared/best" in shlex.split(made.entrypoint)
+    with pytest.raises(SpecError, match=r"adapter.from: best is neither a folder here"):
+        packed("adapter.from=best")
+
+
+def test_an_adapter_too_large_to_upload_must_be_there_by_its_path(packed: Pack) -> None:
+    write_saved(Path("best"))
+    with Path("best/labels.json").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # without a byte on the disk
+    with pytest.raises(SpecError, match="absolute path of a folder that all nodes share"):
+        packed("adapter.from=best")
+    whole = str(Path("best").absolute())
+    assert packed(f"adapter.from={whole}").left == (whole,)
 
 
 def test_all_mistakes_of_the_file_are_told_before_anything_is_copied(packed: Pack) -> None:

@@ -37,7 +37,7 @@ def run_small_sweep(tracker: Tracker, folder: Path) -> None:
         for number in range(3):
             loss = 3.0 - 0.1 * step + number
             tracker.trial_progress(number, {"train/loss": loss}, step, T0 + 10 * step)
-    ends = [("FINISHED", "COMPLETE"), ("KILLED", "PRUNED"), ("FAILED", "FAIL")]
+    ends = [("FINISHED", "COMPLETE"), ("FINISHED", "PRUNED"), ("FAILED", "FAIL")]
     for number, (status, state) in enumerate(ends):
         artifacts = [Artifact(adapter, "adapter")] if number == 0 else []
         metrics = {"train/loss": 2.5 + number, "seconds/train": 1.5}
@@ -55,7 +55,7 @@ def check_small_sweep(store) -> None:
     assert parent.data.params == {"search.sampler": "tpe"}
     assert store.artifacts(parent) == {"leaderboard.csv"}
     assert sorted(children) == [0, 1, 2]
-    assert [children[n].info.status for n in range(3)] == ["FINISHED", "KILLED", "FAILED"]
+    assert [children[n].info.status for n in range(3)] == ["FINISHED", "FINISHED", "FAILED"]
     for number, child in children.items():
         assert child.info.run_name == f"trial-{number:04d}-r16-a32-attention"
         assert child.info.start_time == T0 + number
@@ -192,7 +192,7 @@ def test_a_resumed_trial_goes_on_in_its_run(tmp_path, database, look) -> None:
     first.trial_started(0, "trial-0000", {"adapter.r": 8, "host": "a"}, {}, T0)
     for step in (1, 2, 3):
         first.trial_progress(0, {"train/loss": 1.0 * step}, step, T0 + step)
-    first.sweep_ended("KILLED", {}, {}, [])
+    first.sweep_ended("FAILED", {}, {}, [])
     assert first.close(60) == 0
     again = MlflowTracker(outbox, database, "resumed", "s")
     again.sweep_started({"seed": 7}, {}, [])
@@ -216,7 +216,7 @@ def test_an_end_that_is_told_again_adds_nothing(tmp_path, database, look) -> Non
             tracker.trial_started(0, "trial-0000", {}, {}, T0)
         tracker.trial_progress(0, {"validation/loss": 2.5}, 9, T0)
         assert tracker.has_ended(0) == (launch > 0)
-        tracker.trial_ended(0, "KILLED", {"samples": 72.0}, {}, [], T0 + launch)
+        tracker.trial_ended(0, "FINISHED", {"samples": 72.0}, {}, [], T0 + launch)
         assert tracker.close(60) == 0
     store = look(database, "told-again")
     assert store.points(store.children[0], "validation/loss") == [(9, 2.5)]

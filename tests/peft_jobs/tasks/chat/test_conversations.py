@@ -13,7 +13,13 @@ from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import CausalLMSpec, DataSpec, TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.chat import template_of
-from tests.peft_jobs.tasks.chat.test_templates_of_trl import assistant, runs, user
+from tests.peft_jobs.tasks.chat.test_templates_of_trl import (
+    FOLDER,
+    NAMES,
+    assistant,
+    runs,
+    user,
+)
 from tests.support.chat_tokenizers import tokenizer_for
 
 CHATML = (
@@ -49,6 +55,15 @@ def test_a_turn_that_is_not_to_be_learned_is_context(key: str) -> None:
         supervised([user("Hi"), {**bad, key: 0}])
 
 
+@pytest.mark.parametrize("key", ["loss_mask", "loss_weight", "masked", "trainable", "train_detail"])
+def test_other_keys_that_speak_of_the_loss_are_refused(key: str) -> None:
+    talk = [user("Hi"), {**assistant("GO AWAY"), key: 0}, user("Sorry?"), assistant("Hello!")]
+    with pytest.raises(DataError, match=rf"message 2 .* has {key}, which cannot be obeyed; write"):
+        supervised(talk)
+    talk[1] = {**assistant("Well"), key: None}
+    assert supervised(talk) == ["Well<|im_end|>\n", "Hello!<|im_end|>\n"]
+
+
 def test_marks_of_a_template_are_obeyed_with_weights() -> None:
     words = (
         "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
@@ -76,6 +91,28 @@ def test_arguments_are_objects_whichever_way_they_came(arguments: Any) -> None:
         {"role": "tool_call", "content": json.dumps(call)},
     ):
         assert supervised([user("Weather?"), turn]) == expected, turn
+
+
+NUMBERS = (
+    '{"price": 5.50, "list": [1e5, 1E-7, 5.500, 5.5, 0.0, 0.00], "max": 1e999, "none": -0, '
+    '"n": 12, "long": 12345678901234567890, "text": "5.50"}'
+)
+
+
+def test_numbers_of_arguments_are_as_they_are_written() -> None:
+    call = {"name": "order", "arguments": NUMBERS}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call, call]}
+    near = "At 5.500000000000001 or 100000.00000000001?"
+    talk = [user("Buy"), turn, user(near), assistant(near)]
+    expected = [f"order{NUMBERS}" * 2 + "<|im_end|>\n", f"{near}<|im_end|>\n"]
+    assert supervised(talk) == expected
+    assert supervised(talk, CHATML.replace(" | tojson", "")) == expected
+    price = CHATML.replace("arguments | tojson", "arguments.price ~ '.'")
+    assert supervised(talk, price)[0] == "order5.50." * 2 + "<|im_end|>\n"
+    marked = CHATML.replace("m['content'] }}", "m['content'] }}" + "{% generation %}", 1)
+    marked = marked.replace("{{ '<|im_end|>\\n' }}", "{{ '<|im_end|>\\n' }}{% endgeneration %}")
+    found = supervised([user("Buy"), turn], marked.replace("m['role'] + '\\n' + ", ""))
+    assert found[-1] == expected[0]
 
 
 def test_arguments_are_text_for_templates_that_join_or_print_them() -> None:
@@ -123,6 +160,20 @@ def test_what_the_template_drops_is_a_mistake() -> None:
         supervised([{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello!"}])
 
 
+@pytest.mark.skipif(not NAMES, reason="trl is not installed")
+@pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
+def test_words_that_a_template_drops_beside_a_call_are_told_with_the_remedy(name: str) -> None:
+    template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    talk = [user("Weather?"), assistant("Let me look.", {"town": "Rome"})]
+    plain = tokenizer_for(template).apply_chat_template(talk, tokenize=False)
+    assert "Rome" in plain
+    assert "Let me look." not in plain
+    told = r"drops the words beside the tool calls of message 2 .* or leave them out of the data"
+    with pytest.raises(DataError, match=told):
+        supervised(talk, template)
+    assert "Rome" in "".join(supervised([talk[0], {**talk[1], "content": ""}], template))
+
+
 def test_another_message_among_the_words_is_a_mistake() -> None:
     repeats = CHATML.replace(
         "m['content'] }}",
@@ -156,6 +207,22 @@ def test_white_space_that_a_tokenizer_trims_from_offsets_is_supervised() -> None
     example: Any = TASKS["causal_lm"].encoder(tokenizer, SPEC, 4096, ())(row)
     text = "".join(runs(tokenizer, example["input_ids"], example["labels"]))
     assert text == "def f():\n     return  1<|im_end|>\n"
+
+
+def test_bytes_are_those_of_the_text_that_is_scored() -> None:
+    def num_bytes(talk: Any, template: str = CHATML, max_length: int = 4096) -> int:
+        tokenizer = tokenizer_for(template)
+        example: Any = TASKS["causal_lm"].encoder(tokenizer, SPEC, max_length, ())
+        return int(example({"messages": talk})["num_bytes"])
+
+    talk = [user("Ho"), assistant("H\u00e9!"), user("?"), assistant("Ja")]
+    assert num_bytes(talk) == (1 + 2 + 1) + 1 + 2 + 1  # a line behind <|im_end|>, which is none
+    prompt = 1 + len("user\nHo") + 2 + 1 + len("assistant\n")  # special tokens are one each
+    assert num_bytes(talk, max_length=prompt + 3) == 3  # H and the two bytes of the letter
+    bare = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    assert num_bytes([assistant("Hello!")], bare) == len("ello!")  # nothing predicts the first
+    thoughts = "<think>\na\n</think>\n\nJa"
+    assert num_bytes([user("Ho"), assistant(thoughts)]) == len(thoughts) + 1
 
 
 def test_what_is_no_text_is_a_mistake() -> None:

@@ -77,7 +77,8 @@ KINDS: dict[str, list[Message]] = {
     "developer": [{"role": "developer", "content": "Be brief."}, user("Hi"), assistant("Hello!")],
 }
 REFUSED = (
-    r"refuses the conversation|drops the words|do not come through|no special token ends message|"
+    r"refuses the conversation|drops the (?:words|tool calls)|"
+    r"do not come through|no special token ends message|"
     r"among the assistant's words|rewrites message"
 )
 BEHIND_TOOLS = "<\uff5ctool\u2581outputs\u2581end\uff5c>"

@@ -145,6 +145,23 @@ def test_nothing_is_loaded_or_run_where_the_data_are_wrong(
     assert not (folder / "runs" / "optuna.db").exists()
 
 
+@pytest.mark.parametrize("command", ["data", "validate", "run"])
+def test_mistakes_of_the_file_and_of_the_data_are_one_list(
+    cli: Cli, questions: str, command: str
+) -> None:
+    words = (questions, ASK.replace("{a}", "{b}"), "data.validation=demo", SOLO)
+    wrong = ("samplr=tpe", "budget.n_trials=0")
+    result = cli(command, "waves.yaml", *words, *wrong)
+    assert result.exit_code == 2
+    assert "waves.yaml: 5 mistakes" in result.stderr
+    assert "did you mean 'sampler'?" in result.stderr
+    assert "'b'" in result.stderr
+    assert (
+        "waves.yaml: 2 mistakes"
+        in cli(command, "waves.yaml", SOLO, *words[3:], *("samplr=tpe", "budget.n_trials=0")).stderr
+    )
+
+
 def test_validate_has_the_summary_at_its_head(cli: Cli, questions: str) -> None:
     words = (questions, "data.validation=0.5", ASK, SOLO)
     plan = json.loads(cli("validate", "waves.yaml", *words, "--json").stdout)

@@ -34,7 +34,7 @@ def test_the_table_shows_what_counts(ended: Cli, folder: Path) -> None:
     assert text.startswith(f"Sweep waves: trial {best.number:04d} is best")
     for title in ("rank", "validation/", "memory", "trainable", "minutes", "learning_"):
         assert title in text
-    assert "fail (bug)" in text
+    assert "failed (bug)" in text
 
 
 def test_csv_has_a_line_per_trial(ended: Cli) -> None:
@@ -139,7 +139,7 @@ def test_show_tells_why_a_trial_failed(ended: Cli) -> None:
     assert record["error"] == "simulated bug"
     assert "RuntimeError" in record["traceback"]
     text = ended("show", "waves", 3).stdout
-    assert "fail (bug)" in text
+    assert "failed (bug)" in text
     assert "RuntimeError" in text
 
 

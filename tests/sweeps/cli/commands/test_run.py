@@ -130,9 +130,9 @@ def test_an_interrupted_sweep_says_how_to_go_on(
     assert process.returncode == 130
     assert "Interrupted; trials left unfinished: 0000." in rest
     assert "Traceback" not in said + rest
-    assert "running" in out
+    assert "interrupted" in out
     shown = json.loads(cli("show", "waves", "0", "--json").stdout)
-    assert shown["interrupted"]
+    assert shown["state"] == "INTERRUPTED"
     again = cli("run", "waves.yaml")
     assert again.exit_code == 0
     assert "trial 0000 starts again, attempt 2" in again.stderr

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from typer.testing import Result
 
 Cli = Callable[..., Result]
@@ -51,6 +53,27 @@ def test_what_only_a_host_can_tell_is_bad_input(cli: Cli) -> None:
     assert "matches no module" in result.stderr
 
 
+def test_an_outline_serves_all_sets_of_targets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlamaForCausalLM
+
+    built: list[object] = []
+    build = LlamaForCausalLM.__init__
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> None:
+        built.append(self)
+        build(self, *arguments, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", counted)
+    counts = []
+    for sets in ("[attention, all-linear]", "[attention, all-linear, attention-qv, attention+mlp]"):
+        built.clear()
+        space = f"space.parameters.adapter.target_modules={{choices: {sets}}}"
+        result = cli("validate", "waves.yaml", "resources.engine=solo", space, "--json")
+        assert len(json.loads(result.stdout)["targets"]) == sets.count(",") + 1
+        counts.append(len(built))
+    assert counts[0] == counts[1]
+
+
 def test_a_mixture_of_experts_is_told_what_is_not_quantized_and_not_adapted(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -93,3 +116,10 @@ tracking: none
     assert "experts.gate_up_proj 131,072" in plan["quantized"][0]
     (left,) = plan["left_out"]["all-linear"]
     assert "197,120 of 353,088 weights (55.8 %)" in left
+
+
+def test_a_sampler_that_draws_at_random_says_so(cli: Cli) -> None:
+    result = cli("validate", "waves.yaml", "sampler=cmaes", "--fast")
+    assert "cmaes draws adapter.r, adapter.target_modules at random" in " ".join(
+        result.stdout.split()
+    )

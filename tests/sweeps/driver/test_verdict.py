@@ -1,0 +1,60 @@
+"""A trial that cannot be compared is a result, whatever it tells and wherever it is seen."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peft_jobs import Kind, State, TrialResult
+from sweeps import SweepSpec
+from sweeps.driver.verdict import fault_of
+from sweeps.run import launch
+from sweeps.spec.sweep import ObjectiveSpec
+from sweeps.study.study import SweepStudy
+
+Sweep = Callable[..., SweepSpec]
+
+
+@pytest.mark.parametrize("budget", [{}, {"num_rungs": 0}])  # seen at a rung, and at the end
+@pytest.mark.parametrize(
+    ("fault", "state", "kind", "told"),
+    [
+        ("unmeasured", "FAIL", Kind.DATA, "did not give the objective validation/loss; it gave no"),
+        ("undefined", "PRUNED", Kind.DIVERGED, "the objective validation/loss is no finite number"),
+    ],
+)
+def test_a_trial_without_the_objective_ends_alone(
+    sweep: Sweep, budget: dict[str, Any], fault: str, state: str, kind: Kind, told: str
+) -> None:
+    options = {"faults": {2: fault, 3: fault}}
+    spec = sweep(budget=budget, pruner="none", resources={"engine_options": options})
+    outcome = launch(spec)
+    assert outcome.status == "complete"
+    rows = {row.number: row for row in outcome.leaderboard.rows}
+    assert len(rows) == 12
+    for number in (2, 3):
+        assert (rows[number].state, rows[number].kind) == (state, kind)
+        assert told in str(rows[number].error)
+    assert all(row.state == State.COMPLETE for n, row in rows.items() if n not in (2, 3))
+
+
+def test_failures_without_the_objective_are_counted(sweep: Sweep) -> None:
+    options = {"faults": dict.fromkeys(range(12), "unmeasured")}
+    spec = sweep(budget={"max_failures": 2}, resources={"engine_options": options})
+    outcome = launch(spec)
+    assert (outcome.status, outcome.reason) == ("failed", "more than 2 trials failed")
+    assert len(outcome.leaderboard.rows) == 3
+
+
+def test_other_metrics_may_be_undefined_but_not_a_constraint(
+    open_study: Callable[..., SweepStudy],
+) -> None:
+    result = TrialResult(
+        state=State.COMPLETE,
+        metrics={"validation/loss": 1.0},
+        not_finite=("validation/perplexity",),
+    )
+    assert fault_of(ObjectiveSpec(), result) is None
+    assert open_study().feasible(result)
+    bounded = open_study(name="bounded", constraints={"validation/perplexity": 5.0})
+    assert not bounded.feasible(result)
