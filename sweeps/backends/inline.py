@@ -43,6 +43,8 @@ class InlineBackend:
             self._news.wait(TICK_SECONDS)
             self._news.clear()
             driver.tick()
+            for number, kind in driver.overdue():
+                self._host.request_cancel(number, self._live[number][0], kind)
             self._take_all(driver)
         if not driver.stop_requested:
             return
