@@ -229,8 +229,7 @@ class Driver:
 
     def _order(self, number: int) -> tuple[bool, float, int]:
         """Sorts trials that have an adapter, the best one first."""
-        result = self.ended[number]
-        objective = self.spec.objective
+        result, objective = self.ended[number], self.spec.objective
         loss = objective.as_loss(result.metrics[objective.metric])
         return (not self.study.feasible(result), loss, number)
 
