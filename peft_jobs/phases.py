@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from peft_jobs.activity import moved
+from peft_jobs.activity import at_stage
 
 
 class Phases:
@@ -22,11 +22,11 @@ class Phases:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of the block to `name`, also when it raises."""
-        moved()
         start = time.perf_counter()
         self._inside.append(0.0)
         try:
-            yield
+            with at_stage(name):
+                yield
         finally:
             spent = time.perf_counter() - start
             nested = self._inside.pop()

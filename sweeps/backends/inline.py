@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from peft_jobs import TrialSpec
+from peft_jobs.activity import stage
 from peft_jobs.engines import load_engine
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host.job import Prepared
@@ -34,10 +35,17 @@ class InlineBackend:
         spec: TrialSpec,
         variants: Sequence[TrialSpec],
         on_tick: Callable[[], object] = lambda: None,
+        on_stage: Callable[[str], object] = lambda _: None,
     ) -> Prepared:
-        """See `Engine.prepare`; `on_tick` is called about twice a second meanwhile."""
+        """See `Engine.prepare`; `on_tick` is called about twice a second meanwhile,
+        and `on_stage` is told what the work is at (`peft_jobs.activity`)."""
         texts = [variant.to_json() for variant in variants]
-        return self._host.prepare(spec.to_json(), texts, on_tick)
+
+        def tick() -> None:
+            on_stage(stage())
+            on_tick()
+
+        return self._host.prepare(spec.to_json(), texts, tick)
 
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import Fenced, SpecError, faults
+from peft_jobs.activity import stage
 from peft_jobs.engines import load_engine
 from peft_jobs.host.messages import Assignment
 from peft_jobs.host.trial_host import TrialHost
@@ -117,6 +118,10 @@ class HostActor:
             "silent_seconds": self._host.silent_seconds(),
             "unheard_seconds": {trial: now - asked[trial] for trial in trials if trial in asked},
         }
+
+    async def stage(self) -> str:
+        """What the work is at."""
+        return stage()
 
     async def cancel_trial(self, trial: int, reason: str) -> None:
         """`request_cancel` of whatever attempt of a trial is here, if any."""

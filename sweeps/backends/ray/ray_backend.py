@@ -86,8 +86,10 @@ class RayBackend:
         spec: TrialSpec,
         variants: Sequence[TrialSpec],
         on_tick: Callable[[], object] = lambda: None,
+        on_stage: Callable[[str], object] = lambda _: None,
     ) -> Prepared:
-        """See `Engine.prepare`; `on_tick` is called about once a second meanwhile.
+        """See `Engine.prepare`; `on_tick` is called about once a second meanwhile,
+        and `on_stage` is told what the work is at (`peft_jobs.activity`).
 
         SpecError if no node fits a trial, and none that fits is added; or if host after host dies
         of it.
@@ -97,9 +99,13 @@ class RayBackend:
         for _ in range(MAX_STARTS):
             if not self.fleet.wait_for_room(on_tick):
                 raise SpecError(self._no_room())
-            call = self.fleet.wait_for_host(on_tick).prepare.remote(spec.to_json(), texts)
+            host = self.fleet.wait_for_host(on_tick)
+            call, asked = host.prepare.remote(spec.to_json(), texts), host.stage.remote()
             try:
                 while not ray.wait([call], timeout=1.0)[0]:
+                    if ray.wait([asked], timeout=0)[0]:
+                        on_stage(ray.get(asked))
+                        asked = host.stage.remote()
                     on_tick()
                     self.fleet.ensure_now_and_then()
                 return Prepared.model_validate(ray.get(call))

@@ -68,6 +68,7 @@ class Watcher(Protocol):
 
     @property
     def interrupted(self) -> list[int]: ...
+    def stage(self, name: str) -> None: ...
     def prepared(self, spec: SweepSpec, prepared: Prepared) -> None: ...
     def changed(self, driver: Driver) -> None: ...
     def stopping(self) -> None: ...
@@ -198,9 +199,7 @@ def _launch(
             watcher.stopping()
         watcher.changed(driver)
 
-    callbacks = LaunchCallbacks(
-        on_prepared=watcher.prepared, on_change=changed, heartbeat=heartbeat
-    )
+    callbacks = LaunchCallbacks(watcher.stage, watcher.prepared, changed, heartbeat)
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
             return launch(spec, callbacks, retry_failed, moved)
