@@ -78,7 +78,7 @@ class Clock:
 class TimedDriver(Driver):
     """A driver that measures itself."""
 
-    clock: Clock = field(default_factory=Clock)
+    timings: Clock = field(default_factory=Clock)
     due: list[int] = field(default_factory=list)
     """Numbers of ended trials at which a quarter ends."""
     seen: set[int] = field(default_factory=set)
@@ -87,24 +87,24 @@ class TimedDriver(Driver):
 
     def next_point(self) -> Point | None:
         began = time.perf_counter()
-        point: Point | None = self.clock.timed("ask", super().next_point)
+        point: Point | None = self.timings.timed("ask", super().next_point)
         if point is not None:
-            self.clock.ask_seconds.append(time.perf_counter() - began)
+            self.timings.ask_seconds.append(time.perf_counter() - began)
         return point
 
     def report(self, number: int, progress: Progress) -> bool:
-        self.clock.reports += 1
-        go_on: bool = self.clock.timed("report", lambda: Driver.report(self, number, progress))
+        self.timings.reports += 1
+        go_on: bool = self.timings.timed("report", lambda: Driver.report(self, number, progress))
         if number not in self.seen:
             self.seen.add(number)
             self.on_seen(len(self.seen))
         return go_on
 
     def end(self, number: int, result: TrialResult) -> None:
-        self.clock.timed("end", lambda: Driver.end(self, number, result))
+        self.timings.timed("end", lambda: Driver.end(self, number, result))
         while self.due and len(self.ended) >= self.due[0]:
             self.due.pop(0)
-            self.clock.mark(self.folder.storage)
+            self.timings.mark(self.folder.storage)
 
 
 def inline_cell(storage: str, trials: int, slots: int, sampler: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def inline_cell(storage: str, trials: int, slots: int, sampler: str) -> dict[str
     due = [trials * (quarter + 1) // QUARTERS for quarter in range(QUARTERS)]
 
     def start(driver: TimedDriver) -> None:
-        driver.clock, driver.due = clock, due
+        driver.timings, driver.due = clock, due
         clock.mark(driver.folder.storage)
 
     driver = _run(spec, start)
@@ -166,12 +166,12 @@ def ray_cell(storage: str, proxies: int, seconds: float) -> dict[str, Any]:
     before = time.perf_counter()
     sections = {"pruner": "none", "training": {"per_device_train_batch_size": 1}}
     driver = _run(_sweep(storage, proxies, resources, "random", budget, **sections), start)
-    spent = driver.clock.cpu
+    spent = driver.timings.cpu
     return {
         **found,
         "seconds": time.perf_counter() - before,
         "cpu_ms_per_trial": 1000 * sum(spent.values()) / proxies,
-        "cpu_ms_per_report": 1000 * spent["report"] / driver.clock.reports,
+        "cpu_ms_per_report": 1000 * spent["report"] / driver.timings.reports,
         "complete": driver.counts[State.COMPLETE],
     }
 

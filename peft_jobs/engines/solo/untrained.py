@@ -44,9 +44,11 @@ def baseline(base: Base, spec: TrialSpec, data: TokenizedData) -> dict[str, floa
                 Counts(), lambda smaller: score(model, base, smaller, data.validation)
             )
     except OutOfMemory as error:
+        what = "the base must be evaluated without an adapter"
+        if saved is not None:
+            what = "the saved adapter must be evaluated as it is"
         raise SpecError(
-            f"what trials begin with must be evaluated before the first one: {error}; lower "
-            "data.max_length or quantize the base"
+            f"{what} before the first trial: {error}; lower data.max_length or quantize the base"
         ) from error
 
 
