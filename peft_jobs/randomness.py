@@ -8,12 +8,14 @@ others on a resident base, or beside others in a pack.
 import hashlib
 import json
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from peft_jobs.dropout_masks import TOKEN_STRIDE, draw_kept, num_words, stream_key, threshold
 
 ADAPTER = "default"
 """PEFT's name of the one adapter that a trial attaches."""
@@ -56,32 +58,25 @@ class Clock:
 def dropped(x: torch.Tensor, p: float, seed: int, micro_step: int, module: str) -> torch.Tensor:
     """`x` with each element zeroed with probability `p`, the others scaled by 1 / (1 - p).
 
-    The mask is drawn at the shape of `x`, see `dropout_factors`.
+    Elements are counted along the last dimension and over all others; see `dropout_masks`.
     """
-    return x * dropout_factors(x.shape, x.device, x.dtype, p, seed, micro_step, module)
+    width, device = x.shape[-1], x.device
+    stream = stream_key(dropout_step_key(seed, micro_step), dropout_module_key(module))
+    keys_11 = torch.full((1, 1), stream, device=device)
+    words_C = torch.arange(num_words(width), device=device)
+    counters_1T = torch.arange(x.shape[:-1].numel(), device=device).mul_(TOKEN_STRIDE)[None]
+    kept_1TI = draw_kept(keys_11, keys_11 * words_C, counters_1T, threshold(p))[..., :width]
+    return x * kept_1TI.reshape(x.shape) / (1 - p)
 
 
-def dropout_factors(
-    shape: Sequence[int],
-    device: torch.device,
-    dtype: torch.dtype,
-    p: float,
-    seed: int,
-    micro_step: int,
-    module: str,
-) -> torch.Tensor:
-    """0 with probability `p`, otherwise 1 / (1 - p), by element."""
-    drawn = torch.empty(tuple(shape), device=device)
-    return draw_dropout(drawn, seed, micro_step, module).ge_(p).to(dtype).div_(1 - p)
+def dropout_step_key(seed: int, micro_step: int) -> int:
+    """Of all masks of a trial's micro-step, counted from 1."""
+    return key("dropout", seed, micro_step)
 
 
-def draw_dropout(into: torch.Tensor, seed: int, micro_step: int, module: str) -> torch.Tensor:
-    """Fill `into`, contiguous and in float32, with numbers in [0, 1): what is below p is dropped.
-
-    CPU and GPU draw different ones.
-    """
-    source = generator(into.device, "dropout", seed, micro_step, module)
-    return torch.rand(into.shape, generator=source, device=into.device, out=into)
+def dropout_module_key(module: str) -> int:
+    """Of all masks of a module, by its name in the base."""
+    return key("dropout", module)
 
 
 class KeyedDropout(nn.Module):

@@ -9,8 +9,9 @@ Dimensions: K slots, T tokens of a slot (rows times padded length), R rank, I an
 inputs and outputs, P a row's parameters.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,10 @@ from torch.nn.functional import linear
 from peft_jobs.base.quantization import QUANTIZED
 from peft_jobs.engines.packed.layout import Layout, Part, Place, by_module
 from peft_jobs.engines.packed.lora_products import Rows, low_rank_update, whole_linear
+from peft_jobs.engines.packed.slot_masks import MaskColumns, SlotMasks
 
 Named = dict[tuple[str, Part], Tensor]
 """A trial's tensors by module and part, at its own rank."""
-
-
-Masks = Callable[[str, int, torch.dtype], Tensor]
-"""Dropout of one step: (module, width, dtype) -> factors [K, T, I], the same for the same module,
-so that recomputation sees them again and nobody has to keep them."""
 
 
 class Pack:
@@ -45,9 +42,11 @@ class Pack:
         """alpha / r of each slot, or alpha / sqrt(r)."""
         self.rows: Rows = slice(0, num_slots)
         """The slots that take part in this step."""
+        self.step_scales_K = self.scales_K
+        """Of these slots, with what makes up for dropout."""
         self.alone: int | None = None
         """The one slot to which all rows of the batch belong, in an evaluation."""
-        self.masks: Masks | None = None
+        self.masks: SlotMasks | None = None
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
         for name, places in by_module(layout).items():
@@ -62,6 +61,12 @@ class Pack:
         cut = slice(place.start, place.stop)
         return self.values_KP[:, cut].view(shape), self.gradients_KP[:, cut].view(shape)
 
+    @cached_property
+    def mask_columns(self) -> MaskColumns:
+        """Of the adapted modules; made when a slot drops something."""
+        widths = {p.module: p.shape[1] for p in self.layout.places if p.part == "lora_A"}
+        return MaskColumns(widths, self.values_KP.device)
+
     @contextmanager
     def evaluating(self, slot: int) -> Iterator[None]:
         """Within the block the model is the trial of `slot`, for any batch."""
@@ -72,18 +77,21 @@ class Pack:
             self.alone = None
 
     @contextmanager
-    def stepping(self, slots: Sequence[int], masks: Masks | None) -> Iterator[None]:
+    def stepping(self, slots: Sequence[int], masks: SlotMasks | None) -> Iterator[None]:
         """Within the block the model takes a batch of `slots`' rows, one slot after the other."""
         first, last = slots[0], slots[-1]
         if list(slots) == list(range(first, last + 1)):
             self.rows = slice(first, last + 1)
         else:
             self.rows = torch.tensor(slots, device=self.values_KP.device)
-        self.masks = masks
+        self.masks, self.step_scales_K = masks, self.scales_K[self.rows]
+        if masks is not None:
+            self.step_scales_K = self.step_scales_K * masks.factors_K.to(self.scales_K.dtype)
         try:
             yield
         finally:
             self.rows, self.masks = slice(0, len(self.values_KP)), None
+            self.step_scales_K = self.scales_K
 
 
 class PackedAdapter(nn.Module):
@@ -111,16 +119,15 @@ class PackedAdapter(nn.Module):
             if self.is_quantized:
                 update = update.to(result.dtype)
             return (result + update).to(result.dtype)
-        rows, scales_K = pack.rows, pack.scales_K[pack.rows]
+        rows, scales_K = pack.rows, pack.step_scales_K
         x_KTI = x.reshape(len(scales_K), -1, x.shape[-1])
-        if pack.masks is not None:
-            x_KTI = x_KTI * pack.masks(self.name, x_KTI.shape[-1], x_KTI.dtype)
+        kept = None if pack.masks is None else partial(pack.masks, self.name, x_KTI.shape[1])
         if mixed:
             x_KTI = x_KTI.to(torch.get_autocast_dtype(x.device.type))
         result_KTO = result.reshape(len(scales_K), -1, result.shape[-1])
         sum_dtype = result.dtype if self.is_quantized else x_KTI.dtype
         return low_rank_update(
-            result_KTO, x_KTI, self.down, self.up, scales_K, rows, pack.anchor, sum_dtype
+            result_KTO, x_KTI, self.down, self.up, scales_K, rows, pack.anchor, sum_dtype, kept
         ).view_as(result)
 
 
@@ -142,7 +149,7 @@ class PackedWhole(nn.Module):
         if pack.alone is not None:
             bias = None if self.bias is None else self.bias[0][pack.alone]
             return linear(x, self.weight[0][pack.alone], bias).to(expected)
-        num_slots = len(pack.scales_K[pack.rows])
+        num_slots = len(pack.step_scales_K)
         x_KTI = x.reshape(num_slots, -1, x.shape[-1])
         if torch.is_autocast_enabled(x.device.type):
             x_KTI = x_KTI.to(torch.get_autocast_dtype(x.device.type))
