@@ -7,6 +7,9 @@ number of streams at once. A word of 64 bits decides about four neighbouring col
 Dimensions: K streams, T tokens, C words of a token and one more for each module.
 """
 
+import re
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -36,6 +39,74 @@ def threshold(p: float) -> int:
 def num_words(width: int) -> int:
     """Words of a token of so many columns, with the one more that `draw_kept` needs."""
     return -(-width // COLUMNS_PER_WORD) + 1
+
+
+def layer_of(module: str) -> str:
+    """The name up to its first number (`model.layers.3`), or all of it where it has none."""
+    found = re.match(r"(?:[^.]+\.)*?\d+(?=\.|$)", module)
+    return module if found is None else found[0]
+
+
+class MaskColumns:
+    """Where the masks of modules lie: layer by layer, those of a layer side by side."""
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        keys: Mapping[str, int],
+        layers: Mapping[str, str],
+        device: torch.device,
+    ) -> None:
+        """`widths` are the modules' inputs, `keys` their keys; the masks of those that `layers`
+        gives the same layer are drawn together."""
+        together: dict[str, list[str]] = {}
+        for name in widths:
+            together.setdefault(layers[name], []).append(name)
+        self.words: dict[str, slice] = {}
+        """Of each layer."""
+        self.columns: dict[str, tuple[str, slice]] = {}
+        """Of each module: its layer, and its columns there."""
+        numbers, module_keys, stop = [], [], 0
+        for layer, modules in together.items():
+            begin = stop
+            for name in modules:
+                start, length = (stop - begin) * COLUMNS_PER_WORD, num_words(widths[name])
+                self.columns[name] = layer, slice(start, start + widths[name])
+                numbers.append(torch.arange(length))
+                module_keys.append(torch.full((length,), signed(keys[name])))
+                stop += length
+            self.words[layer] = slice(begin, stop)
+        self.words_C = torch.cat(numbers).to(device)
+        """The number of each word in its module."""
+        self.keys_C = torch.cat(module_keys).to(device)
+        """Of each word's module."""
+
+
+class LayerMasks:
+    """Masks of one step, drawn for all modules of a layer when the first of them asks.
+
+    They are there until another layer asks, and are drawn again when that one does.
+    """
+
+    def __init__(self, columns: MaskColumns, steps_K1: Tensor) -> None:
+        """`steps_K1` are the keys of each stream's micro-step, int64."""
+        self.columns = columns
+        self._keys_KC = (steps_K1 ^ columns.keys_C).bitwise_or_(1)
+        self._starts_KC = self._keys_KC * columns.words_C
+        self._held: tuple[str, Tensor, Tensor] | None = None
+
+    def kept(self, module: str, counters_KT: Tensor, thresholds: Tensor | int) -> Tensor:
+        """What is kept of a module's inputs, bool [K, T, I]; arguments as in `draw_kept`, the
+        same for all modules of a layer. Counters of other tokens are another object."""
+        layer, cut = self.columns.columns[module]
+        held = self._held
+        if held is None or held[0] != layer or held[1] is not counters_KT:
+            self._held = held = None  # before the next is drawn
+            words = self.columns.words[layer]
+            keys_KC, starts_KC = self._keys_KC[:, words], self._starts_KC[:, words]
+            kept = draw_kept(keys_KC, starts_KC, counters_KT, thresholds)
+            self._held = held = layer, counters_KT, kept
+        return held[2][..., cut]
 
 
 def draw_kept(

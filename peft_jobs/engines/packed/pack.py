@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from peft_jobs.base.quantization import QUANTIZED
+from peft_jobs.dropout_masks import MaskColumns, layer_of
 from peft_jobs.engines.packed.layout import Layout, Part, Place, by_module
 from peft_jobs.engines.packed.lora_products import Rows, low_rank_update, whole_linear
-from peft_jobs.engines.packed.slot_masks import MaskColumns, SlotMasks
+from peft_jobs.engines.packed.slot_masks import SlotMasks
+from peft_jobs.randomness import dropout_module_key
 
 Named = dict[tuple[str, Part], Tensor]
 """A trial's tensors by module and part, at its own rank."""
@@ -65,7 +67,9 @@ class Pack:
     def mask_columns(self) -> MaskColumns:
         """Of the adapted modules; made when a slot drops something."""
         widths = {p.module: p.shape[1] for p in self.layout.places if p.part == "lora_A"}
-        return MaskColumns(widths, self.values_KP.device)
+        keys = {name: dropout_module_key(name) for name in widths}
+        layers = {name: layer_of(name) for name in widths}
+        return MaskColumns(widths, keys, layers, self.values_KP.device)
 
     @contextmanager
     def evaluating(self, slot: int) -> Iterator[None]:

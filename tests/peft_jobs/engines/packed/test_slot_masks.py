@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from peft_jobs.engines.packed import slot_masks
+from peft_jobs import dropout_masks
+from peft_jobs.dropout_masks import MaskColumns, layer_of
 from peft_jobs.engines.packed.micro_batches import Chunk, MicroBatch
-from peft_jobs.engines.packed.slot_masks import MaskColumns, SlotMasks, layer_of
+from peft_jobs.engines.packed.slot_masks import SlotMasks
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.methods.method import checkpoint_activations
-from peft_jobs.randomness import dropped
+from peft_jobs.randomness import dropout_module_key, dropped
 from peft_jobs.tasks import TASKS
 from tests.support.operators import Operators
 from tests.support.packed_runs import Driven
@@ -34,7 +35,9 @@ def chunks() -> list[Chunk]:
 
 @pytest.fixture
 def masks() -> SlotMasks:
-    columns = MaskColumns(WIDTHS, torch.device("cpu"))
+    keys = {name: dropout_module_key(name) for name in WIDTHS}
+    layers = {name: layer_of(name) for name in WIDTHS}
+    columns = MaskColumns(WIDTHS, keys, layers, torch.device("cpu"))
     return SlotMasks(columns, SEEDS, RATES, chunks(), LENGTH)
 
 
@@ -109,8 +112,8 @@ def test_masks_of_one_layer_at_most_are_there(
         drawn.append((weakref.ref(mask.untyped_storage()), mask.sum().item()))
         return mask
 
-    draw = slot_masks.draw_kept
-    monkeypatch.setattr(slot_masks, "draw_kept", noting)
+    draw = dropout_masks.draw_kept
+    monkeypatch.setattr(dropout_masks, "draw_kept", noting)
     with Driven(base, rows, specs_of(mixed, 2, 0.2), 2) as driven:
         if checkpointed:
             checkpoint_activations(base.model)
