@@ -15,7 +15,7 @@ from torch import Tensor
 Rows = slice | Tensor
 """Slots at work: a range, or their numbers."""
 Views = tuple[Tensor, Tensor]
-"""Values and gradients of all slots at one place."""
+"""Values of all slots at one place, in the dtype of the products, and their gradients."""
 Kept = Callable[[], Tensor]
 """Draws what of the inputs is kept, bool [K, T, I], the same each time."""
 
@@ -33,8 +33,8 @@ def low_rank_update(
 ) -> Tensor:
     """`result + scale * (x A^T) B^T` in the dtype of `result`.
 
-    The products are in the dtype of `x`, of which only what is `kept` enters; what is added is
-    rounded to `sum_dtype` before.
+    The products are in the dtype of `x`, values and scales; of `x` only what is `kept` enters. What
+    is added is rounded to `sum_dtype` before.
     """
     out: Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]
         result_KTO, x_KTI, down, up, scales_K, rows, anchor, sum_dtype, kept
@@ -67,8 +67,8 @@ class _LowRank(torch.autograd.Function):
         dtype = x_KTI.dtype
         if kept is not None:
             x_KTI = x_KTI * kept()
-        down_KRI, up_KOR = down[0][rows].to(dtype), up[0][rows].to(dtype)
-        scales_K11 = scales_K.to(dtype).view(-1, 1, 1)
+        down_KRI, up_KOR = down[0][rows], up[0][rows]
+        scales_K11 = scales_K.view(-1, 1, 1)
         low_KTR = torch.bmm(x_KTI, down_KRI.transpose(1, 2)).mul_(scales_K11)
         ctx.save_for_backward(x_KTI, low_KTR, down_KRI, up_KOR, scales_K11)
         ctx.gradients, ctx.rows, ctx.kept = (down[1], up[1]), rows, kept
@@ -96,12 +96,12 @@ class _Whole(torch.autograd.Function):
     def forward(
         ctx: Any, x_KTI: Tensor, weight: Views, bias: Views | None, rows: Rows, anchor: Tensor
     ) -> Tensor:
-        weight_KOI = weight[0][rows].to(x_KTI.dtype)
+        weight_KOI = weight[0][rows]
         ctx.save_for_backward(x_KTI, weight_KOI)
         ctx.weight, ctx.bias, ctx.rows = weight[1], None if bias is None else bias[1], rows
         if bias is None:
             return torch.bmm(x_KTI, weight_KOI.transpose(1, 2))
-        bias_K1O = bias[0][rows].to(x_KTI.dtype).unsqueeze(1)
+        bias_K1O = bias[0][rows].unsqueeze(1)
         return torch.baddbmm(bias_K1O, x_KTI, weight_KOI.transpose(1, 2))
 
     @staticmethod
@@ -118,8 +118,8 @@ class _Whole(torch.autograd.Function):
 
 def _add(into: Tensor, rows: Rows, left: Tensor, right: Tensor) -> None:
     """`into[rows] += left @ right`."""
-    product = torch.bmm(left, right).to(into.dtype)
+    product = torch.bmm(left, right)
     if isinstance(rows, slice):
         into[rows].add_(product)
     else:
-        into.index_add_(0, rows, product)
+        into.index_add_(0, rows, product.to(into.dtype))

@@ -52,10 +52,12 @@ def packed_step(
     if any(rates):
         seeds, chunks = [work.spec.seed for work in works], [work.chunk for work in works]
         masks = SlotMasks(pack.mask_columns, seeds, rates, chunks, length)
+    # Before the forward: a copy after it would wait until it is done.
+    weights_K = torch.tensor([work.chunk.weight for work in works], dtype=torch.float64).to(device)
     with pack.stepping([work.slot for work in works], masks):
         with autocast(device, training):
             losses_B = task.losses(model, batch)
         losses_K = losses_B.view(len(works), -1).sum(dim=1)
-        losses_K = losses_K * losses_K.new_tensor([work.chunk.weight for work in works])
+        losses_K = losses_K * weights_K.to(losses_K.dtype)
         torch.autograd.backward(losses_K.sum())
     return losses_K.detach()
