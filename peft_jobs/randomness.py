@@ -8,12 +8,24 @@ others on a resident base, or beside others in a pack.
 import hashlib
 import json
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from peft_jobs.dropout_masks import (
+    TOKEN_STRIDE,
+    LayerMasks,
+    MaskColumns,
+    draw_kept,
+    layer_of,
+    num_words,
+    signed,
+    stream_key,
+    threshold,
+)
 
 ADAPTER = "default"
 """PEFT's name of the one adapter that a trial attaches."""
@@ -56,51 +68,95 @@ class Clock:
 def dropped(x: torch.Tensor, p: float, seed: int, micro_step: int, module: str) -> torch.Tensor:
     """`x` with each element zeroed with probability `p`, the others scaled by 1 / (1 - p).
 
-    The mask is drawn at the shape of `x`, see `dropout_factors`.
+    Elements are counted along the last dimension and over all others; see `dropout_masks`.
     """
-    return x * dropout_factors(x.shape, x.device, x.dtype, p, seed, micro_step, module)
+    width, device = x.shape[-1], x.device
+    stream = stream_key(dropout_step_key(seed, micro_step), dropout_module_key(module))
+    keys_11 = torch.full((1, 1), stream, device=device)
+    words_C = torch.arange(num_words(width), device=device)
+    counters_1T = _counters(x.shape[:-1].numel(), device)
+    kept_1TI = draw_kept(keys_11, keys_11 * words_C, counters_1T, threshold(p))[..., :width]
+    return x * kept_1TI.reshape(x.shape) / (1 - p)
 
 
-def dropout_factors(
-    shape: Sequence[int],
-    device: torch.device,
-    dtype: torch.dtype,
-    p: float,
-    seed: int,
-    micro_step: int,
-    module: str,
-) -> torch.Tensor:
-    """0 with probability `p`, otherwise 1 / (1 - p), by element."""
-    drawn = torch.empty(tuple(shape), device=device)
-    return draw_dropout(drawn, seed, micro_step, module).ge_(p).to(dtype).div_(1 - p)
+def _counters(tokens: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(tokens, device=device).mul_(TOKEN_STRIDE)[None]
 
 
-def draw_dropout(into: torch.Tensor, seed: int, micro_step: int, module: str) -> torch.Tensor:
-    """Fill `into`, contiguous and in float32, with numbers in [0, 1): what is below p is dropped.
+def dropout_step_key(seed: int, micro_step: int) -> int:
+    """Of all masks of a trial's micro-step, counted from 1."""
+    return key("dropout", seed, micro_step)
 
-    CPU and GPU draw different ones.
+
+def dropout_module_key(module: str) -> int:
+    """Of all masks of a module, by its name in the base."""
+    return key("dropout", module)
+
+
+class TrialMasks:
+    """What a trial's modules keep, drawn for a layer at once: fewer launches, the same bits.
+
+    What they are asked for in one micro-step says what is drawn together in the next.
     """
-    source = generator(into.device, "dropout", seed, micro_step, module)
-    return torch.rand(into.shape, generator=source, device=into.device, out=into)
+
+    def __init__(self, seed: int, clock: Clock) -> None:
+        self.seed, self.clock = seed, clock
+        self._asked: dict[str, tuple[int, int, float]] = {}
+        """Width, tokens and rate of each module, where it has asked first."""
+        self._columns: MaskColumns | None = None
+        self._masks: LayerMasks | None = None
+        self._micro_step: int | None = None
+        self._counters: dict[int, torch.Tensor] = {}
+
+    def dropped(self, x: torch.Tensor, p: float, module: str) -> torch.Tensor:
+        """As the function `dropped`."""
+        width, tokens = x.shape[-1], x.shape[:-1].numel()
+        if self._micro_step != self.clock.micro_step:
+            self._begin(x.device)
+        asked = self._asked.setdefault(module, (width, tokens, p))
+        known = self._columns is not None and module in self._columns.columns
+        if self._masks is None or not known or asked[0] != width or asked[2] != p:
+            return dropped(x, p, self.seed, self.clock.micro_step, module)
+        if tokens not in self._counters:
+            self._counters[tokens] = _counters(tokens, x.device)
+        kept_1TI = self._masks.kept(module, self._counters[tokens], threshold(p))
+        return x * kept_1TI.reshape(x.shape) / (1 - p)
+
+    def _begin(self, device: torch.device) -> None:
+        """Draws of another micro-step follow."""
+        self._micro_step, self._counters, self._masks = self.clock.micro_step, {}, None
+        if not self._asked:
+            return
+        if self._columns is None or len(self._columns.columns) < len(self._asked):
+            widths = {name: width for name, (width, _, _) in self._asked.items()}
+            keys = {name: dropout_module_key(name) for name in widths}
+            layers = {
+                name: f"{layer_of(name)} {tokens} {p}"
+                for name, (_, tokens, p) in self._asked.items()
+            }
+            self._columns = MaskColumns(widths, keys, layers, device)
+        step = signed(dropout_step_key(self.seed, self.clock.micro_step))
+        self._masks = LayerMasks(self._columns, torch.full((1, 1), step, device=device))
 
 
 class KeyedDropout(nn.Module):
-    """Dropout whose mask depends on (seed, `clock.micro_step`, module) only.
+    """Dropout whose mask depends on (seed, micro-step, module) only.
 
     Recomputation in the same micro-step draws the same mask. The identity in eval mode. No state.
     """
 
-    def __init__(self, p: float, seed: int, module: str, clock: Clock) -> None:
+    def __init__(self, p: float, module: str, masks: TrialMasks) -> None:
+        """`masks` are those of the trial, shared by its modules."""
         super().__init__()
-        self.p, self.seed, self.module, self.clock = p, seed, module, clock
+        self.p, self.module, self.masks = p, module, masks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return x
-        return dropped(x, self.p, self.seed, self.clock.micro_step, self.module)
+        return self.masks.dropped(x, self.p, self.module)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, seed={self.seed}, module={self.module}"
+        return f"p={self.p}, seed={self.masks.seed}, module={self.module}"
 
 
 def base_name(name: str) -> str:
@@ -128,7 +184,7 @@ def key_dropout(adapted: nn.Module, own: Container[nn.Module], seed: int, clock:
 
     The first one in a PEFT layer has the layer's name in the base, others a longer one.
     """
-    layers = dict(tuner_layers(adapted))
+    layers, masks = dict(tuner_layers(adapted)), TrialMasks(seed, clock)
     named: set[str] = set()
     for name, module in list(adapted.named_modules()):
         for child_name, child in list(module.named_children()):
@@ -140,7 +196,7 @@ def key_dropout(adapted: nn.Module, own: Container[nn.Module], seed: int, clock:
             layer = next((other for other in layers if full.startswith(f"{other}.")), full)
             place = full if layer in named else layer
             named.add(place)
-            setattr(module, child_name, KeyedDropout(child.p, seed, place, clock))
+            setattr(module, child_name, KeyedDropout(child.p, place, masks))
 
 
 def key_base_dropout(peft_model: nn.Module, seed: int, clock: Clock, always: bool = False) -> None:

@@ -25,6 +25,7 @@ print(sorted(HEAVY & {{name.partition(".")[0] for name in sys.modules}}))
 NEEDS_A_LIBRARY = {
     "log_filters": "filters the lines of torch's libraries, for the rooms that import them",
     "randomness": "torch's generators",
+    "dropout_masks": "bits of tensors",
     "pretrain": "makes the demo's base",
 }
 """Modules of light rooms that are heavy, and why."""

@@ -9,6 +9,7 @@ from transformers import Kosmos2Config, OPTConfig, OPTForCausalLM
 from peft_jobs.randomness import (
     Clock,
     KeyedDropout,
+    TrialMasks,
     dropped,
     epoch_order,
     generator,
@@ -17,6 +18,7 @@ from peft_jobs.randomness import (
     key,
     key_base_dropout,
 )
+from tests.support.operators import Operators
 
 
 def test_keys_differ_by_every_part_and_its_place() -> None:
@@ -31,7 +33,7 @@ def test_draws_stay_what_recorded_trials_have_drawn() -> None:
     first = initial_lora_A(0, "m", 1, 3)
     assert first.tolist()[0] == pytest.approx([0.129678, 0.0629030, 0.174992], rel=1e-5)
     mask = dropped(torch.ones(8), 0.5, 0, 1, "m")
-    assert mask.tolist() == [2, 0, 0, 0, 2, 0, 0, 0]
+    assert mask.tolist() == [0, 2, 0, 2, 0, 2, 2, 2]
 
 
 def test_epoch_order_is_a_permutation_of_its_own_for_every_epoch() -> None:
@@ -86,16 +88,51 @@ def test_dropout_mask_depends_on_seed_step_and_module() -> None:
 
 
 def test_keyed_dropout_is_the_identity_in_eval_mode_and_has_no_state() -> None:
-    module = KeyedDropout(0.5, 0, "m", Clock())
+    module = KeyedDropout(0.5, "m", TrialMasks(0, Clock()))
     x = torch.randn(8)
     assert module.eval()(x) is x
     assert module.state_dict() == {}
 
 
+def test_masks_of_a_layer_drawn_together_are_those_of_each_module() -> None:
+    """Of any widths, tokens and rates in a layer, also where they change on the way."""
+    shapes = {"layers.0.q": (2, 3, 8), "layers.0.k": (4, 8), "layers.0.o": (2, 3, 7), "head": (9,)}
+    clock = Clock()
+    masks = TrialMasks(4, clock)
+    modules = [KeyedDropout(0.3, name, masks) for name in shapes]
+    modules[2].p = 0.5
+    for clock.micro_step in (1, 2, 3, 2, 2):
+        for module, shape in zip(modules, shapes.values(), strict=True):
+            length = clock.micro_step
+            for x in (torch.randn(shape), torch.randn(length, *shape), torch.randn(5, 6)):
+                alone = dropped(x, module.p, 4, clock.micro_step, module.module)
+                assert torch.equal(module(x), alone)
+                assert torch.equal(module(x), alone)
+        modules.reverse()
+        shapes = dict(reversed(shapes.items()))
+    modules[0].p = 0.9
+    x = torch.ones(100, 8)
+    assert torch.equal(modules[0](x), dropped(x, 0.9, 4, clock.micro_step, modules[0].module))
+
+
+def test_a_layer_is_drawn_once_for_all_its_modules() -> None:
+    clock = Clock()
+    masks = TrialMasks(4, clock)
+    modules = [KeyedDropout(0.3, f"layers.0.{name}", masks) for name in "abcdefg"]
+    x = torch.ones(4, 8)
+    for clock.micro_step in (1, 2, 3):
+        with Operators() as operators:
+            for module in modules:
+                module(x)
+    assert operators.launches["ge"] == 1
+    assert operators.launches.total() <= 7 * 3 + 20
+
+
 def test_recomputation_draws_the_same_mask() -> None:
     torch.manual_seed(0)
     clock = Clock()
-    net = nn.Sequential(nn.Linear(8, 8), KeyedDropout(0.5, 0, "m", clock), nn.Linear(8, 8)).train()
+    dropout = KeyedDropout(0.5, "m", TrialMasks(0, clock))
+    net = nn.Sequential(nn.Linear(8, 8), dropout, nn.Linear(8, 8)).train()
     x = torch.randn(4, 8)
     gradients = []
     for recompute in (False, True):

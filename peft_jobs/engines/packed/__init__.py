@@ -10,6 +10,7 @@ packed_trial    one trial in a pack, from where it starts to its result
 trial_metrics   what one trial measures of itself
 rounds          one chunk for every trial that may go on
 step            one packed step
+slot_masks      dropout of all slots, drawn layer by layer
 micro_batches   the data of one trial, cut into chunks
 evaluations     several trials evaluated in one pass
 composition     the pack that is on the base now, and its memory

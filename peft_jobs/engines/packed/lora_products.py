@@ -6,6 +6,7 @@ part, and add it to a strided view. Here each backward is a product that is adde
 Dimensions: K slots at work, T tokens of a slot, R rank, I and O a module's inputs and outputs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 Rows = slice | Tensor
 """Slots at work: a range, or their numbers."""
 Views = tuple[Tensor, Tensor]
-"""Values and gradients of all slots at one place."""
+"""Values of all slots at one place, in the dtype of the products, and their gradients."""
+Kept = Callable[[], Tensor]
+"""Draws what of the inputs is kept, bool [K, T, I], the same each time."""
 
 
 def low_rank_update(
@@ -26,13 +29,15 @@ def low_rank_update(
     rows: Rows,
     anchor: Tensor,
     sum_dtype: torch.dtype,
+    kept: Kept | None = None,
 ) -> Tensor:
     """`result + scale * (x A^T) B^T` in the dtype of `result`.
 
-    The products are in the dtype of `x`; what is added is rounded to `sum_dtype` before.
+    The products are in the dtype of `x`, values and scales; of `x` only what is `kept` enters. What
+    is added is rounded to `sum_dtype` before.
     """
     out: Tensor = _LowRank.apply(  # type: ignore[no-untyped-call]
-        result_KTO, x_KTI, down, up, scales_K, rows, anchor, sum_dtype
+        result_KTO, x_KTI, down, up, scales_K, rows, anchor, sum_dtype, kept
     )
     return out
 
@@ -57,13 +62,16 @@ class _LowRank(torch.autograd.Function):
         rows: Rows,
         anchor: Tensor,
         sum_dtype: torch.dtype,
+        kept: Kept | None,
     ) -> Tensor:
         dtype = x_KTI.dtype
-        down_KRI, up_KOR = down[0][rows].to(dtype), up[0][rows].to(dtype)
-        scales_K11 = scales_K.to(dtype).view(-1, 1, 1)
+        if kept is not None:
+            x_KTI = x_KTI * kept()
+        down_KRI, up_KOR = down[0][rows], up[0][rows]
+        scales_K11 = scales_K.view(-1, 1, 1)
         low_KTR = torch.bmm(x_KTI, down_KRI.transpose(1, 2)).mul_(scales_K11)
         ctx.save_for_backward(x_KTI, low_KTR, down_KRI, up_KOR, scales_K11)
-        ctx.gradients, ctx.rows = (down[1], up[1]), rows
+        ctx.gradients, ctx.rows, ctx.kept = (down[1], up[1]), rows, kept
         if result_KTO.dtype == dtype and dtype in (torch.float32, torch.float64):
             return torch.baddbmm(result_KTO, low_KTR, up_KOR.transpose(1, 2))
         update_KTO = torch.bmm(low_KTR, up_KOR.transpose(1, 2))
@@ -78,7 +86,9 @@ class _LowRank(torch.autograd.Function):
         grad_low_KTR = torch.bmm(grad_KTO, up_KOR).mul_(scales_K11)
         _add(into_down, ctx.rows, grad_low_KTR.transpose(1, 2), x_KTI)
         grad_x = torch.bmm(grad_low_KTR, down_KRI) if ctx.needs_input_grad[1] else None
-        return gradients[0], grad_x, None, None, None, None, None, None
+        if grad_x is not None and ctx.kept is not None:
+            grad_x.mul_(ctx.kept())
+        return gradients[0], grad_x, None, None, None, None, None, None, None
 
 
 class _Whole(torch.autograd.Function):
@@ -86,12 +96,12 @@ class _Whole(torch.autograd.Function):
     def forward(
         ctx: Any, x_KTI: Tensor, weight: Views, bias: Views | None, rows: Rows, anchor: Tensor
     ) -> Tensor:
-        weight_KOI = weight[0][rows].to(x_KTI.dtype)
+        weight_KOI = weight[0][rows]
         ctx.save_for_backward(x_KTI, weight_KOI)
         ctx.weight, ctx.bias, ctx.rows = weight[1], None if bias is None else bias[1], rows
         if bias is None:
             return torch.bmm(x_KTI, weight_KOI.transpose(1, 2))
-        bias_K1O = bias[0][rows].to(x_KTI.dtype).unsqueeze(1)
+        bias_K1O = bias[0][rows].unsqueeze(1)
         return torch.baddbmm(bias_K1O, x_KTI, weight_KOI.transpose(1, 2))
 
     @staticmethod
@@ -108,8 +118,8 @@ class _Whole(torch.autograd.Function):
 
 def _add(into: Tensor, rows: Rows, left: Tensor, right: Tensor) -> None:
     """`into[rows] += left @ right`."""
-    product = torch.bmm(left, right).to(into.dtype)
+    product = torch.bmm(left, right)
     if isinstance(rows, slice):
         into[rows].add_(product)
     else:
-        into.index_add_(0, rows, product)
+        into.index_add_(0, rows, product.to(into.dtype))

@@ -9,24 +9,23 @@ Dimensions: K slots, T tokens of a slot (rows times padded length), R rank, I an
 inputs and outputs, P a row's parameters.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from peft_jobs.base.quantization import QUANTIZED
+from peft_jobs.dropout_masks import MaskColumns, layer_of
 from peft_jobs.engines.packed.layout import Layout, Part, Place, by_module
 from peft_jobs.engines.packed.lora_products import Rows, low_rank_update, whole_linear
+from peft_jobs.engines.packed.slot_masks import SlotMasks
+from peft_jobs.randomness import dropout_module_key
 
 Named = dict[tuple[str, Part], Tensor]
 """A trial's tensors by module and part, at its own rank."""
-
-
-Masks = Callable[[str, int, torch.dtype], Tensor]
-"""Dropout of one step: (module, width, dtype) -> factors [K, T, I], the same for the same module,
-so that recomputation sees them again and nobody has to keep them."""
 
 
 class Pack:
@@ -45,9 +44,14 @@ class Pack:
         """alpha / r of each slot, or alpha / sqrt(r)."""
         self.rows: Rows = slice(0, num_slots)
         """The slots that take part in this step."""
+        self.step_scales_K = self.scales_K
+        """Of these slots, with what makes up for dropout."""
+        self._cast: Tensor | None = None
+        self._is_cast = False
+        self._cast_scales: Tensor | None = None
         self.alone: int | None = None
         """The one slot to which all rows of the batch belong, in an evaluation."""
-        self.masks: Masks | None = None
+        self.masks: SlotMasks | None = None
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
         for name, places in by_module(layout).items():
@@ -58,9 +62,37 @@ class Pack:
 
     def views(self, place: Place) -> tuple[Tensor, Tensor]:
         """Values and gradients of all slots at one place: [K, *shape] each."""
-        shape = (len(self.values_KP), *place.shape)
-        cut = slice(place.start, place.stop)
-        return self.values_KP[:, cut].view(shape), self.gradients_KP[:, cut].view(shape)
+        return _at(place, self.values_KP), _at(place, self.gradients_KP)
+
+    def cast_values(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """Values of all slots at one place in `dtype`: [K, *shape]. All places are cast at once,
+        when `values_changed` was called since."""
+        if dtype == self.values_KP.dtype:
+            return _at(place, self.values_KP)
+        if self._cast is None or self._cast.dtype != dtype:
+            self._cast, self._is_cast = torch.empty_like(self.values_KP, dtype=dtype), False
+        if not self._is_cast:
+            self._cast.copy_(self.values_KP)
+            self._is_cast = True
+        return _at(place, self._cast)
+
+    def values_changed(self) -> None:
+        """Values have been written, by an optimizer or a newcomer."""
+        self._is_cast = False
+
+    def cast_scales(self, dtype: torch.dtype) -> Tensor:
+        """`step_scales_K` in `dtype`, cast once in a step."""
+        if self._cast_scales is None or self._cast_scales.dtype != dtype:
+            self._cast_scales = self.step_scales_K.to(dtype)
+        return self._cast_scales
+
+    @cached_property
+    def mask_columns(self) -> MaskColumns:
+        """Of the adapted modules; made when a slot drops something."""
+        widths = {p.module: p.shape[1] for p in self.layout.places if p.part == "lora_A"}
+        keys = {name: dropout_module_key(name) for name in widths}
+        layers = {name: layer_of(name) for name in widths}
+        return MaskColumns(widths, keys, layers, self.values_KP.device)
 
     @contextmanager
     def evaluating(self, slot: int) -> Iterator[None]:
@@ -72,18 +104,26 @@ class Pack:
             self.alone = None
 
     @contextmanager
-    def stepping(self, slots: Sequence[int], masks: Masks | None) -> Iterator[None]:
+    def stepping(self, slots: Sequence[int], masks: SlotMasks | None) -> Iterator[None]:
         """Within the block the model takes a batch of `slots`' rows, one slot after the other."""
         first, last = slots[0], slots[-1]
         if list(slots) == list(range(first, last + 1)):
             self.rows = slice(first, last + 1)
         else:
             self.rows = torch.tensor(slots, device=self.values_KP.device)
-        self.masks = masks
+        self.masks, self.step_scales_K = masks, self.scales_K[self.rows]
+        if masks is not None:
+            self.step_scales_K = self.step_scales_K * masks.factors_K.to(self.scales_K.dtype)
+        self._cast_scales = None
         try:
             yield
         finally:
             self.rows, self.masks = slice(0, len(self.values_KP)), None
+            self.step_scales_K, self._cast_scales = self.scales_K, None
+
+
+def _at(place: Place, rows_KP: Tensor) -> Tensor:
+    return rows_KP[:, place.start : place.stop].view(len(rows_KP), *place.shape)
 
 
 class PackedAdapter(nn.Module):
@@ -94,7 +134,8 @@ class PackedAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.base_layer, self.name, self.pack = base_layer, name, pack
-        self.down, self.up = pack.views(places["lora_A"]), pack.views(places["lora_B"])
+        self.places = places["lora_A"], places["lora_B"]
+        self.down, self.up = (pack.views(place) for place in self.places)
         self.is_quantized = isinstance(base_layer, QUANTIZED)
         self.train(base_layer.training)
 
@@ -103,24 +144,26 @@ class PackedAdapter(nn.Module):
         result: Tensor = self.base_layer(x)
         pack = self.pack
         mixed = torch.is_autocast_enabled(x.device.type)
-        if not mixed or not self.is_quantized:
-            x = x.to(pack.values_KP.dtype)
+        dtype = torch.get_autocast_dtype(x.device.type) if mixed else pack.values_KP.dtype
         if pack.alone is not None:
+            if not mixed or not self.is_quantized:
+                x = x.to(pack.values_KP.dtype)
             update = linear(linear(x, self.down[0][pack.alone]), self.up[0][pack.alone])
             update = update * pack.scales_K[pack.alone]
             if self.is_quantized:
                 update = update.to(result.dtype)
             return (result + update).to(result.dtype)
-        rows, scales_K = pack.rows, pack.scales_K[pack.rows]
-        x_KTI = x.reshape(len(scales_K), -1, x.shape[-1])
-        if pack.masks is not None:
-            x_KTI = x_KTI * pack.masks(self.name, x_KTI.shape[-1], x_KTI.dtype)
-        if mixed:
-            x_KTI = x_KTI.to(torch.get_autocast_dtype(x.device.type))
+        scales_K = pack.cast_scales(dtype)
+        x_KTI = x.to(dtype).reshape(len(scales_K), -1, x.shape[-1])
+        kept = None if pack.masks is None else partial(pack.masks, self.name, x_KTI.shape[1])
+        down, up = (
+            (pack.cast_values(place, dtype), gradients)
+            for place, (_, gradients) in zip(self.places, (self.down, self.up), strict=True)
+        )
         result_KTO = result.reshape(len(scales_K), -1, result.shape[-1])
-        sum_dtype = result.dtype if self.is_quantized else x_KTI.dtype
+        sum_dtype = result.dtype if self.is_quantized else dtype
         return low_rank_update(
-            result_KTO, x_KTI, self.down, self.up, scales_K, rows, pack.anchor, sum_dtype
+            result_KTO, x_KTI, down, up, scales_K, pack.rows, pack.anchor, sum_dtype, kept
         ).view_as(result)
 
 
@@ -132,19 +175,22 @@ class PackedWhole(nn.Module):
     ) -> None:
         super().__init__()
         self.base_layer, self.name, self.pack = base_layer, name, pack
-        self.weight = pack.views(places["weight"])
+        self.places, self.weight = places, pack.views(places["weight"])
         self.bias = pack.views(places["bias"]) if "bias" in places else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, ..., I] -> [rows, ..., O]; in float32 inside, as the base sees it outside."""
         pack, expected = self.pack, x.dtype
-        x = x.to(pack.values_KP.dtype)
         if pack.alone is not None:
-            bias = None if self.bias is None else self.bias[0][pack.alone]
-            return linear(x, self.weight[0][pack.alone], bias).to(expected)
-        num_slots = len(pack.scales_K[pack.rows])
-        x_KTI = x.reshape(num_slots, -1, x.shape[-1])
-        if torch.is_autocast_enabled(x.device.type):
-            x_KTI = x_KTI.to(torch.get_autocast_dtype(x.device.type))
-        result_KTO = whole_linear(x_KTI, self.weight, self.bias, pack.rows, pack.anchor)
+            x = x.to(pack.values_KP.dtype)
+            own = None if self.bias is None else self.bias[0][pack.alone]
+            return linear(x, self.weight[0][pack.alone], own).to(expected)
+        mixed = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if mixed else pack.values_KP.dtype
+        x_KTI = x.to(dtype).reshape(len(pack.step_scales_K), -1, x.shape[-1])
+        weight = pack.cast_values(self.places["weight"], dtype), self.weight[1]
+        bias = None
+        if self.bias is not None:
+            bias = pack.cast_values(self.places["bias"], dtype), self.bias[1]
+        result_KTO = whole_linear(x_KTI, weight, bias, pack.rows, pack.anchor)
         return result_KTO.view(*x.shape[:-1], -1).to(expected)

@@ -107,6 +107,7 @@ class PackRow:
             strict=True,
         ):
             self._fill(rows[slot], named)
+        pack.values_changed()
 
     @property
     def learning_rate(self) -> float:
@@ -139,6 +140,7 @@ class PackRow:
                 eps=training.adam_epsilon,
                 maximize=False,
             )
+        pack.values_changed()
         self.steps += 1
         self.clear_gradients()
 

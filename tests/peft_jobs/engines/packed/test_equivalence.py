@@ -1,6 +1,5 @@
 """In float64 a packed trial is the plain loop's trial, whatever is beside it."""
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_jobs.engines.packed.eligibility import initial_values, parts_of
 from peft_jobs.engines.packed.row import to_snapshot
-from peft_jobs.engines.packed.step import SlotMasks, Work
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.causal_lm import CausalLM
@@ -243,35 +241,3 @@ def test_the_number_of_products_does_not_depend_on_the_number_of_slots(
         counts.append(products.count)
     assert counts[0] > 2 * 14, "two layers of seven adapted modules"
     assert counts == [counts[0]] * 3
-
-
-def test_dropout_factors_of_checkpointed_layers_are_drawn_again_and_not_kept(
-    double: Any, mixed: Any
-) -> None:
-    base, rows = double
-    specs = [mixed(**{"adapter.lora_dropout": 0.2})[0].with_params({"seed": s}) for s in range(2)]
-    with Driven(base, rows, specs, 2) as driven:
-        checkpoint_activations(base.model)
-        works = [Work(n, spec, driven.feeds[n].take(4)) for n, spec in enumerate(specs)]
-        examples = [example for work in works for example in work.chunk.examples]
-        batch = TASKS["causal_lm"].collate(examples, base.tokenizer.pad_token_id)
-        masks = SlotMasks(works, batch["input_ids"].shape[1], base.device)
-        drawn: dict[str, list[Any]] = {}
-        alive: list[int] = []
-
-        def noting(module: str, width: int, dtype: torch.dtype) -> torch.Tensor:
-            found = masks(module, width, dtype)
-            drawn.setdefault(module, []).append((weakref.ref(found), found.sum().item()))
-            there = [ref for times in drawn.values() for ref, _ in times if ref() is not None]
-            alive.append(len(there))
-            return found
-
-        with driven.pack.stepping(range(2), noting):
-            losses = TASKS["causal_lm"].losses(base.model, batch)
-            assert max(alive) == 1
-            losses.sum().backward()
-    assert len(drawn) == 14
-    for times in drawn.values():
-        assert len({total for _, total in times}) == 1
-        assert len(times) == 2
-    assert max(alive) <= 7, "those of one layer"
