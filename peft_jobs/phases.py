@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from peft_jobs.activity import moved
+
 
 class Phases:
     """`seconds` holds the wall time of each phase so far, without the phases inside it."""
@@ -20,6 +22,7 @@ class Phases:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of the block to `name`, also when it raises."""
+        moved()
         start = time.perf_counter()
         self._inside.append(0.0)
         try:

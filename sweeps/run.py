@@ -168,6 +168,7 @@ def _stop_if(wanted: bool) -> None:
 
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
+    driver.note_time()
     driver.finish_files()
     leaderboard = make_leaderboard(driver.study)
     with _enduring_if(True, "the leaderboard"):
