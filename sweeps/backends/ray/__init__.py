@@ -8,5 +8,6 @@ fleet        the driver's hosts
 hangs        hosts and proxies that live and do nothing
 unawaited    calls that nobody waits for
 nodes        the cluster's nodes, and which devices of theirs serve
+placement    which host takes the next trial, and how many a host takes
 demand       what a sweep asks of its cluster's autoscaler
 """

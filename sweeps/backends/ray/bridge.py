@@ -7,6 +7,7 @@ cancelled on its host and ends through its proxy like any other, with its own re
 
 import logging
 import time
+from collections import Counter
 from concurrent.futures import Future, wait
 from dataclasses import asdict
 from typing import Any
@@ -20,6 +21,7 @@ from ray.tune.search import Searcher
 from peft_jobs import Kind, TrialResult
 from peft_jobs.host.messages import message_of
 from sweeps.backends.ray.fleet import Fleet
+from sweeps.backends.ray.proxy import resources_of
 from sweeps.driver.driver import Driver
 from sweeps.futures import future_of
 from sweeps.search.samplers import SAMPLERS
@@ -42,6 +44,8 @@ class Bridge:
         self.numbers: dict[str, int] = {}
         self.attempts_on: dict[int, tuple[int, str]] = {}
         """Attempt and host of each trial, as last heard of."""
+        self._hosts: dict[int, str] = {}
+        """The host of each trial: as last heard of, before that the one that was chosen for it."""
         self.controller: Any = None
         """Tune's, once it has a trial."""
         self.finished = False
@@ -56,6 +60,7 @@ class Bridge:
         number = self.numbers.get(trial_id)
         if number is None or number not in self.driver.running:
             return
+        self._hosts[number] = result["host"]
         attempt_on = (result["attempt"], result["host"])
         if self.attempts_on.get(number) != attempt_on:
             self.attempts_on[number] = attempt_on
@@ -64,6 +69,21 @@ class Bridge:
         kind = self.driver.take(number, message_of(result["message"]))
         if kind is not None:
             self.fleet.cancel(number, result["attempt"], kind, result["host"])
+
+    def place(self, number: int) -> dict[str, Any]:
+        """The place of a trial that starts, or whose proxy died, as `TrialProxy` takes it.
+
+        A trial whose proxy died stays where its slot is.
+        """
+        hosts = (self._hosts.get(other) for other in self.driver.running if other != number)
+        places = self.fleet.places(Counter(name for name in hosts if name is not None))
+        _, own = self.attempts_on.get(number, (0, None))
+        places.sort(key=lambda room: room.name != own)
+        node = places[0].node_id if places else None
+        if places:
+            self._hosts[number] = places[0].name
+        names = tuple(room.name for room in places)
+        return {"places": names, "node": node, "held": self.fleet.held_on(node)}
 
     def end_proxy(self, number: int, host: str) -> None:
         """End the proxy of a trial on a host, if it hangs: Tune makes another one.
@@ -127,7 +147,7 @@ class StudySearcher(Searcher):
             return str(Searcher.FINISHED)
         assignment = bridge.driver.start(point)
         bridge.numbers[trial_id] = assignment.trial
-        return asdict(assignment)
+        return {**asdict(assignment), **bridge.place(assignment.trial)}
 
     def _drawn(self) -> bool:
         """Whether the next point is there; a slow sampler draws it in a thread of its own."""
@@ -165,6 +185,14 @@ class ReportScheduler(FIFOScheduler):
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Place a trial anew: Tune 2.60 says so before it queues a trial again, when what the trial
+        holds may still change."""
+        number = trial.config["trial"]
+        if trial.status == Trial.ERROR and number in self._bridge.driver.running:
+            trial.config.update(self._bridge.place(number))
+            trial.update_resources(resources_of(trial.config))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         self._bridge.controller = tune_controller

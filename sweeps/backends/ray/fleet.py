@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,15 @@ from sweeps.backends.ray.hangs import Hangs
 from sweeps.backends.ray.host_actor import HostActor
 from sweeps.backends.ray.nodes import (
     NodeSlot,
+    Share,
     alive_nodes,
     dead_actors,
     draining_nodes,
+    kind_of,
     node_slots_of,
     share_of,
 )
+from sweeps.backends.ray.placement import Room, best_first, slots_each
 from sweeps.backends.ray.unawaited import Unawaited
 from sweeps.errors import Unavailable
 from sweeps.spec.resources import ResourcesSpec
@@ -82,12 +85,36 @@ class Fleet:
         self.running: Callable[[], list[int]] = list
         """The trials that run."""
         self.share = share_of(resources, alive_nodes())
+        """What a trial holds on nodes of a kind that is not in `_shares`."""
+        self._shares: dict[str, Share] = {}
+        self._at_once: int | None = None
         self.ensure()
 
     def divide(self, resources: ResourcesSpec) -> None:
         """Share the devices between as many trials as `resources` say, now that it is known."""
         self._resources = resources
         self.share = share_of(resources, alive_nodes())
+
+    def divide_among(self, trials: int, useful: Mapping[str, int]) -> None:
+        """Share the devices between `trials` in all, one on each host at least.
+
+        `useful` are the trials that a host has use for, by kind of its GPUs.
+        """
+        nodes, self._at_once = alive_nodes(), min(trials, self._max_concurrent or trials)
+        kinds = [slot.kind for slot in node_slots_of(nodes, self.share)]
+        most = [useful.get(kind, min(useful.values())) for kind in kinds]
+        slots = dict(zip(kinds, slots_each(most, self._at_once), strict=True))
+        for kind, number in slots.items():
+            own = self._resources.model_copy(update={"slots_per_gpu": number})
+            of_kind = [n for n in nodes if kind_of(n) == kind and self.share.fits(n)]
+            self._shares[kind] = share_of(own, of_kind)
+        if slots:
+            least = min(slots.values())
+            self.divide(self._resources.model_copy(update={"slots_per_gpu": least}))
+
+    def share_on(self, node: dict[str, Any]) -> Share:
+        """What a trial holds on a node."""
+        return self._shares.get(kind_of(node), self.share)
 
     def wait_for_room(self, on_tick: Callable[[], object]) -> bool:
         """Whether the cluster holds a trial, now or once its autoscaler has added a node.
@@ -146,17 +173,45 @@ class Fleet:
             self.ensure()
 
     def capacity(self) -> int:
-        """Trials that the cluster holds at a time."""
-        nodes = [node for node in alive_nodes() if node["NodeID"] not in self._draining]
-        slots = sum(self.share.fits(node) for node in nodes)
+        """Trials that the cluster should hold at a time."""
+        slots = sum(self.share_on(node).fits(node) for node in self._staying())
+        if self._at_once is not None:
+            slots = min(slots, max(self._at_once, len(self._hosts)))
         return min(slots, self._max_concurrent or slots)
+
+    def places(self, live: Mapping[str, int]) -> list[Room]:
+        """The hosts of the nodes that stay, the best for the next trial first.
+
+        `live` are the trials by name of their host.
+        """
+        nodes = {node["NodeID"]: node for node in self._staying()}
+        shares = {name: self.share_on(node) for name, node in nodes.items()}
+        held = {name: shares[name].fits(node) for name, node in nodes.items()}
+        rooms = [
+            Room(slot.name, slot.node_id, own.slots or held[slot.node_id], live.get(slot.name, 0))
+            for slot in self._hosts
+            if (own := shares.get(slot.node_id)) is not None
+        ]
+        return best_first(rooms, held)
+
+    def held_on(self, node_id: str | None) -> dict[str, float]:
+        """What a trial on that node holds in Ray's books."""
+        found = [node for node in alive_nodes() if node["NodeID"] == node_id]
+        return (self.share_on(found[0]) if found else self.share).bundle
+
+    def one_of_each_kind(self) -> dict[str, Any]:
+        """A host for each kind of GPU."""
+        return {slot.kind: host.actor for slot, host in self._hosts.items()}
+
+    def _staying(self) -> list[dict[str, Any]]:
+        return [node for node in alive_nodes() if node["NodeID"] not in self._draining]
 
     def names(self) -> tuple[str, ...]:
         """The names of all hosts."""
         return tuple(node_slot.name for node_slot in self._hosts)
 
-    def wait_for_host(self, on_tick: Callable[[], object]) -> Any:
-        """A host that answers, on a node that stays if there is one.
+    def wait_for_host(self, on_tick: Callable[[], object]) -> tuple[str, Any]:
+        """The kind and the actor of a host that answers, on a node that stays if there is one.
 
         `on_tick` is called about once a second meanwhile. RuntimeError if none answers in time.
         """
@@ -165,8 +220,8 @@ class Fleet:
             stay = [
                 node_slot for node_slot in self._hosts if node_slot.node_id not in self._draining
             ]
-            actors = [self._hosts[node_slot].actor for node_slot in stay or self._hosts]
-            calls = {actor.current_attempt.remote(0): actor for actor in actors}
+            hosts = [(slot.kind, self._hosts[slot].actor) for slot in stay or self._hosts]
+            calls = {actor.current_attempt.remote(0): (kind, actor) for kind, actor in hosts}
             for call in ray.wait(list(calls), timeout=1.0)[0] if calls else ():
                 with contextlib.suppress(ray.exceptions.RayActorError):
                     ray.get(call)

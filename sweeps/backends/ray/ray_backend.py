@@ -27,10 +27,12 @@ from sweeps.backends.ray.bridge import (
     Watch,
 )
 from sweeps.backends.ray.fleet import MAX_STARTS, Fleet
-from sweeps.backends.ray.proxy import TrialProxy
+from sweeps.backends.ray.nodes import alive_nodes, shared_with_others
+from sweeps.backends.ray.proxy import TrialProxy, resources_of
 from sweeps.driver.driver import Driver
 from sweeps.driver.interrupts import keeping_signals
 from sweeps.errors import Unavailable
+from sweeps.spec.plan import trials_at_once
 from sweeps.spec.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,9 @@ class RayBackend:
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
         _connect(resources.address, modules)
         self._kind = resources.accelerator_type
+        self._is_auto = resources.slots_per_gpu == "auto"
+        self._useful: dict[str, int] = {}
+        """Trials that a host has use for, by kind of its GPUs."""
         try:
             self.fleet = Fleet(resources, options, marker)
         except BaseException:
@@ -89,6 +94,7 @@ class RayBackend:
     ) -> Prepared:
         """See `Engine.prepare`; `on_tick` is called about once a second meanwhile.
 
+        On a host of each kind of GPU: what a device lacks is told before any trial trains on it.
         SpecError if no node fits a trial, and none that fits is added; or if host after host dies
         of it.
         """
@@ -97,31 +103,49 @@ class RayBackend:
         for _ in range(MAX_STARTS):
             if not self.fleet.wait_for_room(on_tick):
                 raise SpecError(self._no_room())
-            call = self.fleet.wait_for_host(on_tick).prepare.remote(spec.to_json(), texts)
+            kind, host = self.fleet.wait_for_host(on_tick)
             try:
-                while not ray.wait([call], timeout=1.0)[0]:
-                    on_tick()
-                    self.fleet.ensure_now_and_then()
-                return Prepared.model_validate(ray.get(call))
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
+                prepared = self._prepare_on(host, spec.to_json(), texts, on_tick)
             except ray.exceptions.RayActorError as error:
                 log.warning("a host died while it loaded base and data: %s", error)
                 died = error
+                continue
+            self._useful = {kind: prepared.slots}
+            for other, host in self.fleet.one_of_each_kind().items():
+                if other not in self._useful:
+                    with contextlib.suppress(ray.exceptions.RayActorError):  # its node has gone
+                        found = self._prepare_on(host, spec.to_json(), texts, on_tick)
+                        self._useful[other] = found.slots
+            return prepared
         raise SpecError(
             f"{MAX_STARTS} hosts died while they loaded base and data: {died}"
         ) from died
 
+    def _prepare_on(
+        self, host: Any, spec_json: str, texts: list[str], on_tick: Callable[[], object]
+    ) -> Prepared:
+        call = host.prepare.remote(spec_json, texts)
+        try:
+            while not ray.wait([call], timeout=1.0)[0]:
+                on_tick()
+                self.fleet.ensure_now_and_then()
+            return Prepared.model_validate(ray.get(call))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""
         self.fleet.divide(driver.spec.resources)
+        if self._is_auto:
+            at_once = trials_at_once(driver.spec, driver.budget.ended.total())
+            self.fleet.divide_among(at_once, self._useful)
+        self._warn_of_others()
         self.fleet.wanted = lambda: driver.wanted
         self.fleet.running = lambda: list(driver.running)
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
-        share = self.fleet.share
         tuner = tune.Tuner(
-            tune.with_resources(TrialProxy, share.resources),
+            tune.with_resources(TrialProxy, resources_of),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(bridge),
                 scheduler=ReportScheduler(bridge),
@@ -145,6 +169,16 @@ class RayBackend:
             shutil.rmtree(scratch, ignore_errors=True)
         if driver.running or not bridge.finished:
             driver.leave_running()
+
+    def _warn_of_others(self) -> None:
+        """Of shares of a GPU, Ray's books hold on which node they are, and not on which GPU."""
+        if 0 < self.fleet.share.gpus < 1:
+            for node in shared_with_others(alive_nodes()):
+                log.warning(
+                    "others hold GPUs of the node %s, and Ray does not say which ones: trials may "
+                    "share them; resources.gpus_per_trial: 1 gives each trial one of its own",
+                    node,
+                )
 
     def _no_room(self) -> str:
         share = self.fleet.share
