@@ -1,4 +1,4 @@
-"""Between Ray Tune's event loop and the driver: searcher, scheduler, callback and stopper.
+"""Between Ray Tune's event loop and the driver: searcher, scheduler and callback.
 
 Tune calls them in this order (Ray 2.60): a result goes to the scheduler, then, if it is `done`,
 to the searcher's `on_trial_complete` only. Tune never stops a trial here: a weak trial is
@@ -6,14 +6,13 @@ cancelled on its host and ends through its proxy like any other, with its own re
 """
 
 import logging
-import time
 from collections import Counter
 from concurrent.futures import Future, wait
 from dataclasses import asdict
 from typing import Any
 
 import ray
-from ray.tune import Callback, Stopper
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -29,7 +28,6 @@ from sweeps.study.asker import Point
 
 log = logging.getLogger(__name__)
 
-LAST_WORD_SECONDS = 20.0
 PROXY_RETRIES = 3
 """Proxies of a trial that may die in a row, without a new step of the trial in between."""
 _KEPT = ("attempt", "checkpoint", "deaths", "furthest")
@@ -237,27 +235,3 @@ class Watch(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         self._bridge.lost(trial.trial_id, f"the trial's proxy failed: {trial.error_file or ''}")
-
-
-class Interruption(Stopper):
-    """Ends Tune's loop once the driver is asked to stop and the trials have said their last word.
-
-    That is a checkpoint, from which the next launch goes on; hosts that do not answer are not
-    waited for longer than LAST_WORD_SECONDS.
-    """
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-        self._deadline: float | None = None
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        driver = self._bridge.driver
-        if not driver.stop_requested:
-            return False
-        if self._deadline is None:
-            self._deadline = time.monotonic() + LAST_WORD_SECONDS
-            self._bridge.fleet.interrupt()
-        return not driver.running or time.monotonic() > self._deadline

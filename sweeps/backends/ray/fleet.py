@@ -22,15 +22,13 @@ from sweeps.backends.ray.hangs import Hangs
 from sweeps.backends.ray.host_actor import HostActor
 from sweeps.backends.ray.nodes import (
     NodeSlot,
-    Share,
     alive_nodes,
     dead_actors,
     draining_nodes,
-    kind_of,
     node_slots_of,
-    share_of,
 )
-from sweeps.backends.ray.placement import Room, best_first, slots_each
+from sweeps.backends.ray.placement import Room
+from sweeps.backends.ray.shares import Shares
 from sweeps.backends.ray.unawaited import Unawaited
 from sweeps.errors import Unavailable
 from sweeps.spec.resources import ResourcesSpec
@@ -84,37 +82,8 @@ class Fleet:
         """Trials that would run now if there were room for all."""
         self.running: Callable[[], list[int]] = list
         """The trials that run."""
-        self.share = share_of(resources, alive_nodes())
-        """What a trial holds on nodes of a kind that is not in `_shares`."""
-        self._shares: dict[str, Share] = {}
-        self._at_once: int | None = None
+        self.shares = Shares(resources, alive_nodes())
         self.ensure()
-
-    def divide(self, resources: ResourcesSpec) -> None:
-        """Share the devices between as many trials as `resources` say, now that it is known."""
-        self._resources = resources
-        self.share = share_of(resources, alive_nodes())
-
-    def divide_among(self, trials: int, useful: Mapping[str, int]) -> None:
-        """Share the devices between `trials` in all, one on each host at least.
-
-        `useful` are the trials that a host has use for, by kind of its GPUs.
-        """
-        nodes, self._at_once = alive_nodes(), min(trials, self._max_concurrent or trials)
-        kinds = [slot.kind for slot in node_slots_of(nodes, self.share)]
-        most = [useful.get(kind, min(useful.values())) for kind in kinds]
-        slots = dict(zip(kinds, slots_each(most, self._at_once), strict=True))
-        for kind, number in slots.items():
-            own = self._resources.model_copy(update={"slots_per_gpu": number})
-            of_kind = [n for n in nodes if kind_of(n) == kind and self.share.fits(n)]
-            self._shares[kind] = share_of(own, of_kind)
-        if slots:
-            least = min(slots.values())
-            self.divide(self._resources.model_copy(update={"slots_per_gpu": least}))
-
-    def share_on(self, node: dict[str, Any]) -> Share:
-        """What a trial holds on a node."""
-        return self._shares.get(kind_of(node), self.share)
 
     def wait_for_room(self, on_tick: Callable[[], object]) -> bool:
         """Whether the cluster holds a trial, now or once its autoscaler has added a node.
@@ -127,7 +96,7 @@ class Fleet:
             if (
                 self._demand is None
                 or time.monotonic() > deadline
-                or cannot_be_satisfied(self.share)
+                or cannot_be_satisfied(self.shares.default)
             ):
                 return False
             if not told:
@@ -135,7 +104,8 @@ class Fleet:
                 told = True
             on_tick()
             time.sleep(_LOOK_EVERY_SECONDS)
-            self.divide(self._resources)  # what `auto` means is known when there is a node
+            # What `auto` means is known when there is a node.
+            self.shares = Shares(self._resources, alive_nodes())
             self.ensure()
         return True
 
@@ -151,7 +121,7 @@ class Fleet:
         for node_slot in [node_slot for node_slot in self._hosts if node_slot.node_id not in alive]:
             log.warning("the node of host %s is gone", node_slot.name)
             del self._hosts[node_slot]
-        for node_slot in node_slots_of(nodes, self.share):
+        for node_slot in node_slots_of(nodes, self.shares.default):
             if node_slot.node_id in draining:
                 continue
             if node_slot not in self._hosts:
@@ -160,7 +130,7 @@ class Fleet:
                 self._replace(node_slot)
         if self._demand is not None:
             wanted = self.wanted()
-            self._demand.ask(self.share, min(wanted, self._max_concurrent or wanted))
+            self._demand.ask(self.shares.default, min(wanted, self._max_concurrent or wanted))
         self._draining = {node: self._draining.get(node, 0.0) for node in draining & alive}
         self._save_what_drains()
         actors = {slot.name: host.actor for slot, host in self._hosts.items()}
@@ -174,30 +144,17 @@ class Fleet:
 
     def capacity(self) -> int:
         """Trials that the cluster should hold at a time."""
-        slots = sum(self.share_on(node).fits(node) for node in self._staying())
-        if self._at_once is not None:
-            slots = min(slots, max(self._at_once, len(self._hosts)))
+        slots = self.shares.capacity(self._staying(), len(self._hosts))
         return min(slots, self._max_concurrent or slots)
 
     def places(self, live: Mapping[str, int]) -> list[Room]:
-        """The hosts of the nodes that stay, the best for the next trial first.
-
-        `live` are the trials by name of their host.
-        """
-        nodes = {node["NodeID"]: node for node in self._staying()}
-        shares = {name: self.share_on(node) for name, node in nodes.items()}
-        held = {name: shares[name].fits(node) for name, node in nodes.items()}
-        rooms = [
-            Room(slot.name, slot.node_id, own.slots or held[slot.node_id], live.get(slot.name, 0))
-            for slot in self._hosts
-            if (own := shares.get(slot.node_id)) is not None
-        ]
-        return best_first(rooms, held)
+        """The hosts of the nodes that stay, see `Shares.places`."""
+        return self.shares.places(self._hosts, self._staying(), live)
 
     def held_on(self, node_id: str | None) -> dict[str, float]:
         """What a trial on that node holds in Ray's books."""
         found = [node for node in alive_nodes() if node["NodeID"] == node_id]
-        return (self.share_on(found[0]) if found else self.share).bundle
+        return (self.shares.on(found[0]) if found else self.shares.default).bundle
 
     def one_of_each_kind(self) -> dict[str, Any]:
         """A host for each kind of GPU."""

@@ -66,7 +66,9 @@ def test_trials_end_and_nodes_come_and_go() -> None:
             sizes[joined], joined = rng.choice([1, 4]), joined + 1
         if turn % 40 == 39:
             del sizes[rng.choice(list(sizes))]
-        rooms = [Room(f"{n}/{g}", str(n), slots) for n, count in sizes.items() for g in range(count)]
+        rooms = [
+            Room(f"{n}/{g}", str(n), slots) for n, count in sizes.items() for g in range(count)
+        ]
         names = {room.name for room in rooms}
         for name in [name for name in live if name not in names or rng.random() < 0.2]:
             del live[name]

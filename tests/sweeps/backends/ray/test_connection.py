@@ -1,8 +1,7 @@
 """What Ray raises when it starts."""
 
 import pytest
-
-from sweeps.backends.ray.ray_backend import NODE_STARTS, start_ray
+from sweeps.backends.ray.connection import NODE_STARTS, start_ray
 
 
 class Slow:
