@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from peft_jobs.activity import at_stage
+
 
 class Phases:
     """`seconds` holds the wall time of each phase so far, without the phases inside it."""
@@ -23,7 +25,8 @@ class Phases:
         start = time.perf_counter()
         self._inside.append(0.0)
         try:
-            yield
+            with at_stage(name):
+                yield
         finally:
             spent = time.perf_counter() - start
             nested = self._inside.pop()

@@ -68,6 +68,8 @@ def run_sweep(spec: SweepSpec) -> Leaderboard:
 class LaunchCallbacks:
     """Who is told how a launch goes; by default nobody."""
 
+    on_stage: Callable[[str], None] = lambda _: None
+    """Told now and then, before the first trial, what the work is at (`peft_jobs.activity`)."""
     on_prepared: Callable[[SweepSpec, Prepared], None] = lambda *_: None
     on_change: Callable[[Driver], None] = lambda _: None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
@@ -106,8 +108,11 @@ def _launch(
         spec = _while_ticking(
             partial(with_inputs, spec, folder), lambda: _stop_if(tick()), "inputs"
         )
+        callbacks.on_stage("ray" if spec.resources.backend == "ray" else "load")
         with contextlib.closing(make_backend(spec, folder)) as backend:
-            prepared = backend.prepare(spec.trial, variants(spec), lambda: _stop_if(tick()))
+            prepared = backend.prepare(
+                spec.trial, variants(spec), lambda: _stop_if(tick()), callbacks.on_stage
+            )
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
             seen = {part: prepared.provenance.get(part) for part in COMPARABLE}
@@ -166,6 +171,7 @@ def _stop_if(wanted: bool) -> None:
 
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
+    driver.note_time()
     driver.finish_files()
     leaderboard = make_leaderboard(driver.study)
     with _enduring_if(True, "the leaderboard"):

@@ -5,6 +5,7 @@ the URL, so it is SQLAlchemy that writes it.
 """
 
 from pathlib import Path
+from urllib.parse import unquote
 
 import sqlalchemy
 
@@ -26,5 +27,9 @@ def sqlite_file(url: str) -> Path | None:
     """The file of a URL; None if it is none of a SQLite file."""
     if not url.startswith("sqlite"):
         return None
-    database = sqlalchemy.make_url(url).database
-    return None if database in (None, "", ":memory:") else Path(str(database))
+    made = sqlalchemy.make_url(url)
+    database, query = made.database or "", made.query
+    if "uri" in query and database.startswith("file:"):  # SQLite's own form, file:/path?uri=true
+        database = ":memory:" if "mode" in query and query["mode"] == "memory" else database[5:]
+        database = unquote(database)
+    return None if database in ("", ":memory:") else Path(database)

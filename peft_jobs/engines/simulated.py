@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from peft_jobs.activity import moved
 from peft_jobs.errors import DataError, DeviceLost, Diverged, OutOfMemory, SpecError
 from peft_jobs.host.checkpoint import CheckpointState, newest_whole, write
 from peft_jobs.host.job import Inbox, Job, Prepared
@@ -66,8 +67,9 @@ class SimulatedEngine:
     """`Engine` with `num_slots` slots; each optimizer step sleeps `step_seconds`.
 
     `faults` ends given trials at their first step: {number: "bug", "data", "diverged" or "oom"};
-    "death" ends the whole process, "device" loses the device. "unmeasured" and "undefined" end
-    nothing here: the evaluation leaves the loss out, or finds it to be NaN.
+    "death" ends the whole process, "device" loses the device, "hang" stops the thread.
+    "unmeasured" and "undefined" end nothing here: the evaluation leaves the loss out, or finds it
+    to be NaN.
     A checkpoint is left at every rung, when asked, and when interrupted; a later attempt goes on
     from it, and reports the checkpoint's rung again.
     """
@@ -103,17 +105,18 @@ class SimulatedEngine:
                 slots.append(self._start(job))
             if not slots:
                 return
+            moved()
             if self.step_seconds:
                 time.sleep(self.step_seconds)
-            moved = False
+            any_moved = False
             for slot in list(slots):
                 if not slot.job.decided:
                     continue
-                moved = True
+                any_moved = True
                 self._advance(slot)
                 if slot.job.ended:
                     slots.remove(slot)
-            if not moved:
+            if not any_moved:
                 self._await_change(slots, inbox)
 
     def status(self) -> dict[str, Any]:
@@ -160,6 +163,8 @@ class SimulatedEngine:
                 self.steps_done += 1
             if fault == "death":
                 os._exit(1)
+            if fault == "hang":
+                time.sleep(10**6)
             if fault in _FAULTS:
                 raise _FAULTS[fault](f"simulated {fault}")
             loss = loss_at(job.spec, slot.samples)

@@ -18,6 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from peft_jobs.activity import moved
 from peft_jobs.base.positions import stated_limit, table_length
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.evaluation.custom_metrics import checked, load_metric
@@ -116,6 +117,7 @@ def generate(
     )
     answers = [""] * len(prompts)
     for numbers in _batches(prompts, batch_size, mixed=not (decoder and _loses_positions(model))):
+        moved()
         tokens_BS, mask_BS = _padded([prompts[n] for n in numbers], tokenizer, left=decoder)
         with without_own_settings(source):
             written = source.generate(

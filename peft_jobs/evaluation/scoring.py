@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from peft_jobs.activity import moved
 from peft_jobs.base.loading import Base
 from peft_jobs.device.precision import autocast
 from peft_jobs.evaluation.custom_metrics import checked, custom_metrics
@@ -115,6 +116,7 @@ def batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     starts = range(0, len(order), batch_size)
     for start in starts:
+        moved()
         yield examples_of(dataset[order[start : start + batch_size]])
 
 

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     """A constraint of the space turned the point away before launch."""
     REFUSED = "refused"
     """The base, or PEFT, does not take the adapter: seen when it was put on the base."""
+    TIMEOUT = "timeout"
+    """It ran for longer than a trial of the sweep may."""
     DUPLICATE = "duplicate"
     """The same resolved trial was asked for before."""
     BUG = "bug"

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from peft_jobs.activity import last_moved
 from peft_jobs.errors import DeviceLost, Fenced
 from peft_jobs.host.job import Engine, Job, Prepared
 from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
@@ -172,6 +173,16 @@ class TrialHost:
             queued = [job.trial for job in self._queue]
         return {"running": running, "queued": queued, **self._engine.status()}
 
+    def silent_seconds(self) -> float:
+        """For how long the engine has not got on though a trial of it could; 0 if none could."""
+        with self._changed:
+            waiting = {*self._queue, *self._fetching}
+            running = (job for job in self._jobs.values() if job not in waiting)
+            working = any(job.decided and not job.ended for job in running)
+        if not working:
+            return 0.0
+        return time.monotonic() - max(last_moved(), self._changed.notified)
+
     def close(self, timeout_seconds: float = 60.0) -> bool:
         """Interrupt everything and stop the engine's thread; True if all has ended in time.
 
@@ -285,8 +296,11 @@ class _Condition(threading.Condition):
     def __init__(self, on_change: Callable[[], None] | None) -> None:
         super().__init__(threading.RLock())
         self._on_change = on_change
+        self.notified = time.monotonic()
+        """When something last changed: an engine may have waited for it."""
 
     def notify_all(self) -> None:
+        self.notified = time.monotonic()
         super().notify_all()
         if self._on_change is not None:
             self._on_change()

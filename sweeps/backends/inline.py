@@ -1,10 +1,12 @@
 """The inline backend: one trial host in this process, no Ray; a debugger works in every trial."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from peft_jobs import TrialSpec
+from peft_jobs.activity import stage
 from peft_jobs.engines import load_engine
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host.job import Prepared
@@ -12,7 +14,10 @@ from peft_jobs.host.messages import Interrupted, Message, Report
 from peft_jobs.host.trial_host import TrialHost
 from sweeps.driver.driver import Driver
 
+log = logging.getLogger(__name__)
+
 TICK_SECONDS = 0.5
+CLOSE_SECONDS = 60.0
 
 
 class InlineBackend:
@@ -21,6 +26,7 @@ class InlineBackend:
     def __init__(self, engine: str, options: dict[str, Any]) -> None:
         self._news = threading.Event()
         self._host = TrialHost(load_engine(engine, options), on_change=self._news.set)
+        self._is_hung = False
         self._live: dict[int, tuple[int, int]] = {}
         """Of what runs, the attempt, and the last report that was taken."""
 
@@ -29,10 +35,17 @@ class InlineBackend:
         spec: TrialSpec,
         variants: Sequence[TrialSpec],
         on_tick: Callable[[], object] = lambda: None,
+        on_stage: Callable[[str], object] = lambda _: None,
     ) -> Prepared:
-        """See `Engine.prepare`; `on_tick` is called about twice a second meanwhile."""
+        """See `Engine.prepare`; `on_tick` is called about twice a second meanwhile,
+        and `on_stage` is told what the work is at (`peft_jobs.activity`)."""
         texts = [variant.to_json() for variant in variants]
-        return self._host.prepare(spec.to_json(), texts, on_tick)
+
+        def tick() -> None:
+            on_stage(stage())
+            on_tick()
+
+        return self._host.prepare(spec.to_json(), texts, tick)
 
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""
@@ -43,7 +56,11 @@ class InlineBackend:
             self._news.wait(TICK_SECONDS)
             self._news.clear()
             driver.tick()
+            for number, kind in driver.overdue():
+                self._host.request_cancel(number, self._live[number][0], kind)
             self._take_all(driver)
+            if self._hangs(driver):
+                return
         if not driver.stop_requested:
             return
         self._host.close()
@@ -52,7 +69,19 @@ class InlineBackend:
         driver.leave_running()
 
     def close(self) -> None:
-        self._host.close()
+        self._host.close(0.0 if self._is_hung else CLOSE_SECONDS)
+
+    def _hangs(self, driver: Driver) -> bool:
+        """Whether the engine makes no step any more: only a new process gets beyond that."""
+        limit, silent = driver.spec.resources.stall_seconds, self._host.silent_seconds()
+        if limit is None or silent <= limit:
+            return False
+        driver.fail(f"its engine has made no step for {silent:.0f} s (resources.stall_seconds)")
+        log.critical("the sweep ends, and its trials wait for the next launch")
+        for number in list(driver.running):
+            driver.interrupt(number)
+        self._is_hung = True
+        return True
 
     def _fill(self, driver: Driver) -> None:
         resources = driver.spec.resources

@@ -1,7 +1,10 @@
 """The commands of `peft-sweep`: names, arguments, help. What they do lies in the modules beside."""
 
 import importlib.metadata
+import io
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +48,19 @@ def main() -> None:
     """
     if not sys.flags.safe_path:
         sys.path.append("")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
+    for name in _set_to_nothing(os.environ):
+        del os.environ[name]
     app(prog_name="peft-sweep")
+
+
+def _set_to_nothing(environment: Mapping[str, str]) -> list[str]:
+    """Variables that job systems and compose files set to an empty text where they mean none, and
+    that MLflow, Ray and others would read as a number or a path."""
+    prefixes = ("MLFLOW_", "RAY_", "HF_", "PEFT_SWEEPS_", "AWS_")
+    return [name for name, value in environment.items() if not value and name.startswith(prefixes)]
 
 
 def _example(*lines: str) -> dict[str, Any]:
@@ -226,19 +241,25 @@ def status(
         from sweeps.cli.commands import submit
 
         return submit.status(name, address, json)
+    from sweeps.cli.commands.starting import status_of_start
     from sweeps.cli.commands.status import status
-    from sweeps.results.recorded_sweep import open_sweep
+    from sweeps.results.recorded_sweep import Starting, open_sweep
 
-    return status(open_sweep(storage, name, study_url), json)
+    try:
+        sweep = open_sweep(storage, name, study_url)
+    except Starting as start:
+        return status_of_start(start, json)
+    return status(sweep, json)
 
 
 @app.command(**_example("peft-sweep watch demo"))
 def watch(name: Name, storage: Storage = RUNS, study_url: StudyUrl = None) -> None:
     """Watch a sweep that another terminal or machine drives."""
+    from sweeps.cli.commands.starting import started
     from sweeps.cli.commands.status import watch
     from sweeps.results.recorded_sweep import open_sweep
 
-    watch(open_sweep(storage, name, study_url))
+    watch(started(lambda: open_sweep(storage, name, study_url)))
 
 
 @app.command(**_example("peft-sweep stop demo"))
@@ -250,10 +271,15 @@ def stop(
         from sweeps.cli.commands import submit
 
         raise typer.Exit(submit.stop(name, address))
+    from sweeps.cli.commands.starting import stop_start
     from sweeps.cli.commands.status import stop
-    from sweeps.results.recorded_sweep import open_sweep
+    from sweeps.results.recorded_sweep import Starting, open_sweep
 
-    raise typer.Exit(stop(open_sweep(storage, name, study_url)))
+    try:
+        sweep = open_sweep(storage, name, study_url)
+    except Starting as start:
+        raise typer.Exit(stop_start(start)) from None
+    raise typer.Exit(stop(sweep))
 
 
 @app.command(

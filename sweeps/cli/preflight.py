@@ -24,6 +24,7 @@ from sweeps.spec import SweepSpec
 from sweeps.spec.loading import load_data_alone, load_sweep
 from sweeps.spec.sample_points import drawn_trials, varying_names
 from sweeps.spec.yaml_file import SweepFileError
+from sweeps.tracking.schema import schema_mistake
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,14 @@ def check_data(spec: SweepSpec, source: str) -> None:
         *(leak["message"] for leak in found["leaks"]),
     ):
         say(f"data: {text}", style="yellow")
+
+
+def check_tracking(spec: SweepSpec, source: str) -> None:
+    """SweepFileError if the database of the sweep's runs is another MLflow's."""
+    if spec.tracking.enabled:
+        uri = spec.tracking.uri or SweepFolder.of(spec).tracking_url
+        if (mistake := schema_mistake(uri)) is not None:
+            raise SweepFileError(source, [mistake])
 
 
 def summary_of_trial(trial: TrialSpec, cache_dir: Path, max_rows: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def shown(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
-    return str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from peft_jobs import Kind, State
 from sweeps.spec import BudgetSpec
@@ -14,10 +15,17 @@ class Budget:
     then seen in one.
     """
 
-    def __init__(self, spec: BudgetSpec) -> None:
+    def __init__(
+        self,
+        spec: BudgetSpec,
+        driven_before: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`driven_before` are the seconds of earlier drivers."""
         self.spec = spec
         self.started = time.time()
         """Seconds since the epoch."""
+        self._before, self._clock, self._began = driven_before, clock, clock()
         self.asked = 0
         """Trials that were launched, by earlier drivers too."""
         self.ended: Counter[str] = Counter()
@@ -53,11 +61,16 @@ class Budget:
             return True
         if self.has_too_many_failures:
             self.fail(f"more than {self.spec.max_failures} trials failed")
-        elif self.spec.timeout is not None and time.time() - self.started > self.spec.timeout:
+        elif self.spec.timeout is not None and self.driven_seconds > self.spec.timeout:
             self.stop_reason = f"the timeout of {self.spec.timeout:g} seconds is over"
         else:
             return self.asked >= self.spec.n_trials and not num_waiting
         return True
+
+    @property
+    def driven_seconds(self) -> float:
+        """For which the sweep was driven, by earlier drivers too."""
+        return self._before + self._clock() - self._began
 
     @property
     def has_too_many_failures(self) -> bool:

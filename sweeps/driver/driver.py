@@ -17,9 +17,10 @@ from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Repor
 from sweeps.driver.budget import Budget
 from sweeps.driver.late_files import LateFiles
 from sweeps.driver.retention import Retention
+from sweeps.driver.running import Running, overdue
 from sweeps.driver.tracked_runs import all_metrics, now_ms, track_interruption, track_start
 from sweeps.driver.trial_record import claim_adapter, record_end, record_missing, record_start
-from sweeps.driver.verdict import Fault, fault_of
+from sweeps.driver.verdict import fault_of
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.study.asker import Point
@@ -28,17 +29,8 @@ from sweeps.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-
-@dataclass
-class Running:
-    """What a live trial is at."""
-
-    point: Point
-    started: float
-    attempt: int
-    progress: Progress | None = None
-    fault: Fault | None = None
-    """Why it was asked to stop, if it cannot be compared; its end is told so."""
+NOTE_SECONDS = 10.0
+"""Between notes of how long the sweep was driven: what a killed driver may forget."""
 
 
 @dataclass
@@ -53,7 +45,8 @@ class Driver:
     on_tick: Callable[[], bool] = lambda: False
     """Called in every round of the backend's loop; True asks the driver to stop."""
     on_end: Callable[[], None] = lambda: None
-    """Called for every trial that has ended."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds of this machine, which setting its time does not move."""
     running: dict[int, Running] = field(default_factory=dict)
     ended: dict[int, TrialResult] = field(default_factory=dict)
     best: tuple[int, float] | None = None
@@ -64,7 +57,8 @@ class Driver:
     _stop_shown: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.budget = Budget(self.spec.budget)
+        self.budget = Budget(self.spec.budget, self.study.driven_seconds, self.clock)
+        self._noted = self.budget.driven_seconds
         self._retention = Retention(self.folder)
         self._files = LateFiles()
         folder, tracker, results = self.folder, self.tracker, self.folder.results()
@@ -75,8 +69,7 @@ class Driver:
             if "result" in trial.user_attrs:
                 result = TrialResult.model_validate(trial.user_attrs["result"])
                 self._count(trial.number, result)
-                has_file = trial.number in results
-                known = (folder, tracker, trial, self.spec.trial, result, has_file)
+                known = (folder, tracker, trial, self.spec.trial, result, trial.number in results)
                 self._files.write(_files_of(trial.number), partial(record_missing, *known))
                 self._retention.trial_ended(trial.number)
         self.budget.asked = len(self.ended)
@@ -109,11 +102,22 @@ class Driver:
     def tick(self) -> None:
         """To be called in every round of a backend's loop, also while nothing happens."""
         self._files.again()
+        if self.budget.driven_seconds - self._noted >= NOTE_SECONDS:
+            self.note_time()
         if self.on_tick():
             self.request_stop()
         if self.stop_requested and not self._stop_shown:
             self._stop_shown = True
             self.on_change(self)
+
+    def overdue(self) -> list[tuple[int, Kind]]:
+        """Trials that have run for too long, each given once: the backend is to stop them."""
+        return overdue(self.running, self.spec.budget.trial_timeout, self.clock())
+
+    def note_time(self) -> None:
+        """Record for how long the sweep was driven."""
+        self._noted = self.budget.driven_seconds
+        self.study.note_driven(self._noted)
 
     def ask(self) -> Assignment | None:
         """The next trial, started; None when no further one is to be started."""
@@ -124,8 +128,7 @@ class Driver:
         """`ask` without the start: what may take long, and may run beside reports."""
         if self.stop_requested or self.budget.is_spent(len(self.study.interrupted)):
             return None
-        point = self.study.ask()
-        if point is None:
+        if (point := self.study.ask()) is None:
             self.budget.stop(self.study.exhausted)
             return None
         self.budget.asked += 1
@@ -137,7 +140,7 @@ class Driver:
         with contextlib.suppress(OSError):  # its host makes it, or says why it cannot
             directory.mkdir(parents=True, exist_ok=True)
         self._files.write(_files_of(point.number), partial(record_start, self.folder, point))
-        self.running[point.number] = Running(point, time.time(), point.attempt)
+        self.running[point.number] = Running(point, time.time(), point.attempt, self.clock())
         track_start(self.tracker, point, now_ms())
         self.on_change(self)
         spec_json, location = point.spec.to_json(), self.folder.location_of(directory)
@@ -161,9 +164,9 @@ class Driver:
         if known is None or progress.step >= known.step:  # a checkpoint may be named later
             running.progress = progress
         self.budget.is_proven = True
-        running.fault = fault_of(self.spec.objective, progress) or running.fault
-        if running.fault is not None:
-            return running.fault.kind
+        if fault := fault_of(self.spec.objective, progress) or running.fault:
+            running.fault = fault
+            return fault.kind
         stop = None if self.study.report(number, progress) else Kind.WEAK
         if progress.checkpoint is not None:
             objective = self.spec.objective
@@ -210,7 +213,7 @@ class Driver:
             self.interrupt(number)
 
     def finish_files(self) -> None:
-        """Write the files that could not be written before, or say which ones are missing."""
+        """Write the files that could not be written before, or name them."""
         if left := self._files.finish():
             log.error("not written: %s; the next launch writes them", ", ".join(left))
 
@@ -226,8 +229,7 @@ class Driver:
 
     def _order(self, number: int) -> tuple[bool, float, int]:
         """Sorts trials that have an adapter, the best one first."""
-        result = self.ended[number]
-        objective = self.spec.objective
+        result, objective = self.ended[number], self.spec.objective
         loss = objective.as_loss(result.metrics[objective.metric])
         return (not self.study.feasible(result), loss, number)
 

@@ -1,6 +1,7 @@
 """Tells the tracker of a sweep and of its trials: a run each, opened with its spec and ended."""
 
 import math
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from peft_jobs import Progress, State, TrialResult
 from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, LOG_FILE, METRICS_FILE, TRACEBACK_FILE
+from sweeps.errors import Unavailable
 from sweeps.records.layout import SweepFolder, run_name
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.reports import markdown, report_artifacts
@@ -36,19 +38,21 @@ def open_tracker(study: SweepStudy, folder: SweepFolder, prepared: Prepared) -> 
         return NoTracker()
     on_gpu = prepared.provenance.get("device") != "cpu"
     memory = "memory/peak_allocated_bytes" if on_gpu else "memory/peak_rss_bytes"
-    tracker = MlflowTracker(
-        folder.outbox,
-        spec.tracking.uri or folder.tracking_url,
-        spec.tracking.experiment,
-        spec.name,
-        sweep_key=study.key,
-        view=View(
-            objective.metric,
-            objective.direction,
-            metrics=(memory, "trainable_parameters"),
-            params=varying_names(spec),
-        ),
+    view = View(
+        objective.metric,
+        objective.direction,
+        metrics=(memory, "trainable_parameters"),
+        params=varying_names(spec),
     )
+    uri = spec.tracking.uri or folder.tracking_url
+    place = (folder.outbox, uri, spec.tracking.experiment, spec.name)
+    try:
+        tracker = MlflowTracker(*place, sweep_key=study.key, view=view)
+    except sqlite3.Error as error:
+        raise Unavailable(
+            f"{folder.outbox}, where records wait for MLflow, cannot be opened: {error}; make "
+            "room, move it aside (MLflow then lacks what waits in it), or run with tracking=none"
+        ) from error
     params = {
         name.removeprefix("trial."): value
         for name, value in flatten(spec.without_credentials()).items()

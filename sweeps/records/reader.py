@@ -43,19 +43,18 @@ def recorded_spec(
     return spec
 
 
-def recorded_names(storage: Path) -> list[str]:
-    """The names of the sweeps in `storage`, sorted. Unavailable if a store does not answer."""
+def recorded_names(storage: Path, by: str = RECORD_FILE) -> list[str]:
+    """The names of the folders in `storage` that hold the file `by`, sorted: sweeps have a record.
+
+    Unavailable if a store does not answer.
+    """
     url = object_store.origin(storage)
     if url is not None:
         try:
-            return [
-                n
-                for n in object_store.children(url)
-                if object_store.exists(f"{url}/{n}/{RECORD_FILE}")
-            ]
+            return [n for n in object_store.children(url) if object_store.exists(f"{url}/{n}/{by}")]
         except OSError as error:
             raise Unavailable(f"{url} cannot be read: {error}") from error
-    return sorted(path.parent.name for path in storage.glob(f"*/{RECORD_FILE}"))
+    return sorted(path.parent.name for path in storage.glob(f"*/{by}"))
 
 
 def read_record(storage: Path, name: str) -> dict[str, Any]:

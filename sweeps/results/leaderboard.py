@@ -94,7 +94,9 @@ class Leaderboard:
     def varying(self) -> list[str]:
         """The parameters whose value differs between rows."""
         names = dict.fromkeys(name for row in self.rows for name in row.params)
-        return [n for n in names if len({repr(row.params.get(n)) for row in self.rows}) > 1]
+        seen = {n: {repr(row.params[n]) for row in self.rows if n in row.params} for n in names}
+        gaps = {n for n in names if any(n not in row.params for row in self.rows)}
+        return [n for n in names if len(seen[n]) + (n in gaps) > 1]
 
     @property
     def columns(self) -> list[str]:

@@ -4,13 +4,16 @@ sweep = open_sweep("runs", "demo")
 sweep.leaderboard().to_frame()
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import sqlalchemy as sa
 
 from peft_jobs import SpecError
+from sweeps.file_names import ID_FILE
 from sweeps.records.layout import SweepFolder, storage_folder
 from sweeps.records.ownership import check_own
 from sweeps.records.reader import read_record, recorded_names, validated, without_credentials
@@ -20,6 +23,7 @@ from sweeps.results.leaderboard import Leaderboard, make_leaderboard
 from sweeps.results.trials import Trials, read_trials
 from sweeps.spec import SweepSpec
 from sweeps.study.database import open_to_read
+from sweeps.study.lease import Holder, read_lease
 from sweeps.study.study import SweepStudy
 
 Databases = dict[str, optuna.storages.RDBStorage]
@@ -54,6 +58,18 @@ class RecordedSweep:
         return read_curves(self.study, self.folder)
 
 
+class Starting(SpecError):
+    """A sweep whose driver has no trial yet: it loads base and data."""
+
+    def __init__(self, folder: SweepFolder, holder: Holder, engine: sa.Engine) -> None:
+        super().__init__(
+            f"the sweep {folder.name!r} is starting: {holder} loads its base and data, since "
+            f"{max(0.0, time.time() - holder.since):.0f} s; it has no trial yet"
+        )
+        self.name, self.option = folder.name, folder.option
+        self.holder, self.engine = holder, engine
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """A sweep whose record cannot be read, and why."""
@@ -67,7 +83,8 @@ def open_sweep(storage: str | Path, name: str, study_url: str | None = None) -> 
 
     `study_url` is needed where the sweep's database takes credentials, because the record holds
     none; a sweep that was kept in `<storage>/optuna.db` is read from there, whatever is given.
-    Raises SpecError if there is no such sweep, or its study cannot be opened.
+    Raises SpecError if there is no such sweep, or its study cannot be opened; Starting if it has no
+    trial yet.
     """
     return _open(storage_folder(storage), name, study_url, {})
 
@@ -75,18 +92,24 @@ def open_sweep(storage: str | Path, name: str, study_url: str | None = None) -> 
 def open_sweeps(
     storage: str | Path, study_url: str | None = None
 ) -> Iterator[RecordedSweep | Unreadable]:
-    """Every sweep of `storage`, by name."""
+    """Every sweep of `storage`, by name, also those that are starting."""
     folder, opened = storage_folder(storage), Databases()
-    for name in recorded_names(folder):
+    recorded = recorded_names(folder)
+    for name in sorted({*recorded, *recorded_names(folder, ID_FILE)}):
         try:
             yield _open(folder, name, study_url, opened)
         except SpecError as error:
-            yield Unreadable(name, str(error))
+            if name in recorded or isinstance(error, Starting):
+                yield Unreadable(name, str(error))
 
 
 def _open(storage: Path, name: str, study_url: str | None, opened: Databases) -> RecordedSweep:
-    record = read_record(storage, name)
     folder = SweepFolder(storage.absolute(), name)
+    try:
+        record = read_record(storage, name)
+    except SpecError:
+        _tell_if_starting(folder, study_url)
+        raise
     spec = validated({**record["sweep"], "storage": folder.location}, folder)
     url = folder.study_url if spec.study_url is None else study_url or spec.study_url
     if "***@" in url:
@@ -103,3 +126,13 @@ def _open(storage: Path, name: str, study_url: str | None, opened: Databases) ->
     study = SweepStudy(spec, rdb)
     check_own(folder, study.optuna.user_attrs)
     return RecordedSweep(study, SweepFolder(storage, name))
+
+
+def _tell_if_starting(folder: SweepFolder, study_url: str | None) -> None:
+    """Raise Starting if there is no record yet, but a driver."""
+    if folder.read(folder.id) is None or folder.read(folder.record) is not None:
+        return
+    rdb = open_to_read(study_url or folder.study_url)
+    holder = None if rdb is None else read_lease(rdb.engine, folder.name)
+    if rdb is not None and holder is not None and not holder.is_gone:
+        raise Starting(folder, holder, rdb.engine)

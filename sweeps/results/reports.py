@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import json
 from collections.abc import Sequence
 
 from peft_jobs.storage.files import write_json, write_whole
@@ -45,7 +46,7 @@ def cells(row: Row, board: Leaderboard) -> list[str]:
     ]
     known = numbers(row)
     fixed += [_number(name, known.get(name)) for name in board.shown]
-    return fixed + [_value(row.params.get(name)) for name in board.varying]
+    return fixed + [_value(row.params[n]) if n in row.params else "" for n in board.varying]
 
 
 def markdown(board: Leaderboard, limit: int = 20) -> str:
@@ -79,13 +80,24 @@ def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
 
 
 def to_csv(board: Leaderboard) -> str:
-    """All rows with plain numbers: bytes, minutes, every parameter and metric."""
+    """All rows with plain numbers: bytes, minutes, every parameter and metric.
+
+    Lists, booleans and the null that a parameter may be are as JSON writes them; what a row does
+    not have is empty.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(board.columns)
     for row in board.rows:
         known = row.known
-        writer.writerow([known.get(name) for name in board.columns])
+        writer.writerow(
+            [
+                json.dumps(known[name])
+                if name in row.params and not isinstance(known[name], str)
+                else known.get(name)
+                for name in board.columns
+            ]
+        )
     return text.getvalue()
 
 
@@ -140,4 +152,4 @@ def _value(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
-    return "" if value is None else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

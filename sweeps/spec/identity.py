@@ -7,14 +7,17 @@ from peft_jobs import SpecError, TrialSpec
 from peft_jobs.spec.dotted import flatten
 from sweeps.spec import SweepSpec
 
-_FREE = ("budget.n_trials", "budget.timeout", "budget.max_failures", "storage", "study_url")
+_FREE = (
+    *("budget.n_trials", "budget.timeout", "budget.trial_timeout", "budget.max_failures"),
+    *("storage", "study_url"),
+)
 _SINCE = ("space.points_to_evaluate",)
 
 
 def identity(spec: SweepSpec) -> dict[str, Any]:
     """The leaves that must stay: all but how much is run, where, and who watches.
 
-    A larger or smaller budget (n_trials, timeout, max_failures), the resources and the tracking
+    A larger or smaller budget (n_trials, timeouts, max_failures), the resources and the tracking
     may differ. What a file may hold only since a later version counts if the file holds it.
     """
     return {

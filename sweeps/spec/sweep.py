@@ -45,7 +45,11 @@ class BudgetSpec(Section):
     n_trials: Count
     """Trials that are started; rejected and duplicate points do not count."""
     timeout: Positive | None = None
-    """Seconds after which no further trial is started."""
+    """Seconds after which no further trial is started. They count while the sweep is driven, over
+    all its launches and restarts: one that is resumed has what is left."""
+    trial_timeout: Positive | None = None
+    """Seconds after which a trial is stopped, at its next step. They count from its start, or from
+    where a launch takes it up. It ends as pruned (timeout), and the sampler learns from it."""
     max_samples: Count | None = None
     """Training samples of a trial that is not pruned; or give one of the two below."""
     num_train_epochs: Positive | None = None

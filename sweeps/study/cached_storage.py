@@ -163,7 +163,6 @@ class CachedStorage(BaseStorage):
         return self._directions
 
     # What follows concerns studies, and is the database's.
-
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
@@ -173,7 +172,8 @@ class CachedStorage(BaseStorage):
         self._backend.delete_study(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._backend.set_study_user_attr(study_id, key, value)
+        with knowing_study(self._backend, study_id):
+            self._backend.set_study_user_attr(study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         self._backend.set_study_system_attr(study_id, key, value)

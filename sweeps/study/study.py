@@ -27,6 +27,9 @@ from sweeps.study.transaction import Changes
 from sweeps.study.turned_away import NOT_LAUNCHED
 
 _T = TypeVar("_T")
+_OF_THE_POINT = (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED, Kind.TIMEOUT)
+"""Ends that are told as a violated constraint, for the sampler to learn from."""
+_DRIVEN = "driven_seconds"
 
 
 class SweepStudy:
@@ -97,6 +100,15 @@ class SweepStudy:
         self._finish_tells()
         self._asker = Asker(self.spec, self.optuna, self.ledger, self._write)
         self.interrupted = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
+
+    @property
+    def driven_seconds(self) -> float:
+        """Seconds for which the sweep was driven, by all its drivers, as last noted."""
+        return float(self.optuna.user_attrs.get(_DRIVEN, 0.0))
+
+    def note_driven(self, seconds: float) -> None:
+        """Record `driven_seconds`."""
+        self._write(lambda: self.optuna.set_user_attr(_DRIVEN, seconds))
 
     def trials(self) -> Sequence[FrozenTrial]:
         """All trials as the study knows them, in order of number; not to be modified."""
@@ -215,7 +227,7 @@ class SweepStudy:
                 violations[name] = (known[name] - limit) / (abs(limit) or 1.0)
             elif name in result.not_finite:
                 violations[name] = 1.0
-        if result.kind in (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED):
+        if result.kind in _OF_THE_POINT:
             violations[str(result.kind)] = 1.0
         return violations
 

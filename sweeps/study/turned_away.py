@@ -44,7 +44,7 @@ class ListedPoints:
                 return spec.trial.with_params(params).fingerprint() not in self._seen
         except (SpaceError, ValidationError) as error:
             refused = told_of(error)
-        self.refused[refused] += 1
+        self.refused[f"by {refused}"] += 1
         return False
 
     @property
@@ -78,9 +78,9 @@ def told_of(error: Exception) -> str:
 
 
 def reason(trial: FrozenTrial) -> str:
-    """Why a trial was not launched, without the number of the one that it repeats."""
+    """Why a trial was not launched: `by CONSTRAINT`, or `as duplicates`."""
     known = trial.user_attrs
-    return "duplicates" if known["kind"] == Kind.DUPLICATE else str(known["reason"])
+    return "as duplicates" if known["kind"] == Kind.DUPLICATE else f"by {known['reason']}"
 
 
 def given_up(reasons: Counter[str]) -> str:
@@ -89,5 +89,5 @@ def given_up(reasons: Counter[str]) -> str:
 
 
 def _words(reasons: Counter[str]) -> str:
-    most = "; ".join(f"{count:,} by {text}" for text, count in reasons.most_common(_TOLD))
-    return f"{reasons.total():,} points were turned away ({most})".replace("by dup", "as dup")
+    most = "; ".join(f"{count:,} {text}" for text, count in reasons.most_common(_TOLD))
+    return f"{reasons.total():,} points were turned away ({most})"

@@ -5,6 +5,7 @@ The driver speaks to a `Tracker`; importing this package does not import mlflow.
 tracker          what a driver says about its sweep and trials, whoever listens
 mlflow_tracker   mirrors a sweep into MLflow at the cost of a row in a local file for each call
 destination      the server or database, the experiment, and the sweep's identity there
+schema           whether the installed MLflow can use a database that is there
 artifact_root    where artifacts lie, also after a move
 values           params, tags and metrics in the shape and size that MLflow takes
 outbox           a queue of operations on disk, which a killed driver leaves for the next one

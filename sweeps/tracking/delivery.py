@@ -209,7 +209,7 @@ def _is_refusal(error: Exception) -> bool:
 def _patience(seconds: int) -> Iterator[None]:
     """MLflow's HTTP timeout for a while; it is read from the environment at each request."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ.get(name, "10")
+    before = os.environ.get(name) or "10"
     os.environ[name] = str(max(seconds, int(before)))
     try:
         yield

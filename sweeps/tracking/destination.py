@@ -76,12 +76,12 @@ class Destination:
 def prepare(destination: Destination) -> None:
     """What must be in place before mlflow is imported and the store is opened.
 
-    Sets MLFLOW_* variables of this process that the user did not set, and puts a SQLite store into
-    WAL mode, in which its readers (the UI) and its writer do not wait for each other. One that was
-    moved takes its artifacts along.
+    Sets MLFLOW_* variables of this process that the user did not set, or set to nothing, and puts a
+    SQLite store into WAL mode, in which its readers (the UI) and its writer do not wait for each
+    other. One that was moved takes its artifacts along.
     """
     for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        os.environ[name] = os.environ.get(name) or value
     if destination.sqlite_file:
         destination.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
         if not destination.sqlite_file.exists():

@@ -1,6 +1,7 @@
 """A trial's proxy or its host dies."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +99,33 @@ def test_the_host_of_a_single_trial_is_killed_twice(
         sweep.goes_on(driver)
     sweep.finish(driver)
     sweep.check_same(unbroken)
+
+
+@pytest.mark.parametrize(("fault", "title"), [("host", HOST), ("proxy", PROXY)])
+def test_what_is_stopped_is_ended_and_its_trials_go_on(
+    two_at_a_time: Sweep, one_node: Node, fault: str, title: str
+) -> None:
+    sweep = two_at_a_time()
+    driver = sweep.launch(silent_seconds=12.0)
+    wait_for(lambda: driver.reported(2))
+    time.sleep(2.0)  # it has answered
+    one_node.workers(title)[0].suspend()
+    sweep.died(f"{fault}, kill -STOP")
+    sweep.goes_on(driver)
+    output = sweep.finish(driver)
+    sweep.check_whole()
+    assert ("has not answered for" if fault == "host" else "its proxy hangs") in output
+
+
+def test_an_engine_that_hangs_is_a_death_of_its_host(two_at_a_time: Sweep) -> None:
+    sweep = two_at_a_time(resources={"stall_seconds": 2.0})
+    options = sweep.tree["resources"]["engine_options"]
+    options["faults"] = {1: "hang"}
+    driver = sweep.launch()
+    output = driver.finish()
+    assert "has made no step for" in output
+    ended = {t.number: t.user_attrs.get("kind") for t in driver.trials()}
+    assert ended == {0: None, 1: "lost", 2: None, 3: None}, "alone in the end, and lost"
 
 
 @pytest.mark.slow

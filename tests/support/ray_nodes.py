@@ -30,7 +30,8 @@ import json, logging, sys
 from sweeps import build_sweep, run
 logging.getLogger("sweeps").setLevel(logging.INFO)
 logging.basicConfig()
-run.FLUSH_SECONDS = float(sys.argv[2])
+from sweeps.backends.ray import hangs
+run.FLUSH_SECONDS, hangs.SILENT_SECONDS = map(float, sys.argv[2:])
 outcome = run.launch(build_sweep(json.load(open(sys.argv[1]))))
 print("status:", outcome.status, outcome.reason)
 """
@@ -151,6 +152,7 @@ def drivers(folder: Path) -> Iterator[Callable[..., Launched]]:
         fault: dict[str, Any] | None = None,
         flush_seconds: float = 30.0,
         supervised: bool = False,
+        silent_seconds: float = 60.0,
     ) -> Launched:
         number = len(launched)
         if tree.get("tracking") is None:
@@ -161,7 +163,7 @@ def drivers(folder: Path) -> Iterator[Callable[..., Launched]]:
         if fault is not None:
             environment["PEFT_SWEEPS_FAULT"] = json.dumps(fault)
         file = str(folder / f"sweep-{number}.json")
-        arguments = ["-c", _DRIVER, file, str(flush_seconds)]
+        arguments = ["-c", _DRIVER, file, str(flush_seconds), str(silent_seconds)]
         if supervised:
             arguments = ["-m", "sweeps.cli", "run", file, "--plain"]
         process = fork_server().start(arguments, output, environment)

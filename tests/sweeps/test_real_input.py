@@ -48,7 +48,7 @@ def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
             data={
                 "train": str(SHARED / "data" / "nlg" / "e2e_dev.csv"),
                 "validation": str(SHARED / "data" / "nlg" / "e2e_test.csv"),
-                "validation_subset": 48,
+                "validation_subset": 24,
                 "max_length": 256,
             },
             space={
@@ -59,7 +59,7 @@ def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
                     "training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
                 }
             },
-            budget={"n_trials": 6, "max_samples": 216},
+            budget={"n_trials": 6, "max_samples": 144},
         )
     )
     outcome = launch(spec)
@@ -70,8 +70,8 @@ def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
     assert board.best is not None
     assert board.best.value is not None
     assert board.baseline is not None
-    # Measured: untouched 4.52, best 2.0 to 3.5 after 27 steps.
-    assert board.best.value < board.baseline - 0.8
+    # Measured: untouched 4.48, best 2.2 to 3.6 after 18 steps.
+    assert board.best.value < board.baseline - 0.5
 
 
 @pytest.mark.timeout(600)
@@ -79,11 +79,11 @@ def test_a_classification_sweep_on_sst2(tmp_path: Path) -> None:
     spec = build_sweep(
         sweep(
             tmp_path,
-            **sst2(validation_subset=128, max_length=128),
+            **sst2(validation_subset=64, max_length=64),
             space={"parameters": {"adapter.r": {"choices": [2, 8]}}},
             objective={"metric": "validation/accuracy", "direction": "maximize"},
             training={"per_device_train_batch_size": 16, "learning_rate": 5e-3},
-            budget={"n_trials": 2, "max_samples": 320, "num_rungs": 1},
+            budget={"n_trials": 2, "max_samples": 160, "num_rungs": 1},
         )
     )
     outcome = launch(spec)

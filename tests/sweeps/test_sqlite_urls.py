@@ -29,6 +29,25 @@ def test_a_plain_path_is_written_as_everywhere() -> None:
     assert sqlite_url(Path("runs/optuna.db")) == "sqlite:///runs/optuna.db"
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://h/sqlite"])
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:///file:/x/study.db?uri=true&password=p", "/x/study.db"),
+        ("sqlite:///file:/x/a%20b.db?mode=rw&uri=true", "/x/a b.db"),
+        ("sqlite+pysqlite:////x/a%2520b.db", "/x/a%20b.db"),
+        ("sqlite:///runs/o.db?timeout=5", "runs/o.db"),
+    ],
+)
+def test_other_forms_of_a_url_name_their_file_too(url: str, file: str) -> None:
+    assert sqlite_file(url) == Path(file)
+
+
+NO_FILES = [
+    *("sqlite://", "sqlite:///:memory:", "postgresql://h/sqlite"),
+    "sqlite:///file:shared?mode=memory&cache=shared&uri=true",
+]
+
+
+@pytest.mark.parametrize("url", NO_FILES)
 def test_what_is_no_file_has_none(url: str) -> None:
     assert sqlite_file(url) is None

@@ -1,9 +1,11 @@
-"""Runs a base once to detect hidden randomness, and layers that would pass an adapter by.
+"""Runs a base to detect hidden randomness, rows that depend on each other or on their padding, and
+layers that would pass an adapter by.
 
 Some models take the weight of a linear layer and multiply by themselves (Mamba, and what is built
 like it), which passes an adapter by; some drop activations by functions, at rates of their
-configuration, of which others belong to heads that the model does not have. Which of both happens
-differs by kernel, so it is looked at on the device where it will.
+configuration, of which others belong to heads that the model does not have; some look at padding,
+having no attention mask (FNet), or mix rows. Which of these happens differs by kernel, so it is
+looked at on the device where it will.
 """
 
 import logging
@@ -20,6 +22,8 @@ from peft_jobs.base.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
+MIXED = 1e-4
+"""Of the largest of a base's outputs, what float32 may round otherwise in a batch."""
 _KNOWN: "WeakKeyDictionary[PreTrainedModel, BaseTraits]" = WeakKeyDictionary()
 
 
@@ -29,6 +33,8 @@ class BaseTraits:
 
     draws: bool = False
     """It takes random numbers."""
+    mixes: bool = False
+    """What it gives for a row is another beside a longer row than alone."""
     opened: set[str] = field(default_factory=set)
     """Linear layers of which it uses more than what they give when called."""
     failure: str | None = None
@@ -59,6 +65,8 @@ def _detect(base: Base) -> BaseTraits:
             model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
             states = zip(before, _generators(base.device), strict=True)
             found.draws = any(not torch.equal(*state) for state in states)
+        model.eval()  # type: ignore[no-untyped-call]
+        found.mixes = _mixes(base)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # these tokens are ours: a trial's own may do
@@ -67,6 +75,39 @@ def _detect(base: Base) -> BaseTraits:
     finally:
         snapshot.restore()
     return found
+
+
+def _mixes(base: Base) -> bool:
+    tokenizer = base.tokenizer
+    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    words = [number for number in range(20) if number not in ends][-8:]
+    end = [tokenizer.eos_token_id or 0]
+    long, short = [*words[:7], *end], [words[7], words[2], *end]
+    padding = [tokenizer.pad_token_id or 0] * (len(long) - len(short))
+    together = _outputs(base, [long, short + padding], [len(long), len(short)])
+    for row, tokens in enumerate((long, short)):
+        alone = _outputs(base, [tokens], [len(tokens)])
+        for several, one in zip(together, alone, strict=True):
+            several = several[row]
+            if one.ndim > 1 and one.shape[1] == len(tokens) != several.shape[0]:
+                several = several[: len(tokens)]
+            tolerance = max(MIXED, 32 * torch.finfo(one.dtype).eps) * float(one.abs().max())
+            if one[0].shape != several.shape or float((one[0] - several).abs().max()) > tolerance:
+                return True
+    return False
+
+
+def _outputs(base: Base, rows: list[list[int]], lengths: list[int]) -> list[torch.Tensor]:
+    """Every tensor that the base gives for rows of one length, of which so much is no padding."""
+    ids = torch.tensor(rows, device=base.device)
+    places = torch.arange(ids.shape[1], device=base.device)
+    mask = (places < torch.tensor(lengths, device=base.device)[:, None]).long()
+    found = base.model(input_ids=ids, attention_mask=mask, use_cache=False)
+    return [
+        value
+        for value in found.values()
+        if isinstance(value, torch.Tensor) and value.shape[:1] == ids.shape[:1]
+    ]
 
 
 def _generators(device: torch.device) -> list[torch.Tensor]:

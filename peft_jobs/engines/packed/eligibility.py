@@ -78,6 +78,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return f"the base fails on two tokens: {habits.failure}"
     if habits.draws:
         return "the base itself drops activations, by a generator that all rows share"
+    if habits.mixes:
+        return "what the base gives for a row depends on the rows beside it, or on padding"
     for name in (*parts.adapted, *parts.whole):
         if name in habits.opened:
             return f"the base takes the weight of {name} past its adapter"

@@ -8,6 +8,7 @@ so neither kind starves.
 from collections.abc import Sequence
 from typing import Any
 
+from peft_jobs.activity import at_stage
 from peft_jobs.device.lost_device import raising_device_lost
 from peft_jobs.engines.packed.admission import Admission, alike
 from peft_jobs.engines.packed.composition import Composition
@@ -66,7 +67,8 @@ class PackedEngine:
         packable = [v for v in [spec, *variants] if alike(v, spec) and not unpackable(v, base)]
         if not packable:
             return prepared
-        worth = self._wanted or useful_slots(packable[0], base, data)
+        with at_stage("slots"):
+            worth = self._wanted or useful_slots(packable[0], base, data)
         return prepared.model_copy(update={"slots": worth})
 
     def status(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from enum import Enum, auto
 from functools import partial
 
+from peft_jobs.activity import moved
 from peft_jobs.device.lost_device import raise_if_lost
 from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.calibration import Calibration, groups
@@ -71,6 +72,7 @@ class Rounds:
         self.width = self.calibration.width(kind, most)
         seconds, num_tokens, failed = 0.0, 0, False
         for group in self._groups(ready):
+            moved()
             begun = time.perf_counter()
             works = self._works(group)
             losses = self._tried(group, works)

@@ -15,6 +15,7 @@ import psutil
 import torch
 from datasets import disable_progress_bars
 
+from peft_jobs.activity import at_stage
 from peft_jobs.base.loading import Base
 from peft_jobs.base.positions import check_some_fit
 from peft_jobs.base.resident import Resident, key_of
@@ -82,7 +83,8 @@ class SoloEngine:
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
-        measured, not_finite = split_finite(baseline(base, spec, data))
+        with at_stage("evaluate"):
+            measured, not_finite = split_finite(baseline(base, spec, data))
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
         return Prepared(
             train_rows=len(data.train),

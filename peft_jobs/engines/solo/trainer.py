@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
+from peft_jobs.activity import moved
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.sample_packing import check_apart, pack
 from peft_jobs.device.precision import autocast
@@ -116,6 +117,7 @@ class TrialTrainer(Trainer):
         return counted
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        moved()
         self.loop.clock.micro_step += 1
         loss: Tensor = super().training_step(*args, **kwargs)
         self.step_loss += loss

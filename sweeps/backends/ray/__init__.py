@@ -5,6 +5,8 @@ bridge       between Tune's event loop and the driver: searcher, scheduler, call
 proxy        what Tune schedules: it holds a trial's resources and passes messages
 host_actor   the actor around a TrialHost: one per GPU, or one per node without GPUs
 fleet        the driver's hosts
+hangs        hosts and proxies that live and do nothing
+unawaited    calls that nobody waits for
 nodes        the cluster's nodes, and which devices of theirs serve
 demand       what a sweep asks of its cluster's autoscaler
 """

@@ -11,6 +11,7 @@ from concurrent.futures import Future, wait
 from dataclasses import asdict
 from typing import Any
 
+import ray
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -41,6 +42,8 @@ class Bridge:
         self.numbers: dict[str, int] = {}
         self.attempts_on: dict[int, tuple[int, str]] = {}
         """Attempt and host of each trial, as last heard of."""
+        self.controller: Any = None
+        """Tune's, once it has a trial."""
         self.finished = False
         """True once the driver has nothing more to start."""
 
@@ -61,6 +64,26 @@ class Bridge:
         kind = self.driver.take(number, message_of(result["message"]))
         if kind is not None:
             self.fleet.cancel(number, result["attempt"], kind, result["host"])
+
+    def end_proxy(self, number: int, host: str) -> None:
+        """End the proxy of a trial on a host, if it hangs: Tune makes another one.
+
+        What was on a host that the trial has left, nobody asks about.
+        """
+        is_there = self.attempts_on.get(number, (0, host))[1] == host
+        if self.controller is None or number not in self.driver.running or not is_there:
+            return
+        for trial in self.controller.get_live_trials():
+            actor = self._actor_of(trial)
+            if trial.config.get("trial") == number and actor is not None:
+                log.warning("trial %d: its proxy hangs and is ended", number)
+                ray.kill(actor)
+
+    def _actor_of(self, trial: Trial) -> Any:
+        """The Ray actor that Tune 2.60 runs a trial in; None if it runs in none."""
+        tracked = self.controller._trial_to_actor.get(trial)
+        live = self.controller._actor_manager._live_actors_to_ray_actors_resources
+        return live[tracked][0] if tracked in live else None
 
     def lost(self, trial_id: str, reason: str) -> None:
         """Tune gave a trial up: its proxy failed again and again."""
@@ -144,6 +167,7 @@ class ReportScheduler(FIFOScheduler):
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self._bridge.controller = tune_controller
         if trial.trial_id not in self._known:
             self._known.add(trial.trial_id)
             return
@@ -173,8 +197,13 @@ class Watch(Callback):
         self._bridge = bridge
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self._bridge.fleet.ensure_now_and_then()
-        self._bridge.driver.tick()
+        bridge = self._bridge
+        bridge.fleet.ensure_now_and_then()
+        bridge.driver.tick()
+        for number, kind in bridge.driver.overdue():
+            bridge.fleet.cancel_anywhere(number, kind)
+        for number, host in bridge.fleet.hangs.unheard():
+            bridge.end_proxy(number, host)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -16,8 +16,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from peft_jobs import Fenced, SpecError
+from peft_jobs import SpecError
 from sweeps.backends.ray.demand import Demand, cannot_be_satisfied
+from sweeps.backends.ray.hangs import Hangs
 from sweeps.backends.ray.host_actor import HostActor
 from sweeps.backends.ray.nodes import (
     NodeSlot,
@@ -27,6 +28,7 @@ from sweeps.backends.ray.nodes import (
     node_slots_of,
     share_of,
 )
+from sweeps.backends.ray.unawaited import Unawaited
 from sweeps.errors import Unavailable
 from sweeps.spec.resources import ResourcesSpec
 
@@ -71,10 +73,14 @@ class Fleet:
         self._draining: dict[str, float] = {}
         """Nodes about to go, and when their hosts were last asked for checkpoints."""
         self._looked = 0.0
+        self.hangs = Hangs(resources.stall_seconds)
+        self._calls = Unawaited()
         self._resources = resources
         self._demand = None if resources.address is None else Demand()
         self.wanted: Callable[[], int] = lambda: 1
         """Trials that would run now if there were room for all."""
+        self.running: Callable[[], list[int]] = list
+        """The trials that run."""
         self.share = share_of(resources, alive_nodes())
         self.ensure()
 
@@ -130,6 +136,9 @@ class Fleet:
             self._demand.ask(self.share, min(wanted, self._max_concurrent or wanted))
         self._draining = {node: self._draining.get(node, 0.0) for node in draining & alive}
         self._save_what_drains()
+        actors = {slot.name: host.actor for slot, host in self._hosts.items()}
+        self.hangs.look(actors, self.running())
+        self._calls.look()
 
     def ensure_now_and_then(self) -> None:
         """`ensure`, at most once a second."""
@@ -172,23 +181,23 @@ class Fleet:
         return any(node["NodeID"] in host for node in alive_nodes())
 
     def cancel(self, trial: int, attempt: int, reason: str, host: str) -> None:
-        """Tell a host to stop an attempt.
+        """Tell a host to stop an attempt; does not wait.
 
         One that is gone, or a successor that never had the attempt, has nothing to stop; the trial
         goes on as the next attempt, and its next report is answered in the same way.
         """
         try:
             call: Any = ray.get_actor(host).request_cancel.remote(trial, attempt, reason)
-            ray.get(call, timeout=_CALL_SECONDS)
-        except (ray.exceptions.RayError, ValueError, KeyError, Fenced) as error:
+        except ValueError as error:
             log.warning("host %s did not cancel trial %d: %r", host, trial, error)
+        else:
+            self._calls.add(call, f"host {host} did not cancel trial {trial}")
 
-    def status(self) -> dict[str, dict[str, Any]]:
-        """Each host's status by name."""
-        calls = {
-            node_slot.name: host.actor.status.remote() for node_slot, host in self._hosts.items()
-        }
-        return {name: ray.get(call) for name, call in calls.items()}
+    def cancel_anywhere(self, trial: int, reason: str) -> None:
+        """Tell all hosts to stop a trial, whichever has it; does not wait."""
+        for host in self._hosts.values():
+            call = host.actor.cancel_trial.remote(trial, reason)
+            self._calls.add(call, f"a host did not cancel trial {trial}")
 
     def interrupt(self) -> None:
         """Ask all hosts to interrupt their trials at the next step; does not wait."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import Fenced, SpecError, faults
+from peft_jobs.activity import stage
 from peft_jobs.engines import load_engine
 from peft_jobs.host.messages import Assignment
 from peft_jobs.host.trial_host import TrialHost
@@ -49,6 +50,8 @@ class HostActor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
         self._started = time.time()
+        self._asked: dict[int, float] = {}
+        """When a proxy last asked about each trial."""
         self._claim: tuple[int, float] | None = None
         """The trial that runs or waits to run alone here, and until when it is waited for."""
         faults.passing("host.starting")
@@ -67,11 +70,13 @@ class HostActor:
         given = Assignment(**assignment)
         if not self._may_enter(given.trial, alone):
             return False
+        self._asked[given.trial] = time.monotonic()
         self._host.submit(given)
         return True
 
     async def next_report(self, trial: int, attempt: int, after_seq: int) -> dict[str, Any] | None:
         """The next message as JSON values, or None after LONG_POLL_SECONDS without one."""
+        self._asked[trial] = time.monotonic()
         deadline = time.monotonic() + LONG_POLL_SECONDS
         while True:
             news = self._event()  # taken before looking: a change in between sets this one
@@ -104,6 +109,25 @@ class HostActor:
         """Slots, queue and engine; pid and seconds of life tell hosts apart."""
         own = {"pid": os.getpid(), "seconds": time.time() - self._started}
         return {**own, **self._host.status()}
+
+    async def pulse(self, trials: list[int]) -> dict[str, Any]:
+        """`TrialHost.silent_seconds`, and the seconds since a proxy asked about each of `trials`
+        that was here."""
+        now, asked = time.monotonic(), self._asked
+        return {
+            "silent_seconds": self._host.silent_seconds(),
+            "unheard_seconds": {trial: now - asked[trial] for trial in trials if trial in asked},
+        }
+
+    async def stage(self) -> str:
+        """What the work is at."""
+        return stage()
+
+    async def cancel_trial(self, trial: int, reason: str) -> None:
+        """`request_cancel` of whatever attempt of a trial is here, if any."""
+        attempt = self._host.current_attempt(trial)
+        if attempt is not None:
+            self._host.request_cancel(trial, attempt, reason)
 
     async def close(self) -> bool:
         return await asyncio.to_thread(self._host.close)

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from sweeps.spec.resources import ResourcesSpec
 log = logging.getLogger(__name__)
 
 _KNOCK_SECONDS = 5.0
+NODE_STARTS = 3
+"""Tries to start a node here that Ray may take too long for."""
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -83,8 +86,10 @@ class RayBackend:
         spec: TrialSpec,
         variants: Sequence[TrialSpec],
         on_tick: Callable[[], object] = lambda: None,
+        on_stage: Callable[[str], object] = lambda _: None,
     ) -> Prepared:
-        """See `Engine.prepare`; `on_tick` is called about once a second meanwhile.
+        """See `Engine.prepare`; `on_tick` is called about once a second meanwhile,
+        and `on_stage` is told what the work is at (`peft_jobs.activity`).
 
         SpecError if no node fits a trial, and none that fits is added; or if host after host dies
         of it.
@@ -94,9 +99,13 @@ class RayBackend:
         for _ in range(MAX_STARTS):
             if not self.fleet.wait_for_room(on_tick):
                 raise SpecError(self._no_room())
-            call = self.fleet.wait_for_host(on_tick).prepare.remote(spec.to_json(), texts)
+            host = self.fleet.wait_for_host(on_tick)
+            call, asked = host.prepare.remote(spec.to_json(), texts), host.stage.remote()
             try:
                 while not ray.wait([call], timeout=1.0)[0]:
+                    if ray.wait([asked], timeout=0)[0]:
+                        on_stage(ray.get(asked))
+                        asked = host.stage.remote()
                     on_tick()
                     self.fleet.ensure_now_and_then()
                 return Prepared.model_validate(ray.get(call))
@@ -113,6 +122,7 @@ class RayBackend:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""
         self.fleet.divide(driver.spec.resources)
         self.fleet.wanted = lambda: driver.wanted
+        self.fleet.running = lambda: list(driver.running)
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
         share = self.fleet.share
@@ -170,17 +180,38 @@ def _connect(address: str | None, modules: Sequence[Path]) -> None:
             socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
         alone = _on_loopback() if address is None else contextlib.nullcontext()
         with keeping_signals(), alone:  # Ray 2.60 takes SIGTERM over (`ray._private.node`)
-            ray.init(
-                address=address or "local",
-                include_dashboard=False if address is None else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env=code if address is not None and modules else None,
+            start_ray(
+                partial(
+                    ray.init,
+                    address=address or "local",
+                    include_dashboard=False if address is None else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env=code if address is not None and modules else None,
+                )
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray 2.60 raises that very class if a node takes over 30 s to start
         where = "can be started" if address is None else f"at {address!r}"
         hint = "" if address is None else " (a cluster with a token needs RAY_AUTH_MODE=token here)"
+        if "AF_UNIX" in str(error):
+            hint = " (set RAY_TMPDIR to a short folder, such as /tmp/ray)"
         raise Unavailable(f"no Ray cluster {where}: {error}{hint}") from error
+
+
+def start_ray(init: Callable[[], object]) -> None:
+    """`init()`, again if a node was too slow to start: on a busy machine the next try does it.
+
+    Raises what the last of NODE_STARTS tries raises, and all other errors at once.
+    """
+    for left in reversed(range(NODE_STARTS)):
+        try:
+            init()
+            return
+        except Exception as error:
+            if type(error) is not Exception or not left:
+                raise
+            log.warning("Ray could not be started, trying again: %s", error)
+            ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ schema            the JSON schema of the sweep file
 leaderboard       leaderboard and list
 show              all that is known of one trial
 status            status, watch and stop: a sweep seen, and asked to stop, from outside
+starting          the same of a sweep that has no trial yet
 delete            delete and gc: sweeps, and what no sweep needs, removed
 archive           archive and restore: a sweep as one file
 export            write a trial's adapter, and print what was measured on the written files

@@ -19,7 +19,7 @@ from peft_jobs.spec.dotted import flatten
 from sweeps.cli.devices import device
 from sweeps.cli.display.outcome import record, tell, tell_status
 from sweeps.cli.exit_codes import ExitCode
-from sweeps.cli.preflight import check_data, load_checked
+from sweeps.cli.preflight import check_data, check_tracking, load_checked
 from sweeps.cli.screen import err, pairs, print_json, say
 from sweeps.cli.supervisor import supervise
 from sweeps.driver.driver import Driver
@@ -68,6 +68,7 @@ class Watcher(Protocol):
 
     @property
     def interrupted(self) -> list[int]: ...
+    def stage(self, name: str) -> None: ...
     def prepared(self, spec: SweepSpec, prepared: Prepared) -> None: ...
     def changed(self, driver: Driver) -> None: ...
     def stopping(self) -> None: ...
@@ -82,7 +83,8 @@ def run(path: Path, options: Options) -> int:
         overrides.append(f"study_url={json.dumps(options.study_url)}")
     spec = load_checked(path, overrides)
     if VARIABLE not in os.environ and not SweepFolder.of(spec).record.exists():
-        check_data(spec, str(path))  # once: not when a driver is started again, nor to go on
+        check_tracking(spec, str(path))  # once: not when a driver is started again, nor to go on
+        check_data(spec, str(path))
     command = ["run", str(path), *options.words()]
     if _supervises(spec, options):
         return _supervise(options, command, command)
@@ -197,9 +199,7 @@ def _launch(
             watcher.stopping()
         watcher.changed(driver)
 
-    callbacks = LaunchCallbacks(
-        on_prepared=watcher.prepared, on_change=changed, heartbeat=heartbeat
-    )
+    callbacks = LaunchCallbacks(watcher.stage, watcher.prepared, changed, heartbeat)
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
             return launch(spec, callbacks, retry_failed, moved)

@@ -6,11 +6,12 @@ that reaches both, while the driver runs and after it has died.
 
 import json as json_text
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 from rich.live import Live
@@ -55,7 +56,9 @@ def status(sweep: RecordedSweep, json: bool) -> None:
     if json:
         print_json(_record(standing))
         return
-    out.print(pairs({"driver": _driver(standing), "interrupted": _numbers(standing.interrupted)}))
+    out.print(
+        pairs({"driver": driver_of(standing.holder), "interrupted": _numbers(standing.interrupted)})
+    )
     _print(standing)
     if not standing.is_driven and not _is_done(standing):
         again = f"peft-sweep resume {sweep.name}{sweep.folder.option}"
@@ -93,17 +96,27 @@ def stop(sweep: RecordedSweep) -> ExitCode:
     holder = read_lease(engine, name)
     if holder is None or holder.is_gone:
         raise SpecError(f"nobody drives the sweep {name!r}")
+
+    def left() -> str:
+        return f"trials left unfinished: {_numbers(_look(sweep).interrupted)}"
+
+    return end_driver(name, sweep.folder.option, engine, holder, left)
+
+
+def end_driver(
+    name: str, option: str, engine: sa.Engine, holder: Holder, left: Callable[[], str]
+) -> ExitCode:
+    """Ask the driver of a sweep to stop, and wait until it has; `left` says what it left then."""
     request_stop(engine, holder)
     say(f"Stopping {holder}: the running trials leave a checkpoint at their next step.")
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
         now = read_lease(engine, name)
         if now is None or now.owner != holder.owner:
-            left = _look(sweep).interrupted
-            say(f"Stopped; trials left unfinished: {_numbers(left)}.")
+            say(f"Stopped; {left()}.")
             return ExitCode.DONE
         if now.is_gone:
-            shows = f"peft-sweep status {name}{sweep.folder.option}"
+            shows = f"peft-sweep status {name}{option}"
             raise SpecError(f"{holder} is gone without an answer; `{shows}` shows what it left")
         time.sleep(0.2)
     say(f"{holder} has not stopped in {STOP_SECONDS:g} s; `kill` it there.", style="red")
@@ -172,8 +185,8 @@ def _ended(trial: FrozenTrial) -> EndedTrial:
     return EndedTrial(trial.number, seconds, trial.user_attrs["params"], result, value)
 
 
-def _driver(standing: Standing) -> str:
-    holder = standing.holder
+def driver_of(holder: Holder | None) -> str:
+    """Who drives a sweep, in words."""
     if holder is None:
         return "nobody"
     if holder.is_gone:
@@ -225,6 +238,7 @@ def _record(standing: Standing) -> dict[str, Any]:
             for trial in snapshot.running
         ],
         "interrupted": list(standing.interrupted),
+        "starting": False,
         "best": None
         if snapshot.best is None
         else {

@@ -15,7 +15,7 @@ from peft_jobs.spec.dotted import flatten
 from sweeps.backends.backend import make_backend
 from sweeps.cli.display.data_summary import print_summary
 from sweeps.cli.display.plain import classes
-from sweeps.cli.preflight import load_checked, summary_of
+from sweeps.cli.preflight import check_tracking, load_checked, summary_of
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.records.layout import SweepFolder
 from sweeps.search.at_random import drawn_at_random, why_at_random
@@ -30,6 +30,7 @@ def validate(path: Path, overrides: Sequence[str], fast: bool, json: bool) -> No
     and of the data (`fast`: of the file), SpecError or DataError for what only the base can
     tell."""
     spec = load_sweep(path, overrides) if fast else load_checked(path, overrides)
+    check_tracking(spec, str(path))
     plan = _from_file(spec)
     summary: dict[str, Any] = {}
     if not fast and spec.resources.engine != "simulated":

@@ -3,6 +3,7 @@
 live       progress that is drawn again in place
 plain      progress as lines
 snapshot   a running sweep at one moment
+stages     what it is at before its first trial
 outcome    what came of a launch
 data_summary  what would be trained
 table      the leaderboard as a table

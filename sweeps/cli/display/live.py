@@ -17,6 +17,7 @@ from rich.text import Text
 from peft_jobs.host.job import Prepared
 from sweeps.cli.display.plain import STOPPING, ending, plan
 from sweeps.cli.display.snapshot import Observer, RunningTrial, Snapshot
+from sweeps.cli.display.stages import Stages
 from sweeps.cli.screen import clock, err, pairs, short_params
 from sweeps.driver.driver import Driver
 from sweeps.results.states import STATES, word
@@ -37,6 +38,7 @@ class LiveProgress:
         self._observer = Observer(spec)
         self._snapshot: Snapshot | None = None
         self._stopping = False
+        self._stages = Stages()
         self._waiting = Spinner("dots", "Loading the base and the data ...")
         self._live = Live(
             get_renderable=lambda: self, console=err, refresh_per_second=4, transient=True
@@ -53,8 +55,13 @@ class LiveProgress:
     def interrupted(self) -> list[int]:
         return self._observer.interrupted
 
+    def stage(self, name: str) -> None:
+        self._stages.see(name)
+        self._waiting.update(text=self._stages.current)
+
     def prepared(self, spec: SweepSpec, prepared: Prepared) -> None:
-        err.print(pairs(plan(spec, prepared)))
+        self._stages.see("")
+        err.print(pairs(self._stages.told() | plan(spec, prepared)))
         self._spec, self._observer = spec, Observer(spec)
         self._waiting = Spinner("dots", "Starting the first trial ...")
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from peft_jobs import Progress
 from peft_jobs.host.job import Prepared
 from sweeps.cli.display.snapshot import EndedTrial, Observer, RunningTrial, Snapshot
+from sweeps.cli.display.stages import Stages
 from sweeps.cli.screen import clock, err, pairs, say, short_params
 from sweeps.driver.driver import Driver
 from sweeps.results.states import word
@@ -17,6 +18,7 @@ class Lines:
     def __init__(self, spec: SweepSpec) -> None:
         self._metric = spec.objective.metric
         self._observer = Observer(spec)
+        self._stages = Stages()
         self._attempts: dict[int, int] = {}
         self._rungs: dict[int, int] = {}
 
@@ -31,9 +33,13 @@ class Lines:
     def interrupted(self) -> list[int]:
         return self._observer.interrupted
 
+    def stage(self, name: str) -> None:
+        self._stages.see(name)
+
     def prepared(self, spec: SweepSpec, prepared: Prepared) -> None:
         self._observer = Observer(spec)
-        err.print(pairs(plan(spec, prepared)))
+        self._stages.see("")
+        err.print(pairs(self._stages.told() | plan(spec, prepared)))
 
     def changed(self, driver: Driver) -> None:
         snapshot, ended = self._observer.see(driver)

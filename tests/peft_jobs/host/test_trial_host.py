@@ -433,3 +433,19 @@ def test_a_preparation_that_finds_the_host_closed_is_told() -> None:
     one._serve()
     with pytest.raises(RuntimeError, match="the host is closed"):
         asked.result(WAIT)
+
+
+def test_only_an_engine_that_could_get_on_is_silent(host: Hosts, tmp_path: Path) -> None:
+    one = host(num_slots=1, faults={1: "hang"})
+    assert one.silent_seconds() == 0.0, "nothing to do"
+    submit(one, tmp_path, 0)
+    assert isinstance(one.next_report(0, 1, 0, WAIT), Report)
+    time.sleep(0.2)
+    assert one.silent_seconds() == 0.0, "it waits for a decision"
+    follow(one, 0)
+    submit(one, tmp_path, 1)
+    deadline = time.monotonic() + WAIT
+    while one.silent_seconds() < 0.2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 0.2 <= one.silent_seconds() < WAIT
+    one.close = lambda *_: True  # type: ignore[method-assign]  # the thread never ends

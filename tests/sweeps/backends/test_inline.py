@@ -268,3 +268,14 @@ def test_other_data_under_the_same_name_are_refused(sweep: Sweep) -> None:
     study.take_over(same)
     with pytest.raises(SpecError, match="the data: was 'simulated', is 'others'"):
         study.take_over({**same, "data": "others"})
+
+
+def test_an_engine_that_hangs_ends_the_launch_and_its_trial_waits(sweep: Sweep) -> None:
+    resources = {"engine_options": {"faults": {2: "hang"}}, "stall_seconds": 1.0}
+    outcome = launch(sweep(resources=resources))
+    assert outcome.status == "failed"
+    assert outcome.reason is not None
+    assert "its engine has made no step for" in outcome.reason
+    again = launch(sweep(resources={"engine_options": {}}))
+    assert again.status == "complete"
+    assert len(again.leaderboard.rows) == 12

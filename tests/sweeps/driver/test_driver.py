@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from peft_jobs import State, TrialResult
 from sweeps import SweepSpec
 from sweeps.driver.driver import Driver
+from sweeps.errors import Unavailable
 from sweeps.records.layout import SweepFolder
 from sweeps.run import launch
 from sweeps.study.study import SweepStudy
@@ -90,3 +93,13 @@ def test_only_the_best_adapters_stay_and_none_goes_before_it_is_delivered(
     tracker.undelivered.clear()
     driver.drop_adapters()
     assert kept() == [1, 3]
+
+
+def test_an_outbox_that_cannot_be_opened_is_told_with_the_remedy(
+    sweep: Callable[..., SweepSpec],
+) -> None:
+    launch(sweep(budget={"n_trials": 1}))
+    spec = sweep(budget={"n_trials": 2}, tracking={"experiment": "peft-sweeps"})
+    SweepFolder.of(spec).outbox.write_text("no database, but long enough to be taken for one")
+    with pytest.raises(Unavailable, match=r"tracking\.db, where records wait .* tracking=none"):
+        launch(spec)

@@ -7,10 +7,13 @@ import pytest
 
 from peft_jobs import Kind, State, TrialResult
 from sweeps import SweepSpec
+from sweeps.driver.driver import NOTE_SECONDS, Driver
 from sweeps.driver.verdict import fault_of
+from sweeps.records.layout import SweepFolder
 from sweeps.run import launch
 from sweeps.spec.sweep import ObjectiveSpec
 from sweeps.study.study import SweepStudy
+from sweeps.tracking import NoTracker
 
 Sweep = Callable[..., SweepSpec]
 
@@ -58,3 +61,39 @@ def test_other_metrics_may_be_undefined_but_not_a_constraint(
     assert open_study().feasible(result)
     bounded = open_study(name="bounded", constraints={"validation/perplexity": 5.0})
     assert not bounded.feasible(result)
+
+
+def test_a_trial_that_runs_for_too_long_is_stopped_and_the_sampler_learns_from_it(
+    sweep: Sweep,
+) -> None:
+    options = {"step_seconds": 0.02}
+    budget = {"n_trials": 2, "trial_timeout": 0.3, "max_samples": 10**6, "num_rungs": 0}
+    outcome = launch(sweep(budget=budget, resources={"engine_options": options}))
+    assert outcome.status == "failed", "nothing completed"
+    for row in outcome.leaderboard.rows:
+        assert (row.state, row.kind) == ("PRUNED", "timeout")
+        assert row.error == "it ran for longer than budget.trial_timeout = 0.3 s"
+
+
+def test_the_timeout_counts_over_launches(open_study: Callable[..., SweepStudy]) -> None:
+    budget, now = {"n_trials": 1000, "timeout": 100.0}, [5.0]
+
+    def driver(**changed: float) -> Driver:
+        study = open_study(budget={**budget, **changed})
+        folder = SweepFolder.of(study.spec)
+        return Driver(study.spec, study, NoTracker(), folder, clock=lambda: now[0])
+
+    first = driver()
+    assert first.ask() is not None
+    now[0] += 2 * NOTE_SECONDS
+    first.tick()  # and it is killed
+    second = driver()
+    assert second.study.driven_seconds == 2 * NOTE_SECONDS
+    now[0] += 100.0 - 2 * NOTE_SECONDS
+    assert second.ask() is not None, "the one that was interrupted"
+    now[0] += 1.0
+    assert second.ask() is None
+    assert second.budget.stop_reason == "the timeout of 100 seconds is over"
+    second.note_time()
+    assert driver().ask() is None
+    assert driver(timeout=1000.0).ask() is not None

@@ -13,6 +13,9 @@ from peft_jobs.storage import object_store as store
 from peft_jobs.storage.files import write_json
 from sweeps import SweepSpec
 from sweeps.errors import Unavailable
+from sweeps.housekeeping.archive import archive_sweep, restore_sweep
+from sweeps.housekeeping.deletion import delete_sweep
+from sweeps.housekeeping.remains import remains_of
 from sweeps.records.layout import SweepFolder, storage_folder
 from sweeps.records.mirror import Mirror, mirrored
 from sweeps.records.reader import recorded_names
@@ -187,3 +190,23 @@ def test_no_record_holds_the_store_s_credentials(
     assert not [key for key in keys if secret in server.read(key)]
     assert secret not in (tmp_path / "study.db").read_bytes()
     assert store.origin(storage_folder(spec.storage)) == spec.storage
+
+
+def test_a_sweep_in_a_store_is_archived_deleted_and_restored_into_a_folder(
+    sweep: Sweep, server: ObjectStore, tmp_path: Path
+) -> None:
+    url = f"{server.url}/over"
+    spec = in_store(sweep(tracking="none"), url, tmp_path)
+    board = launch(spec).leaderboard
+    with pytest.raises(SpecError, match=f"keeps its files in {url} "):
+        launch(spec.model_copy(update={"storage": str(tmp_path / "other")}))
+    remains = remains_of(url, spec.name, spec.study_url)
+    assert remains.num_bytes > 1000
+    archive_sweep(remains, tmp_path / "over.tar")
+    delete_sweep(remains)
+    assert server.keys("over/") == []
+    assert not SweepFolder.of(spec).path.exists()
+    with pytest.raises(SpecError, match="there is no sweep"):
+        remains_of(url, spec.name, spec.study_url)
+    restore_sweep(tmp_path / "over.tar", tmp_path / "here")
+    assert open_sweep(tmp_path / "here", spec.name).leaderboard() == board

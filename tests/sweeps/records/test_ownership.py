@@ -1,5 +1,6 @@
 """What is found under a sweep's name is used only if it is the sweep's; else nothing is written."""
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -35,12 +36,19 @@ def few(sweep: Sweep, tmp_path: Path) -> Sweep:
 
 
 def state_of(folder: Path) -> dict[str, str]:
-    """Every file's content."""
+    """Every file's content; a database's whether its rows stand in the file or still in the log."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(content_of(path)).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.endswith("-shm")
+        if path.is_file() and not path.name.endswith(("-shm", "-wal"))
     }
+
+
+def content_of(path: Path) -> bytes:
+    if path.suffix != ".db":
+        return path.read_bytes()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return "\n".join(database.iterdump()).encode()
 
 
 def refused(spec: SweepSpec, folder: Path, moved: bool = False) -> str:

@@ -1,5 +1,7 @@
 """The leaderboard: ranks what may be compared, keeps the rest in sight."""
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +10,8 @@ from typing import Any
 import pytest
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
-from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
-from sweeps.results.reports import summary
+from sweeps.results.leaderboard import COMPARABLE, Leaderboard, Row, make_leaderboard
+from sweeps.results.reports import cells, header, summary, to_csv
 from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
@@ -130,3 +132,27 @@ def test_rows_that_saw_different_things_are_not_ranked_together(
     second = end(study, 2.0, provenance={**SEEN, part: "another"})
     with pytest.raises(SpecError, match=f"trials {first} and {second} differ in their {part}"):
         make_leaderboard(study)
+
+
+def test_null_is_told_from_what_a_row_does_not_have() -> None:
+    params: list[dict[str, Any]] = [
+        {"adapter.r": None, "adapter.target_modules": ["q_proj", "v_proj"], "training.bf16": True},
+        {"training.bf16": False},
+    ]
+    rows = tuple(
+        Row(1, number, "COMPLETE", None, 1.0, None, None, 0.0, given, {}, None, None)
+        for number, given in enumerate(params)
+    )
+    board = Leaderboard("s", "validation/loss", "minimize", rows, None)
+    names = header(board)[-3:]
+    shown = [dict(zip(names, cells(row, board)[-3:], strict=True)) for row in rows]
+    assert shown[0] == {
+        "adapter.r": "null",
+        "adapter.target_modules": "q_proj v_proj",
+        "training.bf16": "true",
+    }
+    assert shown[1] == {"adapter.r": "", "adapter.target_modules": "", "training.bf16": "false"}
+    first, second = csv.DictReader(io.StringIO(to_csv(board)))
+    assert first["adapter.r"] == "null"
+    assert json.loads(first["adapter.target_modules"]) == ["q_proj", "v_proj"]
+    assert (second["adapter.r"], second["training.bf16"]) == ("", "false")

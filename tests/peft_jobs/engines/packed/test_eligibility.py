@@ -10,6 +10,7 @@ import torch
 from peft_jobs.base.loading import load_base
 from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.errors import SpecError
+from peft_jobs.spec import TrialSpec
 from tests.peft_jobs.conftest import NUM_TOKENS, save_tokenizer
 from tests.peft_jobs.engines.packed.test_engine import both, check_same, engines_of
 
@@ -175,3 +176,37 @@ def test_watching_a_base_leaves_it_and_the_generators_as_they_were(on: Any, sche
     assert torch.equal(torch.get_rng_state(), before[1])
     assert [type(module) for module in base.model.modules()] == before[2]
     assert not any(module.training for module in base.model.modules())
+
+
+@pytest.mark.parametrize(("name", "packs"), [("FNet", False), ("Bert", True)])
+def test_a_base_that_looks_at_padding_is_not_packed(name: str, packs: bool, tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {**ATTENTION, "initializer_range": 0.2, "hidden_dropout_prob": 0.0}
+    sizes |= {"attention_probs_dropout_prob": 0.0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{name}Config")(**sizes)
+        getattr(transformers, f"{name}ForSequenceClassification")(config).save_pretrained(
+            tmp_path / "base"
+        )
+    save_tokenizer(tmp_path / "base", bert=True)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a cat", "label": "a"}\n{"text": "dogs", "label": "b"}\n' * 4)
+    spec = TrialSpec.model_validate(
+        {
+            "model": str(tmp_path / "base"),
+            "adapter": {"target_modules": "all-linear"},
+            "task": {"type": "sequence_classification", "text": "{text}", "label": "label"},
+            "data": {"train": str(path), "validation": str(path), "max_length": 16},
+            "training": {"max_steps": 1},
+        }
+    )
+    base = load_base(spec.model, spec.quantization, spec.task, labels=["a", "b"])
+    found = unpackable(spec, base)
+    if packs:
+        assert found is None
+    else:
+        assert found == (
+            "what the base gives for a row depends on the rows beside it, or on padding"
+        )
