@@ -209,7 +209,8 @@ def _clip(run: Sequence[PackRow]) -> None:
     gradients_KP = run[0].pack.gradients_KP[run[0].slot : run[-1].slot + 1]
     most_K = run[0].pack.max_norms_K[run[0].slot : run[-1].slot + 1]
     norms_K = torch.linalg.vector_norm(gradients_KP, dim=1)
-    factors_K = (most_K / (norms_K + 1e-6)).clamp_(max=1.0)
+    # A number divided by a tensor, as there, is this product, which rounds otherwise than `/`.
+    factors_K = (norms_K + 1e-6).reciprocal().mul_(most_K).clamp_(max=1.0)
     if not all(norm > 0 for norm in most):
         factors_K = torch.where(most_K > 0, factors_K, 1.0)
     gradients_KP.mul_(factors_K.unsqueeze(1))
