@@ -15,7 +15,7 @@ from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, parts
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
+from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.host.messages import Assignment, End, Report
@@ -118,10 +118,10 @@ class Driven:
             device=self.base.device,
             training=self.specs[0].training,
         )
+        step_rows([self.pack_rows[work.slot] for work in works if work.chunk.ends_step])
         for slot, work, loss in zip(slots, works, found.tolist(), strict=True):
             self._loss[slot] += loss
             if work.chunk.ends_step:
-                self.pack_rows[slot].step()
                 self.losses[slot].append(self._loss[slot])
                 self._loss[slot] = 0.0
 

@@ -21,7 +21,7 @@ lora_products   batched low-rank products with their backward
 base_traits     what a base does in training that its structure does not show
 slot_count      before the first trial: how many slots are worth it
 calibration     while trials run: how many slots share a step
-adapter         a row as an ordinary PEFT adapter
+adapter         a row as an ordinary PEFT adapter, and as a checkpoint
 """
 
 from peft_jobs import log_filters  # noqa: F401  # isort: skip  # before bitsandbytes speaks

@@ -1,19 +1,23 @@
-"""A slot's parameters as an ordinary PEFT adapter: what the solo engine would have saved."""
+"""A slot's parameters as the solo engine would have saved them: a PEFT adapter, a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
+import torch
+from torch import Tensor
 
 from peft_jobs.base.loading import Base
 from peft_jobs.engines.packed.eligibility import Parts, lora_of
+from peft_jobs.engines.packed.layout import Part
 from peft_jobs.engines.packed.pack import Named
-from peft_jobs.engines.packed.row import peft_name
+from peft_jobs.engines.packed.row import MOMENTS, Captured
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, write_labels
 from peft_jobs.storage.files import whole_folder
+from peft_jobs.training.training_state import Tensors
 
 
 def save_adapter(
@@ -44,3 +48,48 @@ def save_adapter(
         )
         write_labels(aside, classes)
     return ADAPTER_FOLDER
+
+
+def peft_name(module: str, part: Part) -> str:
+    """The name of a parameter in PEFT's model of the trial."""
+    whole = part in ("weight", "bias")
+    inner = f"modules_to_save.{ADAPTER}.{part}" if whole else f"{part}.{ADAPTER}.weight"
+    return f"base_model.model.{module}.{inner}"
+
+
+def to_snapshot(captured: Captured) -> bytes:
+    """As `training_state.snapshot` of the same trial alone: either engine goes on from it."""
+    tensors: Tensors = {}
+    for (module, part), value in captured.values.items():
+        name = peft_name(module, part)
+        tensors[f"model/{name}"] = value
+        for key, named in captured.moments.items():
+            tensors[f"optimizer/{name}/{key}"] = named[module, part]
+        if captured.moments:
+            tensors[f"optimizer/{name}/step"] = torch.tensor(float(captured.steps))
+    content: bytes = safetensors.torch.save(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    )
+    return content
+
+
+def from_snapshot(
+    tensors: Tensors, places: Mapping[tuple[str, Part], Tensor], steps: int
+) -> Captured | None:
+    """A trial's snapshot, of either engine; `places` are the parameters that it has now.
+
+    None if it holds other ones.
+    """
+    names = {peft_name(*place): place for place in places}
+    shapes = {f"model/{name}": places[place].shape for name, place in names.items()}
+    held = {name: value.shape for name, value in tensors.items() if name.startswith("model/")}
+    if shapes != held:
+        return None
+    values = {place: tensors[f"model/{name}"] for name, place in names.items()}
+    moments: dict[str, Named] = {}
+    if steps:
+        moments = {
+            key: {place: tensors[f"optimizer/{name}/{key}"] for name, place in names.items()}
+            for key in MOMENTS
+        }
+    return Captured(values, {}, moments, steps)

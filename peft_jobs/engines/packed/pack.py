@@ -42,6 +42,8 @@ class Pack:
         """AdamW's first and second."""
         self.scales_K = torch.zeros(num_slots, dtype=dtype, device=device)
         """alpha / r of each slot, or alpha / sqrt(r)."""
+        self.max_norms_K = torch.zeros_like(self.scales_K)
+        """To which each slot's gradients are clipped; 0 where they are not."""
         self.rows: Rows = slice(0, num_slots)
         """The slots that take part in this step."""
         self.step_scales_K = self.scales_K

@@ -13,11 +13,11 @@ from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import result_of
-from peft_jobs.engines.packed.adapter import save_adapter
+from peft_jobs.engines.packed.adapter import from_snapshot, save_adapter, to_snapshot
 from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, from_snapshot, to_snapshot
+from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
 from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import TrialResult
@@ -142,8 +142,9 @@ class PackedTrial:
     def stepped(self, loss: float, ends_step: bool) -> None:
         """A chunk's gradients are there, and with it perhaps the optimizer step's.
 
-        `loss` is the chunk's part of the step's. `end_step` must follow, at the latest when the
-        slots that reach a rung in the same round are evaluated.
+        `loss` is the chunk's part of the step's. Where it `ends_step`, `step_rows` of the row and
+        `end_step` must follow, at the latest when the slots that reach a rung in the same round are
+        evaluated.
         """
         assert self.row is not None
         self.has_stepped = True
@@ -151,14 +152,12 @@ class PackedTrial:
         if not ends_step:
             return
         loss, self.loss = self.loss, 0.0
-        rate = self.row.learning_rate
-        self.row.step()
         self.scoring.known.clear()
         self.counts.tokens += self.feed.tokens
         self._step_end = StepEnd(
             loss=loss,
-            learning_rate=rate,
-            schedule=self.schedule.state(self.row.steps),
+            learning_rate=self.row.learning_rate,
+            schedule=self.schedule.state(self.row.steps + 1),
             tensors=self._snapshot,
             is_last=self.counts.step + 1 >= self.num_steps,
         )

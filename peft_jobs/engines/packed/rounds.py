@@ -14,6 +14,7 @@ from peft_jobs.engines.packed.calibration import Calibration, groups
 from peft_jobs.engines.packed.composition import UNLIMITED, Composition
 from peft_jobs.engines.packed.evaluations import Evaluations
 from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.row import step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.host.result import TrialResult
 from peft_jobs.tasks import TASKS
@@ -91,10 +92,29 @@ class Rounds:
             for trial, work, loss in zip(group, works, losses, strict=True):
                 trial.phases.add({"train": spent / len(group)})
                 trial.draft.provenance["slots"] = self.width
-                results[trial] = trial.attempted(partial(_stepped, trial, work, loss))
+                ends_step = work.chunk.ends_step
+                results[trial] = trial.attempted(partial(trial.stepped, loss, ends_step))
+            self._end_steps(group, works, results)
         if not failed:
             self.calibration.saw(kind, self.width, seconds, num_tokens)
         return True
+
+    def _end_steps(
+        self, group: Sequence[PackedTrial], works: Sequence[Work], results: Results
+    ) -> None:
+        """Step the optimizers of those whose chunk was the last of a step, and report."""
+        due = [
+            trial
+            for trial, work in zip(group, works, strict=True)
+            if work.chunk.ends_step and results[trial] is None
+        ]
+        try:
+            step_rows([trial.row for trial in due if trial.row is not None])
+        except Exception as error:
+            results |= {trial: trial.failure(error) for trial in due}
+        for trial in group:
+            if results[trial] is None:
+                results[trial] = trial.attempted(partial(_ended, trial))
 
     def _narrowed(self, kind: Hashable, group: Sequence[PackedTrial]) -> bool:
         """Make smaller steps of trials that memory was too small for; False if these were all."""
@@ -162,12 +182,14 @@ class Rounds:
         while not ended:
             [work] = self._works([trial])
             [loss] = self._losses(trial, [work])
-            _stepped(trial, work, loss)
             ended = work.chunk.ends_step
+            trial.stepped(loss, ended)
+            if ended and trial.row:
+                step_rows([trial.row])
+            _ended(trial)
 
 
-def _stepped(trial: PackedTrial, work: Work, loss: float) -> None:
-    trial.stepped(loss, work.chunk.ends_step)
+def _ended(trial: PackedTrial) -> None:
     if not trial.is_due:
         trial.end_step()
 

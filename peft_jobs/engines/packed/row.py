@@ -1,17 +1,17 @@
 """One trial in one slot: its parameters, its optimizer and its schedule.
 
-Clipping and AdamW are torch's own formulas, on the slot's row: two slices, of which one is decayed.
-So a slot steps when it is due and is untouched when it is not. The state of all slots is allocated
-with the pack: a step asks for no memory. `capture` and a new PackRow move a trial between packs of
+Clipping and AdamW are torch's own formulas, on the slots' rows: two slices, of which one is
+decayed. So a slot steps when it is due and is untouched when it is not; those that are due step
+together, with one call for those of equal settings. The state of all slots is allocated with the
+pack: a step asks for no memory. `capture` and a new PackRow move a trial between packs of
 other shapes, and to and from checkpoints.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -19,11 +19,8 @@ from transformers import TrainingArguments, get_scheduler
 
 from peft_jobs.device.memory import RanOut, tried
 from peft_jobs.engines.packed.eligibility import lora_of
-from peft_jobs.engines.packed.layout import Part
 from peft_jobs.engines.packed.pack import Named, Pack
-from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrainingSpec, TrialSpec
-from peft_jobs.training.training_state import Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -89,7 +86,7 @@ class PackRow:
         self._own = captured.values.keys()
         self.steps = captured.steps
         device, decayed, size = pack.values_KP.device, pack.layout.decayed, pack.layout.size
-        self._cuts = [
+        self.cuts = [
             (slice(start, stop), decay, torch.tensor(float(captured.steps), device=device))
             for start, stop, decay in (
                 (0, decayed, spec.training.weight_decay),
@@ -99,7 +96,7 @@ class PackRow:
         ]
         adapter = lora_of(spec)
         scale = adapter.lora_alpha / (math.sqrt(adapter.r) if adapter.use_rslora else adapter.r)
-        pack.scales_K[slot] = scale
+        pack.scales_K[slot], pack.max_norms_K[slot] = scale, spec.training.max_grad_norm
         moments = [captured.moments.get(name, {}) for name in MOMENTS]
         for rows, named in zip(
             (pack.values_KP, pack.gradients_KP, *pack.moments_KP),
@@ -113,36 +110,6 @@ class PackRow:
     def learning_rate(self) -> float:
         """Of the next step."""
         return self.schedule.rate(self.steps)
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Clip, step, go on in the schedule, and clear the gradients of this slot."""
-        training, pack, slot = self.spec.training, self.pack, self.slot
-        gradients = pack.gradients_KP[slot]
-        if training.max_grad_norm > 0:  # as torch.nn.utils.clip_grad_norm_
-            norm = torch.linalg.vector_norm(gradients)
-            gradients.mul_((training.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
-        rate = self.learning_rate
-        for cut, decay, count in self._cuts:
-            adamw(
-                [pack.values_KP[slot, cut]],
-                [gradients[cut]],
-                [pack.moments_KP[0][slot, cut]],
-                [pack.moments_KP[1][slot, cut]],
-                [],
-                [count],
-                fused=True,
-                amsgrad=False,
-                beta1=training.adam_beta1,
-                beta2=training.adam_beta2,
-                lr=rate,
-                weight_decay=decay,
-                eps=training.adam_epsilon,
-                maximize=False,
-            )
-        pack.values_changed()
-        self.steps += 1
-        self.clear_gradients()
 
     def clear_gradients(self) -> None:
         """Forget what was accumulated."""
@@ -187,52 +154,80 @@ class PackRow:
         return found
 
 
+@torch.no_grad()
+def step_rows(rows: Sequence[PackRow]) -> None:
+    """Clip, step, go on in the schedule, and clear the gradients: each row as if alone.
+
+    The rows are of one pack.
+    """
+    if not rows:
+        return
+    pack, rows = rows[0].pack, sorted(rows, key=lambda row: row.slot)
+    runs = _neighbours(rows)
+    for run in runs:
+        _clip(run)
+    together: dict[tuple[float, ...], list[tuple[int, slice, Tensor]]] = {}
+    for row in rows:
+        training = row.spec.training
+        betas = training.adam_beta1, training.adam_beta2
+        for cut, decay, count in row.cuts:
+            settings = (*betas, training.adam_epsilon, row.learning_rate, decay)
+            together.setdefault(settings, []).append((row.slot, cut, count))
+    for (beta1, beta2, epsilon, rate, decay), parts in together.items():
+        values, gradients, first, second = (
+            [state_KP[slot, cut] for slot, cut, _ in parts]
+            for state_KP in (pack.values_KP, pack.gradients_KP, *pack.moments_KP)
+        )
+        adamw(
+            values,
+            gradients,
+            first,
+            second,
+            [],
+            [count for _, _, count in parts],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=rate,
+            weight_decay=decay,
+            eps=epsilon,
+            maximize=False,
+        )
+    pack.values_changed()
+    for row in rows:
+        row.steps += 1
+    for run in runs:
+        pack.gradients_KP[run[0].slot : run[-1].slot + 1].zero_()
+
+
+def _clip(run: Sequence[PackRow]) -> None:
+    """As torch.nn.utils.clip_grad_norm_ of each row, where it clips; they are neighbours."""
+    most = [row.spec.training.max_grad_norm for row in run]
+    if not any(norm > 0 for norm in most):
+        return
+    gradients_KP = run[0].pack.gradients_KP[run[0].slot : run[-1].slot + 1]
+    most_K = run[0].pack.max_norms_K[run[0].slot : run[-1].slot + 1]
+    norms_K = torch.linalg.vector_norm(gradients_KP, dim=1)
+    # A number divided by a tensor, as there, is this product, which rounds otherwise than `/`.
+    factors_K = (norms_K + 1e-6).reciprocal().mul_(most_K).clamp_(max=1.0)
+    if not all(norm > 0 for norm in most):
+        factors_K = torch.where(most_K > 0, factors_K, 1.0)
+    gradients_KP.mul_(factors_K.unsqueeze(1))
+
+
+def _neighbours(rows: Sequence[PackRow]) -> list[list[PackRow]]:
+    """The rows, in runs of slots side by side."""
+    runs: list[list[PackRow]] = []
+    for row in rows:
+        if runs and runs[-1][-1].slot + 1 == row.slot:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
 def _copied(tensor: Tensor) -> Tensor:
     """A copy; on the CPU if the tensor's own device has no memory for it."""
     copy = tried(tensor.clone)
     return tensor.to("cpu", copy=True) if isinstance(copy, RanOut) else copy
-
-
-def peft_name(module: str, part: Part) -> str:
-    """The name of a parameter in PEFT's model of the trial."""
-    whole = part in ("weight", "bias")
-    inner = f"modules_to_save.{ADAPTER}.{part}" if whole else f"{part}.{ADAPTER}.weight"
-    return f"base_model.model.{module}.{inner}"
-
-
-def to_snapshot(captured: Captured) -> bytes:
-    """As `training_state.snapshot` of the same trial alone: either engine goes on from it."""
-    tensors: Tensors = {}
-    for (module, part), value in captured.values.items():
-        name = peft_name(module, part)
-        tensors[f"model/{name}"] = value
-        for key, named in captured.moments.items():
-            tensors[f"optimizer/{name}/{key}"] = named[module, part]
-        if captured.moments:
-            tensors[f"optimizer/{name}/step"] = torch.tensor(float(captured.steps))
-    content: bytes = safetensors.torch.save(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    )
-    return content
-
-
-def from_snapshot(
-    tensors: Tensors, places: Mapping[tuple[str, Part], Tensor], steps: int
-) -> Captured | None:
-    """A trial's snapshot, of either engine; `places` are the parameters that it has now.
-
-    None if it holds other ones.
-    """
-    names = {peft_name(*place): place for place in places}
-    shapes = {f"model/{name}": places[place].shape for name, place in names.items()}
-    held = {name: value.shape for name, value in tensors.items() if name.startswith("model/")}
-    if shapes != held:
-        return None
-    values = {place: tensors[f"model/{name}"] for name, place in names.items()}
-    moments: dict[str, Named] = {}
-    if steps:
-        moments = {
-            key: {place: tensors[f"optimizer/{name}/{key}"] for name, place in names.items()}
-            for key in MOMENTS
-        }
-    return Captured(values, {}, moments, steps)

@@ -22,7 +22,7 @@ from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, lora_
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
+from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.spec import TrialSpec
@@ -105,8 +105,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
                 device=base.device,
                 training=spec.training,
             )
-            for row in rows:
-                row.step()
+            step_rows(rows)
             if base.device.type == "cuda":
                 torch.cuda.synchronize(base.device)
             seconds.append(time.perf_counter() - begun)

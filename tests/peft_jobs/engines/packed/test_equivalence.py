@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peft_jobs.engines.packed.adapter import to_snapshot
 from peft_jobs.engines.packed.eligibility import initial_values, parts_of
-from peft_jobs.engines.packed.row import to_snapshot
+from peft_jobs.engines.packed.row import step_rows
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.causal_lm import CausalLM
@@ -170,7 +171,7 @@ def test_only_the_due_slot_is_stepped(double: Any, mixed: Any) -> None:
     with Driven(base, rows, mixed()[:3], 6) as driven:
         driven.step([0, 1, 2])
         before = [rows_KP.clone() for rows_KP in (driven.pack.values_KP, *driven.pack.moments_KP)]
-        driven.pack_rows[0].step()
+        step_rows([driven.pack_rows[0]])
         for rows_KP, old in zip(
             (driven.pack.values_KP, *driven.pack.moments_KP), before, strict=True
         ):

@@ -1,4 +1,4 @@
-"""Masks of several slots at once against those of each trial alone, and their launches."""
+"""Masks of several slots at once against those of each trial alone, which are there for a layer."""
 
 import gc
 import weakref
@@ -11,11 +11,8 @@ from peft_jobs import dropout_masks
 from peft_jobs.dropout_masks import MaskColumns, layer_of
 from peft_jobs.engines.packed.micro_batches import Chunk, MicroBatch
 from peft_jobs.engines.packed.slot_masks import SlotMasks
-from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.randomness import dropout_module_key, dropped
-from peft_jobs.tasks import TASKS
-from tests.support.operators import Operators
 from tests.support.packed_runs import Driven
 
 WIDTHS = {"layers.0.q": 5, "layers.0.down": 12, "layers.1.q": 5, "head": 3}
@@ -67,34 +64,6 @@ def test_layers_are_told_by_their_first_number() -> None:
 def specs_of(mixed: Any, number: int, rate: float) -> list[Any]:
     spec = mixed(**{"adapter.lora_dropout": rate})[0]
     return [spec.with_params({"seed": seed}) for seed in range(number)]
-
-
-def launches(base: Any, rows: Any, specs: list[Any]) -> int:
-    """Of the forward and the backward of a packed step."""
-    with Driven(base, rows, specs, 2) as driven:
-        works = [Work(n, spec, driven.feeds[n].take(4)) for n, spec in enumerate(specs)]
-        with Operators() as operators:
-            packed_step(
-                driven.pack,
-                base.model,
-                TASKS["causal_lm"],
-                works,
-                pad_token_id=base.tokenizer.pad_token_id,
-                device=base.device,
-                training=specs[0].training,
-            )
-    return operators.launches.total()
-
-
-def test_launches_depend_on_no_number_of_slots(double: Any, mixed: Any) -> None:
-    numbers = (1, 2, 4, 8, 16, 32)
-    plain, dropping = (
-        [launches(*double, specs_of(mixed, number, rate)) for number in numbers]
-        for rate in (0.0, 0.1)
-    )
-    assert max(plain) <= 1.05 * min(plain)
-    assert max(dropping) <= 1.05 * min(dropping)
-    assert max(dropping) <= 1.25 * min(plain)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
