@@ -83,8 +83,8 @@ def looped(engine: SoloEngine, num_slots: int) -> PackedEngine:
 
 
 KINDS: dict[str, Callable[[SoloEngine, int], Any]] = {
-    **{name: solo for name in ("B1", "B2", "B2-compiled")},
-    **{name: graphed for name in ("B1-graphed", "B2-graphed")},
+    **dict.fromkeys(("B1", "B2", "B2-compiled"), solo),
+    **dict.fromkeys(("B1-graphed", "B2-graphed"), graphed),
     "B4": looped,
     "B5": packed,
     "B5-auto": auto,
