@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, types, import rules and tests, with the set-up they need. `--all` adds the slow tests.
+# Lint, types, import rules and tests, with the set-up they need. `--all` adds the slow tests,
+# `-m gpu` runs those that need a GPU, and no others: all others compare as a CPU rounds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source infra/environment.sh
@@ -9,6 +10,9 @@ marks="not slow and not gpu"
 if [ "${1:-}" = "--all" ]; then
     marks="not gpu"
     shift
+fi
+if [[ " $* " != *" -m gpu "* ]]; then
+    export CUDA_VISIBLE_DEVICES=""
 fi
 export HF_HUB_OFFLINE=1
 export OMP_NUM_THREADS=1 # two processes test side by side

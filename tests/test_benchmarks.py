@@ -93,6 +93,18 @@ def test_dequantized_base_has_the_same_values(benchmarks: Any) -> None:
     assert "Linear4bit" in {type(module).__name__ for module in base.model.modules()}
 
 
+def test_a_graphed_trial_is_the_solo_engines(benchmarks: Any, tmp_path: Path) -> None:
+    out = tmp_path / "packing.json"
+    few = ["--shape", "tiny", "--tokens", "32", "--slots", "2", "--arm-seconds", "0.1"]
+    arms = ["--arms", "B1,B1-graphed,B2-graphed"]
+    assert benchmarks("packing").main(["gpu", *few, *arms, *SMALL, "--out", str(out)]) == 0
+    found = measurements(out)
+    assert [(one["arm"], one["slots"]) for one in found] == [(a, 1) for a in arms[1].split(",")]
+    for one in found[1:]:
+        assert one["loss_difference_max"] < 1e-4
+    assert found[1]["supervised_tokens"] == 8
+
+
 def test_looped_adapters_give_the_gradients_of_batched_ones(
     benchmarks: Any, tmp_path: Path
 ) -> None:

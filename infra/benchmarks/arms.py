@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from graphed import GraphedEngine
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -44,7 +45,7 @@ class Arm:
 
     def numbers(self, slots: Sequence[int]) -> Sequence[int]:
         """Of slots, at which it is measured."""
-        if self.make is solo:
+        if self.make in (solo, graphed):
             return [1]
         return slots if self.slots is None else [self.slots]
 
@@ -52,6 +53,11 @@ class Arm:
 def solo(engine: SoloEngine, num_slots: int) -> SoloEngine:
     """Arms B1 and B2: the trials one at a time."""
     return engine
+
+
+def graphed(engine: SoloEngine, num_slots: int) -> GraphedEngine:
+    """Arms B1-graphed and B2-graphed: B1 and B2 with each step as one CUDA graph."""
+    return GraphedEngine(engine)
 
 
 def auto(engine: SoloEngine, num_slots: int) -> PackedEngine:
@@ -76,7 +82,13 @@ def looped(engine: SoloEngine, num_slots: int) -> PackedEngine:
     return made
 
 
-KINDS = {"B1": solo, "B2": solo, "B2-compiled": solo, "B4": looped, "B5": packed, "B5-auto": auto}
+KINDS: dict[str, Callable[[SoloEngine, int], Any]] = {
+    **dict.fromkeys(("B1", "B2", "B2-compiled"), solo),
+    **dict.fromkeys(("B1-graphed", "B2-graphed"), graphed),
+    "B4": looped,
+    "B5": packed,
+    "B5-auto": auto,
+}
 
 
 class Always:

@@ -134,6 +134,8 @@ def attempted(entry: Entry, cells: Cells, steps: int, every: int) -> tuple[Ran |
     """So many steps of the entry's trials; or why they cannot be had."""
     try:
         ran = run(entry.engine, cells.trials(entry.slots, every), cells.until(steps))
+        if not ran.together:  # a GPU's engine knows now what a slot takes
+            ran = run(entry.engine, cells.trials(entry.slots, every), cells.until(steps))
     except (MemoryError, torch.OutOfMemoryError):
         return None, "out of memory"
     except RuntimeError as error:

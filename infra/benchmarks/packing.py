@@ -35,7 +35,7 @@ TABLES = {"steps": "steps", "sweep": "sweep_table", "cores": "cores", "gpu": "sh
 """Table -> the module that measures it."""
 ARMS = {
     "steps": "B1,B4,B5,B5-auto@8",
-    "gpu": "B1,B2,B4@8,B5,B5-auto@16",
+    "gpu": "B1,B2,B2-graphed,B4@8,B5,B5-auto@16",
     "sweep": "B0,B1,B2,B3-2,B3-4,B3-8,B4,B5,B5-inline,B6,B7,B9,B9-ray",
     "cores": "solo-1x2,solo-2x1,packed-1x2,packed-2x1",
 }

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,17 @@ class TimedJob(Job):
     """A trial whose reports are stamped and answered at once."""
 
     def __init__(
-        self, number: int, spec: TrialSpec, directory: Path, engine: Any, until: Until
+        self,
+        number: int,
+        spec: TrialSpec,
+        directory: Path,
+        engine: Any,
+        until: Until,
+        watch: Callable[[int], None],
     ) -> None:
+        """`watch` is told the step of each report, in the thread that trains."""
         super().__init__(number, 1, spec, directory, None, threading.Condition())
-        self._engine, self._until = engine, until
+        self._engine, self._until, self._watch = engine, until, watch
         self.began_at = -1
         """Packed steps that the engine had made after this trial's first."""
         self.stamps: list[float] = []
@@ -57,6 +64,7 @@ class TimedJob(Job):
         late = time.monotonic() > self._until.time and len(self.steps) > 1
         if progress.step >= self._until.step or late:
             self.cancelled = Kind.WEAK.value
+        self._watch(progress.step)
 
     @property
     def ended_as(self) -> TrialResult:
@@ -129,8 +137,13 @@ class Ran:
         return 0
 
 
-def run(engine: Any, specs: Sequence[TrialSpec], until: Until | None = None) -> Ran:
-    """All trials, on as many slots as the engine has.
+def run(
+    engine: Any,
+    specs: Sequence[TrialSpec],
+    until: Until | None = None,
+    watch: Callable[[int], None] = lambda step: None,
+) -> Ran:
+    """All trials, on as many slots as the engine has; `watch` follows the first one's reports.
 
     Raises MemoryError if one runs out of memory, RuntimeError if one fails otherwise.
     """
@@ -139,7 +152,14 @@ def run(engine: Any, specs: Sequence[TrialSpec], until: Until | None = None) -> 
         rounds.calibration = Calibration()  # what an earlier run has found out must not help
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
-            TimedJob(number, spec, Path(folder, str(number)), engine, until or Until())
+            TimedJob(
+                number,
+                spec,
+                Path(folder, str(number)),
+                engine,
+                until or Until(),
+                watch if number == 0 else lambda step: None,
+            )
             for number, spec in enumerate(specs)
         ]
         engine.serve(Queue(deque(jobs)))

@@ -7,9 +7,10 @@ number of tokens the arms get an even share of the time: what is cut off is note
 
 import argparse
 import functools
+import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from pool import measure as measure_pool
 from random_base import SHAPES, let_go, make_base, make_data, shape_sizes
 
 from peft_jobs.base.loading import Base
+from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.device.this_device import this_device
 from peft_jobs.engines.packed import eligibility
 from peft_jobs.engines.solo.solo_engine import SoloEngine
@@ -58,11 +60,9 @@ def one_shape(
         "parameters": sum(shape_sizes(shape)),
         "quantization": "nf4",
     }
-    fast = {
-        name: dequantized(base, compiled=name == "B2-compiled")
-        for name in options.arms
-        if name.startswith("B2")
-    }
+    fast, failed = fast_bases(base, options.arms)
+    for name, tokens in itertools.product(failed, options.tokens):
+        yield {**setting, "tokens": tokens}, {"arm": name, "slots": 1, "failed": "out of memory"}
     pools = [int(name.partition("@")[2]) for name in options.arms if name.startswith("B3")]
     full = until
     if pools:  # they come last, with half the time
@@ -88,7 +88,7 @@ def one_shape(
         arms = [
             Arm.named(name, engine(fast.get(name, base)))
             for name in options.arms
-            if not name.startswith("B3")
+            if not name.startswith("B3") and name not in failed
         ]
         for measured in measure(cells, arms):
             yield {**setting, "tokens": tokens}, measured
@@ -99,6 +99,20 @@ def one_shape(
         share = time.monotonic() + left / (len(pools) - number)
         for tokens, measured in measure_pool(options, shape, pool, share):
             yield {**setting, "tokens": tokens}, measured
+
+
+def fast_bases(base: Base, arms: Sequence[str]) -> tuple[dict[str, Base], list[str]]:
+    """The bases of the arms B2, by arm; and those arms whose base memory is too small for."""
+    made: dict[bool, Base | None] = {}
+    wanted = {name: name == "B2-compiled" for name in arms if name.startswith("B2")}
+    for compiled in set(wanted.values()):
+        one = tried(functools.partial(dequantized, base, compiled))
+        made[compiled] = None if isinstance(one, RanOut) else one
+        if isinstance(one, RanOut):
+            release(base.device)
+    bases = {name: made[compiled] for name, compiled in wanted.items()}
+    found = {name: fast for name, fast in bases.items() if fast is not None}
+    return found, [name for name in wanted if name not in found]
 
 
 def draw_once() -> None:

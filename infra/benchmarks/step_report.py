@@ -7,7 +7,7 @@ from typing import Any
 from figures import Measurement, by, gains, median_rate, newest, spread, table
 
 TOGETHER = ("B5", "B5-auto", "B4", "B3")
-SOLO = ("B1", "B2", "B2-compiled")
+SOLO = ("B1", "B2", "B2-compiled", "B1-graphed", "B2-graphed")
 
 Cells = Mapping[tuple[int, str], Mapping[int, Sequence[Measurement]]]
 """(tokens, arm) -> slots -> what was measured of it last."""

@@ -13,6 +13,8 @@ ARMS = {
     "B1": "solo engine on a resident base",
     "B2": "B1 on weights that are dequantized once",
     "B2-compiled": "B2 with compiled layers",
+    "B1-graphed": "a plain loop on B1's base, each step one CUDA graph",
+    "B2-graphed": "the same on B2's base",
     "B3": "K processes on one device, each a solo engine with a base of its own",
     "B3-2": "pool of two processes, HF Trainer + PEFT, the cores divided between them",
     "B3-4": "the same with four",

@@ -26,6 +26,17 @@ WORDS = ["the", "a", "red", "green", "blue", "cat", "dog", "bird", "sees", "like
 NUM_TOKENS = 128
 
 
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device of `tests.support.devices.on_each_device`; engines of this process train on it."""
+    from peft_jobs.device.this_device import this_device
+
+    found = this_device()
+    if found.type != request.param:
+        pytest.skip(f"engines train on {found} here: hide the GPUs, CUDA_VISIBLE_DEVICES=''")
+    return found
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real inputs beside the repository; skips the test where there is none."""

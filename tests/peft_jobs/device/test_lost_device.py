@@ -13,6 +13,7 @@ from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import DeviceLost
 from peft_jobs.host.messages import Assignment, Report
 from peft_jobs.host.trial_host import TrialHost
+from tests.support.devices import needs_cuda
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ..."
 WAIT = 60.0
@@ -111,6 +112,7 @@ def test_memory_and_bugs_are_a_trials_own() -> None:
 
 
 @pytest.mark.gpu
+@needs_cuda
 def test_an_error_of_one_call_leaves_the_device() -> None:
     torch.ones(1, device="cuda")
     assert result_of(torch.AcceleratorError("CUDA error: invalid argument"), "").kind == "bug"

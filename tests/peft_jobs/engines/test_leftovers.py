@@ -11,8 +11,8 @@ import torch
 
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.randomness import tuner_layers
+from tests.support.devices import needs_cuda
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 BROKEN = "def broken(model, tokenizer, rows):\n    raise KeyError('a bug')\n"
 
 
@@ -128,7 +128,11 @@ def test_a_failure_leaves_nothing(
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failure_leaves_no_memory_of_the_gpu(fails: Fails, tmp_path: Path, way: str) -> None:
     fail: Callable[[Path], Any] = getattr(fails, way)
-    fail(tmp_path / "once")
-    before = torch.cuda.memory_allocated()
-    fail(tmp_path / "again")
-    assert torch.cuda.memory_allocated() == before
+    found = []
+    for number in range(
+        3
+    ):  # what the libraries of a GPU take once and keep is there after the first
+        fail(tmp_path / str(number))
+        gc.collect()  # the Trainer and its callbacks hold each other
+        found.append(torch.cuda.memory_allocated())
+    assert found[1] == found[2]

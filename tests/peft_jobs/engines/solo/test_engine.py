@@ -19,9 +19,10 @@ from peft_jobs.host.result import Kind, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
+from tests.support.devices import needs_cuda, on_each_device
 
 DIVERGING = {"training.learning_rate": 1e12, "adapter.lora_alpha": 1e12}
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+PETABYTE = 2**50
 
 
 @pytest.fixture(scope="module")
@@ -356,20 +357,29 @@ def test_a_trial_on_a_gpu(
     assert again.provenance["device"] == torch.cuda.get_device_name()
 
 
-@pytest.mark.gpu
-@needs_cuda
-def test_a_gpu_that_is_too_small_ends_one_trial_alone(
-    driver: Driver, tiny_llama_path: Path, rows_path: Path
+@on_each_device
+def test_a_device_that_is_too_small_ends_one_trial_alone(
+    device: torch.device,
+    driver: Driver,
+    engine: SoloEngine,
+    watch_forward: Any,
+    tiny_llama_path: Path,
+    rows_path: Path,
 ) -> None:
     spec = trial(tiny_llama_path, rows_path)
     before = finished(driver.run(spec))
-    torch.cuda.set_per_process_memory_fraction(1e-4)
-    try:
-        result = driver.run(spec.with_params({"training.per_device_train_batch_size": 4096}))
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+    base, _ = engine.check(spec)
+    sizes: list[int] = []
+
+    def look(training: bool, rows: int) -> None:
+        sizes.append(rows)
+        torch.empty(PETABYTE, device=device)
+
+    with watch_forward(base, look):
+        result = driver.run(spec.with_params({"training.per_device_train_batch_size": 4}))
     assert result is not None
     assert (result.state, result.kind) == (State.PRUNED, Kind.OUT_OF_MEMORY)
+    assert sizes == [4, 2, 1, 1], "the ladder's last rung checkpoints activations"
     assert finished(driver.run(spec)).metrics == pytest.approx(before.metrics, rel=1e-3)
 
 
