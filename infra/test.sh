@@ -11,7 +11,7 @@ if [ "${1:-}" = "--all" ]; then
     marks="not gpu"
     shift
 fi
-if [[ " $* " != *" -m gpu "* ]]; then
+if [[ " $* " != *" -m gpu "* ]] && compgen -G "/dev/nvidia[0-9]*" > /dev/null; then
     export CUDA_VISIBLE_DEVICES=""
 fi
 export HF_HUB_OFFLINE=1

@@ -240,6 +240,8 @@ def ray_node(
     command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *own, *options]
     # As this process speaks: a token in the home directory would switch authentication on.
     environment = {"RAY_AUTH_MODE": "disabled", **os.environ, **environment}
+    if not environment.get("CUDA_VISIBLE_DEVICES"):  # Ray starts no pretended GPUs with it
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
     with (folder / "ray-start.log").open("w") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, start_new_session=True
