@@ -120,14 +120,12 @@ class _Entry:
     defaults: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
     """True where a point takes seconds, so that it is drawn beside the event loop."""
-    learns: bool = True
-    """False where a point does not depend on how other trials ended."""
 
 
 SAMPLERS: dict[str, _Entry] = {
     "tpe": _Entry(_Tpe),
-    "random": _Entry(optuna.samplers.RandomSampler, learns=False),
-    "grid": _Entry(Grid, constant_seed=True, learns=False),
+    "random": _Entry(optuna.samplers.RandomSampler),
+    "grid": _Entry(Grid, constant_seed=True),
     "gp": _Entry(
         optuna.samplers.GPSampler, defaults={"warn_independent_sampling": False}, slow=True
     ),
@@ -135,7 +133,6 @@ SAMPLERS: dict[str, _Entry] = {
     "qmc": _Entry(
         optuna.samplers.QMCSampler,
         constant_seed=True,
-        learns=False,
         defaults={
             "scramble": True,
             "warn_independent_sampling": False,
