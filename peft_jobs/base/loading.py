@@ -7,7 +7,6 @@ checkpointing belongs to the trial (`peft_jobs.methods`).
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -55,7 +54,7 @@ from peft_jobs.base.weight_shares import warn_of_shares, weight_shares
 from peft_jobs.device.this_device import this_device
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import ModelSpec, QuantizationSpec, Seq2SeqSpec, TaskSpec
-from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.tasks.sequence_classification import reads_last_position
 
 __all__ = ["Base", "base_key", "load_base", "reset_head", "this_device"]
@@ -163,7 +162,7 @@ def load_base(
     warn_of_shares(shares, quantization)
     reset_head(loaded, CANONICAL_SEED)
     settings = config.to_json_string(use_diff=True)
-    contents = hashlib.sha256(f"{settings}\n{content_hash(loaded)}".encode()).hexdigest()
+    contents = sha256(f"{settings}\n{content_hash(loaded)}")
     return Base(
         model=loaded,
         tokenizer=tokenizer,

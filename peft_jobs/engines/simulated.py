@@ -5,7 +5,6 @@ with one optimum (learning rate 3e-3, large rank, alpha = 2r, all-linear), the l
 the samples seen, and a keyed noise term stands for the seed. Nothing is trained.
 """
 
-import hashlib
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from peft_jobs.host.checkpoint import CheckpointState, newest_whole, write
 from peft_jobs.host.job import Inbox, Job, Prepared
 from peft_jobs.host.result import Progress, State, TrialResult
 from peft_jobs.spec import ADAPTERS, LoraSpec, TrialSpec
+from peft_jobs.storage.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def final_loss(spec: TrialSpec) -> float:
 
 def loss_at(spec: TrialSpec, samples: int) -> float:
     """Validation loss after `samples`: exponential decay to `final_loss` plus keyed noise."""
-    seed = hashlib.sha256(f"{spec.fingerprint()}/{spec.seed}".encode()).hexdigest()
+    seed = sha256(f"{spec.fingerprint()}/{spec.seed}")
     noise = random.Random(seed).gauss(0.0, 0.01)
     floor = final_loss(spec)
     return floor + (BASELINE_LOSS - floor) * math.exp(-samples / 300) + noise

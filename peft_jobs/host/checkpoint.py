@@ -5,7 +5,6 @@ hashes, so that a damaged one is noticed before anything of it is used. What the
 `training_state`'s matter; this half is light, and engines without tensors share it.
 """
 
-import hashlib
 import json
 import logging
 import re
@@ -21,7 +20,7 @@ from peft_jobs.errors import Damaged
 from peft_jobs.host.result import Metrics, Progress
 from peft_jobs.spec.memory_settings import LadderRung
 from peft_jobs.storage.attempt_folder import CHECKPOINTS_FOLDER, checkpoint_name
-from peft_jobs.storage.files import canonical_json, whole_folder
+from peft_jobs.storage.files import canonical_json, sha256, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def write(directory: Path, state: CheckpointState, tensors: bytes | None = None)
     """
     target = directory / CHECKPOINTS_FOLDER / checkpoint_name(state.step)
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest = None if tensors is None else _sha256(tensors)
+    digest = None if tensors is None else sha256(tensors)
     content = state.model_copy(update={"tensors": digest}).model_dump(mode="json")
     text = json.dumps({"sha256": _seal(content), "state": content}, allow_nan=False)
     with whole_folder(target) as aside:
@@ -110,7 +109,7 @@ def read(path: Path, spec: str) -> Checkpoint:
         raise Damaged(f"{STATE} is not what was written") from error
     except ValueError as error:  # no JSON, no UTF-8, no such fields; Damaged itself
         raise Damaged(str(error)) from error
-    if state.tensors is not None and _sha256(tensors) != state.tensors:
+    if state.tensors is not None and sha256(tensors) != state.tensors:
         raise Damaged(f"{TENSORS} is not what was written")
     return Checkpoint(path, state, tensors)
 
@@ -153,8 +152,4 @@ def _step(path: Path) -> int | None:
 
 
 def _seal(content: Any) -> str:
-    return _sha256(canonical_json(content).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return sha256(canonical_json(content))

@@ -4,7 +4,6 @@ Two trials with equal specs are the same trial (`fingerprint`). Fields of transf
 bitsandbytes keep their upstream names; a test checks each against the installed class.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -31,7 +30,7 @@ from peft_jobs.spec.tasks import (
     CausalLMSpec,
     TaskSpec,
 )
-from peft_jobs.storage.files import canonical_json
+from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.storage.saved_adapter import AdapterError
 
 INCOMPATIBLE = "incompatible"
@@ -241,4 +240,4 @@ class TrialSpec(Section):
 
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON, in hex."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return sha256(self.to_json())

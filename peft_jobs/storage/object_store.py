@@ -10,7 +10,6 @@ default ~/.cache/peft-sweeps): a driver's copy of a storage, and apart from it a
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from peft_jobs.storage.files import name_beside, whole_folder
+from peft_jobs.storage.files import name_beside, sha256, whole_folder
 from peft_jobs.storage.retry import retry
 
 MANIFEST = "manifest.json"
@@ -114,7 +113,7 @@ def cached(url: str, folder: Path) -> Path:
     info = retry(lambda: system.get_file_info([path])[0])
     if info is None or not info.is_file:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
-    version = hashlib.sha256(f"{url} {info.size} {info.mtime_ns}".encode()).hexdigest()
+    version = sha256(f"{url} {info.size} {info.mtime_ns}")
     local = folder / version[:16] / Path(path).name
     if not local.exists():
         retry(lambda: fetch(url, local))

@@ -24,8 +24,8 @@ class Counts:
     reported_at: int = 0
     """Last step of which this attempt has made its reports: they are made once."""
 
-    def evaluated(self, metrics: Mapping[str, float], split: str) -> None:
-        """Take an evaluation's metrics in place of the split's earlier ones.
+    def evaluated(self, metrics: Mapping[str, float], split: str) -> dict[str, float]:
+        """Take an evaluation's metrics in place of the split's earlier ones; those that are finite.
 
         What is undefined now, left out or not finite, must not keep an earlier value.
         """
@@ -34,6 +34,7 @@ class Counts:
         self.metrics = {n: v for n, v in self.metrics.items() if n not in stale} | found
         others = (name for name in self.not_finite if not name.startswith(f"{split}/"))
         self.not_finite = (*others, *not_finite)
+        return found
 
     def as_result_fields(self) -> dict[str, Any]:
         """As the fields of a TrialResult."""

@@ -17,7 +17,7 @@ from datasets import Dataset
 from peft_jobs.errors import Diverged
 from peft_jobs.host.checkpoint import CheckpointState
 from peft_jobs.host.job import Job
-from peft_jobs.host.result import Progress, split_finite
+from peft_jobs.host.result import Progress
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
 from peft_jobs.spec import TrialSpec
@@ -59,9 +59,9 @@ def measure(loop: Loop) -> dict[str, float]:
     with loop.phases.phase("evaluate"):
         metrics = loop.evaluate()
     check_loss(loop, "validation/loss", metrics.get("validation/loss", 0.0))
-    counts.evaluated(metrics, "validation")
+    found = counts.evaluated(metrics, "validation")
     counts.evaluated_at = counts.step
-    return split_finite(metrics)[0]
+    return found
 
 
 def check_loss(loop: Loop, name: str, loss: float) -> None:

@@ -77,13 +77,17 @@ def record_missing(
     already, and perhaps the only copy of the adapter.
     """
     number, known = trial.number, trial.user_attrs
-    attempt, params, retry_of = int(known["attempt"]), known["params"], known.get("retry_of")
-    point = Point(number, attempt, params, spec.with_params(params), retry_of=retry_of)
+    attempt, params = int(known["attempt"]), known["params"]
     if not has_file or not _is_whole(folder, folder.result(number)):
         _write_result(folder, number, attempt, result)
-    if not _is_whole(folder, folder.trial_file(number)):
+    is_started, is_tracked = _is_whole(folder, folder.trial_file(number)), tracker.has_ended(number)
+    if is_started and is_tracked:
+        return
+    retry_of = known.get("retry_of")
+    point = Point(number, attempt, params, spec.with_params(params), retry_of=retry_of)
+    if not is_started:
         record_start(folder, point)
-    if tracker.has_ended(number):
+    if is_tracked:
         return
     track_start(tracker, point, milliseconds(trial.datetime_start))
     artifacts = list(trial_artifacts(folder, number, attempt, result, adapter_may_be_gone=True))

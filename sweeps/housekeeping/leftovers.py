@@ -19,7 +19,6 @@ from sweeps.records.layout import SweepFolder, storage_folder
 from sweeps.records.reader import recorded_names
 from sweeps.results.recorded_sweep import RecordedSweep, open_sweeps
 from sweeps.study.database import open_to_read
-from sweeps.study.lease import read_lease
 
 QUIET_SECONDS = 24 * 3600.0
 """What was written to within a day may be somebody's work."""
@@ -114,7 +113,7 @@ def _has_work(root: Path, study_url: str | None) -> bool:
 
 
 def _goes_on(sweep: RecordedSweep) -> bool:
-    holder = read_lease(sweep.study.storage.engine, sweep.name)
+    holder = sweep.study.holder
     if holder is not None and not holder.is_gone:
         return True
     states = [trial.state for trial in sweep.study.launched()]

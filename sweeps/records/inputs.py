@@ -121,7 +121,7 @@ def _put(file: Path, folder: SweepFolder) -> str:
 
 def _put_adapter(source: Path, sha256: str, folder: SweepFolder) -> str:
     """The location of a copy of a saved adapter's files."""
-    target = folder.path / "inputs" / f"{_plain(source.name)}-{sha256[:16]}"
+    target = folder.path / INPUTS_FOLDER / f"{_plain(source.name)}-{sha256[:16]}"
     location = folder.location_of(target)
     try:
         if folder.in_store:

@@ -158,17 +158,17 @@ class _Both:
         name, folder, here = self.spec.name, self.folder, self.folder.location_of(self.folder.path)
         study = f"the study {name!r} in {self.url} ({self._count})"
         before = self.home.get("storage", "")
-        is_home = not before or before == _resolved(folder.location)
+        at_home = is_home(folder, self.study.user_attrs)
         there = f"`peft-sweep resume {name} --storage {shlex.quote(before)}`"
         driven = f"{before} (last driven on {self.home.get('machine')})"
-        if self.mark is None and is_home and folder.read(folder.record) is not None:
+        if self.mark is None and at_home and folder.read(folder.record) is not None:
             return  # of version 0.1, or its mark was deleted by hand
         if self.mark not in (None, self.key):
             raise SpecError(
                 f"{here} is the folder of another sweep ({self.mark}) than {study} ({self.key}): "
-                "give this sweep another name" + ("" if is_home else f", or go on with {there}")
+                "give this sweep another name" + ("" if at_home else f", or go on with {there}")
             )
-        if self.mark is None and is_home:
+        if self.mark is None and at_home:
             raise SpecError(
                 f"{study} has lost its folder: {here} was removed, or lies in another storage. Put "
                 f"it back, remove what is left with `peft-sweep delete {name}{folder.option}`, or "
@@ -180,7 +180,7 @@ class _Both:
                 f"{there}, or give this sweep another name. If the storage has moved, move the "
                 f"sweep's folder to {here} as well, and say --moved"
             )
-        if is_home or moved or not self._is_shared:
+        if at_home or moved or not self._is_shared:
             return
         if _is_there(before, name, self.key):
             raise SpecError(

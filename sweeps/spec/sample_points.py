@@ -24,8 +24,6 @@ def draw_points(spec: SweepSpec) -> list[Params]:
     """
     base = flatten(spec.trial)
 
-    points: Iterator[Params]
-
     def allowed(points: Iterable[Params]) -> Iterator[Params]:
         return (point for point in points if spec.space.violated(point, base) is None)
 
@@ -38,10 +36,12 @@ def draw_points(spec: SweepSpec) -> list[Params]:
     if is_listed(spec):
         axes = spec.space.grid()
         listed = (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
-        points = (spec.space.draw(GivenSuggest(p, RandomSuggest(0)), base) for p in listed)
+        more: Iterator[Params] = (
+            spec.space.draw(GivenSuggest(p, RandomSuggest(0)), base) for p in listed
+        )
     else:
-        points = drawn(range(POINTS_CHECKED, MAX_TRIED))
-    return [*islice(allowed(points), POINTS_CHECKED)]
+        more = drawn(range(POINTS_CHECKED, MAX_TRIED))
+    return [*islice(allowed(more), POINTS_CHECKED)]
 
 
 def is_listed(spec: SweepSpec) -> bool:

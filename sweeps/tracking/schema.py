@@ -1,5 +1,6 @@
 """Whether the installed MLflow can use a database that is there already."""
 
+import shlex
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -28,7 +29,7 @@ def schema_mistake(tracking_uri: str) -> str | None:
         return None
     older = versions <= {script.revision for script in known.walk_revisions()}
     remedy = (
-        f"`mlflow db upgrade {tracking_uri}` brings it up to date (make a copy first)"
+        f"`mlflow db upgrade {shlex.quote(tracking_uri)}` brings it up to date (make a copy first)"
         if older
         else "install that MLflow, or name another database"
     )

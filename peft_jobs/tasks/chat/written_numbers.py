@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft_jobs.spec.cells import WrittenFloat
-
-Span = tuple[int, int]
+from peft_jobs.tasks.chat.signs import Span
 
 
 class WrittenNumbers:

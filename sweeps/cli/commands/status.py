@@ -92,15 +92,14 @@ def watch(sweep: RecordedSweep) -> None:
 
 def stop(sweep: RecordedSweep) -> ExitCode:
     """Ask the driver to stop, and wait until it has."""
-    name, engine = sweep.name, sweep.study.storage.engine
-    holder = read_lease(engine, name)
+    name, holder = sweep.name, sweep.study.holder
     if holder is None or holder.is_gone:
         raise SpecError(f"nobody drives the sweep {name!r}")
 
     def left() -> str:
         return f"trials left unfinished: {_numbers(_look(sweep).interrupted)}"
 
-    return end_driver(name, sweep.folder.option, engine, holder, left)
+    return end_driver(name, sweep.folder.option, sweep.study.storage.engine, holder, left)
 
 
 def end_driver(
