@@ -120,12 +120,14 @@ class _Entry:
     defaults: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
     """True where a point takes seconds, so that it is drawn beside the event loop."""
+    learns: bool = True
+    """False where a point does not depend on how other trials ended."""
 
 
 SAMPLERS: dict[str, _Entry] = {
     "tpe": _Entry(_Tpe),
-    "random": _Entry(optuna.samplers.RandomSampler),
-    "grid": _Entry(Grid, constant_seed=True),
+    "random": _Entry(optuna.samplers.RandomSampler, learns=False),
+    "grid": _Entry(Grid, constant_seed=True, learns=False),
     "gp": _Entry(
         optuna.samplers.GPSampler, defaults={"warn_independent_sampling": False}, slow=True
     ),
@@ -133,6 +135,7 @@ SAMPLERS: dict[str, _Entry] = {
     "qmc": _Entry(
         optuna.samplers.QMCSampler,
         constant_seed=True,
+        learns=False,
         defaults={
             "scramble": True,
             "warn_independent_sampling": False,
