@@ -22,7 +22,7 @@ def variants(spec: SweepSpec) -> list[TrialSpec]:
         adapter = trial.adapter.model_dump(exclude={"r"})
         fields = {name: value for name, value in adapter.items() if not isinstance(value, float)}
         training = trial.training
-        device = (training.optim, training.fp16, training.tf32)
+        device = (training.optim, training.bf16, training.fp16, training.tf32)
         parts = (trial.model, trial.quantization, trial.task, trial.data, fields, device)
         chosen.setdefault(tuple(map(repr, parts)), trial)
     return list(chosen.values())

@@ -20,7 +20,9 @@ class ResourcesSpec(Section):
     engine_options: dict[str, Any] = Field(default_factory=dict)
     slots_per_gpu: Count | Literal["auto"] = "auto"
     """Trials at a time on a GPU, or on a node without any: what the packed engine may train in one
-    step. `auto`: as many as a host finds worth it before the first trial."""
+    step. `auto`: as many as a host finds worth it before the first trial, and on all hosts together
+    at most a quarter of the trials that are left if sampler or pruner learn from trials, but one on
+    each host at least."""
     gpus_per_trial: NonNegative | Literal["auto"] = "auto"
     """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0. Above 1, and then
     whole: the base is spread over so many GPUs of a node, which no other job may use, and trials
