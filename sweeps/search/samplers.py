@@ -1,6 +1,7 @@
 """SAMPLERS: Optuna's samplers by name, built with their own arguments and a seed per ask."""
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -168,6 +169,17 @@ def check_sampler(spec: "SamplerSpec") -> "SamplerSpec":
     if arguments:  # values that contradict each other are seen by the sampler alone
         _build(sampler, arguments)
     return spec.model_copy(update=arguments)
+
+
+def learns(spec: SamplerSpec, n_trials: int) -> bool:
+    """Whether the points of so many trials depend on how others of them ended.
+
+    What a sampler draws at random at first (`n_startup_trials`) does not.
+    """
+    entry = SAMPLERS[spec.type]
+    known = inspect.signature(entry.sampler).parameters.get("n_startup_trials")
+    startup = 0 if known is None else spec.arguments.get("n_startup_trials", known.default)
+    return entry.learns and n_trials > startup
 
 
 def _conditional(space: Space) -> bool:

@@ -3,7 +3,7 @@
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
 from sweeps.search.pruners import reduction_factor
-from sweeps.search.samplers import SAMPLERS
+from sweeps.search.samplers import learns
 from sweeps.spec import SweepSpec
 from sweeps.spec.sample_points import drawn_trials
 
@@ -72,9 +72,10 @@ def trials_at_once(spec: SweepSpec, num_ended: int) -> int:
     Where a sampler or a pruner learns from the trials before, it must have seen some: a quarter
     of the trials that have not ended, one at least. Otherwise these are all.
     """
-    left = max(1, spec.budget.n_trials - num_ended)
-    learns = SAMPLERS[spec.sampler.type].learns or spec.pruner.type not in ("none", "threshold")
-    return max(1, left // LEARNING_ROUNDS) if learns else left
+    n_trials = spec.budget.n_trials
+    left = max(1, n_trials - num_ended)
+    compares = spec.pruner.type not in ("none", "threshold")
+    return max(1, left // LEARNING_ROUNDS) if compares or learns(spec.sampler, n_trials) else left
 
 
 def max_samples(spec: SweepSpec, train_rows: int) -> int:

@@ -114,7 +114,9 @@ def test_variants_are_one_trial_per_base_task_data_and_targets(sweep: Sweep) -> 
         ("random", "none", 40, 0, 40),
         ("qmc", "none", 40, 30, 10),
         ("gp", "median", 8, 0, 2),
-        ("tpe", "none", 3, 0, 1),
+        ("tpe", "none", 10, 0, 10),  # all of them drawn at random
+        ("tpe", "none", 11, 0, 2),
+        ("tpe", "successive_halving", 3, 0, 1),
         ("tpe", "none", 8, 8, 1),
     ],
 )
