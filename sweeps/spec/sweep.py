@@ -11,7 +11,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from peft_jobs.spec import TrialSpec
-from peft_jobs.spec.fields import Count, Number, Positive, Section, Whole
+from peft_jobs.spec.fields import Count, Positive, Section, Whole
+from peft_jobs.spec.units import Bounds, Seconds
 from search_spaces import ReadSpace
 from sweeps.redact import redact
 from sweeps.search.pruners import PrunerSpec, check_pruner
@@ -44,12 +45,13 @@ class ObjectiveSpec(Section):
 class BudgetSpec(Section):
     n_trials: Count
     """Trials that are started; rejected and duplicate points do not count."""
-    timeout: Positive | None = None
-    """Seconds after which no further trial is started. They count while the sweep is driven, over
-    all its launches and restarts: one that is resumed has what is left."""
-    trial_timeout: Positive | None = None
-    """Seconds after which a trial is stopped, at its next step. They count from its start, or from
-    where a launch takes it up. It ends as pruned (timeout), and the sampler learns from it."""
+    timeout: Seconds | None = None
+    """Seconds (or `2h`, `90m`) after which no further trial is started. They count while the sweep
+    is driven, over all its launches and restarts: one that is resumed has what is left."""
+    trial_timeout: Seconds | None = None
+    """Seconds (or `2h`, `90m`) after which a trial is stopped, at its next step. They count from
+    its start, or from where a launch takes it up. It ends as pruned (timeout), and the sampler
+    learns from it."""
     max_samples: Count | None = None
     """Training samples of a trial that is not pruned; or give one of the two below."""
     num_train_epochs: Positive | None = None
@@ -73,7 +75,7 @@ class BudgetSpec(Section):
 
 
 class CheckpointsSpec(Section):
-    every_seconds: Positive = 60.0
+    every_seconds: Seconds = 60.0
     """Between the checkpoints of a running trial; there is one at every rung besides."""
     keep: Count | None = None
     """Adapters that stay in the storage, of the best trials; by default those of all that are
@@ -98,9 +100,9 @@ class SweepSpec(Section):
     trial: TrialSpec
     space: ReadSpace
     objective: ObjectiveSpec = ObjectiveSpec()
-    constraints: dict[str, Number] = Field(default_factory=dict)
-    """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 20e9`; a trial above one is
-    infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
+    constraints: Bounds = Field(default_factory=dict)
+    """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 22GB` or `minutes: 2h`; a trial
+    above one is infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_shorthand), AfterValidator(check_sampler)] = (
         SamplerSpec()
     )
