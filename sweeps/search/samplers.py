@@ -171,15 +171,16 @@ def check_sampler(spec: "SamplerSpec") -> "SamplerSpec":
     return spec.model_copy(update=arguments)
 
 
-def learns(spec: SamplerSpec, n_trials: int) -> bool:
-    """Whether the points of so many trials depend on how others of them ended.
+def first_learnt(spec: SamplerSpec) -> int | None:
+    """The number of the first trial that depends on how others ended; None if none ever does.
 
     What a sampler draws at random at first (`n_startup_trials`) does not.
     """
     entry = SAMPLERS[spec.type]
-    known = inspect.signature(entry.sampler).parameters.get("n_startup_trials")
-    startup = 0 if known is None else spec.arguments.get("n_startup_trials", known.default)
-    return entry.learns and n_trials > startup
+    if not entry.learns:
+        return None
+    default = inspect.signature(entry.sampler).parameters["n_startup_trials"].default
+    return int(spec.arguments.get("n_startup_trials", default))
 
 
 def _conditional(space: Space) -> bool:

@@ -3,7 +3,7 @@
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
 from sweeps.search.pruners import reduction_factor
-from sweeps.search.samplers import learns
+from sweeps.search.samplers import first_learnt
 from sweeps.spec import SweepSpec
 from sweeps.spec.sample_points import drawn_trials
 
@@ -75,7 +75,9 @@ def trials_at_once(spec: SweepSpec, num_ended: int) -> int:
     n_trials = spec.budget.n_trials
     left = max(1, n_trials - num_ended)
     compares = spec.pruner.type not in ("none", "threshold")
-    return max(1, left // LEARNING_ROUNDS) if compares or learns(spec.sampler, n_trials) else left
+    first = first_learnt(spec.sampler)
+    learns = first is not None and first < n_trials
+    return max(1, left // LEARNING_ROUNDS) if compares or learns else left
 
 
 def max_samples(spec: SweepSpec, train_rows: int) -> int:
