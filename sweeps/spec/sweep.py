@@ -52,6 +52,13 @@ class BudgetSpec(Section):
     """Seconds (or `2h`, `90m`) after which a trial is stopped, at its next step. They count from
     its start, or from where a launch takes it up. It ends as pruned (timeout), and the sampler
     learns from it."""
+    gpu_hours: Positive | None = None
+    """Hours of GPUs after which no further trial is started. All GPUs that the sweep's hosts hold
+    count, busy or not, over all its launches; a host without a GPU counts as one."""
+    usd: Positive | None = None
+    """What those hours may cost, at `usd_per_gpu_hour`."""
+    usd_per_gpu_hour: Positive | None = None
+    """What an hour of one GPU costs."""
     max_samples: Count | None = None
     """Training samples of a trial that is not pruned; or give one of the two below."""
     num_train_epochs: Positive | None = None
@@ -63,6 +70,20 @@ class BudgetSpec(Section):
     """The comparisons in samples, ascending, instead of num_rungs."""
     max_failures: Whole = 5
     """Failed trials that are endured; one more ends the sweep."""
+
+    @property
+    def most_gpu_hours(self) -> float | None:
+        """What `gpu_hours` and `usd` come to; None if neither is given."""
+        given = [] if self.gpu_hours is None else [self.gpu_hours]
+        if self.usd is not None and self.usd_per_gpu_hour is not None:
+            given.append(self.usd / self.usd_per_gpu_hour)
+        return min(given, default=None)
+
+    @model_validator(mode="after")
+    def _with_a_price(self) -> Self:
+        if self.usd is not None and self.usd_per_gpu_hour is None:
+            raise ValueError("usd needs usd_per_gpu_hour, what an hour of one GPU costs")
+        return self
 
     @model_validator(mode="after")
     def _one_horizon(self) -> Self:

@@ -147,6 +147,10 @@ class Fleet:
         slots = self.shares.capacity(self._staying(), len(self._hosts))
         return min(slots, self._max_concurrent or slots)
 
+    def num_gpus(self) -> int:
+        """GPUs that the hosts hold; a host without one counts as one."""
+        return sum(len((slot.gpus or "").split(",")) for slot in self._hosts)
+
     def places(self, live: Mapping[str, int]) -> list[Room]:
         """The hosts of the nodes that stay, see `Shares.places`."""
         return self.shares.places(self._hosts, self._staying(), live)

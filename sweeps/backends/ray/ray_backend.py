@@ -148,6 +148,7 @@ class RayBackend:
         self._warn_of_others(nodes)
         self.fleet.wanted = lambda: driver.wanted
         self.fleet.running = lambda: list(driver.running)
+        driver.budget.num_gpus = self.fleet.num_gpus
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
         tuner = tune.Tuner(

@@ -346,6 +346,16 @@ def test_sizes_and_durations_that_are_none_are_clear_lines(tree: Tree) -> None:
     assert "budget.timeout: must be a number of seconds, or a duration such as 45s" in told
 
 
+def test_a_limit_in_dollars_needs_the_price_of_an_hour(tree: Tree) -> None:
+    wrong = tree()
+    wrong["budget"] |= {"usd": 20}
+    assert problems_of(wrong) == [
+        "budget: usd needs usd_per_gpu_hour, what an hour of one GPU costs"
+    ]
+    wrong["budget"] |= {"usd_per_gpu_hour": 2.5, "gpu_hours": 10}
+    assert build_sweep(wrong).budget.most_gpu_hours == 8.0
+
+
 def test_patient_wraps_another_pruner_with_its_arguments(tree: Tree) -> None:
     inner = {"type": "successive_halving", "reduction_factor": "4"}
     pruner = {"type": "patient", "patience": 1, "wrapped_pruner": inner}
