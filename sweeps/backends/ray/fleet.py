@@ -39,7 +39,7 @@ MAX_CALLS = 1000
 MAX_STARTS = 3
 """Starts in a row that a host may fail before the sweep is ended."""
 _LOOK_EVERY_SECONDS = 1.0
-_CALL_SECONDS = 10.0
+_CALL_SECONDS = 20.0
 _CHECKPOINT_EVERY_SECONDS = 10.0
 _SETTLED_SECONDS = 600.0
 """A host that is dead for good in less has failed to start."""
