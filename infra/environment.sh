@@ -2,6 +2,7 @@
 # Needs Python 3.11+ with the venv module and some free disk; says in one line what is missing.
 
 MIN_FREE_GB=6
+[ ! -e /dev/nvidia0 ] || MIN_FREE_GB=12 # torch brings the libraries of CUDA
 
 fail() {
     echo "peft-sweeps: $1" >&2

@@ -27,7 +27,7 @@ from sweeps.results.reports import write_reports
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
-from sweeps.spec.plan import resolve, sources, variants
+from sweeps.spec.plan import resolve, sources, variants, with_slots
 from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease
 from sweeps.study.study import SweepStudy
@@ -123,6 +123,8 @@ def _launch(
             study.optuna.set_user_attr("majority", prepared.majority)
             if retry_failed:
                 study.retry_failed()
+            num_ended = sum("result" in trial.user_attrs for trial in study.launched())
+            spec = with_slots(spec, prepared, num_ended)
             with _enduring_if(folder.record.exists(), "the sweep's record"):
                 _write_sweep(spec, folder, prepared)
             callbacks.on_prepared(spec, prepared)

@@ -276,7 +276,9 @@ def test_scale_of_a_small_inline_sweep(tmp_path: Path) -> None:
 def test_scale_of_two_proxies_on_ray(tmp_path: Path) -> None:
     out = tmp_path / "scale.json"
     few = ["--proxies", "2", "--seconds", "10", "--out", str(out)]
-    subprocess.run([sys.executable, str(FOLDER / "scale.py"), "ray", *few], check=True, timeout=250)
+    subprocess.run(
+        [sys.executable, str(FOLDER / "scale.py"), "proxies", *few], check=True, timeout=250
+    )
     (one,) = measurements(out)
     assert (one["complete"], one["proxy_processes"]) == (2, 2)
     assert one["first_report_seconds"] < one["all_report_seconds"] < one["seconds"]

@@ -1,7 +1,8 @@
 """What a sweep costs its driver: simulated trials by the thousand, inline and on Ray.
 
-    .venv/bin/python infra/benchmarks/scale.py inline [--trials 1000,10000] [--slots 64,512]
-    .venv/bin/python infra/benchmarks/scale.py ray    [--proxies 8,32]
+    .venv/bin/python infra/benchmarks/scale.py inline  [--trials 1000,10000] [--slots 64,512]
+    .venv/bin/python infra/benchmarks/scale.py ray     [--trials 1000] [--slots 8]
+    .venv/bin/python infra/benchmarks/scale.py proxies [--proxies 8,32]
     .venv/bin/python infra/benchmarks/scale.py tables
 
 Every cell is a whole sweep in a process of its own, with its own database; the simulated trials
@@ -20,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from record import Record
-from scale_cells import inline_cell, ray_cell
+from scale_cells import proxies_cell, sweep_cell
 from scale_tables import markdown
 
 from peft_jobs.storage.files import write_whole
 
 HERE = Path(__file__).parent
-CELLS = {"inline": inline_cell, "ray": ray_cell}
+CELLS = {"inline": sweep_cell, "ray": sweep_cell, "proxies": proxies_cell}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,17 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     tables = parser.add_subparsers(dest="table", required=True)
-    for name in ("inline", "ray", "tables"):
+    for name in (*CELLS, "tables"):
         table = tables.add_parser(name)
         table.add_argument("--out", type=Path, default=HERE / "scale.json")
         if name != "tables":
             table.add_argument("--forget", action="store_true", help="begin the table anew")
             table.add_argument("--repeats", type=int, default=1)
-    table = tables.choices["inline"]
-    table.add_argument("--trials", type=numbers, default=numbers("1000,10000"))
-    table.add_argument("--slots", type=numbers, default=numbers("64,512"))
-    table.add_argument("--samplers", type=lambda text: text.split(","), default=["random", "tpe"])
-    table = tables.choices["ray"]
+    for name, trials, slots in (("inline", "1000,10000", "64,512"), ("ray", "1000", "8")):
+        table = tables.choices[name]
+        table.add_argument("--trials", type=numbers, default=numbers(trials))
+        table.add_argument("--slots", type=numbers, default=numbers(slots))
+        samplers = ["random", "tpe"]
+        table.add_argument("--samplers", type=lambda text: text.split(","), default=samplers)
+    table = tables.choices["proxies"]
     table.add_argument("--proxies", type=numbers, default=numbers("8,32"))
     table.add_argument("--seconds", type=float, default=3.0, help="of a trial, per proxy")
     return parser.parse_args(words)
@@ -79,11 +82,11 @@ def numbers(text: str) -> list[int]:
 def settings(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The cells of a table, repeats outermost."""
     cells: list[dict[str, Any]]
-    if options.table == "ray":
+    if options.table == "proxies":
         cells = [{"proxies": n, "seconds": options.seconds * n} for n in options.proxies]
     else:
         cells = [
-            {"trials": trials, "slots": slots, "sampler": sampler}
+            {"backend": options.table, "trials": trials, "slots": slots, "sampler": sampler}
             for trials in options.trials
             for slots in options.slots
             for sampler in options.samplers

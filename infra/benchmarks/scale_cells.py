@@ -107,10 +107,10 @@ class TimedDriver(Driver):
             self.timings.mark(self.folder.storage)
 
 
-def inline_cell(storage: str, trials: int, slots: int, sampler: str) -> dict[str, Any]:
-    """One inline sweep, by quarters of its trials."""
-    resources: dict[str, Any] = {"backend": "inline", "engine_options": {"num_slots": slots}}
-    resources |= {"max_concurrent": slots}
+def sweep_cell(storage: str, backend: str, trials: int, slots: int, sampler: str) -> dict[str, Any]:
+    """One sweep, inline or on a Ray cluster of this machine alone, by quarters of its trials."""
+    resources: dict[str, Any] = {"backend": backend, "engine_options": {"num_slots": slots}}
+    resources |= {"max_concurrent": slots, "slots_per_gpu": slots}
     spec = _sweep(storage, trials, resources, sampler, {"max_samples": 900})
     clock = Clock()
     due = [trials * (quarter + 1) // QUARTERS for quarter in range(QUARTERS)]
@@ -139,7 +139,7 @@ def inline_cell(storage: str, trials: int, slots: int, sampler: str) -> dict[str
     }
 
 
-def ray_cell(storage: str, proxies: int, seconds: float) -> dict[str, Any]:
+def proxies_cell(storage: str, proxies: int, seconds: float) -> dict[str, Any]:
     """One sweep on a Ray cluster of this machine alone: as many trials as proxies.
 
     A trial reports after two steps and lasts `seconds`, or proxies that are up early would take the

@@ -18,7 +18,7 @@ FLAT = 1.15
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """Both tables, each with the runs it comes from."""
+    """The tables, each with the runs it comes from."""
     lines = ["# What a sweep costs its driver", "", "`infra/benchmarks/scale.py`; every"]
     lines += ["measurement is in `scale.json`. Trials are simulated. Times of the driver are"]
     lines += ["processor time of its thread; `a -> b` is the first and the last quarter of the"]
@@ -27,8 +27,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines += ["the number of trials has grown meanwhile, otherwise *growing*. TPE draws its first"]
     lines += ["points at random, so its first quarter is cheap where it holds the first wave.", ""]
     for table, title, rows in (
-        ("inline", "Inline", _inline),
-        ("ray", "On Ray, one proxy per slot", _ray),
+        ("inline", "Inline", _sweeps),
+        ("ray", "On Ray", _sweeps),
+        ("proxies", "Proxies on Ray, one per slot", _proxies),
     ):
         found = [one for one in content["measurements"] if one["table"] == table]
         lines += [f"## {title}", ""]
@@ -64,7 +65,7 @@ def _run(number: str, run: Mapping[str, Any], found: Sequence[Measurement]) -> s
     )
 
 
-def _inline(found: Sequence[Measurement]) -> list[str]:
+def _sweeps(found: Sequence[Measurement]) -> list[str]:
     head = ["trials", "slots", "sampler", "seconds", *COLUMNS.values()]
     head += ["ask, last tenth", "memory MB: before, after"]
     lines = [_row(head), "|---" * len(head) + "|"]
@@ -82,7 +83,7 @@ def _inline(found: Sequence[Measurement]) -> list[str]:
     return lines
 
 
-def _ray(found: Sequence[Measurement]) -> list[str]:
+def _proxies(found: Sequence[Measurement]) -> list[str]:
     head = ["proxies", "until one reports, s", "until all report, s"]
     head += ["a proxy's PSS, MB", "its USS", "its start, CPU s", "driver ms/trial", "ms/report"]
     head += ["whole sweep, s"]

@@ -9,6 +9,7 @@ import torch
 from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from peft_jobs.device.precision import has_native_bf16
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import QuantizationSpec
 
@@ -31,7 +32,7 @@ def bnb_config(
     if compute == "auto":
         compute = "float32"
         if device.type == "cuda":
-            compute = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+            compute = "bfloat16" if has_native_bf16() else "float16"
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.scheme,

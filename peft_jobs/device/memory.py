@@ -24,7 +24,10 @@ _ALLOCATIONS = (
     "DefaultCPUAllocator: can't allocate memory",
     "std::bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # no room for the handle's workspace, in a process that works
+    "CUDNN_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
 )
 """What torch says in a plain RuntimeError where memory ran out beside its own GPU allocator."""
 SAMPLING_SECONDS = 0.02

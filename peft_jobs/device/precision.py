@@ -18,6 +18,11 @@ def use_tf32(training: TrainingSpec) -> None:
     torch.backends.cudnn.allow_tf32 = training.tf32
 
 
+def has_native_bf16() -> bool:
+    """Whether the current GPU computes in bfloat16 itself: older ones emulate it, slowly."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def check_device(training: TrainingSpec, device: torch.device) -> None:
     """SpecError if the device lacks what the trial asks for."""
     if device.type == "cuda":
@@ -25,6 +30,12 @@ def check_device(training: TrainingSpec, device: torch.device) -> None:
             name = torch.cuda.get_device_name(device)
             raise SpecError(
                 f"training.tf32 needs a GPU of the Ampere generation or newer, got {name}"
+            )
+        if training.bf16 and not has_native_bf16():
+            name = torch.cuda.get_device_name(device)
+            raise SpecError(
+                f"training.bf16 needs a GPU of the Ampere generation or newer, got {name}, which "
+                "only emulates it; training.fp16 works there"
             )
         return
     asked = [f"training.{name}" for name in ("fp16", "tf32") if getattr(training, name)]

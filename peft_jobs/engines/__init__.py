@@ -6,6 +6,7 @@ simulated   trials with an analytic loss, without torch
 """
 
 import inspect
+import os
 import typing
 from typing import Any, cast
 
@@ -20,10 +21,15 @@ ENGINES: dict[str, str] = {
     "packed": "peft_jobs.engines.packed.packed_engine:PackedEngine",
     "simulated": "peft_jobs.engines.simulated:SimulatedEngine",
 }
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Where torch 2.13 looks for the settings of its GPU allocator (`CUDAAllocatorConfig.h`)."""
 
 
 def load_engine(name: str, options: dict[str, Any]) -> Engine:
     """The engine `name`, built with its own `options`; SpecError for options it does not take."""
+    if not any(setting in os.environ for setting in _ALLOCATOR):
+        # Padded lengths change from step to step. Read when torch is imported, by an engine.
+        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
     engine = load(ENGINES[name])
     try:
         inspect.signature(engine).bind(**options)

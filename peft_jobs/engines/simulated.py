@@ -92,6 +92,7 @@ class SimulatedEngine:
         return Prepared(
             train_rows=self.train_rows,
             baseline={"validation/loss": BASELINE_LOSS},
+            slots=self.num_slots,
             provenance=_PROVENANCE,
         )
 

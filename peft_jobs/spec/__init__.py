@@ -9,6 +9,7 @@ fields            the types of fields, and the base of all sections
 cells             the text of a cell, and the structure that its text tells
 templates         `{column}` templates
 dotted            dotted names of a spec's fields
+units             sizes and durations as people write them: `22GB`, `2h`
 memory_settings   the settings that decide memory, and the next smaller ones
 mistakes          what is wrong with a spec, in words
 """

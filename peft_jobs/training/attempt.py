@@ -10,6 +10,7 @@ from typing import Any
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
+from peft_jobs.device.precision import check_device
 from peft_jobs.host.checkpoint import CheckpointState
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult
@@ -80,7 +81,11 @@ class Attempt:
         options: AttemptOptions,
         start: Start | None,
     ) -> None:
-        """`start` is where it begins; `draft` has its provenance already, and takes the rest."""
+        """`start` is where it begins; `draft` has its provenance already, and takes the rest.
+
+        Raises SpecError if the device lacks what the trial asks for.
+        """
+        check_device(job.spec.training, base.device)  # its node may have another GPU than the first
         self.job, self.base, self.data, self.draft = job, base, data, draft
         self.score_test = options.score_test
         self.saver = Saver(job, options.checkpoint_seconds)

@@ -3,8 +3,11 @@
 import os
 import subprocess
 
+SMI_SECONDS = 30.0
+"""Without persistence mode the driver wakes one GPU after the other, for about a second each."""
 
-def gpus(timeout_seconds: float = 2.0) -> list[str]:
+
+def gpus(timeout_seconds: float = SMI_SECONDS) -> list[str]:
     """Names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves; empty without a driver."""
     try:
         done = subprocess.run(

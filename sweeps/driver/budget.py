@@ -18,14 +18,18 @@ class Budget:
     def __init__(
         self,
         spec: BudgetSpec,
-        driven_before: float = 0.0,
+        spent_before: tuple[float, float] = (0.0, 0.0),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`driven_before` are the seconds of earlier drivers."""
+        """`spent_before` are the seconds of earlier drivers, and those of all their GPUs."""
         self.spec = spec
         self.started = time.time()
         """Seconds since the epoch."""
-        self._before, self._clock, self._began = driven_before, clock, clock()
+        self._clock, self._began = clock, clock()
+        self._before, self.gpu_seconds = spent_before
+        self._counted = self._began
+        self.num_gpus: Callable[[], int] = lambda: 1
+        """GPUs that the backend's hosts hold; a host without one counts as one."""
         self.asked = 0
         """Trials that were launched, by earlier drivers too."""
         self.ended: Counter[str] = Counter()
@@ -35,6 +39,12 @@ class Budget:
         self.failed = False
         self.stop_reason: str | None = None
         """Why no further trial is started, once that is so."""
+
+    def hold(self) -> None:
+        """Count the GPUs that are held for the time since the last call, or the start."""
+        now = self._clock()
+        self.gpu_seconds += self.num_gpus() * (now - self._counted)
+        self._counted = now
 
     def count(self, state: State) -> None:
         """A trial has ended, now or under an earlier driver."""
@@ -63,6 +73,8 @@ class Budget:
             self.fail(f"more than {self.spec.max_failures} trials failed")
         elif self.spec.timeout is not None and self.driven_seconds > self.spec.timeout:
             self.stop_reason = f"the timeout of {self.spec.timeout:g} seconds is over"
+        elif (most := self.spec.most_gpu_hours) is not None and self.gpu_seconds > 3600 * most:
+            self.stop_reason = f"the budget of {most:g} GPU-hours is spent"
         else:
             return self.asked >= self.spec.n_trials and not num_waiting
         return True

@@ -57,7 +57,7 @@ class Driver:
     _stop_shown: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.budget = Budget(self.spec.budget, self.study.driven_seconds, self.clock)
+        self.budget = Budget(self.spec.budget, self.study.spent, self.clock)
         self._noted = self.budget.driven_seconds
         self._retention = Retention(self.folder)
         self._files = LateFiles()
@@ -102,6 +102,7 @@ class Driver:
     def tick(self) -> None:
         """To be called in every round of a backend's loop, also while nothing happens."""
         self._files.again()
+        self.budget.hold()
         if self.budget.driven_seconds - self._noted >= NOTE_SECONDS:
             self.note_time()
         if self.on_tick():
@@ -111,18 +112,17 @@ class Driver:
             self.on_change(self)
 
     def overdue(self) -> list[tuple[int, Kind]]:
-        """Trials that have run for too long, each given once: the backend is to stop them."""
+        """Trials that have run for too long, see `overdue`: the backend is to stop them."""
         return overdue(self.running, self.spec.budget.trial_timeout, self.clock())
 
     def note_time(self) -> None:
-        """Record for how long the sweep was driven."""
+        """Record for how long the sweep was driven, and its GPUs were held."""
         self._noted = self.budget.driven_seconds
-        self.study.note_driven(self._noted)
+        self.study.note_spent((self._noted, self.budget.gpu_seconds))
 
     def ask(self) -> Assignment | None:
         """The next trial, started; None when no further one is to be started."""
-        point = self.next_point()
-        return None if point is None else self.start(point)
+        return None if (point := self.next_point()) is None else self.start(point)
 
     def next_point(self) -> Point | None:
         """`ask` without the start: what may take long, and may run beside reports."""

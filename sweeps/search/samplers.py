@@ -1,6 +1,7 @@
 """SAMPLERS: Optuna's samplers by name, built with their own arguments and a seed per ask."""
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -120,12 +121,14 @@ class _Entry:
     defaults: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
     """True where a point takes seconds, so that it is drawn beside the event loop."""
+    learns: bool = True
+    """False where a point does not depend on how other trials ended."""
 
 
 SAMPLERS: dict[str, _Entry] = {
     "tpe": _Entry(_Tpe),
-    "random": _Entry(optuna.samplers.RandomSampler),
-    "grid": _Entry(Grid, constant_seed=True),
+    "random": _Entry(optuna.samplers.RandomSampler, learns=False),
+    "grid": _Entry(Grid, constant_seed=True, learns=False),
     "gp": _Entry(
         optuna.samplers.GPSampler, defaults={"warn_independent_sampling": False}, slow=True
     ),
@@ -133,6 +136,7 @@ SAMPLERS: dict[str, _Entry] = {
     "qmc": _Entry(
         optuna.samplers.QMCSampler,
         constant_seed=True,
+        learns=False,
         defaults={
             "scramble": True,
             "warn_independent_sampling": False,
@@ -165,6 +169,18 @@ def check_sampler(spec: "SamplerSpec") -> "SamplerSpec":
     if arguments:  # values that contradict each other are seen by the sampler alone
         _build(sampler, arguments)
     return spec.model_copy(update=arguments)
+
+
+def first_learnt(spec: SamplerSpec) -> int | None:
+    """The number of the first trial that depends on how others ended; None if none ever does.
+
+    What a sampler draws at random at first (`n_startup_trials`) does not.
+    """
+    entry = SAMPLERS[spec.type]
+    if not entry.learns:
+        return None
+    default = inspect.signature(entry.sampler).parameters["n_startup_trials"].default
+    return int(spec.arguments.get("n_startup_trials", default))
 
 
 def _conditional(space: Space) -> bool:

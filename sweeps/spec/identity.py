@@ -9,6 +9,7 @@ from sweeps.spec import SweepSpec
 
 _FREE = (
     *("budget.n_trials", "budget.timeout", "budget.trial_timeout", "budget.max_failures"),
+    *("budget.gpu_hours", "budget.usd", "budget.usd_per_gpu_hour"),
     *("storage", "study_url"),
 )
 _SINCE = ("space.points_to_evaluate",)
@@ -17,8 +18,8 @@ _SINCE = ("space.points_to_evaluate",)
 def identity(spec: SweepSpec) -> dict[str, Any]:
     """The leaves that must stay: all but how much is run, where, and who watches.
 
-    A larger or smaller budget (n_trials, timeouts, max_failures), the resources and the tracking
-    may differ. What a file may hold only since a later version counts if the file holds it.
+    A larger or smaller budget (n_trials, times, costs, max_failures), the resources and the
+    tracking may differ. What a file may hold only since a later version counts if the file does.
     """
     return {
         name: value

@@ -1,10 +1,14 @@
-"""Before the first trial: what to check on a host, and the rungs that follow from the budget."""
+"""Before the first trial: what to check on a host, rungs, and how many trials at a time."""
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
 from sweeps.search.pruners import reduction_factor
+from sweeps.search.samplers import first_learnt
 from sweeps.spec import SweepSpec
 from sweeps.spec.sample_points import drawn_trials
+
+LEARNING_ROUNDS = 4
+"""Into so many rounds `slots_per_gpu: auto` divides a sweep that learns from its trials."""
 
 
 def variants(spec: SweepSpec) -> list[TrialSpec]:
@@ -18,7 +22,7 @@ def variants(spec: SweepSpec) -> list[TrialSpec]:
         adapter = trial.adapter.model_dump(exclude={"r"})
         fields = {name: value for name, value in adapter.items() if not isinstance(value, float)}
         training = trial.training
-        device = (training.optim, training.fp16, training.tf32)
+        device = (training.optim, training.bf16, training.fp16, training.tf32)
         parts = (trial.model, trial.quantization, trial.task, trial.data, fields, device)
         chosen.setdefault(tuple(map(repr, parts)), trial)
     return list(chosen.values())
@@ -35,7 +39,7 @@ def sources(spec: SweepSpec) -> dict[str, str]:
 
 
 def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
-    """The sweep with what `auto` and the budget come to: slots, the horizon in samples, rungs."""
+    """The sweep with what the budget comes to: the horizon in samples, and rungs."""
     metric, measured = spec.objective.metric, (*prepared.baseline, *prepared.not_finite)
     if spec.trial.evaluation.metrics and measured and metric not in measured:
         raise SpecError(
@@ -49,11 +53,31 @@ def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
     if rungs and rungs[-1] >= samples:
         raise SpecError(f"budget.rungs must lie below the {samples} samples of a trial: {rungs}")
     params = {"training.max_samples": samples, "evaluation.rungs": list(rungs)}
+    return spec.model_copy(update={"trial": spec.trial.with_params(params)})
+
+
+def with_slots(spec: SweepSpec, prepared: Prepared, num_ended: int) -> SweepSpec:
+    """The sweep with what `slots_per_gpu: auto` comes to on a host that has the trials alone."""
     resources = spec.resources
-    if resources.slots_per_gpu == "auto":
-        resources = resources.model_copy(update={"slots_per_gpu": prepared.slots})
-    trial = spec.trial.with_params(params)
-    return spec.model_copy(update={"trial": trial, "resources": resources})
+    if resources.slots_per_gpu != "auto":
+        return spec
+    slots = min(prepared.slots, trials_at_once(spec, num_ended))
+    resources = resources.model_copy(update={"slots_per_gpu": slots})
+    return spec.model_copy(update={"resources": resources})
+
+
+def trials_at_once(spec: SweepSpec, num_ended: int) -> int:
+    """Trials beyond which further ones at the same time are of no use, on however many devices.
+
+    Where a sampler or a pruner learns from the trials before, it must have seen some: a quarter
+    of the trials that have not ended, one at least. Otherwise these are all.
+    """
+    n_trials = spec.budget.n_trials
+    left = max(1, n_trials - num_ended)
+    compares = spec.pruner.type not in ("none", "threshold")
+    first = first_learnt(spec.sampler)
+    learns = first is not None and first < n_trials
+    return max(1, left // LEARNING_ROUNDS) if compares or learns else left
 
 
 def max_samples(spec: SweepSpec, train_rows: int) -> int:

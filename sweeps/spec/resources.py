@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from peft_jobs.engines import ENGINES
 from peft_jobs.spec.fields import Count, NonNegative, Positive, Section
 from peft_jobs.spec.mistakes import suggest
+from peft_jobs.spec.units import Seconds
 
 
 class ResourcesSpec(Section):
@@ -20,7 +21,9 @@ class ResourcesSpec(Section):
     engine_options: dict[str, Any] = Field(default_factory=dict)
     slots_per_gpu: Count | Literal["auto"] = "auto"
     """Trials at a time on a GPU, or on a node without any: what the packed engine may train in one
-    step. `auto`: as many as a host finds worth it before the first trial."""
+    step. `auto`: as many as a host finds worth it before the first trial, and on all hosts together
+    at most a quarter of the trials that are left if sampler or pruner learn from trials, but one on
+    each host at least."""
     gpus_per_trial: NonNegative | Literal["auto"] = "auto"
     """`auto`: a GPU's share of a slot where the cluster has GPUs, otherwise 0. Above 1, and then
     whole: the base is spread over so many GPUs of a node, which no other job may use, and trials
@@ -29,7 +32,7 @@ class ResourcesSpec(Section):
     """Kind of GPU that trials need, in a cluster with several: `A100`, as `ray status` names it."""
     cpus_per_trial: Positive | Literal["auto"] = "auto"
     """`auto`: a slot's share of a GPU's cores, or of all cores of the smallest node without any."""
-    stall_seconds: Positive | None = 3600.0
+    stall_seconds: Seconds | None = 3600.0
     """Seconds without a step of training or a batch of an evaluation, after which a host that has
     something to do is taken to hang. It is ended, and its trials go on from their checkpoints in
     the next one. null waits for ever. A host or a proxy that does not answer is ended after a

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from peft_jobs.spec import TrialSpec
-from peft_jobs.spec.fields import Count, Number, Positive, Section, Whole
+from peft_jobs.spec.fields import Count, Positive, Section, Whole
+from peft_jobs.spec.units import Bounds, Seconds
 from search_spaces import ReadSpace
 from sweeps.redact import redact
 from sweeps.search.pruners import PrunerSpec, check_pruner
@@ -44,12 +45,20 @@ class ObjectiveSpec(Section):
 class BudgetSpec(Section):
     n_trials: Count
     """Trials that are started; rejected and duplicate points do not count."""
-    timeout: Positive | None = None
-    """Seconds after which no further trial is started. They count while the sweep is driven, over
-    all its launches and restarts: one that is resumed has what is left."""
-    trial_timeout: Positive | None = None
-    """Seconds after which a trial is stopped, at its next step. They count from its start, or from
-    where a launch takes it up. It ends as pruned (timeout), and the sampler learns from it."""
+    timeout: Seconds | None = None
+    """Seconds (or `2h`, `90m`) after which no further trial is started. They count while the sweep
+    is driven, over all its launches and restarts: one that is resumed has what is left."""
+    trial_timeout: Seconds | None = None
+    """Seconds (or `2h`, `90m`) after which a trial is stopped, at its next step. They count from
+    its start, or from where a launch takes it up. It ends as pruned (timeout), and the sampler
+    learns from it."""
+    gpu_hours: Positive | None = None
+    """Hours of GPUs after which no further trial is started. All GPUs that the sweep's hosts hold
+    count, busy or not, over all its launches; a host without a GPU counts as one."""
+    usd: Positive | None = None
+    """What those hours may cost, at `usd_per_gpu_hour`."""
+    usd_per_gpu_hour: Positive | None = None
+    """What an hour of one GPU costs."""
     max_samples: Count | None = None
     """Training samples of a trial that is not pruned; or give one of the two below."""
     num_train_epochs: Positive | None = None
@@ -62,6 +71,20 @@ class BudgetSpec(Section):
     max_failures: Whole = 5
     """Failed trials that are endured; one more ends the sweep."""
 
+    @property
+    def most_gpu_hours(self) -> float | None:
+        """What `gpu_hours` and `usd` come to; None if neither is given."""
+        given = [] if self.gpu_hours is None else [self.gpu_hours]
+        if self.usd is not None and self.usd_per_gpu_hour is not None:
+            given.append(self.usd / self.usd_per_gpu_hour)
+        return min(given, default=None)
+
+    @model_validator(mode="after")
+    def _with_a_price(self) -> Self:
+        if self.usd is not None and self.usd_per_gpu_hour is None:
+            raise ValueError("usd needs usd_per_gpu_hour, what an hour of one GPU costs")
+        return self
+
     @model_validator(mode="after")
     def _one_horizon(self) -> Self:
         horizons = ("max_samples", "num_train_epochs", "max_steps")
@@ -73,7 +96,7 @@ class BudgetSpec(Section):
 
 
 class CheckpointsSpec(Section):
-    every_seconds: Positive = 60.0
+    every_seconds: Seconds = 60.0
     """Between the checkpoints of a running trial; there is one at every rung besides."""
     keep: Count | None = None
     """Adapters that stay in the storage, of the best trials; by default those of all that are
@@ -98,9 +121,9 @@ class SweepSpec(Section):
     trial: TrialSpec
     space: ReadSpace
     objective: ObjectiveSpec = ObjectiveSpec()
-    constraints: dict[str, Number] = Field(default_factory=dict)
-    """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 20e9`; a trial above one is
-    infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
+    constraints: Bounds = Field(default_factory=dict)
+    """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 22GB` or `minutes: 2h`; a trial
+    above one is infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_shorthand), AfterValidator(check_sampler)] = (
         SamplerSpec()
     )

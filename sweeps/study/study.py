@@ -8,6 +8,7 @@ it has ended `kind` and `result`. A failed trial that is run again has a success
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import optuna
@@ -29,7 +30,7 @@ from sweeps.study.turned_away import NOT_LAUNCHED
 _T = TypeVar("_T")
 _OF_THE_POINT = (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED, Kind.TIMEOUT)
 """Ends that are told as a violated constraint, for the sampler to learn from."""
-_DRIVEN = "driven_seconds"
+_SPENT = ("driven_seconds", "gpu_seconds")
 
 
 class SweepStudy:
@@ -102,13 +103,15 @@ class SweepStudy:
         self.interrupted = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
 
     @property
-    def driven_seconds(self) -> float:
-        """Seconds for which the sweep was driven, by all its drivers, as last noted."""
-        return float(self.optuna.user_attrs.get(_DRIVEN, 0.0))
+    def spent(self) -> tuple[float, float]:
+        """Seconds for which the sweep was driven, and those of all GPUs held, as last noted."""
+        driven, of_gpus = (float(self.optuna.user_attrs.get(name, 0.0)) for name in _SPENT)
+        return driven, of_gpus
 
-    def note_driven(self, seconds: float) -> None:
-        """Record `driven_seconds`."""
-        self._write(lambda: self.optuna.set_user_attr(_DRIVEN, seconds))
+    def note_spent(self, spent: tuple[float, float]) -> None:
+        """Record `spent`."""
+        for name, seconds in zip(_SPENT, spent, strict=True):
+            self._write(partial(self.optuna.set_user_attr, name, seconds))
 
     def trials(self) -> Sequence[FrozenTrial]:
         """All trials as the study knows them, in order of number; not to be modified."""

@@ -128,6 +128,20 @@ def test_an_engine_that_hangs_is_a_death_of_its_host(two_at_a_time: Sweep) -> No
     assert ended == {0: None, 1: "lost", 2: None, 3: None}, "alone in the end, and lost"
 
 
+def test_a_trial_that_runs_for_too_long_is_stopped_also_if_its_proxy_is_late(
+    two_at_a_time: Sweep,
+) -> None:
+    sweep = two_at_a_time(
+        budget={"n_trials": 2, "max_samples": 10**6, "num_rungs": 0, "trial_timeout": 0.5}
+    )
+    driver = sweep.launch()  # no proxy is up after half a second
+    output = driver.finish()
+    assert "status: failed" in output, "nothing completed"
+    for trial in driver.trials():
+        assert trial.user_attrs["kind"] == "timeout"
+        assert "budget.trial_timeout = 0.5 s" in trial.user_attrs["result"]["error"]
+
+
 @pytest.mark.slow
 def test_a_proxy_that_comes_back_on_another_gpu_frees_its_old_slot(
     two_at_a_time: Sweep, tmp_path: Any

@@ -1,4 +1,4 @@
-"""Between Ray Tune's event loop and the driver: searcher, scheduler, callback and stopper.
+"""Between Ray Tune's event loop and the driver: searcher, scheduler and callback.
 
 Tune calls them in this order (Ray 2.60): a result goes to the scheduler, then, if it is `done`,
 to the searcher's `on_trial_complete` only. Tune never stops a trial here: a weak trial is
@@ -6,13 +6,13 @@ cancelled on its host and ends through its proxy like any other, with its own re
 """
 
 import logging
-import time
+from collections import Counter
 from concurrent.futures import Future, wait
 from dataclasses import asdict
 from typing import Any
 
 import ray
-from ray.tune import Callback, Stopper
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from peft_jobs import Kind, TrialResult
 from peft_jobs.host.messages import message_of
 from sweeps.backends.ray.fleet import Fleet
+from sweeps.backends.ray.proxy import resources_of
 from sweeps.driver.driver import Driver
 from sweeps.futures import future_of
 from sweeps.search.samplers import SAMPLERS
@@ -27,7 +28,6 @@ from sweeps.study.asker import Point
 
 log = logging.getLogger(__name__)
 
-LAST_WORD_SECONDS = 20.0
 PROXY_RETRIES = 3
 """Proxies of a trial that may die in a row, without a new step of the trial in between."""
 _KEPT = ("attempt", "checkpoint", "deaths", "furthest")
@@ -42,6 +42,8 @@ class Bridge:
         self.numbers: dict[str, int] = {}
         self.attempts_on: dict[int, tuple[int, str]] = {}
         """Attempt and host of each trial, as last heard of."""
+        self._hosts: dict[int, str] = {}
+        """The host of each trial: as last heard of, before that the one that was chosen for it."""
         self.controller: Any = None
         """Tune's, once it has a trial."""
         self.finished = False
@@ -56,6 +58,7 @@ class Bridge:
         number = self.numbers.get(trial_id)
         if number is None or number not in self.driver.running:
             return
+        self._hosts[number] = result["host"]
         attempt_on = (result["attempt"], result["host"])
         if self.attempts_on.get(number) != attempt_on:
             self.attempts_on[number] = attempt_on
@@ -64,6 +67,21 @@ class Bridge:
         kind = self.driver.take(number, message_of(result["message"]))
         if kind is not None:
             self.fleet.cancel(number, result["attempt"], kind, result["host"])
+
+    def place(self, number: int) -> dict[str, Any]:
+        """The place of a trial that starts, or whose proxy died, as `TrialProxy` takes it.
+
+        A trial whose proxy died stays where its slot is.
+        """
+        hosts = (self._hosts.get(other) for other in self.driver.running if other != number)
+        places = self.fleet.places(Counter(name for name in hosts if name is not None))
+        _, own = self.attempts_on.get(number, (0, None))
+        places.sort(key=lambda room: room.name != own)
+        node = places[0].node_id if places else None
+        if places:
+            self._hosts[number] = places[0].name
+        names = tuple(room.name for room in places)
+        return {"places": names, "node": node, "held": self.fleet.held_on(node)}
 
     def end_proxy(self, number: int, host: str) -> None:
         """End the proxy of a trial on a host, if it hangs: Tune makes another one.
@@ -127,7 +145,7 @@ class StudySearcher(Searcher):
             return str(Searcher.FINISHED)
         assignment = bridge.driver.start(point)
         bridge.numbers[trial_id] = assignment.trial
-        return asdict(assignment)
+        return {**asdict(assignment), **bridge.place(assignment.trial)}
 
     def _drawn(self) -> bool:
         """Whether the next point is there; a slow sampler draws it in a thread of its own."""
@@ -165,6 +183,14 @@ class ReportScheduler(FIFOScheduler):
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Place a trial anew: Tune 2.60 says so before it queues a trial again, when what the trial
+        holds may still change."""
+        number = trial.config["trial"]
+        if trial.status == Trial.ERROR and number in self._bridge.driver.running:
+            trial.config.update(self._bridge.place(number))
+            trial.update_resources(resources_of(trial.config))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         self._bridge.controller = tune_controller
@@ -209,27 +235,3 @@ class Watch(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         self._bridge.lost(trial.trial_id, f"the trial's proxy failed: {trial.error_file or ''}")
-
-
-class Interruption(Stopper):
-    """Ends Tune's loop once the driver is asked to stop and the trials have said their last word.
-
-    That is a checkpoint, from which the next launch goes on; hosts that do not answer are not
-    waited for longer than LAST_WORD_SECONDS.
-    """
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-        self._deadline: float | None = None
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        driver = self._bridge.driver
-        if not driver.stop_requested:
-            return False
-        if self._deadline is None:
-            self._deadline = time.monotonic() + LAST_WORD_SECONDS
-            self._bridge.fleet.interrupt()
-        return not driver.running or time.monotonic() > self._deadline

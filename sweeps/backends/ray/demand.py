@@ -37,7 +37,7 @@ class Demand:
         wish = (share, min(trials, MAX_BUNDLES))
         now = time.monotonic()
         if wish != self._wish or now - self._asked > _REPEAT_SECONDS:
-            self._tell([_bundle(share)] * wish[1])
+            self._tell([share.bundle] * wish[1])
             self._wish, self._asked = wish, now
 
     def clear(self) -> None:
@@ -61,16 +61,11 @@ def cannot_be_satisfied(share: Share) -> bool:
     second for types of nodes that are all too small; the first keeps silent.
     """
     if is_autoscaler_v2():
-        return _bundle(share) in _infeasible()
+        return share.bundle in _infeasible()
     status = _internal_kv_get(ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS)
     report = json.loads(status).get("autoscaler_report") if status else None
     types = set((report or {}).get("node_type_mapping", {}).values())
     return any(f"node_{node['NodeID']}" in types for node in ray.nodes())  # type: ignore[no-untyped-call]
-
-
-def _bundle(share: Share) -> dict[str, float]:
-    names = {"cpu": "CPU", "gpu": "GPU"}
-    return {names.get(name, name): held for name, held in share.resources.items() if held}
 
 
 def _infeasible() -> list[dict[str, float]]:

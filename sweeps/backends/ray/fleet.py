@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,9 @@ from sweeps.backends.ray.nodes import (
     dead_actors,
     draining_nodes,
     node_slots_of,
-    share_of,
 )
+from sweeps.backends.ray.placement import Room
+from sweeps.backends.ray.shares import Shares
 from sweeps.backends.ray.unawaited import Unawaited
 from sweeps.errors import Unavailable
 from sweeps.spec.resources import ResourcesSpec
@@ -38,7 +39,7 @@ MAX_CALLS = 1000
 MAX_STARTS = 3
 """Starts in a row that a host may fail before the sweep is ended."""
 _LOOK_EVERY_SECONDS = 1.0
-_CALL_SECONDS = 10.0
+_CALL_SECONDS = 20.0
 _CHECKPOINT_EVERY_SECONDS = 10.0
 _SETTLED_SECONDS = 600.0
 """A host that is dead for good in less has failed to start."""
@@ -81,13 +82,8 @@ class Fleet:
         """Trials that would run now if there were room for all."""
         self.running: Callable[[], list[int]] = list
         """The trials that run."""
-        self.share = share_of(resources, alive_nodes())
+        self.shares = Shares(resources, alive_nodes())
         self.ensure()
-
-    def divide(self, resources: ResourcesSpec) -> None:
-        """Share the devices between as many trials as `resources` say, now that it is known."""
-        self._resources = resources
-        self.share = share_of(resources, alive_nodes())
 
     def wait_for_room(self, on_tick: Callable[[], object]) -> bool:
         """Whether the cluster holds a trial, now or once its autoscaler has added a node.
@@ -100,7 +96,7 @@ class Fleet:
             if (
                 self._demand is None
                 or time.monotonic() > deadline
-                or cannot_be_satisfied(self.share)
+                or cannot_be_satisfied(self.shares.default)
             ):
                 return False
             if not told:
@@ -108,7 +104,8 @@ class Fleet:
                 told = True
             on_tick()
             time.sleep(_LOOK_EVERY_SECONDS)
-            self.divide(self._resources)  # what `auto` means is known when there is a node
+            # What `auto` means is known when there is a node.
+            self.shares = Shares(self._resources, alive_nodes())
             self.ensure()
         return True
 
@@ -124,7 +121,7 @@ class Fleet:
         for node_slot in [node_slot for node_slot in self._hosts if node_slot.node_id not in alive]:
             log.warning("the node of host %s is gone", node_slot.name)
             del self._hosts[node_slot]
-        for node_slot in node_slots_of(nodes, self.share):
+        for node_slot in node_slots_of(nodes, self.shares.default):
             if node_slot.node_id in draining:
                 continue
             if node_slot not in self._hosts:
@@ -133,7 +130,7 @@ class Fleet:
                 self._replace(node_slot)
         if self._demand is not None:
             wanted = self.wanted()
-            self._demand.ask(self.share, min(wanted, self._max_concurrent or wanted))
+            self._demand.ask(self.shares.default, min(wanted, self._max_concurrent or wanted))
         self._draining = {node: self._draining.get(node, 0.0) for node in draining & alive}
         self._save_what_drains()
         actors = {slot.name: host.actor for slot, host in self._hosts.items()}
@@ -146,17 +143,36 @@ class Fleet:
             self.ensure()
 
     def capacity(self) -> int:
-        """Trials that the cluster holds at a time."""
-        nodes = [node for node in alive_nodes() if node["NodeID"] not in self._draining]
-        slots = sum(self.share.fits(node) for node in nodes)
+        """Trials that the cluster should hold at a time."""
+        slots = self.shares.capacity(self._staying(), len(self._hosts))
         return min(slots, self._max_concurrent or slots)
+
+    def num_gpus(self) -> int:
+        """GPUs that the hosts hold; a host without one counts as one."""
+        return sum(len((slot.gpus or "").split(",")) for slot in self._hosts)
+
+    def places(self, live: Mapping[str, int]) -> list[Room]:
+        """The hosts of the nodes that stay, see `Shares.places`."""
+        return self.shares.places(self._hosts, self._staying(), live)
+
+    def held_on(self, node_id: str | None) -> dict[str, float]:
+        """What a trial on that node holds in Ray's books."""
+        found = [node for node in alive_nodes() if node["NodeID"] == node_id]
+        return (self.shares.on(found[0]) if found else self.shares.default).bundle
+
+    def one_of_each_kind(self) -> dict[str, Any]:
+        """A host for each kind of GPU."""
+        return {slot.kind: host.actor for slot, host in self._hosts.items()}
+
+    def _staying(self) -> list[dict[str, Any]]:
+        return [node for node in alive_nodes() if node["NodeID"] not in self._draining]
 
     def names(self) -> tuple[str, ...]:
         """The names of all hosts."""
         return tuple(node_slot.name for node_slot in self._hosts)
 
-    def wait_for_host(self, on_tick: Callable[[], object]) -> Any:
-        """A host that answers, on a node that stays if there is one.
+    def wait_for_host(self, on_tick: Callable[[], object]) -> tuple[str, Any]:
+        """The kind and the actor of a host that answers, on a node that stays if there is one.
 
         `on_tick` is called about once a second meanwhile. RuntimeError if none answers in time.
         """
@@ -165,8 +181,8 @@ class Fleet:
             stay = [
                 node_slot for node_slot in self._hosts if node_slot.node_id not in self._draining
             ]
-            actors = [self._hosts[node_slot].actor for node_slot in stay or self._hosts]
-            calls = {actor.current_attempt.remote(0): actor for actor in actors}
+            hosts = [(slot.kind, self._hosts[slot].actor) for slot in stay or self._hosts]
+            calls = {actor.current_attempt.remote(0): (kind, actor) for kind, actor in hosts}
             for call in ray.wait(list(calls), timeout=1.0)[0] if calls else ():
                 with contextlib.suppress(ray.exceptions.RayActorError):
                     ray.get(call)

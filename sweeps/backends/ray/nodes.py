@@ -10,6 +10,9 @@ from ray._private.state import actors, state
 if TYPE_CHECKING:  # proxies import this module, and each is a process: without Optuna, please
     from sweeps.spec.resources import ResourcesSpec
 
+_KIND = "accelerator_type:"
+"""How Ray's names for kinds of GPUs begin."""
+
 
 def host_name(node_id: str, gpus: str | None) -> str:
     """The name under which a proxy finds the host of its device, see `NodeSlot.gpus`."""
@@ -33,6 +36,8 @@ class NodeSlot:
     gpus: str | None
     """Which of those that the node's raylet sees: `0`, or `0,1` for a base on two of them."""
     cores: int
+    kind: str = ""
+    """Of its GPUs, see `kind_of`."""
 
     @property
     def name(self) -> str:
@@ -49,10 +54,17 @@ class Share:
     """Ray's name of the kind of GPU, if it must be one."""
 
     @property
-    def resources(self) -> dict[str, float]:
-        """As Tune takes them."""
+    def bundle(self) -> dict[str, float]:
+        """As Ray names them; what a trial needs none of is left out."""
         kind = {} if self.accelerator is None else {self.accelerator: 0.001}
-        return {"cpu": self.cpus, "gpu": self.gpus, **kind}
+        return {
+            name: held for name, held in {"CPU": self.cpus, "GPU": self.gpus}.items() if held
+        } | kind
+
+    @property
+    def slots(self) -> int | None:
+        """Trials that a host's GPUs hold at a time; None if trials hold none."""
+        return max(1, int(1 / self.gpus)) if self.gpus else None
 
     def fits(self, node: dict[str, Any]) -> int:
         """Trials that a node holds at a time."""
@@ -75,6 +87,18 @@ def alive_nodes() -> list[dict[str, Any]]:
     return nodes
 
 
+def kind_of(node: dict[str, Any]) -> str:
+    """Ray's names for the kind of a node's GPUs; empty where it has none, or knows no name."""
+    return " ".join(sorted(name for name in node["Resources"] if name.startswith(_KIND)))
+
+
+def shared_with_others(nodes: list[dict[str, Any]]) -> list[str]:
+    """Ids of those nodes of which somebody holds GPUs already."""
+    free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    gpus = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in nodes}
+    return [node for node, count in gpus.items() if count > free.get(node, {}).get("GPU", 0)]
+
+
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are about to be taken away (`ray drain-node`, a spot instance)."""
     return set(state.get_draining_nodes())
@@ -89,7 +113,7 @@ def dead_actors() -> set[str]:
 def share_of(resources: "ResourcesSpec", nodes: list[dict[str, Any]]) -> Share:
     """Cores and GPUs per trial; `auto` shares a GPU, or a node without any, between its slots."""
     kind = resources.accelerator_type
-    accelerator = None if kind is None else f"accelerator_type:{kind}"
+    accelerator = None if kind is None else f"{_KIND}{kind}"
     if accelerator is not None:
         nodes = [node for node in nodes if accelerator in node["Resources"]]
     with_gpus = [node["Resources"] for node in nodes if node["Resources"].get("GPU")]
@@ -124,12 +148,13 @@ def node_slots_of(nodes: list[dict[str, Any]], share: Share) -> list[NodeSlot]:
             continue
         cores = int(node["Resources"].get("CPU", 0))
         if not share.gpus:
-            node_slots.append(NodeSlot(node["NodeID"], None, max(1, cores)))
+            node_slots.append(NodeSlot(node["NodeID"], None, max(1, cores), kind_of(node)))
             continue
         size = max(1, int(share.gpus))
         firsts = range(0, int(node["Resources"]["GPU"]) - size + 1, size)
         groups = [",".join(str(first + other) for other in range(size)) for first in firsts]
         node_slots += [
-            NodeSlot(node["NodeID"], gpus, max(1, cores // len(groups))) for gpus in groups
+            NodeSlot(node["NodeID"], gpus, max(1, cores // len(groups)), kind_of(node))
+            for gpus in groups
         ]
     return node_slots

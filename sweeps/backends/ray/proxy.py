@@ -1,9 +1,9 @@
 """The trial proxy: what Ray Tune schedules. It holds the resources and passes messages, no torch.
 
-It finds the host of its own device, hands the trial over, and turns each message into a Tune
-result. A host that dies ends no trial: the proxy waits for its successor and submits again, as
-the next attempt. A proxy that dies is replaced by Tune and finds its slot still running. Proxies
-stop no trial: hosts belong to the driver.
+It finds the host that the driver chose, or that of its own GPUs, hands the trial over, and turns
+each message into a Tune result. A host that dies ends no trial: the proxy waits for its successor
+and submits again, as the next attempt. A proxy that dies is replaced by Tune and finds its slot
+still running. Proxies stop no trial: hosts belong to the driver.
 """
 
 import json
@@ -29,6 +29,7 @@ ASK_AGAIN_SECONDS = 0.5
 class TrialProxy(tune.Trainable):
     """One Tune trial. `config` is an Assignment's fields, kept up to date by `ReportScheduler`.
 
+    `places` are the hosts, the best for the trial first; `held` and `node` see `resources_of`.
     For a trial whose proxy died, `config["hosts"]` names the hosts that may hold its slot.
     """
 
@@ -41,7 +42,7 @@ class TrialProxy(tune.Trainable):
         self._deaths: int = config.get("deaths", 0)
         self._furthest: int = config.get("furthest", -1)
         self._host: Any = None
-        self._host_name = host_name(ray.get_runtime_context().get_node_id(), own_gpus())
+        self._host_name = _host_here(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial. Never False: Tune would then hang."""
@@ -172,6 +173,27 @@ class TrialProxy(tune.Trainable):
         self._seq = 0
         self._host = None
         return None
+
+
+def resources_of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a proxy holds, on the node `config["node"]` if it has room, otherwise where there is."""
+    return tune.PlacementGroupFactory(
+        [config["held"]], "STRICT_PACK", _soft_target_node_id=config["node"]
+    )
+
+
+def _host_here(config: dict[str, Any]) -> str:
+    """The host that a proxy on this node takes its trial to.
+
+    Whole GPUs are the ones that Ray gave it. Shares of GPUs Ray puts on the fullest one, so there
+    the driver chooses.
+    """
+    node, own = ray.get_runtime_context().get_node_id(), own_gpus()
+    if config["held"].get("GPU", 0) < 1:
+        for name in config["places"]:
+            if node in name:
+                return str(name)
+    return host_name(node, own)
 
 
 def _current_attempt(host: str, trial: int) -> int | None:

@@ -5,15 +5,12 @@ import gc
 import logging
 import os
 import shutil
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray._private import ray_constants
 from ray.tune.execution import class_cache
 
 from peft_jobs import SpecError, TrialSpec
@@ -21,23 +18,22 @@ from peft_jobs.host.job import Prepared
 from sweeps.backends.ray.bridge import (
     PROXY_RETRIES,
     Bridge,
-    Interruption,
     ReportScheduler,
     StudySearcher,
     Watch,
 )
+from sweeps.backends.ray.connection import connect
 from sweeps.backends.ray.fleet import MAX_STARTS, Fleet
-from sweeps.backends.ray.proxy import TrialProxy
+from sweeps.backends.ray.interruption import Interruption
+from sweeps.backends.ray.nodes import alive_nodes, shared_with_others
+from sweeps.backends.ray.proxy import TrialProxy, resources_of
+from sweeps.backends.ray.shares import Shares
 from sweeps.driver.driver import Driver
-from sweeps.driver.interrupts import keeping_signals
-from sweeps.errors import Unavailable
+from sweeps.spec.plan import trials_at_once
 from sweeps.spec.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)
 
-_KNOCK_SECONDS = 5.0
-NODE_STARTS = 3
-"""Tries to start a node here that Ray may take too long for."""
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -73,8 +69,11 @@ class RayBackend:
         class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRETS)
         # Tune prints a traceback for each proxy that dies and is replaced; the bridge says so too.
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-        _connect(resources.address, modules)
+        connect(resources.address, modules)
         self._kind = resources.accelerator_type
+        self._is_auto = resources.slots_per_gpu == "auto"
+        self._useful: dict[str, int] = {}
+        """Trials that a host has use for, by kind of its GPUs."""
         try:
             self.fleet = Fleet(resources, options, marker)
         except BaseException:
@@ -91,6 +90,7 @@ class RayBackend:
         """See `Engine.prepare`; `on_tick` is called about once a second meanwhile,
         and `on_stage` is told what the work is at (`peft_jobs.activity`).
 
+        On a host of each kind of GPU: what a device lacks is told before any trial trains on it.
         SpecError if no node fits a trial, and none that fits is added; or if host after host dies
         of it.
         """
@@ -99,35 +99,60 @@ class RayBackend:
         for _ in range(MAX_STARTS):
             if not self.fleet.wait_for_room(on_tick):
                 raise SpecError(self._no_room())
-            host = self.fleet.wait_for_host(on_tick)
-            call, asked = host.prepare.remote(spec.to_json(), texts), host.stage.remote()
+            kind, host = self.fleet.wait_for_host(on_tick)
             try:
-                while not ray.wait([call], timeout=1.0)[0]:
-                    if ray.wait([asked], timeout=0)[0]:
-                        on_stage(ray.get(asked))
-                        asked = host.stage.remote()
-                    on_tick()
-                    self.fleet.ensure_now_and_then()
-                return Prepared.model_validate(ray.get(call))
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
+                prepared = self._prepare_on(host, spec.to_json(), texts, on_tick, on_stage)
             except ray.exceptions.RayActorError as error:
                 log.warning("a host died while it loaded base and data: %s", error)
                 died = error
+                continue
+            self._useful = {kind: prepared.slots}
+            for other, host in self.fleet.one_of_each_kind().items():
+                if other not in self._useful:
+                    with contextlib.suppress(ray.exceptions.RayActorError):  # its node has gone
+                        found = self._prepare_on(host, spec.to_json(), texts, on_tick, on_stage)
+                        self._useful[other] = found.slots
+            return prepared
         raise SpecError(
             f"{MAX_STARTS} hosts died while they loaded base and data: {died}"
         ) from died
 
+    def _prepare_on(
+        self,
+        host: Any,
+        spec_json: str,
+        texts: list[str],
+        on_tick: Callable[[], object],
+        on_stage: Callable[[str], object],
+    ) -> Prepared:
+        call, asked = host.prepare.remote(spec_json, texts), host.stage.remote()
+        try:
+            while not ray.wait([call], timeout=1.0)[0]:
+                if ray.wait([asked], timeout=0)[0]:
+                    on_stage(ray.get(asked))
+                    asked = host.stage.remote()
+                on_tick()
+                self.fleet.ensure_now_and_then()
+            return Prepared.model_validate(ray.get(call))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""
-        self.fleet.divide(driver.spec.resources)
+        resources, nodes = driver.spec.resources, alive_nodes()
+        if self._is_auto:
+            at_once = trials_at_once(driver.spec, driver.budget.ended.total())
+            self.fleet.shares = Shares.among(resources, nodes, at_once, self._useful)
+        else:
+            self.fleet.shares = Shares(resources, nodes)
+        self._warn_of_others(nodes)
         self.fleet.wanted = lambda: driver.wanted
         self.fleet.running = lambda: list(driver.running)
+        driver.budget.num_gpus = self.fleet.num_gpus
         bridge = Bridge(driver, self.fleet)
         scratch = driver.folder.path / ".ray"
-        share = self.fleet.share
         tuner = tune.Tuner(
-            tune.with_resources(TrialProxy, share.resources),
+            tune.with_resources(TrialProxy, resources_of),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(bridge),
                 scheduler=ReportScheduler(bridge),
@@ -152,8 +177,18 @@ class RayBackend:
         if driver.running or not bridge.finished:
             driver.leave_running()
 
+    def _warn_of_others(self, nodes: list[dict[str, Any]]) -> None:
+        """Of shares of a GPU, Ray's books hold on which node they are, and not on which GPU."""
+        if 0 < self.fleet.shares.default.gpus < 1:
+            for node in shared_with_others(nodes):
+                log.warning(
+                    "others hold GPUs of the node %s, and Ray does not say which ones: trials may "
+                    "share them; resources.gpus_per_trial: 1 gives each trial one of its own",
+                    node,
+                )
+
     def _no_room(self) -> str:
-        share = self.fleet.share
+        share = self.fleet.shares.default
         of_kind = "" if self._kind is None else f" of the kind {self._kind!r}"
         return (
             f"no node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs"
@@ -166,65 +201,3 @@ class RayBackend:
         # makes Ray 2.60 end this process (`core_worker_process.cc`); Tune leaves some in cycles.
         gc.collect()
         ray.shutdown()
-
-
-def _connect(address: str | None, modules: Sequence[Path]) -> None:
-    """Join the cluster at `address`; by default start one here, whatever else runs here.
-
-    Another cluster's nodes are sent the `modules`.
-    """
-    code = {"py_modules": [str(module) for module in modules]}
-    try:
-        if address is not None and ":" in address:  # Ray itself would try for a minute
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
-        alone = _on_loopback() if address is None else contextlib.nullcontext()
-        with keeping_signals(), alone:  # Ray 2.60 takes SIGTERM over (`ray._private.node`)
-            start_ray(
-                partial(
-                    ray.init,
-                    address=address or "local",
-                    include_dashboard=False if address is None else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    runtime_env=code if address is not None and modules else None,
-                )
-            )
-    except Exception as error:  # Ray 2.60 raises that very class if a node takes over 30 s to start
-        where = "can be started" if address is None else f"at {address!r}"
-        hint = "" if address is None else " (a cluster with a token needs RAY_AUTH_MODE=token here)"
-        if "AF_UNIX" in str(error):
-            hint = " (set RAY_TMPDIR to a short folder, such as /tmp/ray)"
-        raise Unavailable(f"no Ray cluster {where}: {error}{hint}") from error
-
-
-def start_ray(init: Callable[[], object]) -> None:
-    """`init()`, again if a node was too slow to start: on a busy machine the next try does it.
-
-    Raises what the last of NODE_STARTS tries raises, and all other errors at once.
-    """
-    for left in reversed(range(NODE_STARTS)):
-        try:
-            init()
-            return
-        except Exception as error:
-            if type(error) is not Exception or not left:
-                raise
-            log.warning("Ray could not be started, trying again: %s", error)
-            ray.shutdown()
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray 2.60 listens on 127.0.0.1 only, if other machines cannot join; by default they can."""
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    given = os.environ.get(name)
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ[name] = "0"  # for the processes that Ray starts
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[name]
-        if given is not None:
-            os.environ[name] = given

@@ -18,7 +18,7 @@ print(json.dumps({
     "version": torch.__version__,
     "cuda": torch.version.cuda,
     "threads": torch.get_num_threads(),
-    "bf16": cuda and torch.cuda.is_bf16_supported(),
+    "bf16": cuda and torch.cuda.is_bf16_supported(including_emulation=False),
     "gpus": [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in gpus],
 }))
 """

@@ -11,6 +11,7 @@ import torch
 
 from peft_jobs.device.memory import (
     RanOut,
+    is_out_of_memory,
     peak_memory,
     release,
     reset_high_water_mark,
@@ -127,3 +128,17 @@ def _driver_peak(device: torch.device) -> Iterator[list[int]]:
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA driver error: out of memory",
+    ],
+)
+def test_what_cuda_says_beside_torchs_allocator_is_out_of_memory_too(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(ValueError(said))

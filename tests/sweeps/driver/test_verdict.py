@@ -88,7 +88,7 @@ def test_the_timeout_counts_over_launches(open_study: Callable[..., SweepStudy])
     now[0] += 2 * NOTE_SECONDS
     first.tick()  # and it is killed
     second = driver()
-    assert second.study.driven_seconds == 2 * NOTE_SECONDS
+    assert second.study.spent[0] == 2 * NOTE_SECONDS
     now[0] += 100.0 - 2 * NOTE_SECONDS
     assert second.ask() is not None, "the one that was interrupted"
     now[0] += 1.0
@@ -97,3 +97,38 @@ def test_the_timeout_counts_over_launches(open_study: Callable[..., SweepStudy])
     second.note_time()
     assert driver().ask() is None
     assert driver(timeout=1000.0).ask() is not None
+
+
+@pytest.mark.parametrize(
+    "limit", [{"gpu_hours": 2.0}, {"usd": 5.0, "usd_per_gpu_hour": 2.5}], ids=["hours", "price"]
+)
+def test_hours_of_all_gpus_count_over_launches_and_end_the_sweep(
+    open_study: Callable[..., SweepStudy], limit: dict[str, float]
+) -> None:
+    now, held = [5.0], [4]
+
+    def driver(**changed: float) -> Driver:
+        study = open_study(budget={"n_trials": 1000, **limit, **changed})
+        made = Driver(
+            study.spec, study, NoTracker(), SweepFolder.of(study.spec), clock=lambda: now[0]
+        )
+        made.budget.num_gpus = lambda: held[0]
+        return made
+
+    first = driver()
+    assert first.ask() is not None
+    now[0] += 1200.0
+    first.tick()  # and it is killed
+    second = driver()
+    assert second.study.spent == (1200.0, 4 * 1200.0)
+    held[0] = 1
+    now[0] += 2400.0
+    second.tick()
+    assert second.ask() is not None, "exactly two GPU-hours are held now"
+    now[0] += 1.0
+    second.tick()
+    assert second.ask() is None
+    assert second.budget.stop_reason == "the budget of 2 GPU-hours is spent"
+    second.note_time()
+    assert driver().ask() is None
+    assert driver(gpu_hours=3.0, usd=100.0, usd_per_gpu_hour=1.0).ask() is not None

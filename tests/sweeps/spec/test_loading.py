@@ -327,6 +327,35 @@ def test_numbers_written_as_yaml_text_become_numbers(tree: Tree) -> None:
     assert spec.trial.training.weight_decay == 1e-4
 
 
+def test_sizes_and_durations_are_taken_as_people_write_them(tree: Tree) -> None:
+    written = tree(constraints={"memory/peak_allocated_bytes": "22GB", "minutes": "1h30m"})
+    written["budget"] |= {"timeout": "2h", "trial_timeout": 90}
+    written["checkpoints"] = {"every_seconds": "5m"}
+    spec = build_sweep(written)
+    assert spec.constraints == {"memory/peak_allocated_bytes": 22e9, "minutes": 90.0}
+    assert (spec.budget.timeout, spec.budget.trial_timeout) == (7200.0, 90.0)
+    assert spec.checkpoints.every_seconds == 300.0
+    assert build_sweep(spec.model_dump(mode="json")) == spec, "as numbers they mean the same"
+
+
+def test_sizes_and_durations_that_are_none_are_clear_lines(tree: Tree) -> None:
+    wrong = tree(constraints={"memory/peak_allocated_bytes": "22 gigs"})
+    wrong["budget"] |= {"timeout": "soon"}
+    told = "\n".join(problems_of(wrong))
+    assert "constraints: memory/peak_allocated_bytes: must be a number of bytes, or a size" in told
+    assert "budget.timeout: must be a number of seconds, or a duration such as 45s" in told
+
+
+def test_a_limit_in_dollars_needs_the_price_of_an_hour(tree: Tree) -> None:
+    wrong = tree()
+    wrong["budget"] |= {"usd": 20}
+    assert problems_of(wrong) == [
+        "budget: usd needs usd_per_gpu_hour, what an hour of one GPU costs"
+    ]
+    wrong["budget"] |= {"usd_per_gpu_hour": 2.5, "gpu_hours": 10}
+    assert build_sweep(wrong).budget.most_gpu_hours == 8.0
+
+
 def test_patient_wraps_another_pruner_with_its_arguments(tree: Tree) -> None:
     inner = {"type": "successive_halving", "reduction_factor": "4"}
     pruner = {"type": "patient", "patience": 1, "wrapped_pruner": inner}

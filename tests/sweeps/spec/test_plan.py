@@ -10,7 +10,7 @@ from peft_jobs import SpecError
 from peft_jobs.host.job import Prepared
 from sweeps import SweepSpec
 from sweeps.search.pruners import build
-from sweeps.spec.plan import geometric_rungs, resolve, variants
+from sweeps.spec.plan import geometric_rungs, resolve, trials_at_once, variants, with_slots
 
 Sweep = Callable[..., SweepSpec]
 PREPARED = Prepared(train_rows=1000)
@@ -103,3 +103,29 @@ def test_variants_are_one_trial_per_base_task_data_and_targets(sweep: Sweep) -> 
     chosen = variants(sweep(space={"parameters": parameters}))
     assert len({(t.quantization.scheme, t.adapter.target_modules) for t in chosen}) == 4
     assert len(chosen) == 4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "n_trials", "ended", "at_once"),
+    [
+        ("tpe", "none", 40, 0, 10),
+        ("tpe", "none", 40, 20, 5),
+        ("random", "successive_halving", 40, 0, 10),
+        ("random", "none", 40, 0, 40),
+        ("qmc", "none", 40, 30, 10),
+        ("gp", "median", 8, 0, 2),
+        ("tpe", "none", 10, 0, 10),  # all of them drawn at random
+        ("tpe", "none", 11, 0, 2),
+        ("tpe", "successive_halving", 3, 0, 1),
+        ("tpe", "none", 8, 8, 1),
+    ],
+)
+def test_sampler_and_pruner_see_trials_before_the_next_ones_start(
+    sweep: Sweep, sampler: str, pruner: str, n_trials: int, ended: int, at_once: int
+) -> None:
+    spec = sweep(sampler=sampler, pruner=pruner, budget={"n_trials": n_trials})
+    assert trials_at_once(spec, ended) == at_once
+    prepared = PREPARED.model_copy(update={"slots": 32})
+    assert with_slots(spec, prepared, ended).resources.slots == min(32, at_once)
+    given = sweep(resources={"slots_per_gpu": 7}, sampler=sampler)
+    assert with_slots(given, prepared, ended).resources.slots == 7

@@ -398,3 +398,15 @@ def test_what_the_device_lacks_is_told_before_any_trial(
     spec = trial(tiny_llama_path, rows_path)
     with pytest.raises(SpecError, match=said):
         engine.prepare(spec, [spec.with_params(params)])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU does all of it")
+def test_what_the_device_of_its_own_node_lacks_ends_a_trial(
+    driver: Driver, tiny_llama_path: Path, rows_path: Path
+) -> None:
+    """Nodes differ: the host that was asked before the first trial may have had another device."""
+    spec = trial(tiny_llama_path, rows_path)
+    result = driver.run(spec.with_params({"training.tf32": True}))
+    assert result is not None
+    assert result.state is State.FAIL
+    assert "training.tf32 needs a GPU" in str(result.error)

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from peft_jobs import SpecError, TrialSpec
 from sweeps.backends.ray import host_actor
@@ -64,3 +65,23 @@ def test_a_host_that_loses_its_device_ends_its_process(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert "simulated device" in ended.stderr
+
+
+PROMISED = """
+from sweeps.backends.ray.host_actor import HostActor
+
+HostActor("simulated", {}, "0")._host.close(10)
+print("simulated starts")
+HostActor("solo", {"cache_dir": "never-made"}, "0")
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
+def test_a_host_that_was_promised_a_gpu_never_trains_on_the_cpu() -> None:
+    """A simulated trial needs no GPU, so pretend ones do for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROMISED], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "simulated starts\n"
+    assert "SpecError: torch " in done.stderr.splitlines()[-1]
+    assert "cannot use the GPU" in done.stderr.splitlines()[-1]

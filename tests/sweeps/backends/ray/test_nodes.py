@@ -318,7 +318,12 @@ def test_a_real_sweep_reaches_nodes_that_share_no_disk_and_is_read_from_another_
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     tree = cluster.tree(
         "real",
-        resources={"engine": "solo", "engine_options": {}, "cpus_per_trial": 1},
+        resources={
+            "engine": "solo",
+            "engine_options": {},
+            "cpus_per_trial": 1,
+            "gpus_per_trial": 0,
+        },
         budget={"n_trials": 4, "max_samples": 64},
         evaluation={"metrics": ["own_metric:where"]},
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweeps.backends.ray.ray_backend import NODE_STARTS, start_ray
+from sweeps.backends.ray.connection import NODE_STARTS, start_ray
 
 
 class Slow:
