@@ -85,6 +85,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def between(low: float, high: float) -> str:
+    """`12:05 to 19:10`, or `about 12:05` where both say the same."""
+    return (
+        f"about {clock(high)}"
+        if high - low < max(5, 0.1 * low)
+        else f"{clock(low)} to {clock(high)}"
+    )
+
+
 def size(count: float) -> str:
     """Bytes in KiB, MiB or GiB."""
     if count < 2**20:

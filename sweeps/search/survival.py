@@ -49,6 +49,7 @@ def survival(
     rungs: Sequence[int],
     at_once: int,
     first_learnt: int | None,
+    trials_tried: int = TRIALS_TRIED,
 ) -> Survival:
     """Tries the pruner on trials with random final values and noisy rungs, `at_once` at a time.
 
@@ -57,7 +58,7 @@ def survival(
     number = min(n_trials, MAX_TRIALS)
     first = number if first_learnt is None else min(first_learnt, number)
     complete, samples = [], []
-    for seed in range(max(2, TRIALS_TRIED // number)):
+    for seed in range(max(2, trials_tried // number)):
         rng = random.Random(seed)
         best = -rng.uniform(0, MAX_IMPROVEMENT)
         learnt = [best * max(0, i - first) / max(1, number - 1 - first) for i in range(number)]

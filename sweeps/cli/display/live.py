@@ -18,7 +18,7 @@ from peft_jobs.host.job import Prepared
 from sweeps.cli.display.plain import STOPPING, ending, plan
 from sweeps.cli.display.snapshot import Observer, RunningTrial, Snapshot
 from sweeps.cli.display.stages import Stages
-from sweeps.cli.screen import clock, err, pairs, short_params
+from sweeps.cli.screen import between, clock, err, pairs, short_params
 from sweeps.driver.driver import Driver
 from sweeps.results.states import STATES, word
 from sweeps.spec import SweepSpec
@@ -123,7 +123,7 @@ def _head(snapshot: Snapshot, shown: Shown) -> RenderableType:
     left = snapshot.seconds_left(shown.now)
     times = clock(shown.now - snapshot.started)
     if left is not None:
-        times += f", about {clock(left)} left"
+        times += f", {between(*left)} left"
     counts = Text(f"{snapshot.ended} of {shown.total} trials   ")
     for state, style in _STYLES.items():
         if snapshot.counts.get(state):

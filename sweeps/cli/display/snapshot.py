@@ -4,12 +4,12 @@ The driver is not thread-safe: `Observer.see` runs in its thread and copies what
 """
 
 import time
-from bisect import bisect, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peft_jobs import Progress, State, TrialResult
 from search_spaces import Params
+from sweeps.cli.display.work_left import WorkLeft
 from sweeps.driver.driver import Driver
 from sweeps.results.states import ENDED, INTERRUPTED, RUNNING
 from sweeps.spec import SweepSpec
@@ -51,19 +51,21 @@ class Snapshot:
     best_params: Params = field(default_factory=dict)
     work: float = 0.0
     """Trials' worth of training done by this process; a trial that was pruned counts in part."""
-    work_left: float | None = None
+    work_left: tuple[float, float] | None = None
+    """From, to."""
     started: float = field(default_factory=time.time)
 
     @property
     def ended(self) -> int:
         return sum(self.counts.get(state, 0) for state in ENDED)
 
-    def seconds_left(self, now: float) -> float | None:
-        """An estimate from the work done so far; None while there is too little of it."""
+    def seconds_left(self, now: float) -> tuple[float, float] | None:
+        """From, to, at the speed so far; None while too little has been done."""
         elapsed = now - self.started
         if self.work_left is None or self.work < 0.2 or elapsed < 2:
             return None
-        return self.work_left * elapsed / self.work
+        low, high = (work * elapsed / self.work for work in self.work_left)
+        return low, high
 
 
 class Observer:
@@ -76,16 +78,16 @@ class Observer:
         """Trials that were running and have been stopped without an end."""
         self._metric = spec.objective.metric
         self._values: dict[int, float] = {}
-        self._horizon = spec.trial.training.max_samples or 1
+        self._work_left: WorkLeft | None = None
         self._running: dict[int, RunningTrial] = {}
         self._params: dict[int, Params] = {}
         self._latest: tuple[EndedTrial, ...] = ()
-        self._shares: list[float] = []
-        """Of the horizon, by trial that has ended here; sorted."""
         self._counts: tuple[int, dict[str, int]] = (-1, {})
 
     def see(self, driver: Driver) -> tuple[Snapshot, list[EndedTrial]]:
         """The driver's state, and the trials that have ended since the last call."""
+        if self._work_left is None:
+            self._work_left = WorkLeft(driver.spec)
         running = {
             number: RunningTrial(
                 number, trial.attempt, trial.started, trial.point.params, trial.progress
@@ -96,6 +98,7 @@ class Observer:
         for number in self._running.keys() - running.keys():
             if number in driver.ended:
                 ended.append(self._end(self._running[number], driver.ended[number]))
+                self._work_left.end(_share_of(driver.ended[number], self._work_left))
             else:
                 self.interrupted.append(number)
         for number, trial in running.items():
@@ -108,7 +111,11 @@ class Observer:
             self._counts = (len(driver.ended), dict(driver.counts))
         unfinished = {RUNNING: len(running), INTERRUPTED: len(driver.study.interrupted)}
         counts = self._counts[1] | unfinished
-        work, left = self._work(len(driver.ended))
+        current = [
+            self._work_left.share(trial.progress.samples) if trial.progress else 0.0
+            for trial in running.values()
+        ]
+        num_waiting = max(0, self.total - len(driver.ended) - len(current))
         best = driver.best
         snapshot = Snapshot(
             counts=counts,
@@ -116,37 +123,21 @@ class Observer:
             latest=self._latest,
             best=best,
             best_params={} if best is None else self._params_of(best[0], driver),
-            work=work,
-            work_left=left,
+            work=self._work_left.done(current),
+            work_left=self._work_left.left(num_waiting, current),
             started=driver.budget.started,
         )
         return snapshot, ended
 
     def _end(self, trial: RunningTrial, result: TrialResult) -> EndedTrial:
-        complete = result.state is State.COMPLETE
-        insort(self._shares, 1.0 if complete else self._share(result.samples))
         value = result.metrics.get(self._metric, self._values.get(trial.number))
         return EndedTrial(trial.number, time.time() - trial.started, trial.params, result, value)
-
-    def _share(self, samples: int) -> float:
-        return min(1.0, samples / self._horizon)
-
-    def _work(self, num_ended: int) -> tuple[float, float]:
-        """Trials' worth of training done, and still to be done if trials end as they did so far."""
-        current = [
-            self._share(trial.progress.samples) if trial.progress else 0.0
-            for trial in self._running.values()
-        ]
-        waiting = max(0, self.total - num_ended - len(current))
-        left = waiting * self._expected(0.0) + sum(self._expected(at) for at in current)
-        return sum(self._shares) + sum(current), left
-
-    def _expected(self, at: float) -> float:
-        """The further share of a trial at `at`: the mean of those that came further than that."""
-        further = self._shares[bisect(self._shares, at) :]
-        return sum(further) / len(further) - at if further else 1.0 - at
 
     def _params_of(self, number: int, driver: Driver) -> Params:
         if number not in self._params:  # it ended under an earlier driver
             self._params[number] = driver.study.trials()[number].user_attrs["params"]
         return self._params[number]
+
+
+def _share_of(result: TrialResult, work: WorkLeft) -> float:
+    return 1.0 if result.state is State.COMPLETE else work.share(result.samples)

@@ -90,9 +90,9 @@ def test_nothing_is_cut_off(spec: SweepSpec, width: int) -> None:
 
 
 def test_time_left_follows_from_the_work_that_is_left() -> None:
-    snapshot = Snapshot(work=2.0, work_left=6.0, started=NOW - 100)
-    assert snapshot.seconds_left(NOW) == 300
-    assert Snapshot(work=0.0, work_left=6.0, started=NOW - 100).seconds_left(NOW) is None
+    snapshot = Snapshot(work=2.0, work_left=(6.0, 8.0), started=NOW - 100)
+    assert snapshot.seconds_left(NOW) == (300, 400)
+    assert Snapshot(work=0.0, work_left=(6.0, 8.0), started=NOW - 100).seconds_left(NOW) is None
 
 
 @contextmanager
