@@ -40,6 +40,8 @@ class Survival:
     """Trials that run to their end."""
     samples: Range
     """Samples that are trained."""
+    evaluations: Range
+    """Evaluations of a trial: at each rung that it gets to, and at its end."""
 
 
 def survival(
@@ -57,18 +59,18 @@ def survival(
     """
     number = min(n_trials, MAX_TRIALS)
     first = number if first_learnt is None else min(first_learnt, number)
-    complete, samples = [], []
+    complete, samples, evaluations = [], [], []
+    stops = [*rungs, max_samples]
     for seed in range(max(2, trials_tried // number)):
         rng = random.Random(seed)
         best = -rng.uniform(0, MAX_IMPROVEMENT)
         learnt = [best * max(0, i - first) / max(1, number - 1 - first) for i in range(number)]
         values = [centre + rng.gauss(0, 1) for centre in learnt]
-        ends = [
-            *_ends(build(pruner, max_samples, rungs), values, [*rungs, max_samples], at_once, rng)
-        ]
+        ends = [*_ends(build(pruner, max_samples, rungs), values, stops, at_once, rng)]
+        evaluations.append(sum(1 + stops.index(end) for end in ends) / number)
         complete.append(sum(end == max_samples for end in ends) / number)
         samples.append(sum(ends) / (number * max_samples))
-    return Survival(_range(complete), _range(samples))
+    return Survival(_range(complete), _range(samples), _range(evaluations))
 
 
 def _ends(

@@ -16,6 +16,7 @@ def test_without_a_pruner_all_is_trained() -> None:
     found = survival(PrunerSpec(type="none"), 40, 900, (100, 300), 5, 10)
     for share in (found.complete, found.samples):
         assert (share.low, share.expected, share.high) == (1.0, 1.0, 1.0)
+    assert found.evaluations.expected == 3.0, "at two rungs and at the end"
 
 
 @pytest.mark.parametrize(("n_trials", "factor"), [(12, 3), (20, 4), (60, 3)])
@@ -30,6 +31,7 @@ def test_successive_halving_one_by_one_leaves_what_ranks_at_random_leave(
     assert found.complete.expected == pytest.approx(exact, abs=0.03)
     in_samples = exact + (1 - exact) / 3
     assert found.samples.expected == pytest.approx(in_samples, abs=0.02)
+    assert found.evaluations.expected == pytest.approx(1 + found.complete.expected)
     assert found.complete.low <= exact <= found.complete.high
 
 

@@ -1,0 +1,5 @@
+"""What a sweep will take and do, told before it is launched.
+
+points   what its space holds, and what is turned away before launch
+costs    GPU-hours, hours and money, from a trial's seconds and the pruner
+"""
