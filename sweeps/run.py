@@ -11,7 +11,9 @@ from typing import TypeVar
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
-from sweeps.backends.backend import make_backend
+from sweeps.backends.backend import Backend, make_backend
+from sweeps.confirmation.rounds import check_confirmable
+from sweeps.driver.confirming import ConfirmingDriver
 from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
@@ -28,6 +30,8 @@ from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
 from sweeps.spec.plan import resolve, sources, variants, with_slots
+from sweeps.spec.sweep import ConfirmSpec
+from sweeps.study import reruns
 from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease
 from sweeps.study.study import SweepStudy
@@ -80,16 +84,18 @@ def launch(
     callbacks: LaunchCallbacks | None = None,
     retry_failed: bool = False,
     moved: bool = False,
+    confirm_only: bool = False,
 ) -> Outcome:
     """`run_sweep` with what a command line needs.
 
     `retry_failed` runs the trials that failed once more; `moved` says that the storage was
-    elsewhere before.
+    elsewhere before; `confirm_only` starts no new trial, but the repeats of `spec.confirm`.
     """
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
         folder = folder.with_mirror(mirror)
-        return _launch(spec, folder, callbacks or LaunchCallbacks(), retry_failed, moved)
+        given = callbacks or LaunchCallbacks()
+        return _launch(spec, folder, given, retry_failed, moved, confirm_only)
 
 
 def _launch(
@@ -98,6 +104,7 @@ def _launch(
     callbacks: LaunchCallbacks,
     retry_failed: bool,
     moved: bool,
+    confirm_only: bool,
 ) -> Outcome:
     own_id(spec, folder, moved)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -122,30 +129,36 @@ def _launch(
             study.optuna.set_user_attr("baseline", prepared.baseline)
             study.optuna.set_user_attr("majority", prepared.majority)
             if retry_failed:
-                study.retry_failed()
+                reruns.retry_failed(study)
             num_ended = sum("result" in trial.user_attrs for trial in study.launched())
             spec = with_slots(spec, prepared, num_ended)
             with _enduring_if(folder.record.exists(), "the sweep's record"):
                 _write_sweep(spec, folder, prepared)
             callbacks.on_prepared(spec, prepared)
+            if confirm_only:
+                check_confirmable(study)
             tracker = open_tracker(study, folder, prepared)
-            driver = Driver(
-                spec,
-                study,
-                tracker,
-                folder,
-                callbacks.on_change,
-                tick,
-                callbacks.heartbeat.trial_ended,
-            )
-            try:
-                with interrupted_by_signals(driver):
-                    backend.run(driver)
-            except BaseException:
-                driver.finish_files()
-                tracker.close(FLUSH_SECONDS)
-                raise
+            known = (spec, study, tracker, folder, callbacks.on_change, tick)
+            ended = callbacks.heartbeat.trial_ended
+            if not confirm_only:
+                driver = Driver(*known, on_end=ended)
+                _drive(backend, driver)
+            if confirm_only or (spec.confirm is not None and _status(driver)[0] == "complete"):
+                driver = ConfirmingDriver(
+                    *known, on_end=ended, confirm=spec.confirm or ConfirmSpec()
+                )
+                _drive(backend, driver)
         return _while_ticking(partial(_finish, driver), tick, "reports")
+
+
+def _drive(backend: Backend, driver: Driver) -> None:
+    try:
+        with interrupted_by_signals(driver):
+            backend.run(driver)
+    except BaseException:
+        driver.finish_files()
+        driver.tracker.close(FLUSH_SECONDS)
+        raise
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ from sweeps.backends.backend import make_backend
 from sweeps.driver.driver import Driver
 from sweeps.records.layout import SweepFolder
 from sweeps.spec.plan import resolve, variants
-from sweeps.study.asker import Point
 from sweeps.study.database import open_storage
+from sweeps.study.point import Point
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import NoTracker
 

@@ -223,7 +223,27 @@ def retry(
     if not failed:
         raise typer.BadParameter("say which trials: --failed")
     options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
-    raise typer.Exit(resume(storage, name, options, retry_failed=True))
+    raise typer.Exit(resume(storage, name, options, "retry"))
+
+
+@app.command(**_example("peft-sweep confirm demo", "peft-sweep confirm demo confirm.seeds=3"))
+def confirm(
+    name: Name,
+    overrides: Overrides = None,
+    storage: Storage = RUNS,
+    address: Address = None,
+    inline: Inline = False,
+    plain: Plain = False,
+    supervise: Supervise = True,
+    moved: Moved = False,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Prove the winner: train the best configurations again under fresh seeds."""
+    from sweeps.cli.commands.run import Options, resume
+
+    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
+    raise typer.Exit(resume(storage, name, options, "confirm"))
 
 
 @app.command(

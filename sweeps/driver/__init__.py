@@ -1,6 +1,7 @@
 """The driver of a sweep: between what executes trials and what records them.
 
 driver         Driver: asks, starts, reports, ends
+confirming     ConfirmingDriver: repeats of candidates instead of new trials
 running        what a live trial is at, and whether it has run for too long
 trial_record   trial.json of a trial that starts; result.json and adapter of one that has ended
 late_files     LateFiles: what the disk does not take now is written later

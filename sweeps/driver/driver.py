@@ -23,7 +23,7 @@ from sweeps.driver.trial_record import claim_adapter, record_end, record_missing
 from sweeps.driver.verdict import fault_of
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
-from sweeps.study.asker import Point
+from sweeps.study.point import Point
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import Tracker
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from peft_jobs import Kind, Progress
 from sweeps.driver.verdict import Fault
-from sweeps.study.asker import Point
+from sweeps.study.point import Point
 
 CANCEL_AGAIN_SECONDS = 10.0
 """A trial that is on its way to a host, or to another one, hears nothing of a cancellation."""

@@ -18,7 +18,7 @@ from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.reports import markdown, report_artifacts
 from sweeps.results.states import INTERRUPTED
 from sweeps.spec.sample_points import varying_names
-from sweeps.study.asker import Point
+from sweeps.study.point import Point
 from sweeps.study.study import SweepStudy
 from sweeps.tracking import Artifact, MlflowTracker, NoTracker, RunStatus, Tracker, View
 
@@ -94,6 +94,8 @@ def track_start(tracker: Tracker, point: Point, time_ms: int) -> None:
     tags = {"trial.number": str(point.number), "trial.state": str(State.RUNNING)}
     if point.retry_of is not None:
         tags["trial.retry_of"] = str(point.retry_of)
+    if point.confirm_of is not None:
+        tags["trial.confirm_of"] = str(point.confirm_of)
     name = run_name(point.number, point.params)
     tracker.trial_started(point.number, name, flatten(point.spec), tags, time_ms)
 

@@ -11,7 +11,7 @@ from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, TRACEBACK_FILE
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.driver.tracked_runs import milliseconds, track_end, track_start, trial_artifacts
 from sweeps.records.layout import SweepFolder
-from sweeps.study.asker import Point
+from sweeps.study.point import Point
 from sweeps.tracking import Tracker
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, State, TrialResult
+from sweeps.confirmation.confirmed import Confirmation, confirmation_of
 from sweeps.results.states import minutes_so_far, state_of
 from sweeps.study.lease import Holder
 from sweeps.study.study import SweepStudy
@@ -74,6 +75,8 @@ class Leaderboard:
     goes_on: bool = False
     """Whether the baseline has the saved adapter that trials go on from; otherwise it is the base
     without an adapter."""
+    confirmation: Confirmation | None = None
+    """What repeats of the best trials under fresh seeds have shown."""
 
     @property
     def references(self) -> dict[str, float]:
@@ -115,7 +118,7 @@ class Leaderboard:
 
     def to_json(self) -> dict[str, Any]:
         known = asdict(self)
-        for name, absent in (("majority", None), ("goes_on", False)):
+        for name, absent in (("majority", None), ("goes_on", False), ("confirmation", None)):
             if known[name] is absent:  # as earlier versions have recorded it
                 del known[name]
         return {**known, "varying": self.varying}
@@ -150,6 +153,7 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
         baseline,
         majority=majority,
         goes_on=study.spec.trial.adapter.source is not None,
+        confirmation=confirmation_of(study),
     )
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from peft_jobs.storage.files import write_json, write_whole
+from sweeps.confirmation.confirmed import Confirmed
 from sweeps.file_names import (
     LEADERBOARD_CSV,
     LEADERBOARD_HTML,
@@ -49,6 +50,25 @@ def cells(row: Row, board: Leaderboard) -> list[str]:
     return fixed + [_value(row.params[n]) if n in row.params else "" for n in board.varying]
 
 
+CONFIRMED = ("group", "trial", "expected", "95 %", "seeds", "recorded", "behind", "95 %", "P(best)")
+"""Column names of what repeats have shown."""
+
+
+def confirmed_cells(row: Confirmed) -> list[str]:
+    """A configuration that was trained again, as a person reads it."""
+    return [
+        str(row.group),
+        f"{row.number:04d}",
+        f"{row.expected.value:.4f}",
+        f"{row.expected.low:.4f} to {row.expected.high:.4f}",
+        str(row.num_seeds),
+        f"{row.recorded:.4f}",
+        f"{row.behind.value:.4f}",
+        f"{row.behind.low:.4f} to {row.behind.high:.4f}",
+        f"{row.probability_best:.2f}",
+    ]
+
+
 def markdown(board: Leaderboard, limit: int = 20) -> str:
     """The first rows as a Markdown table, with the winner in a sentence above it."""
     lines = [f"**Sweep `{board.sweep}`**: {summary(board)}", ""]
@@ -58,6 +78,11 @@ def markdown(board: Leaderboard, limit: int = 20) -> str:
     lines += ["| " + " | ".join(cells(row, board)) + " |" for row in rows]
     if len(board.rows) > limit:
         lines.append(f"\n{len(board.rows) - limit} more in `{LEADERBOARD_CSV}`.")
+    if (found := board.confirmation) is not None:
+        lines += ["", "Trained again under fresh seeds:", ""]
+        lines += ["| " + " | ".join(CONFIRMED) + " |", "|" + "---|" * len(CONFIRMED)]
+        lines += ["| " + " | ".join(confirmed_cells(row)) + " |" for row in found.rows]
+        lines += ["", *found.words()]
     return "\n".join(lines)
 
 
@@ -68,6 +93,8 @@ def summary(board: Leaderboard) -> str:
         return "no trial has completed yet."
     others = "; ".join(f"{words}: {value:.4f}" for words, value in board.references.items())
     against = f" ({others})" if others else ""
+    if board.confirmation is not None:
+        return f"{board.confirmation.words()[0]}{against}"
     return f"trial {best.number:04d} is best, {board.metric} {best.value:.4f}{against}."
 
 
@@ -117,9 +144,30 @@ def to_html(board: Leaderboard, said: str | None = None) -> str:
             f"<style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(said or summary(board))}</p>",
             f"<table>{line('th', header(board))}",
             *rows,
-            "</table></html>\n",
+            "</table>",
+            *_confirmed_html(board),
+            "</html>\n",
         ]
     )
+
+
+def _confirmed_html(board: Leaderboard) -> list[str]:
+    if (found := board.confirmation) is None:
+        return []
+    table = [CONFIRMED, *(confirmed_cells(row) for row in found.rows)]
+    tags = ["th", *("td" for _ in found.rows)]
+    lines = [
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        for tag, cells in zip(tags, table, strict=True)
+    ]
+    said = html.escape(" ".join(found.words()))
+    return [
+        "<h2>Trained again under fresh seeds</h2>",
+        f"<p>{said}</p>",
+        "<table>",
+        *lines,
+        "</table>",
+    ]
 
 
 def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:

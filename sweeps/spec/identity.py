@@ -10,7 +10,7 @@ from sweeps.spec import SweepSpec
 _FREE = (
     *("budget.n_trials", "budget.timeout", "budget.trial_timeout", "budget.max_failures"),
     *("budget.gpu_hours", "budget.usd", "budget.usd_per_gpu_hour"),
-    *("storage", "study_url"),
+    *("storage", "study_url", "confirm"),
 )
 _SINCE = ("space.points_to_evaluate",)
 
@@ -25,7 +25,7 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
         name: value
         for name, value in flatten(spec).items()
         if name not in _FREE
-        and not name.startswith(("checkpoints.", "resources.", "tracking."))
+        and not name.startswith(("checkpoints.", "confirm.", "resources.", "tracking."))
         and (value != [] or name not in _SINCE)
     }
 

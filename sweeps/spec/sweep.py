@@ -110,6 +110,21 @@ class TrackingSpec(Section):
     experiment: Annotated[str, Field(min_length=1)] = "peft-sweeps"
 
 
+class ConfirmSpec(Section):
+    """After the last trial, the best ones are trained again under fresh seeds, the same for all."""
+
+    seeds: Annotated[Count, Field(ge=2, le=100)] = 5
+    """Of a configuration at most; those that are told apart from the first one get fewer."""
+    candidates: Annotated[Count, Field(le=1000)] = 8
+    """Configurations at most: the best ones, and those that noise may have put behind them."""
+    max_trials: Count = 30
+    """Of all configurations together."""
+
+
+def _confirm(value: Any) -> Any:
+    return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
+
+
 def _tracking(value: Any) -> Any:
     return {"enabled": False} if value in ("none", None, False) else value
 
@@ -133,6 +148,8 @@ class SweepSpec(Section):
     budget: BudgetSpec
     resources: ResourcesSpec = ResourcesSpec()
     checkpoints: CheckpointsSpec = CheckpointsSpec()
+    confirm: Annotated[ConfirmSpec | None, BeforeValidator(_confirm)] = None
+    """Prove the winner at the end of `run`; `peft-sweep confirm` does so later."""
     tracking: Annotated[TrackingSpec, BeforeValidator(_tracking)] = TrackingSpec()
     storage: str = "runs"
     """Folder of databases, artifacts and one folder per sweep; absolute once loaded."""

@@ -9,13 +9,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import optuna
 from optuna.trial import Trial, TrialState
 
-from peft_jobs import Kind, TrialSpec, faults
+from peft_jobs import Kind, faults
 from peft_jobs.spec.dotted import flatten
 from search_spaces import Params
 from search_spaces.values import Scalar
@@ -26,12 +25,15 @@ from sweeps.spec.identity import check_adapter
 from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import DATABASE_ERRORS
 from sweeps.study.draws import Drawn, draw
+from sweeps.study.point import Point
+from sweeps.study.reruns import is_repeat
 from sweeps.study.transaction import Changes
 from sweeps.study.turned_away import (
     NOT_LAUNCHED,
     ListedPoints,
     check_queued,
     given_up,
+    is_launched,
     reason,
     told_of,
 )
@@ -54,19 +56,6 @@ class Write(Protocol):
     def __call__(self, call: Callable[[], _T], /) -> _T: ...
 
 
-@dataclass(frozen=True)
-class Point:
-    """A trial to be run: its number in the study and its spec."""
-
-    number: int
-    attempt: int
-    params: Params
-    spec: TrialSpec
-    checkpoint: str | None = None
-    retry_of: int | None = None
-    """The failed trial that this one runs again."""
-
-
 class Asker:
     """Draws the points of one sweep, and knows which were drawn before."""
 
@@ -81,7 +70,7 @@ class Asker:
         self._seen = {
             t.user_attrs["fingerprint"]: t.number
             for t in trials
-            if "fingerprint" in t.user_attrs and t.user_attrs.get("kind") not in NOT_LAUNCHED
+            if "fingerprint" in t.user_attrs and is_launched(t)
         }
         self._first_listed = next((t.number for t in trials if "grid_id" in t.system_attrs), None)
         """The first trial whose point was taken from a list of all."""
@@ -103,8 +92,7 @@ class Asker:
             trial = self._write(self._new_trial)
             self._num_trials = max(self._num_trials, trial.number + 1)
             faults.passing("ask.asked")
-            point = self._settle(trial)
-            if point is not None:
+            if (point := self._settle(trial)) is not None:
                 return trial, point
             away[reason(self._study.get_trials(deepcopy=False)[trial.number])] += 1
 
@@ -135,10 +123,9 @@ class Asker:
         """Whether no point is queued, and as far as is known none is left."""
         if self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return False
+        is_full = self._size is not None and len(self._seen) >= self._size
         sampler = self._study.sampler
-        if self._size is not None and len(self._seen) >= self._size:
-            return True
-        return isinstance(sampler, Grid) and sampler.next_id(self._study) is None
+        return is_full or (isinstance(sampler, Grid) and sampler.next_id(self._study) is None)
 
     def _new_trial(self) -> Trial:
         """Ask; but first take a trial that an ask has made and then lost its database."""
@@ -232,7 +219,7 @@ class Asker:
         if not space.points_to_evaluate or "retry_of" in trial.user_attrs:
             return {}
         before = self._study.get_trials(deepcopy=False)[: trial.number]
-        index = sum("retry_of" not in other.user_attrs for other in before)
+        index = sum("retry_of" not in t.user_attrs and not is_repeat(t) for t in before)
         return space.given(index) if index < len(space.points_to_evaluate) else {}
 
     def _turn_away(self, trial: Trial, changes: Changes, kind: Kind, reason: str) -> Point | None:

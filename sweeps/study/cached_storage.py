@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps.search.successive_halving import RUNG_RECORD
 from sweeps.study.database import knowing_study
 from sweeps.study.history import Considered
+from sweeps.study.reruns import is_repeat
 from sweeps.study.transaction import Changes, write
 
 
@@ -40,6 +41,7 @@ class CachedStorage(BaseStorage):
         self._distributions: dict[str, BaseDistribution] = {}
         self._considered = Considered(self._directions[0])
         self._rungs: dict[str, list[float]] = {}
+        self._has_repeats = False
         self._unsure = True
         """Whether the database may hold more than is here."""
 
@@ -106,6 +108,8 @@ class CachedStorage(BaseStorage):
             trials = sorted(self._unfinished.values(), key=lambda trial: trial.number)
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]
+        if self._has_repeats and getattr(self._thread, "gathered", None) is not None:
+            trials = [trial for trial in trials if not is_repeat(trial)]  # a sampler or pruner asks
         return copy.deepcopy(trials) if deepcopy else trials
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -231,6 +235,7 @@ class CachedStorage(BaseStorage):
 
     def _put(self, trial: FrozenTrial) -> None:
         number = trial.number
+        self._has_repeats = self._has_repeats or is_repeat(trial)
         recorded: Mapping[str, Any] = {}
         if number == len(self._trials):
             self._trials.append(trial)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from optuna.study._study_direction import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.study.reruns import is_repeat
+
 NEWEST = 1000
 BEST = 25
 """As many as Optuna 5 ever counts among the best (`default_gamma`)."""
@@ -28,7 +30,7 @@ class Considered:
 
     def finished(self, trial: FrozenTrial) -> None:
         """Take note of a trial that has ended."""
-        if trial.state in _LEARNT_FROM:
+        if trial.state in _LEARNT_FROM and not is_repeat(trial):
             bisect.insort(self._best, (self._score(trial), trial.number))
             del self._best[BEST:]
 

@@ -19,13 +19,15 @@ from sweeps.search.pruners import build
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import difference, identity
 from sweeps.spec.metrics import numbers
-from sweeps.study.asker import Asker, Point
+from sweeps.study.asker import Asker
 from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import retry
 from sweeps.study.lease import Holder, read_lease
+from sweeps.study.point import Point
 from sweeps.study.pruning import rung_records, should_stop
+from sweeps.study.reruns import is_repeat
 from sweeps.study.transaction import Changes
-from sweeps.study.turned_away import NOT_LAUNCHED
+from sweeps.study.turned_away import is_launched
 
 _T = TypeVar("_T")
 _OF_THE_POINT = (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED, Kind.TIMEOUT)
@@ -100,7 +102,8 @@ class SweepStudy:
         )
         self._finish_tells()
         self._asker = Asker(self.spec, self.optuna, self.ledger, self._write)
-        self.interrupted = [t.number for t in self.trials() if t.state == TrialState.RUNNING]
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        self.interrupted = [trial.number for trial in running if not is_repeat(trial)]
 
     @property
     def spent(self) -> tuple[float, float]:
@@ -118,24 +121,20 @@ class SweepStudy:
         return self.optuna.get_trials(deepcopy=False)
 
     def launched(self) -> list[FrozenTrial]:
-        """The trials that count: not turned away before launch, not run again by a successor."""
+        """The trials that count: not turned away before launch, not run again, no repeats."""
         trials = self.trials()
         idle = {t.user_attrs.get("retry_of") for t in trials}
         idle |= {t.number for t in trials if t.state == TrialState.WAITING}
         return [
             t
             for t in trials
-            if t.user_attrs.get("kind") not in NOT_LAUNCHED and t.number not in idle
+            if is_launched(t) and t.number not in idle
             if not t.state.is_finished() or "result" in t.user_attrs  # else somebody else's
         ]
 
-    def retry_failed(self) -> list[int]:
-        """Queue every failed trial to be run once more, under a new number; their numbers."""
-        failed = [t for t in self.launched() if t.state == TrialState.FAIL]
-        for trial in failed:
-            attrs = {"retry_of": trial.number}
-            self._write(lambda t=trial, a=attrs: self.optuna.enqueue_trial(t.params, a))  # type: ignore[misc]
-        return [trial.number for trial in failed]
+    def adopt(self, number: int) -> None:
+        """Take a running trial of the study that nobody asked for; see `reruns`."""
+        self._live[number] = Trial(self.optuna, self.ledger.trial(number)._trial_id)
 
     def ask(self) -> Point | None:
         """The next trial to run: first those left running, then new ones; None when exhausted."""

@@ -13,10 +13,18 @@ from peft_jobs.spec.mistakes import mistakes
 from search_spaces import GivenSuggest, RandomSuggest, Scalar, SpaceError
 from sweeps.spec import SweepSpec
 from sweeps.study.draws import Drawn
+from sweeps.study.reruns import is_repeat
 
 log = logging.getLogger(__name__)
 
 NOT_LAUNCHED = (Kind.REJECTED, Kind.DUPLICATE)
+
+
+def is_launched(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of the sweep's own points: not turned away, no repeat of another."""
+    return trial.user_attrs.get("kind") not in NOT_LAUNCHED and not is_repeat(trial)
+
+
 _ADVICE = "loosen the constraints, or write a parameter as an expression of the others"
 _TOLD = 3
 """Reasons that are named, the most frequent ones."""

@@ -11,8 +11,8 @@ from peft_jobs.engines.simulated import final_loss, loss_at
 from peft_jobs.host.job import Prepared
 from sweeps import SweepSpec, build_sweep
 from sweeps.spec.plan import resolve
-from sweeps.study.asker import Point
 from sweeps.study.database import open_storage
+from sweeps.study.point import Point
 from sweeps.study.study import SweepStudy
 
 PREPARED = Prepared(train_rows=1000, baseline={"validation/loss": 4.0})

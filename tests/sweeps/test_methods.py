@@ -17,7 +17,7 @@ from sweeps.spec.checks import problems
 from sweeps.spec.plan import variants
 from sweeps.spec.sample_points import draw_points, drawn_trials
 from sweeps.spec.yaml_file import SweepFileError
-from sweeps.study.asker import Point
+from sweeps.study.point import Point
 from sweeps.study.study import SweepStudy
 
 OF_METHODS = """

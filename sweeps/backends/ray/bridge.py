@@ -24,7 +24,7 @@ from sweeps.backends.ray.proxy import resources_of
 from sweeps.driver.driver import Driver
 from sweeps.futures import future_of
 from sweeps.search.samplers import SAMPLERS
-from sweeps.study.asker import Point
+from sweeps.study.point import Point
 
 log = logging.getLogger(__name__)
 

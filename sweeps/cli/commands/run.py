@@ -1,4 +1,4 @@
-"""`run`, `resume` and `retry`: launch a sweep, show how it goes, say what came of it.
+"""`run`, `resume`, `retry` and `confirm`: launch a sweep, show how it goes, say what came of it.
 
 On Ray the command supervises: the sweep's driver is this same command, in a child process that is
 started again when it dies. An inline sweep runs in this process, so that a debugger works.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
@@ -32,10 +32,13 @@ from sweeps.run import LaunchCallbacks, Outcome, launch
 from sweeps.search.at_random import drawn_at_random, why_at_random
 from sweeps.spec import SweepSpec
 
+Verb = Literal["resume", "retry", "confirm"]
+"""What is to come of a recorded sweep."""
+
 
 @dataclass(frozen=True)
 class Options:
-    """What all three commands take."""
+    """What all of these commands take."""
 
     overrides: Sequence[str] = ()
     address: str | None = None
@@ -91,14 +94,14 @@ def run(path: Path, options: Options) -> int:
     return _drive(spec, options, path)
 
 
-def resume(storage: Path, name: str, options: Options, retry_failed: bool = False) -> int:
+def resume(storage: Path, name: str, options: Options, verb: Verb = "resume") -> int:
     """Take up a recorded sweep, with its file or without."""
     spec = recorded_spec(storage, name, [*options.as_overrides()], options.study_url)
     rest = [name, *options.words(), "--storage", SweepFolder(storage, name).location]
-    command = ["retry", *rest, "--failed"] if retry_failed else ["resume", *rest]
+    command = [verb, *rest, "--failed"] if verb == "retry" else [verb, *rest]
     if _supervises(spec, options):
-        return _supervise(options, command, ["resume", *rest])
-    return _drive(spec, options, retry_failed=retry_failed)
+        return _supervise(options, command, ["resume" if verb == "retry" else verb, *rest])
+    return _drive(spec, options, verb=verb)
 
 
 def _supervises(spec: SweepSpec, options: Options) -> bool:
@@ -113,16 +116,16 @@ def _supervise(options: Options, command: Sequence[str], again: Sequence[str]) -
 
 
 def _drive(
-    spec: SweepSpec, options: Options, path: Path | None = None, retry_failed: bool = False
+    spec: SweepSpec, options: Options, path: Path | None = None, verb: Verb = "resume"
 ) -> ExitCode:
     """Drive the sweep, of the file at `path` or recorded, in this process."""
     heartbeat = Heartbeat.of_environment()
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
     watcher = _watcher(spec, options.plain)
-    outcome = _launch(spec, watcher, heartbeat, retry_failed, options.moved)
+    outcome = _launch(spec, watcher, heartbeat, verb, options.moved)
     heartbeat.ended()
-    again = _again(spec, path)
+    again = _again(spec, path, verb)
     if outcome is None:
         say("Interrupted.", style="yellow")
         say(f"`{again}` takes the sweep up where the study stands.")
@@ -134,9 +137,11 @@ def _drive(
     return tell_status(spec, again, outcome, watcher.interrupted)
 
 
-def _again(spec: SweepSpec, path: Path | None) -> str:
+def _again(spec: SweepSpec, path: Path | None, verb: Verb) -> str:
     """The command that takes the sweep up again."""
     folder = SweepFolder.of(spec)
+    if verb == "confirm":
+        return f"peft-sweep confirm {spec.name}{folder.option}"
     if path is not None and not folder.record.exists():
         return f"peft-sweep run {shlex.quote(str(path))}"
     return f"peft-sweep resume {spec.name}{folder.option}"
@@ -186,7 +191,7 @@ def _launch(
     spec: SweepSpec,
     watcher: Watcher,
     heartbeat: Heartbeat,
-    retry_failed: bool,
+    verb: Verb,
     moved: bool,
 ) -> Outcome | None:
     """The outcome; None if the interruption came before the first trial, or a second time."""
@@ -202,6 +207,6 @@ def _launch(
     callbacks = LaunchCallbacks(watcher.stage, watcher.prepared, changed, heartbeat)
     with watcher, termination_as_interrupt(), contextlib.redirect_stdout(sys.stderr):
         try:
-            return launch(spec, callbacks, retry_failed, moved)
+            return launch(spec, callbacks, verb == "retry", moved, verb == "confirm")
         except KeyboardInterrupt:
             return None

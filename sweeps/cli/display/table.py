@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.cli.screen import short_names
+from sweeps.confirmation.confirmed import Confirmation
 from sweeps.results.leaderboard import Leaderboard
-from sweeps.results.reports import cells, header
+from sweeps.results.reports import CONFIRMED, cells, confirmed_cells, header
 
 DEFAULT_ROWS = 20
 _LEAVE_OUT = ("minutes", "trainable", "peak memory", "state")
@@ -32,6 +33,23 @@ def print_board(board: Leaderboard, console: Console, limit: int = DEFAULT_ROWS)
         notes.append(f"a wider terminal also shows {', '.join(left_out)}")
     if notes:
         console.print("; ".join(notes), style="dim")
+    if board.confirmation is not None:
+        _print_confirmation(board.confirmation, console)
+
+
+def _print_confirmation(found: Confirmation, console: Console) -> None:
+    """What was trained again, and the verdict."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in CONFIRMED:
+        table.add_column(_broken(title), justify="right", no_wrap=True, vertical="bottom")
+    for row in found.rows:
+        style = "bold green" if row.number == found.recommended else None
+        table.add_row(*confirmed_cells(row), style=style if row.group == 1 else "dim")
+    console.print(f"\nTrained again under fresh seeds, {found.num_repeats} times in all:\n")
+    console.print(table)
+    console.print()
+    for sentence in found.words():
+        console.print(sentence, markup=False, soft_wrap=True)
 
 
 def leaderboard_table(

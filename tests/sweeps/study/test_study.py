@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
 from sweeps.study.database import open_storage
+from sweeps.study.reruns import retry_failed
 from sweeps.study.study import SweepStudy
 from sweeps.study.turned_away import NOT_LAUNCHED
 
@@ -155,7 +156,7 @@ def test_the_first_trials_take_the_points_that_are_given(
     assert failed is not None
     study.tell(failed.number, fail(Kind.BUG))
     again = open_study(space={"points_to_evaluate": points}, sampler=sampler, pruner="none")
-    assert again.retry_failed() == [failed.number]
+    assert retry_failed(again) == [failed.number]
     asked += ask_and_run(again, run, 4)
     ranks = [params["adapter.r"] for _, params in asked]
     rates = [params["training.learning_rate"] for _, params in asked]

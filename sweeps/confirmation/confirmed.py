@@ -1,0 +1,167 @@
+"""What to train, and how sure that is: the repeats of a study, compared and told."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from peft_jobs import TrialResult
+from sweeps.confirmation.rounds import losses_of
+from sweeps.confirmation.seeds import Interval, Losses, Standing, chances, standings
+from sweeps.study.study import SweepStudy
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A configuration that was trained again under fresh seeds; intervals are of 95 %."""
+
+    number: int
+    """Of the trial that has it."""
+    group: int
+    """1 for those that are not told apart from the first one, 2 for the first of the rest ..."""
+    recorded: float
+    """The objective of that trial, by which it was chosen: too good, as the best of many is."""
+    expected: Interval
+    """The objective under a fresh seed, in the mean."""
+    sd: float
+    """Of the objective over seeds."""
+    num_seeds: int
+    behind: Interval
+    """How much worse it is than the first one, over common seeds; the intervals of all hold
+    together."""
+    probability_best: float
+    trainable_parameters: int | None
+    peak_memory_bytes: int | None
+    minutes: float
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What repeats have shown, the configuration with the best mean first."""
+
+    metric: str
+    direction: str
+    rows: tuple[Confirmed, ...]
+    failed: tuple[int, ...]
+    """Trials of which a repeat did not complete."""
+    num_repeats: int
+    recommended: int
+    """The trial to train: the smallest of those that are not told apart from the first one."""
+
+    @property
+    def winner(self) -> Confirmed:
+        """The row that is recommended."""
+        return next(row for row in self.rows if row.number == self.recommended)
+
+    @property
+    def tied(self) -> list[Confirmed]:
+        """The rows that are not told apart from the first one, itself among them."""
+        return [row for row in self.rows if row.group == 1]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def words(self) -> list[str]:
+        """The verdict in sentences."""
+        best, others = self.winner, [row for row in self.tied if row.number != self.recommended]
+        value = best.expected
+        told = [
+            f"Train the configuration of trial {best.number:04d}: expected {self.metric} "
+            f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f}, {best.num_seeds} seeds); "
+            f"recorded {best.recorded:.4f}."
+        ]
+        if others:
+            numbers = ", ".join(f"{row.number:04d}" for row in others)
+            told.append(
+                f"{numbers} {'is' if len(others) == 1 else 'are'} not told apart from the first; "
+                f"of these {best.number:04d} trains the fewest parameters"
+                f"{_count(best.trainable_parameters)}."
+            )
+        if worse := [row for row in self.rows if row.group > 1]:
+            gap = worse[0].behind
+            told.append(
+                f"{worse[0].number:04d}, the next one, is worse by {gap.value:.4f} "
+                f"({gap.low:.4f} to {gap.high:.4f})."
+            )
+        if self.failed:
+            numbers = ", ".join(f"{number:04d}" for number in self.failed)
+            told.append(f"Repeats of {numbers} did not complete: not to be relied on.")
+        return told
+
+
+def confirmation_of(study: SweepStudy) -> Confirmation | None:
+    """What the study's repeats have shown so far; None before two seeds of one configuration."""
+    losses, failed = losses_of(study)
+    losses = {number: of for number, of in losses.items() if number not in failed}
+    ranked = standings(losses)
+    if not ranked:
+        return None
+    best, groups, trials = chances(ranked), _groups(losses), study.trials()
+    objective = study.spec.objective
+    is_loss = objective.direction == "minimize"
+    rows = tuple(
+        _row(one, trials[one.number], groups[one.number], best[one.number], is_loss)
+        for one in ranked
+    )
+    tied = [row for row in rows if row.group == 1]
+    repeated = sum(len(of) for of in losses_of(study)[0].values()) + len(failed)
+    return Confirmation(
+        metric=objective.metric,
+        direction=objective.direction,
+        rows=rows,
+        failed=tuple(sorted(failed)),
+        num_repeats=repeated,
+        recommended=min(tied, key=_size).number,
+    )
+
+
+def _row(one: Standing, trial: FrozenTrial, group: int, best: float, is_loss: bool) -> Confirmed:
+    result = TrialResult.model_validate(trial.user_attrs["result"])
+    memory = result.memory.get("peak_allocated_bytes") or result.memory.get("peak_rss_bytes")
+    return Confirmed(
+        number=one.number,
+        group=group,
+        recorded=float(trial.value or 0.0),
+        expected=one.expected if is_loss else _turned(one.expected),
+        sd=one.sd,
+        num_seeds=one.num_seeds,
+        behind=one.behind,
+        probability_best=best,
+        trainable_parameters=result.trainable_parameters,
+        peak_memory_bytes=memory,
+        minutes=result.minutes,
+        params=dict(trial.user_attrs["params"]),
+    )
+
+
+def _groups(losses: Losses) -> dict[int, int]:
+    """Tie groups, by configuration: each holds what is not told apart from its first one."""
+    left: Mapping[int, Mapping[int, float]] = losses
+    found: dict[int, int] = {}
+    while ranked := standings(left):
+        group = 1 + max(found.values(), default=0)
+        found |= {one.number: group for one in ranked if one.is_tied}
+        left = {number: of for number, of in left.items() if number not in found}
+    return found
+
+
+def _size(row: Confirmed) -> tuple[float, float, float, int]:
+    unknown = float("inf")
+    parameters, memory = row.trainable_parameters, row.peak_memory_bytes
+    return (
+        unknown if parameters is None else parameters,
+        unknown if memory is None else memory,
+        row.minutes,
+        row.number,
+    )
+
+
+def _turned(interval: Interval) -> Interval:
+    """Of a loss, as the metric that is better when larger."""
+    return Interval(-interval.value, -interval.high, -interval.low)
+
+
+def _count(parameters: int | None) -> str:
+    return "" if parameters is None else f" ({parameters:,})"

@@ -1,0 +1,63 @@
+"""The driver of a confirmation: candidates are trained again under fresh seeds, in rounds."""
+
+import shutil
+from collections import deque
+from dataclasses import dataclass, field
+
+from optuna.trial import TrialState
+
+from peft_jobs import TrialResult
+from sweeps.confirmation.rounds import next_round
+from sweeps.driver.driver import Driver
+from sweeps.spec.sweep import ConfirmSpec
+from sweeps.study.point import Point
+from sweeps.study.reruns import begin_repeat, go_on_with_repeat, is_repeat, repeats
+
+
+@dataclass
+class ConfirmingDriver(Driver):
+    """Starts repeats instead of new trials; what they come to is in the study (`reruns`)."""
+
+    confirm: ConfirmSpec = field(default_factory=ConfirmSpec)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.budget.is_proven = True
+        states = {trial.number: trial.state for trial in repeats(self.study)}
+        self._left = [number for number, state in states.items() if state == TrialState.RUNNING]
+        self._due: deque[tuple[int, int]] = deque()
+
+    def has_room(self, slots: int) -> bool:
+        """Whether a repeat may start; between two rounds none does, until all of one have ended."""
+        is_between = not self._left and not self._due and bool(self.running)
+        return not is_between and len(self.running) < slots
+
+    @property
+    def wanted(self) -> int:
+        """Repeats that would run now if there were room for all."""
+        waiting = 0 if self.stop_requested else len(self._left) + len(self._due)
+        return len(self.running) + waiting
+
+    def next_point(self) -> Point | None:
+        """The next repeat; None at the end."""
+        if self.stop_requested or self.budget.failed:
+            return None
+        if self._left:
+            return go_on_with_repeat(self.study, self._left.pop(0))
+        if not self._due:
+            self._due.extend(next_round(self.study, self.confirm))
+        return begin_repeat(self.study, *self._due.popleft()) if self._due else None
+
+    def end(self, number: int, result: TrialResult) -> None:
+        """End a repeat. Its adapter is not kept: that of the recorded trial is exported."""
+        if result.adapter is not None:
+            attempt = self.running[number].attempt
+            shutil.rmtree(self.folder.attempt(number, attempt) / result.adapter, ignore_errors=True)
+            result = result.model_copy(update={"adapter": None})
+        super().end(number, result)
+
+    def _count(self, number: int, result: TrialResult) -> None:
+        if is_repeat(self.study.trials()[number]):
+            self.ended[number] = result
+        else:
+            super()._count(number, result)

@@ -1,0 +1,122 @@
+"""A confirmation from end to end: repeats are trials that no sampler, pruner or budget sees."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from peft_jobs import SpecError
+from sweeps import SweepSpec
+from sweeps.driver.driver import Driver
+from sweeps.results.recorded_sweep import open_sweep
+from sweeps.run import LaunchCallbacks, launch
+from sweeps.spec.sweep import ConfirmSpec
+from sweeps.study.reruns import REPEAT_OF, REPEAT_SEED, repeats
+
+Sweep = Callable[..., SweepSpec]
+FEW = ConfirmSpec(seeds=3, candidates=4, max_trials=12)
+
+
+def named(spec: SweepSpec, **changed: Any) -> SweepSpec:
+    return spec.model_copy(update=changed)
+
+
+def test_a_sweep_ends_with_the_proof_of_its_winner(sweep: Sweep) -> None:
+    spec = sweep(pruner="none", confirm=FEW.model_dump())
+    outcome = launch(spec)
+    assert outcome.status == "complete"
+    board = outcome.leaderboard
+    assert len(board.rows) == spec.budget.n_trials, "repeats are no rows"
+    found = board.confirmation
+    assert found is not None
+    assert found.num_repeats <= 12
+    best = board.best
+    assert best is not None
+    assert best.number in {row.number for row in found.rows}
+    assert found.recommended in {row.number for row in found.tied}
+    assert board.to_json()["confirmation"]["recommended"] == found.recommended
+    study = open_sweep(spec.storage, spec.name).study
+    for trial in repeats(study):
+        original = study.trials()[trial.user_attrs[REPEAT_OF]]
+        assert trial.params == original.params
+        assert trial.user_attrs[REPEAT_SEED] != spec.seed
+        assert trial.intermediate_values == {}, "no rung: nothing prunes it"
+        assert trial.state == TrialState.COMPLETE
+    seeds = {trial.user_attrs[REPEAT_SEED] for trial in repeats(study)}
+    assert len(seeds) <= 3
+
+
+def test_confirming_later_is_the_same_and_a_second_time_adds_nothing(sweep: Sweep) -> None:
+    at_once, later = (
+        sweep(name="a", pruner="none", confirm=FEW.model_dump()),
+        sweep(name="b", pruner="none"),
+    )
+    first = launch(at_once).leaderboard.confirmation
+    launch(later)
+    second = launch(named(later, confirm=FEW), confirm_only=True).leaderboard.confirmation
+    assert first is not None
+    assert second is not None
+    assert [(r.number, r.expected, r.behind) for r in first.rows] == [
+        (r.number, r.expected, r.behind) for r in second.rows
+    ]
+    launch(named(later, confirm=FEW), confirm_only=True)
+    study = open_sweep(later.storage, "b").study
+    assert len(repeats(study)) == second.num_repeats
+
+
+def test_an_interrupted_confirmation_goes_on(sweep: Sweep) -> None:
+    spec = sweep(pruner="none")
+    launch(spec)
+    launch(named(spec, name="w"))  # another name: the same draws
+    confirmed = named(spec, confirm=FEW)
+    slow = sweep(
+        pruner="none", resources={"engine_options": {"step_seconds": 0.02, "num_slots": 2}}
+    )
+
+    def on_change(driver: Driver) -> None:
+        if len(repeats(driver.study)) >= 3:
+            driver.request_stop()
+
+    callbacks = LaunchCallbacks(on_change=on_change)
+    cut = launch(named(slow, confirm=FEW), callbacks, confirm_only=True)
+    assert cut.status == "interrupted"
+    study = open_sweep(spec.storage, spec.name).study
+    left = [trial for trial in repeats(study) if trial.state == TrialState.RUNNING]
+    assert left
+    outcome = launch(confirmed, confirm_only=True)
+    assert outcome.status == "complete"
+    study = open_sweep(spec.storage, spec.name).study
+    pairs = [(t.user_attrs[REPEAT_OF], t.user_attrs[REPEAT_SEED]) for t in repeats(study)]
+    assert len(set(pairs)) == len(pairs), "no repeat twice"
+    other = launch(named(confirmed, name="w"), confirm_only=True).leaderboard.confirmation
+    assert outcome.leaderboard.confirmation is not None
+    assert other is not None
+    assert outcome.leaderboard.confirmation.rows == other.rows
+
+
+def test_a_larger_budget_afterwards_draws_what_it_would_have_drawn(sweep: Sweep) -> None:
+    """Repeats are no part of n_trials, and their values teach the sampler nothing."""
+    spec = sweep(confirm=FEW.model_dump())
+    launch(spec)
+    more = spec.model_copy(
+        update={
+            "budget": spec.budget.model_copy(update={"n_trials": spec.budget.n_trials + 3}),
+            "confirm": None,
+        }
+    )
+    board = launch(more).leaderboard
+    assert len(board.rows) == spec.budget.n_trials + 3
+    assert board.confirmation is not None, "it stays"
+
+
+def test_what_cannot_be_confirmed_is_told(sweep: Sweep) -> None:
+    spec = sweep(resources={"engine_options": {"step_seconds": 0.01}})
+
+    def stop(driver: Driver) -> None:
+        if driver.running:
+            driver.request_stop()
+
+    assert launch(spec, LaunchCallbacks(on_change=stop)).status == "interrupted"
+    with pytest.raises(SpecError, match=r"have not ended: `peft-sweep resume \S+` first"):
+        launch(named(spec, confirm=FEW), confirm_only=True)
