@@ -24,7 +24,7 @@ export OMP_NUM_THREADS=1 # processes test side by side
 .venv/bin/ruff format --check --quiet . || { echo "run: .venv/bin/ruff format ." >&2; exit 1; }
 .venv/bin/lint-imports
 
-# Types beside the tests: where there is no cache of it, mypy takes 70 seconds of one core.
+# Types beside the tests: where it has no cache, mypy takes most of a minute of one core.
 types="$(mktemp)"
 trap 'rm -f "$types"' EXIT
 .venv/bin/mypy >"$types" 2>&1 &
