@@ -36,9 +36,11 @@ make_environment() {
         fail "needs $MIN_FREE_GB GB of free disk for the environment here, found $free_gb GB"
     echo "Installing the pinned packages into .venv (some minutes the first time) ..."
     "$python" -m venv .venv || fail "could not create .venv with $python"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
         --constraint infra/constraints.txt --editable ".${extra:+[$extra]}" ||
         fail "pip could not install the pinned set; its message above says why (network? disk?)"
+    # pip would take one core for it, a minute of 25,000 files; some of them are no Python 3.
+    .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
     if [ "$extra" = test ]; then
         # A real encoder, for infra/benchmarks/methods.py. An extra cannot say --no-deps, and this package names
         # sentence-transformers, of which nothing here is used.

@@ -1,4 +1,5 @@
-"""Sweeps on a real pretrained language model and real text, on Ray; skipped where they are not."""
+"""Sweeps on a real pretrained language model and real text, the first of them on Ray; skipped where
+they are not."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,18 +60,18 @@ def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
                     "training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
                 }
             },
-            budget={"n_trials": 6, "max_samples": 144},
+            budget={"n_trials": 4, "max_samples": 72},
         )
     )
     outcome = launch(spec)
     board = outcome.leaderboard
     assert outcome.status == "complete"
-    assert len(board.rows) == 6
+    assert len(board.rows) == 4
     assert {row.state for row in board.rows} == {"COMPLETE", "PRUNED"}
     assert board.best is not None
     assert board.best.value is not None
     assert board.baseline is not None
-    # Measured: untouched 4.48, best 2.2 to 3.6 after 18 steps.
+    # Measured: untouched 4.48, best 3.42 after 9 steps.
     assert board.best.value < board.baseline - 0.5
 
 
@@ -83,6 +84,7 @@ def test_a_classification_sweep_on_sst2(tmp_path: Path) -> None:
             space={"parameters": {"adapter.r": {"choices": [2, 8]}}},
             objective={"metric": "validation/accuracy", "direction": "maximize"},
             training={"per_device_train_batch_size": 16, "learning_rate": 5e-3},
+            resources={"backend": "inline", "engine_options": {"threads": 1}},
             budget={"n_trials": 2, "max_samples": 160, "num_rungs": 1},
         )
     )
@@ -105,7 +107,7 @@ def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
             tmp_path,
             model=str(Path(ENCODER.origin).parent / "model"),
             quantization="none",
-            **sst2(validation_subset=200, max_length=24),
+            **sst2(validation_subset=100, max_length=24),
             space={
                 "parameters": {
                     "adapter.method": {"choices": ["lora", "bottleneck", "full"]},
@@ -130,8 +132,8 @@ def test_methods_are_compared_on_a_real_encoder(tmp_path: Path) -> None:
     assert {row.params["adapter.method"] for row in board.rows} == {"lora", "bottleneck", "full"}
     assert all(row.state == "COMPLETE" for row in board.rows)
     for row in board.rows:
-        rows_right = 200 * row.metrics["validation/accuracy"]
-        assert rows_right == pytest.approx(round(rows_right)), "a share of 200 rows"
+        rows_right = 100 * row.metrics["validation/accuracy"]
+        assert rows_right == pytest.approx(round(rows_right)), "a share of 100 rows"
     losses = open_sweep(tmp_path, "real").curves().to_frame().groupby("trial")["train/loss"]
     # Measured: from 0.702 in the first five steps to 0.682 in the last five.
     assert losses.last().min() < losses.first().min(), "the best of them learns"

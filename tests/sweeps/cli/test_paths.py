@@ -6,13 +6,14 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.mlflow_database import lay_out
 from tests.support.read_only import OBEYING, make_read_only, make_writable
-from tests.sweeps.cli.conftest import COMMAND, Cli
+from tests.sweeps.cli.conftest import Cli
 
 NAMES = ["runs?x=1", "100%25", "feature%2Fx", "it's", "a;b", "a b#c", "[bold]läufe"]
 
@@ -38,9 +39,26 @@ def test_a_sweep_lies_where_it_should_and_is_found_by_the_printed_command(
     assert again[4:] == [str(storage / "waves" / "trials" / "0000" / "trial.json")]
 
 
-def obeying(*words: str) -> "subprocess.CompletedProcess[str]":
-    command = [*OBEYING, *COMMAND, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+OBEDIENT = """
+import json, sys
+from typer.testing import CliRunner
+from sweeps.cli.app import app
+done = [CliRunner().invoke(app, words) for words in json.load(sys.stdin)]
+print(json.dumps([[one.exit_code, one.stdout, one.stderr] for one in done]))
+"""
+
+
+def obeying(*commands: tuple[str, ...]) -> list[tuple[int, str, str]]:
+    """Code, output and errors of each command, one after another in a process that obeys."""
+    done = subprocess.run(
+        [*OBEYING, sys.executable, "-c", OBEDIENT],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(one) for one in json.loads(done.stdout)]
 
 
 @pytest.mark.parametrize("with_log", [False, True], ids=["closed", "cut off"])
@@ -62,22 +80,20 @@ def test_a_storage_that_must_not_be_written_is_read(
     before = {path: path.read_bytes() for path in storage.rglob("*") if path.is_file()}
     make_read_only(storage)
     try:
-        board = obeying("leaderboard", "waves", "--json")
-        assert board.returncode == 0, board.stderr
-        values = [row["value"] for row in json.loads(board.stdout)["rows"] if row["rank"]]
-        assert (set(values) == {0.125}) is with_log
-        for words in (
+        *read, resumed = obeying(
+            ("leaderboard", "waves", "--json"),
             ("leaderboard", "waves", "--csv"),
             ("leaderboard", "waves", "--html", str(folder / "page.html")),
             ("show", "waves", "1"),
             ("status", "waves"),
             ("list",),
-        ):
-            done = obeying(*words)
-            assert done.returncode == 0, done.stderr
-        resumed = obeying("resume", "waves", "budget.n_trials=20")
-        assert resumed.returncode == 2
-        assert "optuna.db must not be written here" in resumed.stderr
+            ("resume", "waves", "budget.n_trials=20"),
+        )
+        assert [(code, said) for code, _, said in read if code] == []
+        values = [row["value"] for row in json.loads(read[0][1])["rows"] if row["rank"]]
+        assert (set(values) == {0.125}) is with_log
+        assert resumed[0] == 2
+        assert "optuna.db must not be written here" in resumed[2]
     finally:
         make_writable(storage)
     assert {path: path.read_bytes() for path in storage.rglob("*") if path.is_file()} == before

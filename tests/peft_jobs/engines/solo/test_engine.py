@@ -292,7 +292,7 @@ def test_data_to_text_on_a_real_base(driver: Driver, shared: Path, stories_path:
     spec = trial(
         stories_path,
         shared / "data" / "nlg" / "e2e_dev.csv",
-        {"data.validation_subset": 40, "data.max_length": 256, "training.max_steps": 15},
+        {"data.validation_subset": 16, "data.max_length": 256, "training.max_steps": 8},
         task={"type": "causal_lm", "prompt": "{mr}\n", "response": "{ref}"},
     )
     prepared = driver.host.prepare(spec.to_json(), [])

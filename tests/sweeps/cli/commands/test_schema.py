@@ -9,11 +9,11 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from typer.testing import Result
+from typer.testing import CliRunner
 
 import sweeps
+from sweeps.cli.app import app
 
-Cli = Callable[..., Result]
 EXAMPLES = sorted((Path(sweeps.__file__).parent / "examples").rglob("*.yaml"))
 
 
@@ -30,10 +30,10 @@ def read(path: Path) -> Any:
     return yaml.load(path.read_text(), Loader)
 
 
-@pytest.fixture
-def check(cli: Cli) -> Callable[[Any], list[str]]:
+@pytest.fixture(scope="module")
+def check() -> Callable[[Any], list[str]]:
     """A file's mapping -> the paths of what an editor would underline."""
-    schema = json.loads(cli("schema").stdout)
+    schema = json.loads(CliRunner().invoke(app, ["schema"]).stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     return lambda tree: [error.json_path for error in validator.iter_errors(tree)]
