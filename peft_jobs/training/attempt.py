@@ -19,10 +19,11 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.memory_settings import LadderRung
 from peft_jobs.tasks import TASKS
 from peft_jobs.training import attempt_files
-from peft_jobs.training.checkpoints import Saver, Start, find_start
+from peft_jobs.training.checkpoints import Pace, Saver, Start, find_start
 from peft_jobs.training.counts import Counts
 from peft_jobs.training.oom_ladder import OomLadder
-from peft_jobs.training.reporter import Loop
+from peft_jobs.training.loop import Loop
+from peft_jobs.training.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class AttemptOptions:
     """Between checkpoints, beside those at rungs; None leaves none."""
     score_test: bool = False
     """Add the test split's metrics to each result."""
+    writer: Writer = field(default_factory=Writer)
+    """Of all attempts of the engine."""
+    pace: Pace = field(default_factory=Pace)
+    """The same."""
 
 
 @dataclass
@@ -83,7 +88,7 @@ class Attempt:
         """`start` is where it begins; `draft` has its provenance already, and takes the rest."""
         self.job, self.base, self.data, self.draft = job, base, data, draft
         self.score_test = options.score_test
-        self.saver = Saver(job, options.checkpoint_seconds)
+        self.saver = Saver(job, options.checkpoint_seconds, options.writer, options.pace)
         self.ladder = OomLadder(job.spec, base.device, () if start is None else start.state.ladder)
         self.task = TASKS[job.spec.task.type]
         draft.memory_ladder = self.ladder.rungs

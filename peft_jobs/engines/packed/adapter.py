@@ -7,10 +7,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from peft_jobs.base.loading import Base
+from peft_jobs.device.host_copies import whole
 from peft_jobs.engines.packed.eligibility import Parts, lora_of
 from peft_jobs.engines.packed.layout import Part
-from peft_jobs.engines.packed.pack import Named
+from peft_jobs.engines.packed.layout import Named
 from peft_jobs.engines.packed.row import MOMENTS, Captured
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.randomness import ADAPTER
@@ -21,25 +21,20 @@ from peft_jobs.training.training_state import Tensors
 
 
 def save_adapter(
-    values: Named,
+    tensors: Tensors,
     spec: TrialSpec,
     parts: Parts,
-    base: Base,
+    name_or_path: str,
     directory: Path,
     classes: Sequence[int | str],
 ) -> str:
     """Write `adapter/` into `directory`, whole or not at all; returns the folder's name.
 
-    PEFT leaves the adapter's own name out of the file's.
+    `tensors` are `adapter_tensors` for the base `name_or_path`.
     """
-    tensors = {
-        peft_name(module, part).replace(f".{ADAPTER}.", "."): value.cpu().contiguous()
-        for (module, part), value in values.items()
-    }
-    tensors = {name.replace(".modules_to_save.", "."): value for name, value in tensors.items()}
     config = peft_config(lora_of(spec), parts.adapted, spec.task)
     config.modules_to_save = sorted(parts.whole) or None
-    config.base_model_name_or_path = base.model.name_or_path
+    config.base_model_name_or_path = name_or_path
     config.inference_mode = True
     with whole_folder(directory / ADAPTER_FOLDER) as aside:
         config.save_pretrained(str(aside))
@@ -50,6 +45,16 @@ def save_adapter(
     return ADAPTER_FOLDER
 
 
+def adapter_tensors(captured: Captured) -> Tensors:
+    """A trial's values by the names that they have in PEFT's file, which leaves the adapter's own
+    out."""
+    found: Tensors = {}
+    for (module, part), value in captured.values.items():
+        name = peft_name(module, part).replace(f".{ADAPTER}.", ".")
+        found[name.replace(".modules_to_save.", ".")] = whole(value)
+    return found
+
+
 def peft_name(module: str, part: Part) -> str:
     """The name of a parameter in PEFT's model of the trial."""
     whole = part in ("weight", "bias")
@@ -57,20 +62,17 @@ def peft_name(module: str, part: Part) -> str:
     return f"base_model.model.{module}.{inner}"
 
 
-def to_snapshot(captured: Captured) -> bytes:
+def checkpoint_tensors(captured: Captured) -> Tensors:
     """As `training_state.snapshot` of the same trial alone: either engine goes on from it."""
     tensors: Tensors = {}
     for (module, part), value in captured.values.items():
         name = peft_name(module, part)
-        tensors[f"model/{name}"] = value
+        tensors[f"model/{name}"] = whole(value)
         for key, named in captured.moments.items():
-            tensors[f"optimizer/{name}/{key}"] = named[module, part]
+            tensors[f"optimizer/{name}/{key}"] = whole(named[module, part])
         if captured.moments:
             tensors[f"optimizer/{name}/step"] = torch.tensor(float(captured.steps))
-    content: bytes = safetensors.torch.save(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    )
-    return content
+    return tensors
 
 
 def from_snapshot(

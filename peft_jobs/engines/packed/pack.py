@@ -24,9 +24,6 @@ from peft_jobs.engines.packed.lora_products import Rows, low_rank_update, whole_
 from peft_jobs.engines.packed.slot_masks import SlotMasks
 from peft_jobs.randomness import dropout_module_key
 
-Named = dict[tuple[str, Part], Tensor]
-"""A trial's tensors by module and part, at its own rank."""
-
 
 class Pack:
     """Layers on `model` and the rows behind them; a Snapshot of the model takes them off."""

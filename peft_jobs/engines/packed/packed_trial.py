@@ -1,10 +1,12 @@
 """One attempt of a trial in a slot: from where it starts to its result.
 
 What the solo engine does around its Trainer happens here around packed steps, with the same
-reporter, checkpoints and files; a slot never blocks, it `waits`.
+reporter, checkpoints and files; a slot never blocks, it `waits`. What it leaves is copied here and
+written by the engine's writer.
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +14,14 @@ from pathlib import Path
 from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
+from peft_jobs.device.host_copies import HostCopies
 from peft_jobs.device.lost_device import result_of
-from peft_jobs.engines.packed.adapter import from_snapshot, save_adapter, to_snapshot
+from peft_jobs.engines.packed.adapter import (
+    adapter_tensors,
+    checkpoint_tensors,
+    from_snapshot,
+    save_adapter,
+)
 from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
@@ -27,9 +35,16 @@ from peft_jobs.training import attempt_files
 from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
 from peft_jobs.training.checkpoints import Start, find_start
 from peft_jobs.training.counts import Counts
-from peft_jobs.training.reporter import Reporter, StepEnd, measure
+from peft_jobs.training.loop import measure
+from peft_jobs.training.reporter import Reporter, StepEnd
 
 log = logging.getLogger(__name__)
+
+Ending = Callable[[], TrialResult | None]
+"""Tells how a trial ended, None for an interruption, when the rest of it has been written. For the
+writer's thread; holds neither base nor pack."""
+Save = Callable[[], str]
+"""Writes an adapter; gives its folder's name."""
 
 
 class PackedTrial:
@@ -58,6 +73,7 @@ class PackedTrial:
         self.spec = attempt.spec
         self.scoring = Scoring(attempt)
         self.row: PackRow | None = None
+        self._save: Save | None = None
         self.loss = 0.0
         """Of the optimizer step, as far as it has come."""
         self._step_end: StepEnd | None = None
@@ -104,6 +120,12 @@ class PackedTrial:
     @property
     def rank(self) -> int:
         return lora_of(self.spec).r
+
+    @property
+    def may_end(self) -> bool:
+        """Whether nothing is left to train, to wait for, or to be told of its checkpoints."""
+        reporter = self.reporter
+        return self.is_over and not (reporter.waits or reporter.is_writing or reporter.has_news)
 
     @property
     def is_over(self) -> bool:
@@ -188,28 +210,28 @@ class PackedTrial:
         for name, value in peaks.items():
             self.draft.memory[name] = max(value, self.draft.memory.get(name, 0))
 
-    def complete(self) -> None:
-        """Evaluate and save a trial that has made all its steps; not one that was stopped."""
-        if self.job.cancelled is None:
-            with attempt_files.logged(self.job.directory):
-                self._complete()
+    def end(self) -> Ending:
+        """The end of a trial that is over, which leaves what it has to be saved or an interruption
+        to go on from. The trial's row is needed no more."""
+        failed = self.attempted(self._end)
+        if failed is not None:
+            return lambda: failed
+        job, draft, save = self.job, self.draft, self._save
+        return lambda: _ended(job, draft, save)
 
-    def end(self) -> TrialResult | None:
-        """The end of a trial that is over; None if it was interrupted: it left a checkpoint."""
-        failed = self.attempted(self.complete) or self.attempted(self._leave)
-        return failed or self.draft.result(self.job)
-
-    def _leave(self) -> None:
-        if self.job.cancelled is not None:
-            with attempt_files.logged(self.job.directory):
+    def _end(self) -> None:
+        """What an end needs of the row. Of a trial that was stopped, that is what it writes."""
+        self._save = None
+        with attempt_files.logged(self.job.directory):
+            if self.job.cancelled is None:
+                self._save = self._complete()
+            while self.reporter.is_writing or self.reporter.has_news:
+                self.reporter.finish()
                 self.reporter.settle()
 
     def failure(self, error: Exception) -> TrialResult:
         """The result of a trial that `error` ended; raises DeviceLost if it ends none."""
-        with attempt_files.logged(self.job.directory):
-            log.error("the trial failed", exc_info=error)
-        text = "".join(traceback.format_exception(error))
-        return result_of(error, text, **self.draft.fields())
+        return _failed(self.job, self.draft, error)
 
     def attempted(self, act: Callable[[], None]) -> TrialResult | None:
         """None, or the result of a trial that an error in `act` ended."""
@@ -219,7 +241,7 @@ class PackedTrial:
             return self.failure(error)
         return None
 
-    def _complete(self) -> None:
+    def _complete(self) -> Save:
         assert self.row is not None
         if self.scoring.lacks("validation"):
             measure(self.reporter.loop)
@@ -227,16 +249,40 @@ class PackedTrial:
             with self.phases.phase("evaluate"):
                 self.counts.evaluated(self.scoring.metrics(self.row, "test"), "test")
         with self.phases.phase("save"):
-            values = self.row.values()
-            self.draft.adapter = save_adapter(
-                values, self.spec, self.parts, self.base, self.job.directory, self.data.classes
-            )
+            copies = self.row.copies(adapter_tensors, moments=False)
+        spec, parts, directory = self.spec, self.parts, self.job.directory
+        name_or_path, classes = self.base.model.name_or_path, self.data.classes
+        return lambda: save_adapter(copies.read(), spec, parts, name_or_path, directory, classes)
 
-    def _snapshot(self) -> bytes:
-        held = self.captured if self.row is None else self.row.capture()
-        assert held is not None
-        return to_snapshot(held)
+    def _snapshot(self) -> HostCopies:
+        if self.row is not None:
+            return self.row.copies(checkpoint_tensors)
+        assert self.captured is not None
+        return HostCopies({}, lambda _, held=self.captured.on_cpu(): checkpoint_tensors(held))
 
     def _evaluate(self) -> dict[str, float]:
         assert self.row is not None
         return self.scoring.metrics(self.row, "validation")
+
+
+def _ended(job: Job, draft: ResultDraft, save: Save | None) -> TrialResult | None:
+    """How a trial of which nothing but `save` is left to be done ended; None if it was interrupted.
+
+    In the writer's thread.
+    """
+    try:
+        if save is not None:
+            begun = time.perf_counter()
+            with attempt_files.logged(job.directory):
+                draft.adapter = save()
+            draft.phases.add({"save": time.perf_counter() - begun})
+    except Exception as error:  # the trial's edge: its error is its result
+        return _failed(job, draft, error)
+    return draft.result(job)
+
+
+def _failed(job: Job, draft: ResultDraft, error: Exception) -> TrialResult:
+    with attempt_files.logged(job.directory):
+        log.error("the trial failed", exc_info=error)
+    text = "".join(traceback.format_exception(error))
+    return result_of(error, text, **draft.fields())

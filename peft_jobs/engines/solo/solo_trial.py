@@ -21,7 +21,7 @@ from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.spec import TrialSpec
 from peft_jobs.training.attempt import Attempt
 from peft_jobs.training.checkpoints import Start, restored
-from peft_jobs.training.reporter import Loop
+from peft_jobs.training.loop import Loop
 
 
 def run_alone(attempt: Attempt, start: Start | None) -> None:
