@@ -30,7 +30,9 @@ class HostCopies:
         self._events: list[Any] = []
         if gpu is not None:
             self._events.append(_recorded(gpu))
-        self._copies = {name: _copied(tensor.detach().contiguous()) for name, tensor in tensors.items()}
+        self._copies = {
+            name: _copied(tensor.detach().contiguous()) for name, tensor in tensors.items()
+        }
         if gpu is not None:
             self._events.append(_recorded(gpu))
         self._seconds = time.perf_counter() - begun
@@ -48,7 +50,7 @@ class HostCopies:
         if not self._events:
             return self._seconds
         first, last = self._events
-        return max(self._seconds, first.elapsed_time(last) / 1000)
+        return max(self._seconds, float(first.elapsed_time(last)) / 1000)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def _recorded(gpu: torch.device) -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(gpu))
     return event
 

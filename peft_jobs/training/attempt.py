@@ -4,12 +4,16 @@ A ResultDraft takes what is known of its result from the first moment on, so tha
 fails before its base is loaded has a result too.
 """
 
+import logging
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
+from peft_jobs.device.lost_device import result_of
 from peft_jobs.host.checkpoint import CheckpointState
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import Progress, State, TrialResult
@@ -21,9 +25,11 @@ from peft_jobs.tasks import TASKS
 from peft_jobs.training import attempt_files
 from peft_jobs.training.checkpoints import Pace, Saver, Start, find_start
 from peft_jobs.training.counts import Counts
-from peft_jobs.training.oom_ladder import OomLadder
 from peft_jobs.training.loop import Loop
+from peft_jobs.training.oom_ladder import OomLadder
 from peft_jobs.training.writer import Writer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,37 @@ class ResultDraft:
         if job.cancelled is not None:
             return job.stopped(**self.fields())
         return TrialResult(state=State.COMPLETE, **self.fields())
+
+    def failure(self, job: Job, error: Exception) -> TrialResult:
+        """The end of an attempt that `error` ended; raises DeviceLost if it ends none."""
+        with attempt_files.logged(job.directory):
+            log.error("the trial failed", exc_info=error)
+        text = "".join(traceback.format_exception(error))
+        return result_of(error, text, **self.fields())
+
+
+Ending = Callable[[], TrialResult | None]
+"""Tells how an attempt ended, None for an interruption, when the rest of it has been written."""
+Save = Callable[[], str]
+"""Writes an adapter; gives its folder's name."""
+
+
+def ended(
+    job: Job, draft: ResultDraft, save: Save | None, failed: TrialResult | None
+) -> TrialResult | None:
+    """How an attempt ended that has `failed`, or of which nothing but `save` is left to be done;
+    None if it was interrupted. In the writer's thread."""
+    if failed is not None:
+        return failed
+    try:
+        if save is not None:
+            begun = time.perf_counter()
+            with attempt_files.logged(job.directory):
+                draft.adapter = save()
+            draft.phases.add({"save": time.perf_counter() - begun})
+    except Exception as error:  # the trial's edge: its error is its result
+        return draft.failure(job, error)
+    return draft.result(job)
 
 
 class Attempt:

@@ -39,7 +39,11 @@ class Saver:
     """
 
     def __init__(
-        self, job: Job, seconds: float | None, writer: Writer | None = None, pace: Pace | None = None
+        self,
+        job: Job,
+        seconds: float | None,
+        writer: Writer | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """`seconds` between checkpoints, more where they would cost more than MAX_SHARE; 0 leaves
         one at every step, which then waits for it; None leaves none at all."""
@@ -66,7 +70,9 @@ class Saver:
         """Whether one should be left now, at a step that is no rung."""
         if self.seconds is None or self.is_busy:
             return False
-        interval = self.seconds and max(self.seconds, self._pace.num_trials * self._cost / MAX_SHARE)
+        interval = self.seconds and max(
+            self.seconds, self._pace.num_trials * self._cost / MAX_SHARE
+        )
         return self.job.checkpoint_requested or time.monotonic() - self._since >= interval
 
     def begin(self, state: CheckpointState, copies: Callable[[], HostCopies]) -> None:

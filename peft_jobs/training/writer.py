@@ -36,6 +36,5 @@ class Writer:
 
     def finish(self) -> None:
         """Wait for all of it, and `check`."""
-        for future in self._unheard:
-            future.exception()
+        self._thread.submit(lambda: None).result()
         self.check()

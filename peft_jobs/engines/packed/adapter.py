@@ -1,17 +1,17 @@
 """A slot's parameters as the solo engine would have saved them: a PEFT adapter, a checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from peft_jobs.base.loading import Base
 from peft_jobs.device.host_copies import whole
 from peft_jobs.engines.packed.eligibility import Parts, lora_of
-from peft_jobs.engines.packed.layout import Part
-from peft_jobs.engines.packed.layout import Named
-from peft_jobs.engines.packed.row import MOMENTS, Captured
+from peft_jobs.engines.packed.layout import Named, Part
+from peft_jobs.engines.packed.row import MOMENTS, Captured, PackRow
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrialSpec
@@ -20,11 +20,28 @@ from peft_jobs.storage.files import whole_folder
 from peft_jobs.training.training_state import Tensors
 
 
+def adapter_to_save(
+    row: PackRow,
+    parts: Parts,
+    base: Base,
+    directory: Path,
+    classes: Sequence[int | str],
+) -> Callable[[], str]:
+    """Writes the adapter that the row holds now (`save_adapter`), in any thread and without the
+    base."""
+    copies, spec, name_or_path = (
+        row.copies(adapter_tensors, False),
+        row.spec,
+        base.model.name_or_path,
+    )
+    return lambda: save_adapter(copies.read(), spec, parts, name_or_path, directory, classes)
+
+
 def save_adapter(
     tensors: Tensors,
     spec: TrialSpec,
     parts: Parts,
-    name_or_path: str,
+    name_or_path: str | None,
     directory: Path,
     classes: Sequence[int | str],
 ) -> str:

@@ -66,8 +66,8 @@ class Admission:
                 if trial is not None:
                     job.checkpoint = trial.latest_checkpoint
                 waiting = trial = None  # they hold a base, which may have to make room for another
-                self.composition.dissolve()
-                trial = self._packed(job)
+                with self.composition.bare():
+                    trial = self._packed(job)
             if trial is None:
                 continue
             if len(trials) >= self.composition.room([*trials, trial]):
@@ -76,7 +76,7 @@ class Admission:
             trials.append(trial)
         if self.composition.holds(trials):
             return []
-        if isinstance(tried(lambda: self.composition.compose(trials)), RanOut):
+        if isinstance(tried(lambda: self.composition.compose(trials, self.num_slots)), RanOut):
             self.shrink(trials)
             return []
         return [trial for trial in trials if not trial.has_begun]
@@ -115,7 +115,8 @@ class Admission:
         """
         *others, newest = trials
         log.warning("out of memory with %d trials: trial %d waits", len(trials), newest.job.trial)
-        self.composition.keep(others)
+        self.composition.dissolve()
+        self.composition.trials = others
         if others:
             self._fitting[newest.base.key] = len(others)
         else:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 Part = Literal["lora_A", "lora_B", "weight", "bias"]
@@ -51,8 +52,22 @@ class Layout:
     def size(self) -> int:
         return self.places[-1].stop if self.places else 0
 
+    def covers(self, shapes: Mapping[tuple[str, Part], Sequence[int]]) -> bool:
+        """Whether a row has room for tensors of these shapes."""
+        rooms = {(place.module, place.part): place.shape for place in self.places}
+        return all(
+            place in rooms
+            and all(own <= room for own, room in zip(shape, rooms[place], strict=True))
+            for place, shape in shapes.items()
+        )
+
     def fill(self, row: Tensor, named: Named) -> None:
-        """Make a row hold these tensors, and zeros beside them."""
+        """Make a row hold these tensors, and zeros beside them; a GPU's in one transfer."""
+        if row.is_cuda and named and all(value.device.type == "cpu" for value in named.values()):
+            pinned = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
+            self.fill(pinned, named)
+            row.copy_(pinned, non_blocking=True)
+            return
         row.zero_()
         for place in self.places:
             value = named.get((place.module, place.part))

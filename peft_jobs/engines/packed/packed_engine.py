@@ -14,16 +14,16 @@ from peft_jobs.device.lost_device import raising_device_lost
 from peft_jobs.engines.packed.admission import Admission, alike
 from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.eligibility import unpackable
-from peft_jobs.engines.packed.packed_trial import Ending, PackedTrial
+from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.packed.queue import WaitingLine
 from peft_jobs.engines.packed.rounds import Results, Rounds
 from peft_jobs.engines.packed.slot_count import MAX_SLOTS, useful_slots
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
 from peft_jobs.host.job import Inbox, Job, Prepared
-from peft_jobs.host.result import TrialResult
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
+from peft_jobs.training.attempt import Ending, ended
 
 
 class PackedEngine:
@@ -91,6 +91,7 @@ class PackedEngine:
             while True:
                 self.admission.line.end_cancelled()
                 self._begin(self.admission.admit(inbox))
+                self.solo.attempt_options.pace.num_trials = max(1, len(self.trials))
                 if not self.composition.holds(self.trials):
                     continue  # memory was too small for the pack: there are fewer trials now
                 if self.trials:
@@ -154,9 +155,11 @@ class PackedEngine:
 
     def _end_those(self, results: Results) -> set[PackedTrial]:
         """End the trials that have a result; gives them."""
-        ended = {trial: result for trial, result in results.items() if result is not None}
-        self._leave({trial: partial(_as_it_is, result) for trial, result in ended.items()})
-        return set(ended)
+        failed = {trial: result for trial, result in results.items() if result is not None}
+        self._leave(
+            {t: partial(ended, t.job, t.draft, None, result) for t, result in failed.items()}
+        )
+        return set(failed)
 
     def _finish(self, over: Sequence[PackedTrial]) -> None:
         """End trials that are over, and free their slots."""
@@ -170,8 +173,6 @@ class PackedEngine:
         if not ends:
             return
         left = [trial for trial in self.trials if trial not in ends]
-        for trial in ends:
-            trial.forget()
         self.composition.keep(left)
         if not left:
             self.solo.verify()
@@ -182,7 +183,3 @@ class PackedEngine:
 
 def _tell(job: Job, ending: Ending) -> None:
     job.end(ending())
-
-
-def _as_it_is(result: TrialResult) -> TrialResult:
-    return result

@@ -1,27 +1,19 @@
 """One attempt of a trial in a slot: from where it starts to its result.
 
 What the solo engine does around its Trainer happens here around packed steps, with the same
-reporter, checkpoints and files; a slot never blocks, it `waits`. What it leaves is copied here and
-written by the engine's writer.
+reporter, checkpoints and files; a slot never blocks, it `waits`, and the writer's thread writes.
 """
 
 import logging
-import time
-import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.host_copies import HostCopies
-from peft_jobs.device.lost_device import result_of
-from peft_jobs.engines.packed.adapter import (
-    adapter_tensors,
-    checkpoint_tensors,
-    from_snapshot,
-    save_adapter,
-)
+from peft_jobs.engines.packed.adapter import adapter_to_save, checkpoint_tensors, from_snapshot
 from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
@@ -32,19 +24,13 @@ from peft_jobs.host.result import TrialResult
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
 from peft_jobs.training import attempt_files
-from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
+from peft_jobs.training.attempt import Attempt, AttemptOptions, Ending, ResultDraft, Save, ended
 from peft_jobs.training.checkpoints import Start, find_start
 from peft_jobs.training.counts import Counts
 from peft_jobs.training.loop import measure
 from peft_jobs.training.reporter import Reporter, StepEnd
 
 log = logging.getLogger(__name__)
-
-Ending = Callable[[], TrialResult | None]
-"""Tells how a trial ended, None for an interruption, when the rest of it has been written. For the
-writer's thread; holds neither base nor pack."""
-Save = Callable[[], str]
-"""Writes an adapter; gives its folder's name."""
 
 
 class PackedTrial:
@@ -80,16 +66,14 @@ class PackedTrial:
         """Of an optimizer step that was made, and of which nothing was told yet."""
         self.has_begun = False
         self.has_stepped = False
-        """In the present pack."""
+        """Since trials last came or went."""
         training = self.spec.training
         self.num_steps = training.total_steps(len(data.train))
         self.schedule = Schedule(training, self.num_steps)
         num_samples = self.num_steps * training.samples_per_step
         order = SampleOrder(self.spec.seed, len(data.train), num_samples, self.counts.samples)
-        pad_token_id = base.tokenizer.pad_token_id
-        self.feed = Feed(
-            attempt.task, data.train, iter(order), training, pad_token_id, self.counts.step
-        )
+        pad, step = base.tokenizer.pad_token_id, self.counts.step
+        self.feed = Feed(attempt.task, data.train, iter(order), training, pad, step)
         self.reporter = Reporter(attempt.loop(Clock(), self._evaluate, start))
 
     @property
@@ -211,17 +195,12 @@ class PackedTrial:
             self.draft.memory[name] = max(value, self.draft.memory.get(name, 0))
 
     def end(self) -> Ending:
-        """The end of a trial that is over, which leaves what it has to be saved or an interruption
-        to go on from. The trial's row is needed no more."""
+        """The end of a trial that is over, for the writer; its row is needed no more."""
         failed = self.attempted(self._end)
-        if failed is not None:
-            return lambda: failed
-        job, draft, save = self.job, self.draft, self._save
-        return lambda: _ended(job, draft, save)
+        return partial(ended, self.job, self.draft, self._save, failed)
 
     def _end(self) -> None:
-        """What an end needs of the row. Of a trial that was stopped, that is what it writes."""
-        self._save = None
+        """What an end needs of the row: final metrics, or an interruption's checkpoint."""
         with attempt_files.logged(self.job.directory):
             if self.job.cancelled is None:
                 self._save = self._complete()
@@ -230,8 +209,8 @@ class PackedTrial:
                 self.reporter.settle()
 
     def failure(self, error: Exception) -> TrialResult:
-        """The result of a trial that `error` ended; raises DeviceLost if it ends none."""
-        return _failed(self.job, self.draft, error)
+        """See `ResultDraft.failure`."""
+        return self.draft.failure(self.job, error)
 
     def attempted(self, act: Callable[[], None]) -> TrialResult | None:
         """None, or the result of a trial that an error in `act` ended."""
@@ -249,40 +228,22 @@ class PackedTrial:
             with self.phases.phase("evaluate"):
                 self.counts.evaluated(self.scoring.metrics(self.row, "test"), "test")
         with self.phases.phase("save"):
-            copies = self.row.copies(adapter_tensors, moments=False)
-        spec, parts, directory = self.spec, self.parts, self.job.directory
-        name_or_path, classes = self.base.model.name_or_path, self.data.classes
-        return lambda: save_adapter(copies.read(), spec, parts, name_or_path, directory, classes)
+            directory, classes = self.job.directory, self.data.classes
+            return adapter_to_save(self.row, self.parts, self.base, directory, classes)
 
     def _snapshot(self) -> HostCopies:
         if self.row is not None:
             return self.row.copies(checkpoint_tensors)
         assert self.captured is not None
-        return HostCopies({}, lambda _, held=self.captured.on_cpu(): checkpoint_tensors(held))
+        held = self.captured.on_cpu()
+        return HostCopies({}, lambda _: checkpoint_tensors(held))
 
     def _evaluate(self) -> dict[str, float]:
         assert self.row is not None
         return self.scoring.metrics(self.row, "validation")
 
 
-def _ended(job: Job, draft: ResultDraft, save: Save | None) -> TrialResult | None:
-    """How a trial of which nothing but `save` is left to be done ended; None if it was interrupted.
-
-    In the writer's thread.
-    """
-    try:
-        if save is not None:
-            begun = time.perf_counter()
-            with attempt_files.logged(job.directory):
-                draft.adapter = save()
-            draft.phases.add({"save": time.perf_counter() - begun})
-    except Exception as error:  # the trial's edge: its error is its result
-        return _failed(job, draft, error)
-    return draft.result(job)
-
-
-def _failed(job: Job, draft: ResultDraft, error: Exception) -> TrialResult:
-    with attempt_files.logged(job.directory):
-        log.error("the trial failed", exc_info=error)
-    text = "".join(traceback.format_exception(error))
-    return result_of(error, text, **draft.fields())
+def slot_of(trial: PackedTrial) -> int:
+    """The number of a trial's row in its pack."""
+    assert trial.row is not None
+    return trial.row.slot

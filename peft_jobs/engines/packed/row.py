@@ -3,8 +3,8 @@
 Clipping and AdamW are torch's own formulas, on the slots' rows: two slices, of which one is
 decayed. So a slot steps when it is due and is untouched when it is not; those that are due step
 together, with one call for those of equal settings. The state of all slots is allocated with the
-pack: a step asks for no memory. `capture` and a new PackRow move a trial between packs of
-other shapes, and to and from checkpoints.
+pack: a step asks for no memory, nor does a trial that takes the row of another. `capture` and a new
+PackRow move a trial between packs of other shapes, and to and from checkpoints.
 """
 
 import math
@@ -88,12 +88,13 @@ class PackRow:
         self.pack, self.slot, self.spec, self.schedule = pack, slot, spec, schedule
         self._own = frozenset(captured.values)
         self.steps = captured.steps
-        device, decayed, size = pack.values_KP.device, pack.layout.decayed, pack.layout.size
+        decayed, size, counts_2 = pack.layout.decayed, pack.layout.size, pack.counts_K2[slot]
+        pack.taken.add(slot)
+        counts_2.fill_(captured.steps)
         self.cuts = [
-            (slice(start, stop), decay, torch.tensor(float(captured.steps), device=device))
-            for start, stop, decay in (
-                (0, decayed, spec.training.weight_decay),
-                (decayed, size, 0.0),
+            (slice(start, stop), decay, counts_2[number])
+            for number, (start, stop, decay) in enumerate(
+                ((0, decayed, spec.training.weight_decay), (decayed, size, 0.0))
             )
             if stop > start
         ]
@@ -131,7 +132,9 @@ class PackRow:
 
         def arranged(copied: dict[str, Tensor]) -> dict[str, Tensor]:
             values, *_ = (named := {name: cut(row) for name, row in copied.items()}).values()
-            return arrange(Captured(values, {}, {n: named[n] for n in MOMENTS if n in named}, steps))
+            return arrange(
+                Captured(values, {}, {n: named[n] for n in MOMENTS if n in named}, steps)
+            )
 
         return HostCopies(rows, arranged)
 

@@ -53,8 +53,7 @@ def train(model: nn.Module, loop: Loop) -> None:
 
 
 def pause(reporter: Reporter) -> None:
-    """Wait, if the trial is at a rung, for its checkpoint to be whole and for the pruner's answer.
-    """
+    """Wait, if the trial is at a rung, for its checkpoint and for the pruner's answer."""
     reporter.settle()
     while reporter.waits:
         with reporter.loop.phases.phase("checkpoint" if reporter.is_writing else "wait"):

@@ -11,7 +11,7 @@ from peft_jobs.base.loading import load_base
 from peft_jobs.errors import Refused
 from peft_jobs.methods import METHODS
 from peft_jobs.spec import TrialSpec
-from peft_jobs.training.training_state import parse, restore_model, restore_scaler, snapshot
+from peft_jobs.training.training_state import restore_model, restore_scaler, snapshot
 
 
 def trial(path: Path, params: dict[str, Any]) -> TrialSpec:

@@ -1,6 +1,7 @@
 """How often checkpoints are left: what they cost the thread that trains is held down."""
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +51,7 @@ def test_checkpoints_take_a_small_share_of_the_time_of_all_trials_together(
                 assert saver.take() is not None
                 taken.append(second + 1)
         assert taken[0] == 60, "nothing is known of the first one's cost"
-        gaps = {after - before for before, after in zip(taken, taken[1:], strict=False)}
+        gaps = {after - before for before, after in pairwise(taken)}
         assert gaps == {100 * number}, "3 s are 3 % of 100 s"
         assert number * len(taken) * 3.0 <= (MAX_SHARE + 0.003) * 2000
 

@@ -137,6 +137,8 @@ def test_a_copy_is_what_a_row_held_when_it_was_made(double: Any, mixed: Any) -> 
         name = f"base_model.model.{module}.{part}.default.weight"
         assert torch.equal(found[f"model/{name}"], value)
         assert found[f"model/{name}"].is_contiguous()
-        assert torch.equal(found[f"optimizer/{name}/exp_avg"], held.moments["exp_avg"][module, part])
+        assert torch.equal(
+            found[f"optimizer/{name}/exp_avg"], held.moments["exp_avg"][module, part]
+        )
         assert not torch.equal(found[f"model/{name}"], changed.values[module, part])
     assert len(found) == 4 * len(held.values)
