@@ -232,7 +232,7 @@ class Composition:
         self._snapshot = Snapshot.of(base.model)
         self._pack = Pack(base.model, layout, num_rows, dtype_of(base))
         self._put_on()
-        use_tf32(trials[0].spec.training)
+        use_tf32(trials[0].spec.training, base.device)
         for slot, trial in enumerate(trials):
             trial.move_in(self._pack, slot)
 

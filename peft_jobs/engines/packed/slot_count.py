@@ -87,7 +87,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
         pack.put_on()
         if spec.training.gradient_checkpointing:
             checkpoint_activations(base.model)
-        use_tf32(spec.training)
+        use_tf32(spec.training, base.device)
         base.model.train()
         rows = [PackRow(pack, slot, spec, schedule, values) for slot in range(number)]
         feeds = []

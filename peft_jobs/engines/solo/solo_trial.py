@@ -69,7 +69,7 @@ def _attached(attempt: Attempt) -> Iterator[PeftModel]:
     check_virtual_tokens(base, spec, data)
     method = METHODS[spec.adapter.method]
     set_seed(spec.seed)
-    use_tf32(spec.training)
+    use_tf32(spec.training, base.device)
     with attempt.phases.phase("attach"):
         model = method.attach(base, spec, rows=data.train)
     try:

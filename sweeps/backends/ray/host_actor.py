@@ -27,6 +27,10 @@ CLAIM_SECONDS = 5.0
 """How long a place is kept free for a trial that must run alone and was last heard of."""
 
 
+ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Where torch looks, once, for how its allocator is to work (c10/cuda/CUDAAllocatorConfig.h)."""
+
+
 class HostActor:
     """See `TrialHost` for the calls' meaning; everything that crosses the wire is plain JSON."""
 
@@ -45,6 +49,9 @@ class HostActor:
             _check_shared_marker(*marker)
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
+            # Rows of a step differ in length, which leaves torch's blocks of fixed size in pieces.
+            if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
+                os.environ[ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
         # Ray gives an actor without CPUs OMP_NUM_THREADS=1; the engine sets its own threads.
         os.environ.pop("OMP_NUM_THREADS", None)
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -1,5 +1,7 @@
 """What a host wants before it starts, and what ends it."""
 
+import ast
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from peft_jobs import SpecError, TrialSpec
 from sweeps.backends.ray import host_actor
 from sweeps.backends.ray.host_actor import HostActor
 from sweeps.records.layout import SweepFolder
+from tests.support.repository import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,36 @@ def test_a_host_waits_for_the_storage(tmp_path: Path) -> None:
     threading.Timer(0.3, lambda: Path(place).write_text(text)).start()
     host = HostActor("simulated", {}, None, (place, text))
     assert host._host.close(10)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "expected"),
+    [
+        ("0", {}, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        (None, {}, {}),
+        ("0", {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, None),
+        ("0", {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, None),
+    ],
+    ids=["a GPU", "no GPU", "the user's", "the user's by its other name"],
+)
+def test_a_gpus_memory_grows_in_segments_unless_the_user_says_otherwise(
+    gpus: str | None, given: dict[str, str], expected: dict[str, str] | None
+) -> None:
+    names = host_actor.ALLOCATOR_VARIABLES
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    told = "import os; from sweeps.backends.ray.host_actor import HostActor\n" + (
+        f"HostActor('simulated', {{}}, {gpus!r})._host.close(10)\n"
+        f"print({{name: os.environ[name] for name in {names} if name in os.environ}})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", told],
+        cwd=REPOSITORY,
+        env=plain | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ast.literal_eval(done.stdout) == (given if expected is None else expected)
 
 
 LOSING = """
