@@ -64,7 +64,7 @@ class Admission:
             if trial is None or trial.base is not self.solo.base:
                 job = waiting.job
                 if trial is not None:
-                    job.checkpoint = trial.latest_checkpoint
+                    job.checkpoint = trial.latest_checkpoint()
                 waiting = trial = None  # they hold a base, which may have to make room for another
                 with self.composition.bare():
                     trial = self._packed(job)
@@ -120,7 +120,7 @@ class Admission:
         if others:
             self._fitting[newest.base.key] = len(others)
         else:
-            newest.job.checkpoint = newest.latest_checkpoint
+            newest.job.checkpoint = newest.latest_checkpoint()
         self.line.put_back(Waiting(newest.job, newest, alone=not others))
         release(newest.base.device)
 

@@ -100,8 +100,8 @@ class PackedEngine:
                     return
         finally:
             self.composition.clear()
-            self.solo.attempt_options.writer.finish()
             self.admission.line = WaitingLine()  # after an error, the host ends those who wait
+            self.solo.attempt_options.writer.finish()
 
     def _run_alone(self) -> bool:
         """Give the first in line to the solo engine; False if nobody is there."""
@@ -182,4 +182,7 @@ class PackedEngine:
 
 
 def _tell(job: Job, ending: Ending) -> None:
-    job.end(ending())
+    try:
+        job.end(ending())
+    finally:
+        job.end(None)  # the device was lost, which `check` raises: the trial goes on elsewhere

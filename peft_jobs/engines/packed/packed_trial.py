@@ -96,9 +96,9 @@ class PackedTrial:
         self.captured = held
         return start
 
-    @property
     def latest_checkpoint(self) -> Path | None:
-        """This attempt's, or the one that it began at."""
+        """This attempt's, which is waited for, or the one that it began at."""
+        self.reporter.finish()
         return self.reporter.loop.saver.latest or self.job.checkpoint
 
     @property
