@@ -87,7 +87,10 @@ class Admission:
             return self.num_slots
         useful = self.rounds.limit(trials) or self.num_slots
         waiting = sum(trial.reporter.waits for trial in trials)
-        return min(self.num_slots, useful + waiting, self.composition.room(trials))
+        limit = min(self.num_slots, useful + waiting)
+        if len(trials) >= limit:
+            return limit  # a device is asked for its memory only where it matters
+        return min(limit, self.composition.room(trials))
 
     def _packed(self, job: Job) -> PackedTrial | None:
         """A trial for the job, on the bare base; None if it is to run alone, or could not begin."""
