@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -348,6 +349,17 @@ def test_a_pack_grows_by_doubling(cache: str, mixed: Any, tmp_path: Path) -> Non
     assert [len(pack.values_KP) for pack in packs] == [1, 2, 4, 4, 6, 6]
     assert packs[2] is packs[3]
     assert packs[4] is packs[5]
+
+
+def test_what_was_learned_of_a_base_is_forgotten_with_it() -> None:
+    composition = Composition()
+    base: Any = SimpleNamespace(model=torch.nn.Linear(1, 1), device=torch.device("cpu"))
+    composition._room(base).saw(100, num_slots=1, state_bytes=0)
+    assert composition._room(base).slots(1000, state_bytes=0) == 10
+    base.model = torch.nn.Linear(1, 1)  # the same one, loaded again
+    gc.collect()
+    assert len(composition._rooms) == 0
+    assert composition._room(base).slots(1000, state_bytes=0) == 1
 
 
 class Narrow(Composition):
