@@ -142,7 +142,8 @@ class LoopedAdapter(PackedAdapter):
 class LoopedComposition(Composition):
     """A pack with looped adapters, for trials without dropout."""
 
-    def compose(self, trials: Sequence[PackedTrial]) -> None:
+    def compose(self, trials: Sequence[PackedTrial], most: int = 0) -> None:
+        self.dissolve()  # adapters take their rows once
         super().compose(trials)
         for module in self.trials[0].base.model.modules() if self.trials else ():
             if type(module) is PackedAdapter:

@@ -46,7 +46,7 @@ class GraphedEngine:
         base, data = self._engine._resident.get(spec, Phases())
         if spec.training.gradient_checkpointing:
             raise RuntimeError("a step with gradient checkpointing is not made a graph here")
-        use_tf32(spec.training)
+        use_tf32(spec.training, base.device)
         with peak_memory(base.device) as peaks:
             model = METHODS["lora"].attach(base, spec)
             try:

@@ -2,6 +2,8 @@
 
 this_device   the current GPU, or the CPU
 memory        peak memory of one trial, and what to do when it runs out
+host_copies   copies of tensors that another thread writes
+slot_room     how many slots of a pack fit a GPU's memory
 precision     autocast, TF32, and what a device cannot do
 lost_device   a trial's error, or the device's loss
 """

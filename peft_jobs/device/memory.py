@@ -35,14 +35,17 @@ SAMPLING_SECONDS = 0.02
 
 
 @contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], dict[str, int]]]:
+def peak_memory(
+    device: torch.device, gives_back: bool = True
+) -> Iterator[Callable[[], dict[str, int]]]:
     """Gives a function that tells the peaks, in bytes, since the block was entered.
 
     Keys: peak_rss_bytes; on a GPU also peak_allocated_bytes and peak_reserved_bytes, of the fullest
     GPU where the base is spread over several. One trial of a process at a time: the counters are
-    the process's own.
+    the process's own. What is no longer used is given back before, or is counted.
     """
-    release(device)
+    if gives_back:
+        release(device)
     gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)

@@ -5,10 +5,11 @@ hashes, so that a damaged one is noticed before anything of it is used. What the
 `training_state`'s matter; this half is light, and engines without tensors share it.
 """
 
+import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,19 +75,24 @@ class Checkpoint:
     tensors: bytes
 
 
-def write(directory: Path, state: CheckpointState, tensors: bytes | None = None) -> Path:
+def write(
+    directory: Path, state: CheckpointState, tensors: Callable[[Path], object] | None = None
+) -> Path:
     """Write a checkpoint of the attempt in `directory`, whole or not at all; returns its folder.
 
-    One of the same step is replaced. Raises OSError, and leaves nothing, if the disk refuses.
+    `tensors` writes the file of that name, if there is one. A checkpoint of the same step is
+    replaced. Raises OSError, and leaves nothing, if the disk refuses.
     """
     target = directory / CHECKPOINTS_FOLDER / checkpoint_name(state.step)
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest = None if tensors is None else sha256(tensors)
-    content = state.model_copy(update={"tensors": digest}).model_dump(mode="json")
-    text = json.dumps({"sha256": _seal(content), "state": content}, allow_nan=False)
     with whole_folder(target) as aside:
+        digest = None
         if tensors is not None:
-            (aside / TENSORS).write_bytes(tensors)
+            tensors(aside / TENSORS)
+            with (aside / TENSORS).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        content = state.model_copy(update={"tensors": digest}).model_dump(mode="json")
+        text = json.dumps({"sha256": _seal(content), "state": content}, allow_nan=False)
         (aside / STATE).write_text(text, encoding="utf-8")
         faults.passing("checkpoint.writing")
     faults.passing("checkpoint.written")

@@ -101,6 +101,11 @@ class Job:
         with self._changed:
             self._changed.wait_for(ready)
 
+    def wake(self) -> None:
+        """Have whoever is in `wait_until` ask again; from any thread."""
+        with self._changed:
+            self._changed.notify_all()
+
     def stopped(self, **seen: Any) -> TrialResult | None:
         """The result of a cancelled job with what was `seen`; None if it was only interrupted."""
         if self.cancelled not in set(Kind):

@@ -112,12 +112,13 @@ class TrainingSpec(Section):
     """A loss of a training step or of the validation above it ends the trial as diverged, as one
     that is not finite always does; None sets no limit."""
     gradient_checkpointing: bool = False
-    bf16: bool = False
-    """Train under bfloat16 autocast."""
+    bf16: bool | Literal["auto"] = False
+    """Train under bfloat16 autocast. `auto`: on a GPU that computes in it (Ampere or newer)."""
     fp16: bool = False
     """Train under float16 autocast, with a scaled loss; needs a GPU."""
-    tf32: bool = False
-    """Let a GPU (Ampere or newer) round the factors of float32 products to TF32."""
+    tf32: bool | Literal["auto"] = False
+    """Let a GPU (Ampere or newer) round the factors of float32 products to TF32. `auto`: on one
+    that can."""
     max_samples: Count | None = None
     """The horizon, rounded up to whole optimizer steps; or give one of the two below."""
     num_train_epochs: Positive | None = None

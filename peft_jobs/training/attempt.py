@@ -4,12 +4,16 @@ A ResultDraft takes what is known of its result from the first moment on, so tha
 fails before its base is loaded has a result too.
 """
 
+import logging
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.tokenized import TokenizedData
+from peft_jobs.device.lost_device import result_of
 from peft_jobs.device.precision import check_device
 from peft_jobs.host.checkpoint import CheckpointState
 from peft_jobs.host.job import Job
@@ -20,10 +24,13 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.memory_settings import LadderRung
 from peft_jobs.tasks import TASKS
 from peft_jobs.training import attempt_files
-from peft_jobs.training.checkpoints import Saver, Start, find_start
+from peft_jobs.training.checkpoints import Pace, Saver, Start, find_start
 from peft_jobs.training.counts import Counts
+from peft_jobs.training.loop import Loop
 from peft_jobs.training.oom_ladder import OomLadder
-from peft_jobs.training.reporter import Loop
+from peft_jobs.training.writer import Writer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,10 @@ class AttemptOptions:
     """Between checkpoints, beside those at rungs; None leaves none."""
     score_test: bool = False
     """Add the test split's metrics to each result."""
+    writer: Writer = field(default_factory=Writer)
+    """Of all attempts of the engine."""
+    pace: Pace = field(default_factory=Pace)
+    """The same."""
 
 
 @dataclass
@@ -68,6 +79,37 @@ class ResultDraft:
             return job.stopped(**self.fields())
         return TrialResult(state=State.COMPLETE, **self.fields())
 
+    def failure(self, job: Job, error: Exception) -> TrialResult:
+        """The end of an attempt that `error` ended; raises DeviceLost if it ends none."""
+        with attempt_files.logged(job.directory):
+            log.error("the trial failed", exc_info=error)
+        text = "".join(traceback.format_exception(error))
+        return result_of(error, text, **self.fields())
+
+
+Ending = Callable[[], TrialResult | None]
+"""Tells how an attempt ended, None for an interruption, when the rest of it has been written."""
+Save = Callable[[], str]
+"""Writes an adapter; gives its folder's name."""
+
+
+def ended(
+    job: Job, draft: ResultDraft, save: Save | None, failed: TrialResult | None
+) -> TrialResult | None:
+    """How an attempt ended that has `failed`, or of which nothing but `save` is left to be done;
+    None if it was interrupted. In the writer's thread."""
+    if failed is not None:
+        return failed
+    try:
+        if save is not None:
+            begun = time.perf_counter()
+            with attempt_files.logged(job.directory):
+                draft.adapter = save()
+            draft.phases.add({"save": time.perf_counter() - begun})
+    except Exception as error:  # the trial's edge: its error is its result
+        return draft.failure(job, error)
+    return draft.result(job)
+
 
 class Attempt:
     """One attempt on a base: where it starts, its memory ladder, its checkpoints and its files."""
@@ -88,7 +130,7 @@ class Attempt:
         check_device(job.spec.training, base.device)  # its node may have another GPU than the first
         self.job, self.base, self.data, self.draft = job, base, data, draft
         self.score_test = options.score_test
-        self.saver = Saver(job, options.checkpoint_seconds)
+        self.saver = Saver(job, options.checkpoint_seconds, options.writer, options.pace)
         self.ladder = OomLadder(job.spec, base.device, () if start is None else start.state.ladder)
         self.task = TASKS[job.spec.task.type]
         draft.memory_ladder = self.ladder.rungs

@@ -30,15 +30,12 @@ def logged(directory: Path) -> Iterator[None]:
         handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter(_LINE, _TIME))
     handler.addFilter(_OfThisThread())
-    root, ours = logging.getLogger(), logging.getLogger("peft_jobs")
-    level = ours.level
+    root = logging.getLogger()
     root.addHandler(handler)
-    if not ours.isEnabledFor(logging.INFO):
-        ours.setLevel(logging.INFO)
     try:
-        yield
+        with _INFORMED:
+            yield
     finally:
-        ours.setLevel(level)
         root.removeHandler(handler)
         with suppress(OSError):  # a full disk refuses the last lines
             handler.close()
@@ -59,6 +56,31 @@ def append(directory: Path, progress: Progress) -> None:
                 file.write(f"{line}\n")
     except OSError as error:
         log.warning("%s lacks the report of step %d: %s", METRICS_FILE, progress.step, error)
+
+
+class _Informed:
+    """Our loggers tell what is of INFO as long as some thread is in the block."""
+
+    def __init__(self) -> None:
+        self._lock, self._blocks, self._level = threading.Lock(), 0, logging.NOTSET
+
+    def __enter__(self) -> None:
+        ours = logging.getLogger("peft_jobs")
+        with self._lock:
+            self._blocks += 1
+            if self._blocks == 1:
+                self._level = ours.level
+                if not ours.isEnabledFor(logging.INFO):
+                    ours.setLevel(logging.INFO)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0:
+                logging.getLogger("peft_jobs").setLevel(self._level)
+
+
+_INFORMED = _Informed()
 
 
 class _OfThisThread(logging.Filter):

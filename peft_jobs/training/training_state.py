@@ -3,12 +3,16 @@
 Nothing of the frozen base is among them, nothing is quantized, and no pickle is read or written.
 """
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from peft_jobs.device.host_copies import HostCopies
 from peft_jobs.errors import Damaged
 
 Tensors = dict[str, Tensor]
@@ -19,8 +23,10 @@ METHOD_STATE = "_method_state"
 `load(tensors)`."""
 
 
-def snapshot(model: nn.Module, optimizer: Any, scaler: torch.amp.GradScaler | None = None) -> bytes:
-    """The tensors, on the CPU, as the content of a safetensors file; `scaler` is float16's."""
+def snapshot(
+    model: nn.Module, optimizer: Any, scaler: torch.amp.GradScaler | None = None
+) -> HostCopies:
+    """Copies of the tensors as they are now; `scaler` is float16's."""
     tensors: Tensors = {f"model/{name}": value for name, value in _trainable(model).items()}
     for name, parameter in _trainable(model).items():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -30,10 +36,21 @@ def snapshot(model: nn.Module, optimizer: Any, scaler: torch.amp.GradScaler | No
     if scaler is not None:
         state = scaler.state_dict().items()
         tensors |= {f"scaler/{name}": torch.as_tensor(value) for name, value in state}
-    content: bytes = safetensors.torch.save(
-        {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-    )
-    return content
+    return HostCopies(tensors)
+
+
+def write_tensors(tensors: Tensors, path: Path) -> None:
+    """Write a safetensors file; other threads go on meanwhile. Raises OSError if the disk refuses.
+
+    The library's `save` would hold Python's lock for a second of each gigabyte.
+    """
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except safetensors.SafetensorError as error:  # it tells the disk's errors in its own way
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def parse(content: bytes) -> Tensors:

@@ -97,7 +97,8 @@ class BudgetSpec(Section):
 
 class CheckpointsSpec(Section):
     every_seconds: Seconds = 60.0
-    """Between the checkpoints of a running trial; there is one at every rung besides."""
+    """Between the checkpoints of a running trial, more where they would take more than 3 % of the
+    time; there is one at every rung besides."""
     keep: Count | None = None
     """Adapters that stay in the storage, of the best trials; by default those of all that are
     complete. MLflow keeps its own copies."""

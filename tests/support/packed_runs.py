@@ -87,6 +87,7 @@ class Driven:
         layout = make_layout(max(s.adapter.r for s in specs), adapted, whole, base.model)
         self._snapshot = Snapshot.of(base.model)
         self.pack = Pack(base.model, layout, len(specs), dtype_of(base))
+        self.pack.put_on()
         base.model.train()
         self.pack_rows = [self._pack_row(slot, Captured(v)) for slot, v in enumerate(values)]
         self.feeds = [self._feed(slot) for slot in range(len(specs))]

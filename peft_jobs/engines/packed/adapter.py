@@ -1,6 +1,6 @@
 """A slot's parameters as the solo engine would have saved them: a PEFT adapter, a checkpoint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from peft_jobs.base.loading import Base
+from peft_jobs.device.host_copies import whole
 from peft_jobs.engines.packed.eligibility import Parts, lora_of
-from peft_jobs.engines.packed.layout import Part
-from peft_jobs.engines.packed.pack import Named
-from peft_jobs.engines.packed.row import MOMENTS, Captured
+from peft_jobs.engines.packed.layout import Named, Part
+from peft_jobs.engines.packed.row import MOMENTS, Captured, PackRow
 from peft_jobs.methods.lora import peft_config
 from peft_jobs.randomness import ADAPTER
 from peft_jobs.spec import TrialSpec
@@ -20,26 +20,38 @@ from peft_jobs.storage.files import whole_folder
 from peft_jobs.training.training_state import Tensors
 
 
-def save_adapter(
-    values: Named,
-    spec: TrialSpec,
+def adapter_to_save(
+    row: PackRow,
     parts: Parts,
     base: Base,
+    directory: Path,
+    classes: Sequence[int | str],
+) -> Callable[[], str]:
+    """Writes the adapter that the row holds now (`save_adapter`), in any thread and without the
+    base."""
+    copies, spec, name_or_path = (
+        row.copies(adapter_tensors, False),
+        row.spec,
+        base.model.name_or_path,
+    )
+    return lambda: save_adapter(copies.read(), spec, parts, name_or_path, directory, classes)
+
+
+def save_adapter(
+    tensors: Tensors,
+    spec: TrialSpec,
+    parts: Parts,
+    name_or_path: str | None,
     directory: Path,
     classes: Sequence[int | str],
 ) -> str:
     """Write `adapter/` into `directory`, whole or not at all; returns the folder's name.
 
-    PEFT leaves the adapter's own name out of the file's.
+    `tensors` are `adapter_tensors` for the base `name_or_path`.
     """
-    tensors = {
-        peft_name(module, part).replace(f".{ADAPTER}.", "."): value.cpu().contiguous()
-        for (module, part), value in values.items()
-    }
-    tensors = {name.replace(".modules_to_save.", "."): value for name, value in tensors.items()}
     config = peft_config(lora_of(spec), parts.adapted, spec.task)
     config.modules_to_save = sorted(parts.whole) or None
-    config.base_model_name_or_path = base.model.name_or_path
+    config.base_model_name_or_path = name_or_path
     config.inference_mode = True
     with whole_folder(directory / ADAPTER_FOLDER) as aside:
         config.save_pretrained(str(aside))
@@ -50,6 +62,16 @@ def save_adapter(
     return ADAPTER_FOLDER
 
 
+def adapter_tensors(captured: Captured) -> Tensors:
+    """A trial's values by the names that they have in PEFT's file, which leaves the adapter's own
+    out."""
+    found: Tensors = {}
+    for (module, part), value in captured.values.items():
+        name = peft_name(module, part).replace(f".{ADAPTER}.", ".")
+        found[name.replace(".modules_to_save.", ".")] = whole(value)
+    return found
+
+
 def peft_name(module: str, part: Part) -> str:
     """The name of a parameter in PEFT's model of the trial."""
     whole = part in ("weight", "bias")
@@ -57,20 +79,17 @@ def peft_name(module: str, part: Part) -> str:
     return f"base_model.model.{module}.{inner}"
 
 
-def to_snapshot(captured: Captured) -> bytes:
+def checkpoint_tensors(captured: Captured) -> Tensors:
     """As `training_state.snapshot` of the same trial alone: either engine goes on from it."""
     tensors: Tensors = {}
     for (module, part), value in captured.values.items():
         name = peft_name(module, part)
-        tensors[f"model/{name}"] = value
+        tensors[f"model/{name}"] = whole(value)
         for key, named in captured.moments.items():
-            tensors[f"optimizer/{name}/{key}"] = named[module, part]
+            tensors[f"optimizer/{name}/{key}"] = whole(named[module, part])
         if captured.moments:
             tensors[f"optimizer/{name}/step"] = torch.tensor(float(captured.steps))
-    content: bytes = safetensors.torch.save(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    )
-    return content
+    return tensors
 
 
 def from_snapshot(

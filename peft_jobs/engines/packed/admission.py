@@ -64,10 +64,10 @@ class Admission:
             if trial is None or trial.base is not self.solo.base:
                 job = waiting.job
                 if trial is not None:
-                    job.checkpoint = trial.latest_checkpoint
+                    job.checkpoint = trial.latest_checkpoint()
                 waiting = trial = None  # they hold a base, which may have to make room for another
-                self.composition.dissolve()
-                trial = self._packed(job)
+                with self.composition.bare():
+                    trial = self._packed(job)
             if trial is None:
                 continue
             if len(trials) >= self.composition.room([*trials, trial]):
@@ -76,7 +76,7 @@ class Admission:
             trials.append(trial)
         if self.composition.holds(trials):
             return []
-        if isinstance(tried(lambda: self.composition.compose(trials)), RanOut):
+        if isinstance(tried(lambda: self.composition.compose(trials, self.num_slots)), RanOut):
             self.shrink(trials)
             return []
         return [trial for trial in trials if not trial.has_begun]
@@ -87,7 +87,10 @@ class Admission:
             return self.num_slots
         useful = self.rounds.limit(trials) or self.num_slots
         waiting = sum(trial.reporter.waits for trial in trials)
-        return min(self.num_slots, useful + waiting, self.composition.room(trials))
+        limit = min(self.num_slots, useful + waiting)
+        if len(trials) >= limit:
+            return limit  # a device is asked for its memory only where it matters
+        return min(limit, self.composition.room(trials))
 
     def _packed(self, job: Job) -> PackedTrial | None:
         """A trial for the job, on the bare base; None if it is to run alone, or could not begin."""
@@ -115,11 +118,12 @@ class Admission:
         """
         *others, newest = trials
         log.warning("out of memory with %d trials: trial %d waits", len(trials), newest.job.trial)
-        self.composition.keep(others)
+        self.composition.dissolve()
+        self.composition.trials = others
         if others:
             self._fitting[newest.base.key] = len(others)
         else:
-            newest.job.checkpoint = newest.latest_checkpoint
+            newest.job.checkpoint = newest.latest_checkpoint()
         self.line.put_back(Waiting(newest.job, newest, alone=not others))
         release(newest.base.device)
 

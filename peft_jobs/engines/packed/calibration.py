@@ -105,29 +105,3 @@ def groups(slots: Sequence[T], width: int) -> list[Sequence[T]]:
     number = -(-len(slots) // width)
     bounds = [len(slots) * index // number for index in range(number + 1)]
     return [slots[start:stop] for start, stop in pairwise(bounds)]
-
-
-class Room:
-    """How many slots fit a GPU's memory. The state of a slot is known, the memory of a pack's row;
-    what its steps need beside it is the largest share that one has taken so far.
-
-    Before a step has been measured that is one.
-    """
-
-    def __init__(self, resident_bytes: int) -> None:
-        """What is resident without any slot."""
-        self.resident_bytes = resident_bytes
-        self.step_bytes: int | None = None
-
-    def saw(self, peak_bytes: int, num_slots: int, state_bytes: int) -> None:
-        """The peak of steps with so many slots, each of which has a state of `state_bytes`."""
-        share = max(0, (peak_bytes - self.resident_bytes) // num_slots - state_bytes)
-        self.step_bytes = max(share, self.step_bytes or 0)
-
-    def slots(self, available_bytes: int, state_bytes: int) -> int:
-        """Slots with a state of `state_bytes` each for which `available_bytes`, the resident ones
-        among them, are enough; one at least."""
-        if self.step_bytes is None:
-            return 1
-        share = max(1, state_bytes + self.step_bytes)
-        return max(1, (available_bytes - self.resident_bytes) // share)

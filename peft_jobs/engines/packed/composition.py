@@ -1,45 +1,47 @@
 """The pack that is on the base now, and the trials in it.
 
-It is made when trials have come or gone, and taken off before anything else uses the base.
+It stays while trials come and go: who leaves frees a row, who comes fills one, and nothing of the
+others moves. It is made anew, with rows to spare, for a newcomer that it has no row or no room
+for, and taken off before anything else uses the base.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
+from transformers import PreTrainedModel
 
 from peft_jobs.base.loading import Base
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.device.memory import RanOut, peak_memory, release, tried
 from peft_jobs.device.precision import use_tf32
-from peft_jobs.engines.packed.calibration import Room
+from peft_jobs.device.slot_room import SlotRoom, available_bytes
 from peft_jobs.engines.packed.eligibility import dtype_of
 from peft_jobs.engines.packed.layout import make_layout, row_size
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.methods.method import checkpoint_activations
 
-PLANNED_SHARE = 0.95
-"""Share of a GPU's memory that slots may use; the rest is left for fragmentation."""
 UNLIMITED = 1 << 30
 ROWS = 4
 """Of a trial: values, gradients and AdamW's moments."""
 
 
 class Composition:
-    """Trials on a base; without a pack between `dissolve` or `keep` and the next `compose`."""
+    """Trials on a base; without a pack between `dissolve` and the next `compose`."""
 
     def __init__(self) -> None:
         self.trials: list[PackedTrial] = []
+        """In the order in which they came."""
         self._pack: Pack | None = None
         self._snapshot: Snapshot | None = None
         self._measuring = ExitStack()
         self._peaks: Callable[[], dict[str, int]] = dict
         self._resident: dict[str, int] = {}
-        self._rooms: dict[str, Room] = {}
-        """By base."""
-        self._itemsizes: dict[str, int] = {}
-        """Bytes of a parameter, by base."""
+        self._rooms: WeakKeyDictionary[PreTrainedModel, SlotRoom] = WeakKeyDictionary()
+        self._itemsizes: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+        """Bytes of a parameter."""
 
     @property
     def pack(self) -> Pack:
@@ -50,33 +52,52 @@ class Composition:
         """Whether these trials, and no others, are in a pack now."""
         return list(trials) == self.trials and (self._pack is not None or not trials)
 
-    def compose(self, trials: Sequence[PackedTrial]) -> None:
-        """Put a pack of these trials on their base. What memory is too small for is taken off.
+    def compose(self, trials: Sequence[PackedTrial], most: int = 0) -> None:
+        """Have a pack of these trials, the present ones among them, on their base.
 
-        It is tried again with what the trials have on the CPU: beside the pack, that may be what
-        memory is too small for.
+        A new pack has rows to spare, up to `most` and a power of two, as far as memory is known to
+        be enough. Where it is not, it is tried again with a row for each and what the trials have
+        on the CPU: beside the pack, that may be what memory is too small for.
         """
-        self.keep(trials)
-        if self.trials and not self._composed(is_last=False):
+        if self._takes(trials):
+            self.measure()
+            for trial in trials[len(self.trials) :]:
+                trial.move_in(self.pack, self.pack.free_slots[0])
+                self.trials.append(trial)
+            self._changed()
+            return
+        self.dissolve()
+        self.trials = list(trials)
+        spare = min(1 << (len(trials) - 1).bit_length(), most, self.room(trials))
+        if not self._composed(max(len(trials), spare), is_last=False):
             for trial in self.trials:
                 trial.move_aside()
             release(self.trials[0].base.device)
-            self._composed(is_last=True)
+            self._composed(len(trials), is_last=True)
 
     def keep(self, trials: Sequence[PackedTrial]) -> None:
-        """Take the pack off and let go of the other trials."""
-        self.dissolve()
+        """Let go of the other trials, with all that they have. Their rows are free."""
+        if self.trials:
+            self.measure()
+        for trial in self.trials:
+            if trial not in trials:
+                if trial.row is not None:
+                    self.pack.free(trial.row.slot)
+                trial.forget()
         self.trials = list(trials)
+        if not self.trials:
+            self.dissolve()
+        elif self._pack is not None:
+            self._changed()
 
     def clear(self) -> None:
         """Take the pack off and let go of all trials, with all that they have."""
-        for trial in self.trials:
-            trial.forget()
         self.keep([])
 
     def dissolve(self) -> None:
         """The base as it was; the trials keep what they have."""
-        self.measure()
+        if self.trials:
+            self.measure()
         for trial in self.trials:
             trial.move_out()
         self._measuring.close()
@@ -85,12 +106,23 @@ class Composition:
             self._snapshot.restore()
         self._pack = self._snapshot = None
 
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Within the block the base is as it was, and the pack's rows hold what they hold."""
+        if self._snapshot is not None:
+            self._snapshot.restore()
+        try:
+            yield
+        finally:
+            if self._pack is not None:
+                self._put_on()
+
     def measure(self) -> None:
         """Let the trials know the memory peaks of this composition so far, and learn from them."""
         allocated = self._let_know().get("peak_allocated_bytes")
         if allocated is not None and all(trial.has_stepped for trial in self.trials):
-            base = self.trials[0].base
-            state = self._state_bytes(base, self.pack.layout.size)
+            base, pack = self.trials[0].base, self.pack
+            state = len(pack.values_KP) * self._state_bytes(base, pack.layout.size)
             self._room(base).saw(allocated, len(self.trials), state)
 
     @contextmanager
@@ -104,36 +136,56 @@ class Composition:
 
     def room(self, trials: Sequence[PackedTrial]) -> int:
         """The number of trials that fit their base's device, as far as is known, where each has as
-        much room as a pack of `trials` gives it."""
+        much room as a new pack of `trials` gives it."""
         base = trials[0].base
         if base.device.type != "cuda":
             return UNLIMITED
         if self._pack is not None:
             self.measure()
-        free, _ = torch.cuda.mem_get_info(base.device)
-        free += torch.cuda.memory_reserved(base.device)
-        state = self._state_bytes(base, self._row_size(trials))
-        return self._room(base).slots(int(free * PLANNED_SHARE), state)
+        size = row_size(max(trial.rank for trial in trials), (trial.shapes for trial in trials))
+        return self._room(base).slots(available_bytes(base.device), self._state_bytes(base, size))
 
-    def _room(self, base: Base) -> Room:
-        if base.key not in self._rooms:
-            self._rooms[base.key] = Room(torch.cuda.memory_allocated(base.device))
-        return self._rooms[base.key]
+    def _takes(self, trials: Sequence[PackedTrial]) -> bool:
+        """Whether the pack has rows for these trials, and the device memory for their steps."""
+        pack = self._pack
+        if pack is None or list(trials[: len(self.trials)]) != self.trials:
+            return False
+        newcomers = trials[len(self.trials) :]
+        if len(newcomers) > len(pack.free_slots):
+            return False
+        if not all(pack.layout.covers(trial.shapes) for trial in newcomers):
+            return False
+        base = trials[0].base
+        if base.device.type != "cuda":
+            return True
+        state = len(pack.values_KP) * self._state_bytes(base, pack.layout.size)
+        return self._room(base).takes(available_bytes(base.device), len(trials), state)
 
-    def _row_size(self, trials: Sequence[PackedTrial]) -> int:
-        if self._pack is not None and self.holds(trials):
-            return self._pack.layout.size
-        return row_size(max(trial.rank for trial in trials), (trial.shapes for trial in trials))
+    def _room(self, base: Base) -> SlotRoom:
+        if base.model not in self._rooms:
+            self._rooms[base.model] = SlotRoom(torch.cuda.memory_allocated(base.device))
+        return self._rooms[base.model]
 
     def _state_bytes(self, base: Base, size: int) -> int:
         """Memory of a trial's rows of `size` parameters."""
-        if base.key not in self._itemsizes:
-            self._itemsizes[base.key] = dtype_of(base).itemsize
-        return ROWS * size * self._itemsizes[base.key]
+        if base.model not in self._itemsizes:
+            self._itemsizes[base.model] = dtype_of(base).itemsize
+        return ROWS * size * self._itemsizes[base.model]
+
+    def _changed(self) -> None:
+        """Trials have come or gone: settings that all share follow, and peaks are theirs."""
+        model = self.trials[0].base.model
+        if self._wants_checkpointing != model.is_activation_checkpointing:
+            with self.bare():
+                pass
+        self._watch(gives_back=False)
+        self._measure_anew()
 
     def _measure_anew(self) -> None:
         """What peaks there were say nothing of the steps that follow."""
         self._let_know()
+        for trial in self.trials:
+            trial.has_stepped = False
         device = self.trials[0].base.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -149,38 +201,48 @@ class Composition:
             trial.saw_peaks(found)
         return peaks
 
-    def _composed(self, is_last: bool) -> bool:
+    def _composed(self, num_rows: int, is_last: bool) -> bool:
         """False if memory was too small, which raises at the last time."""
-        base = self.trials[0].base
 
-        def put_on() -> None:
+        def build() -> None:
             try:
-                self._watch(base)
-                self._put_on(base)
+                self._watch(gives_back=True)
+                self._resident = self._peaks()
+                self._build(num_rows)
             except BaseException:
                 self.dissolve()
                 raise
             self._measure_anew()
 
         if is_last:
-            put_on()
+            build()
             return True
-        return not isinstance(tried(put_on), RanOut)
+        return not isinstance(tried(build), RanOut)
 
-    def _watch(self, base: Base) -> None:
-        self._peaks = self._measuring.enter_context(peak_memory(base.device))
-        self._resident = self._peaks()
+    def _watch(self, gives_back: bool) -> None:
+        self._measuring.close()
+        device = self.trials[0].base.device
+        self._peaks = self._measuring.enter_context(peak_memory(device, gives_back))
 
-    def _put_on(self, base: Base) -> None:
-        trials = self.trials
+    def _build(self, num_rows: int) -> None:
+        trials, base = self.trials, self.trials[0].base
         adapted = {name for trial in trials for name in trial.parts.adapted}
         whole = {name for trial in trials for name in trial.parts.whole}
         layout = make_layout(max(trial.rank for trial in trials), adapted, whole, base.model)
         self._snapshot = Snapshot.of(base.model)
-        self._pack = Pack(base.model, layout, len(trials), dtype_of(base))
-        if any(trial.spec.training.gradient_checkpointing for trial in trials):
-            checkpoint_activations(base.model)
-        use_tf32(trials[0].spec.training)
-        base.model.train()
-        for number, trial in enumerate(trials):
-            trial.move_in(self._pack, number)
+        self._pack = Pack(base.model, layout, num_rows, dtype_of(base))
+        self._put_on()
+        use_tf32(trials[0].spec.training, base.device)
+        for slot, trial in enumerate(trials):
+            trial.move_in(self._pack, slot)
+
+    @property
+    def _wants_checkpointing(self) -> bool:
+        return any(trial.spec.training.gradient_checkpointing for trial in self.trials)
+
+    def _put_on(self) -> None:
+        self.pack.put_on()
+        model = self.trials[0].base.model
+        if self._wants_checkpointing:
+            checkpoint_activations(model)
+        model.train()

@@ -13,8 +13,7 @@ from peft_jobs.base.heads import fresh_modules, initial_head
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import QUANTIZED
 from peft_jobs.engines.packed.base_traits import traits_of
-from peft_jobs.engines.packed.layout import features
-from peft_jobs.engines.packed.pack import Named
+from peft_jobs.engines.packed.layout import Named, features
 from peft_jobs.methods.continuation import PREFIX, is_plain, read_weights
 from peft_jobs.methods.targets import resolve_targets
 from peft_jobs.randomness import initial_lora_A

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.calibration import Calibration, groups
 from peft_jobs.engines.packed.composition import UNLIMITED, Composition
-from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.packed_trial import PackedTrial, slot_of
 from peft_jobs.evaluation.scoring import batches, measuring, named, to_device
 from peft_jobs.tasks import TASKS, Example, Score
 
@@ -31,7 +31,7 @@ class Evaluations:
     def make(self, trials: Sequence[PackedTrial], split: str) -> None:
         """Leave the task's metrics on a split with the trials, but for those that are alone."""
         alike: dict[int, list[PackedTrial]] = {}
-        for trial in trials:
+        for trial in sorted(trials, key=slot_of):
             alike.setdefault(trial.scoring.batch_size, []).append(trial)
         for group in alike.values():
             self._by_most(group, split)
@@ -89,7 +89,6 @@ class Evaluations:
     def _forward(self, trials: Sequence[PackedTrial], examples: Sequence[Example]) -> list[Score]:
         """Scores of the examples by each of the trials, one after the other."""
         base, task = trials[0].base, TASKS[trials[0].spec.task.type]
-        numbers = [self.composition.trials.index(trial) for trial in trials]
         batch = task.collate([*examples] * len(trials), base.tokenizer.pad_token_id)
-        with self.composition.pack.stepping(numbers, None):
+        with self.composition.pack.stepping([slot_of(trial) for trial in trials], None):
             return task.scores(base.model, to_device(batch, base.device))

@@ -8,13 +8,16 @@ Dimensions: R the pack's rank, I and O a module's inputs and outputs.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Part = Literal["lora_A", "lora_B", "weight", "bias"]
+Named = dict[tuple[str, Part], Tensor]
+"""A trial's tensors by module and part, at its own rank."""
 RANKS = (8, 16, 32, 64, 128)
 
 
@@ -48,6 +51,46 @@ class Layout:
     @property
     def size(self) -> int:
         return self.places[-1].stop if self.places else 0
+
+    def covers(self, shapes: Mapping[tuple[str, Part], Sequence[int]]) -> bool:
+        """Whether a row has room for tensors of these shapes."""
+        rooms = {(place.module, place.part): place.shape for place in self.places}
+        return all(
+            place in rooms
+            and all(own <= room for own, room in zip(shape, rooms[place], strict=True))
+            for place, shape in shapes.items()
+        )
+
+    def fill(self, row: Tensor, named: Named) -> None:
+        """Make a row hold these tensors, and zeros beside them; a GPU's in one transfer."""
+        if row.is_cuda and named and all(value.device.type == "cpu" for value in named.values()):
+            pinned = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
+            self.fill(pinned, named)
+            row.copy_(pinned, non_blocking=True)
+            return
+        row.zero_()
+        for place in self.places:
+            value = named.get((place.module, place.part))
+            if value is not None:
+                _room(place, row)[tuple(slice(0, length) for length in value.shape)].copy_(value)
+
+    def parts(self, row: Tensor, own: Collection[tuple[str, Part]], r: int) -> Named:
+        """Views of the tensors `own` of a row, without the room beyond the rank `r`."""
+        found: Named = {}
+        for place in self.places:
+            if (place.module, place.part) not in own:
+                continue  # another slot's
+            tensor = _room(place, row)
+            if place.part == "lora_A":
+                tensor = tensor[:r]
+            elif place.part == "lora_B":
+                tensor = tensor[:, :r]
+            found[place.module, place.part] = tensor
+        return found
+
+
+def _room(place: Place, row: Tensor) -> Tensor:
+    return row[place.start : place.stop].view(place.shape)
 
 
 def make_layout(

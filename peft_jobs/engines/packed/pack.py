@@ -1,4 +1,4 @@
-"""Pack: the flat state of K trials on one base, and the layers that use it.
+"""Pack: the flat state of up to K trials on one base, and the layers that use it.
 
 A module that some slot adapts is replaced by one that adds all slots' updates to the base's output
 in two batched products, whatever K; a head that is trained whole is K heads in one product. The
@@ -24,12 +24,9 @@ from peft_jobs.engines.packed.lora_products import Rows, low_rank_update, whole_
 from peft_jobs.engines.packed.slot_masks import SlotMasks
 from peft_jobs.randomness import dropout_module_key
 
-Named = dict[tuple[str, Part], Tensor]
-"""A trial's tensors by module and part, at its own rank."""
-
 
 class Pack:
-    """Layers on `model` and the rows behind them; a Snapshot of the model takes them off."""
+    """Rows, and layers that use them; `put_on` puts these on `model`, a Snapshot takes them off."""
 
     def __init__(
         self, model: nn.Module, layout: Layout, num_slots: int, dtype: torch.dtype
@@ -44,6 +41,10 @@ class Pack:
         """alpha / r of each slot, or alpha / sqrt(r)."""
         self.max_norms_K = torch.zeros_like(self.scales_K)
         """To which each slot's gradients are clipped; 0 where they are not."""
+        self.counts_K2 = torch.zeros(num_slots, 2, device=device)
+        """Steps of each slot's optimizer, of both slices of its row."""
+        self.taken: set[int] = set()
+        """Slots with a trial. The rows of the others are zero."""
         self.rows: Rows = slice(0, num_slots)
         """The slots that take part in this step."""
         self.step_scales_K = self.scales_K
@@ -56,11 +57,28 @@ class Pack:
         self.masks: SlotMasks | None = None
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
+        self._layers: dict[str, nn.Module] = {}
         for name, places in by_module(layout).items():
             kind = PackedAdapter if "lora_A" in places else PackedWhole
+            self._layers[name] = kind(model.get_submodule(name), name, self, places)
+
+    def put_on(self) -> None:
+        """Put the layers in the place of those that they adapt, which must be there."""
+        for name, layer in self._layers.items():
             parent, _, child = name.rpartition(".")
-            layer = kind(model.get_submodule(name), name, self, places)
-            setattr(model.get_submodule(parent), child, layer)
+            setattr(self.model.get_submodule(parent), child, layer)
+
+    @property
+    def free_slots(self) -> list[int]:
+        """Slots without a trial, the first one first."""
+        return [slot for slot in range(len(self.values_KP)) if slot not in self.taken]
+
+    def free(self, slot: int) -> None:
+        """A trial has left: nothing of it stays in the row."""
+        for state in (self.values_KP, self.gradients_KP, *self.moments_KP, self.counts_K2):
+            state[slot].zero_()
+        self.scales_K[slot] = self.max_norms_K[slot] = 0.0
+        self.taken.discard(slot)
 
     def views(self, place: Place) -> tuple[Tensor, Tensor]:
         """Values and gradients of all slots at one place: [K, *shape] each."""
@@ -74,7 +92,8 @@ class Pack:
         if self._cast is None or self._cast.dtype != dtype:
             self._cast, self._is_cast = torch.empty_like(self.values_KP, dtype=dtype), False
         if not self._is_cast:
-            self._cast.copy_(self.values_KP)
+            used = 1 + max(self.taken, default=0)
+            self._cast[:used].copy_(self.values_KP[:used])
             self._is_cast = True
         return _at(place, self._cast)
 

@@ -5,7 +5,8 @@ base: jobs begin in the order in which they came, and what runs is drained befor
 so neither kind starves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from peft_jobs.activity import at_stage
@@ -19,9 +20,10 @@ from peft_jobs.engines.packed.rounds import Results, Rounds
 from peft_jobs.engines.packed.slot_count import MAX_SLOTS, useful_slots
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
-from peft_jobs.host.job import Inbox, Prepared
+from peft_jobs.host.job import Inbox, Job, Prepared
 from peft_jobs.phases import Phases
 from peft_jobs.spec import TrialSpec
+from peft_jobs.training.attempt import Ending, ended
 
 
 class PackedEngine:
@@ -89,6 +91,7 @@ class PackedEngine:
             while True:
                 self.admission.line.end_cancelled()
                 self._begin(self.admission.admit(inbox))
+                self.solo.attempt_options.pace.num_trials = max(1, len(self.trials))
                 if not self.composition.holds(self.trials):
                     continue  # memory was too small for the pack: there are fewer trials now
                 if self.trials:
@@ -98,6 +101,7 @@ class PackedEngine:
         finally:
             self.composition.clear()
             self.admission.line = WaitingLine()  # after an error, the host ends those who wait
+            self.solo.attempt_options.writer.finish()
 
     def _run_alone(self) -> bool:
         """Give the first in line to the solo engine; False if nobody is there."""
@@ -117,15 +121,15 @@ class PackedEngine:
 
     def _advance(self, inbox: Inbox) -> None:
         """One round of the trials that may go on, and all that follows from it."""
-        decided = [trial for trial in self.trials if trial.reporter.waits and trial.job.decided]
-        failed = {trial: trial.attempted(trial.reporter.settle) for trial in decided}
-        over = [trial for trial in self.trials if trial.is_over and not trial.reporter.waits]
-        if self._end_those(failed):
+        self.solo.attempt_options.writer.check()
+        heard = [trial for trial in self.trials if trial.reporter.has_news]
+        if self._end_those({trial: trial.attempted(trial.reporter.settle) for trial in heard}):
             return
+        over = [trial for trial in self.trials if trial.may_end]
         if over:
             self._finish(over)
             return
-        ready = [trial for trial in self.trials if not trial.reporter.waits]
+        ready = [trial for trial in self.trials if not (trial.is_over or trial.reporter.waits)]
         if ready:
             self._round(ready)
         else:
@@ -138,7 +142,7 @@ class PackedEngine:
             if len(self.trials) < self.num_slots and self.admission.line.take(inbox):
                 return True
             return self.admission.line.has_cancelled or any(
-                trial.job.decided for trial in self.trials
+                trial.reporter.has_news or trial.may_end for trial in self.trials
             )
 
         self.trials[0].job.wait_until(changed)
@@ -151,9 +155,11 @@ class PackedEngine:
 
     def _end_those(self, results: Results) -> set[PackedTrial]:
         """End the trials that have a result; gives them."""
-        ended: Results = {trial: result for trial, result in results.items() if result is not None}
-        self._leave(ended)
-        return set(ended)
+        failed = {trial: result for trial, result in results.items() if result is not None}
+        self._leave(
+            {t: partial(ended, t.job, t.draft, None, result) for t, result in failed.items()}
+        )
+        return set(failed)
 
     def _finish(self, over: Sequence[PackedTrial]) -> None:
         """End trials that are over, and free their slots."""
@@ -163,15 +169,20 @@ class PackedEngine:
             self.rounds.evaluations.make(lacking, split)
         self._leave({trial: trial.end() for trial in over})
 
-    def _leave(self, ends: Results) -> None:
+    def _leave(self, ends: Mapping[PackedTrial, Ending]) -> None:
         if not ends:
             return
         left = [trial for trial in self.trials if trial not in ends]
-        for trial in ends:
-            trial.forget()
         self.composition.keep(left)
         if not left:
             self.solo.verify()
             self.admission.forget_limits()
-        for trial, result in ends.items():
-            trial.job.end(result)
+        for trial, ending in ends.items():
+            self.solo.attempt_options.writer.tell(partial(_tell, trial.job, ending))
+
+
+def _tell(job: Job, ending: Ending) -> None:
+    try:
+        job.end(ending())
+    finally:
+        job.end(None)  # the device was lost, which `check` raises: the trial goes on elsewhere

@@ -1,19 +1,19 @@
 """One attempt of a trial in a slot: from where it starts to its result.
 
 What the solo engine does around its Trainer happens here around packed steps, with the same
-reporter, checkpoints and files; a slot never blocks, it `waits`.
+reporter, checkpoints and files; a slot never blocks, it `waits`, and the writer's thread writes.
 """
 
 import logging
-import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from peft_jobs.base.loading import Base
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.device.lost_device import result_of
-from peft_jobs.engines.packed.adapter import from_snapshot, save_adapter, to_snapshot
+from peft_jobs.device.host_copies import HostCopies
+from peft_jobs.engines.packed.adapter import adapter_to_save, checkpoint_tensors, from_snapshot
 from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
@@ -24,10 +24,11 @@ from peft_jobs.host.result import TrialResult
 from peft_jobs.phases import Phases
 from peft_jobs.randomness import Clock
 from peft_jobs.training import attempt_files
-from peft_jobs.training.attempt import Attempt, AttemptOptions, ResultDraft
+from peft_jobs.training.attempt import Attempt, AttemptOptions, Ending, ResultDraft, Save, ended
 from peft_jobs.training.checkpoints import Start, find_start
 from peft_jobs.training.counts import Counts
-from peft_jobs.training.reporter import Reporter, StepEnd, measure
+from peft_jobs.training.loop import measure
+from peft_jobs.training.reporter import Reporter, StepEnd
 
 log = logging.getLogger(__name__)
 
@@ -58,22 +59,21 @@ class PackedTrial:
         self.spec = attempt.spec
         self.scoring = Scoring(attempt)
         self.row: PackRow | None = None
+        self._save: Save | None = None
         self.loss = 0.0
         """Of the optimizer step, as far as it has come."""
         self._step_end: StepEnd | None = None
         """Of an optimizer step that was made, and of which nothing was told yet."""
         self.has_begun = False
         self.has_stepped = False
-        """In the present pack."""
+        """Since trials last came or went."""
         training = self.spec.training
         self.num_steps = training.total_steps(len(data.train))
         self.schedule = Schedule(training, self.num_steps)
         num_samples = self.num_steps * training.samples_per_step
         order = SampleOrder(self.spec.seed, len(data.train), num_samples, self.counts.samples)
-        pad_token_id = base.tokenizer.pad_token_id
-        self.feed = Feed(
-            attempt.task, data.train, iter(order), training, pad_token_id, self.counts.step
-        )
+        pad, step = base.tokenizer.pad_token_id, self.counts.step
+        self.feed = Feed(attempt.task, data.train, iter(order), training, pad, step)
         self.reporter = Reporter(attempt.loop(Clock(), self._evaluate, start))
 
     @property
@@ -96,14 +96,20 @@ class PackedTrial:
         self.captured = held
         return start
 
-    @property
     def latest_checkpoint(self) -> Path | None:
-        """This attempt's, or the one that it began at."""
+        """This attempt's, which is waited for, or the one that it began at."""
+        self.reporter.finish()
         return self.reporter.loop.saver.latest or self.job.checkpoint
 
     @property
     def rank(self) -> int:
         return lora_of(self.spec).r
+
+    @property
+    def may_end(self) -> bool:
+        """Whether nothing is left to train, to wait for, or to be told of its checkpoints."""
+        reporter = self.reporter
+        return self.is_over and not (reporter.waits or reporter.is_writing or reporter.has_news)
 
     @property
     def is_over(self) -> bool:
@@ -188,28 +194,23 @@ class PackedTrial:
         for name, value in peaks.items():
             self.draft.memory[name] = max(value, self.draft.memory.get(name, 0))
 
-    def complete(self) -> None:
-        """Evaluate and save a trial that has made all its steps; not one that was stopped."""
-        if self.job.cancelled is None:
-            with attempt_files.logged(self.job.directory):
-                self._complete()
+    def end(self) -> Ending:
+        """The end of a trial that is over, for the writer; its row is needed no more."""
+        failed = self.attempted(self._end)
+        return partial(ended, self.job, self.draft, self._save, failed)
 
-    def end(self) -> TrialResult | None:
-        """The end of a trial that is over; None if it was interrupted: it left a checkpoint."""
-        failed = self.attempted(self.complete) or self.attempted(self._leave)
-        return failed or self.draft.result(self.job)
-
-    def _leave(self) -> None:
-        if self.job.cancelled is not None:
-            with attempt_files.logged(self.job.directory):
+    def _end(self) -> None:
+        """What an end needs of the row: final metrics, or an interruption's checkpoint."""
+        with attempt_files.logged(self.job.directory):
+            if self.job.cancelled is None:
+                self._save = self._complete()
+            while self.reporter.is_writing or self.reporter.has_news:
+                self.reporter.finish()
                 self.reporter.settle()
 
     def failure(self, error: Exception) -> TrialResult:
-        """The result of a trial that `error` ended; raises DeviceLost if it ends none."""
-        with attempt_files.logged(self.job.directory):
-            log.error("the trial failed", exc_info=error)
-        text = "".join(traceback.format_exception(error))
-        return result_of(error, text, **self.draft.fields())
+        """See `ResultDraft.failure`."""
+        return self.draft.failure(self.job, error)
 
     def attempted(self, act: Callable[[], None]) -> TrialResult | None:
         """None, or the result of a trial that an error in `act` ended."""
@@ -219,7 +220,7 @@ class PackedTrial:
             return self.failure(error)
         return None
 
-    def _complete(self) -> None:
+    def _complete(self) -> Save:
         assert self.row is not None
         if self.scoring.lacks("validation"):
             measure(self.reporter.loop)
@@ -227,16 +228,22 @@ class PackedTrial:
             with self.phases.phase("evaluate"):
                 self.counts.evaluated(self.scoring.metrics(self.row, "test"), "test")
         with self.phases.phase("save"):
-            values = self.row.values()
-            self.draft.adapter = save_adapter(
-                values, self.spec, self.parts, self.base, self.job.directory, self.data.classes
-            )
+            directory, classes = self.job.directory, self.data.classes
+            return adapter_to_save(self.row, self.parts, self.base, directory, classes)
 
-    def _snapshot(self) -> bytes:
-        held = self.captured if self.row is None else self.row.capture()
-        assert held is not None
-        return to_snapshot(held)
+    def _snapshot(self) -> HostCopies:
+        if self.row is not None:
+            return self.row.copies(checkpoint_tensors)
+        assert self.captured is not None
+        held = self.captured.on_cpu()
+        return HostCopies({}, lambda _: checkpoint_tensors(held))
 
     def _evaluate(self) -> dict[str, float]:
         assert self.row is not None
         return self.scoring.metrics(self.row, "validation")
+
+
+def slot_of(trial: PackedTrial) -> int:
+    """The number of a trial's row in its pack."""
+    assert trial.row is not None
+    return trial.row.slot

@@ -54,4 +54,4 @@ class WaitingLine:
         for waiting in [w for w in self._waiting if w.job.cancelled is not None]:
             self._waiting.remove(waiting)
             trial = waiting.trial
-            waiting.job.end(waiting.job.stopped() if trial is None else trial.end())
+            waiting.job.end(waiting.job.stopped() if trial is None else trial.end()())

@@ -13,7 +13,7 @@ from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.calibration import Calibration, groups
 from peft_jobs.engines.packed.composition import UNLIMITED, Composition
 from peft_jobs.engines.packed.evaluations import Evaluations
-from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.packed_trial import PackedTrial, slot_of
 from peft_jobs.engines.packed.row import step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.host.result import TrialResult
@@ -128,15 +128,14 @@ class Rounds:
     def _groups(self, ready: Sequence[PackedTrial]) -> list[list[PackedTrial]]:
         """The trials of each step; those whose next rows are of like lengths go together."""
         if self.width >= len(ready):
-            return [list(ready)]
+            return [sorted(ready, key=slot_of)]
         ordered = sorted(ready, key=lambda s: (s.feed.rows_per_micro_batch, s.feed.longest))
         # Neighbours in the pack are a slice of its rows, which costs no copy.
-        return [sorted(g, key=self.composition.trials.index) for g in groups(ordered, self.width)]
+        return [sorted(group, key=slot_of) for group in groups(ordered, self.width)]
 
     def _works(self, group: Sequence[PackedTrial]) -> list[Work]:
         rows = math.gcd(*(trial.feed.rows_left for trial in group))
-        number = self.composition.trials.index
-        return [Work(number(trial), trial.spec, trial.feed.take(rows)) for trial in group]
+        return [Work(slot_of(trial), trial.spec, trial.feed.take(rows)) for trial in group]
 
     def _losses(self, first: PackedTrial, works: Sequence[Work]) -> list[float]:
         """One packed step."""

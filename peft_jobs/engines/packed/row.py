@@ -3,13 +3,14 @@
 Clipping and AdamW are torch's own formulas, on the slots' rows: two slices, of which one is
 decayed. So a slot steps when it is due and is untouched when it is not; those that are due step
 together, with one call for those of equal settings. The state of all slots is allocated with the
-pack: a step asks for no memory. `capture` and a new PackRow move a trial between packs of
-other shapes, and to and from checkpoints.
+pack: a step asks for no memory, nor does a trial that takes the row of another. `capture` and a new
+PackRow move a trial between packs of other shapes, and to and from checkpoints.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from transformers import TrainingArguments, get_scheduler
 
+from peft_jobs.device.host_copies import HostCopies
 from peft_jobs.device.memory import RanOut, tried
 from peft_jobs.engines.packed.eligibility import lora_of
-from peft_jobs.engines.packed.pack import Named, Pack
+from peft_jobs.engines.packed.layout import Named
+from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.spec import TrainingSpec, TrialSpec
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -83,14 +86,15 @@ class PackRow:
         self, pack: Pack, slot: int, spec: TrialSpec, schedule: Schedule, captured: Captured
     ) -> None:
         self.pack, self.slot, self.spec, self.schedule = pack, slot, spec, schedule
-        self._own = captured.values.keys()
+        self._own = frozenset(captured.values)
         self.steps = captured.steps
-        device, decayed, size = pack.values_KP.device, pack.layout.decayed, pack.layout.size
+        decayed, size, counts_2 = pack.layout.decayed, pack.layout.size, pack.counts_K2[slot]
+        pack.taken.add(slot)
+        counts_2.fill_(captured.steps)
         self.cuts = [
-            (slice(start, stop), decay, torch.tensor(float(captured.steps), device=device))
-            for start, stop, decay in (
-                (0, decayed, spec.training.weight_decay),
-                (decayed, size, 0.0),
+            (slice(start, stop), decay, counts_2[number])
+            for number, (start, stop, decay) in enumerate(
+                ((0, decayed, spec.training.weight_decay), (decayed, size, 0.0))
             )
             if stop > start
         ]
@@ -103,7 +107,7 @@ class PackRow:
             (captured.values, captured.gradients, *moments),
             strict=True,
         ):
-            self._fill(rows[slot], named)
+            pack.layout.fill(rows[slot], named)
         pack.values_changed()
 
     @property
@@ -115,43 +119,40 @@ class PackRow:
         """Forget what was accumulated."""
         self.pack.gradients_KP[self.slot].zero_()
 
-    def values(self) -> Named:
-        """The trial's parameters at its own rank; copies, perhaps in part on the CPU."""
-        return self._trimmed(self.pack.values_KP[self.slot])
+    def copies(
+        self, arrange: Callable[[Captured], dict[str, Tensor]], moments: bool = True
+    ) -> HostCopies:
+        """Copies on the CPU of what the trial has now, but for gradients: of whole rows, of which
+        who reads them cuts the trial's own parts."""
+        pack, rows = self.pack, {"values": self.pack.values_KP[self.slot]}
+        if moments and self.steps:
+            rows |= {n: s[self.slot] for n, s in zip(MOMENTS, pack.moments_KP, strict=True)}
+        cut = partial(pack.layout.parts, own=self._own, r=lora_of(self.spec).r)
+        steps = self.steps
+
+        def arranged(copied: dict[str, Tensor]) -> dict[str, Tensor]:
+            values, *_ = (named := {name: cut(row) for name, row in copied.items()}).values()
+            return arrange(
+                Captured(values, {}, {n: named[n] for n in MOMENTS if n in named}, steps)
+            )
+
+        return HostCopies(rows, arranged)
 
     def capture(self) -> Captured:
         """All of the trial, to be given to another slot; perhaps in part on the CPU."""
         pack, moments = self.pack, {}
         if self.steps:
             moments = {
-                name: self._trimmed(rows[self.slot])
+                name: self._copied(rows)
                 for name, rows in zip(MOMENTS, pack.moments_KP, strict=True)
             }
-        gradients = self._trimmed(pack.gradients_KP[self.slot])
-        return Captured(self.values(), gradients, moments, self.steps)
+        values, gradients = self._copied(pack.values_KP), self._copied(pack.gradients_KP)
+        return Captured(values, gradients, moments, self.steps)
 
-    def _fill(self, row: Tensor, named: Named) -> None:
-        """Make a row hold these tensors, and zeros beside them."""
-        row.zero_()
-        for place in self.pack.layout.places:
-            value = named.get((place.module, place.part))
-            if value is not None:
-                view = row[place.start : place.stop].view(place.shape)
-                view[tuple(slice(0, length) for length in value.shape)].copy_(value)
-
-    def _trimmed(self, row: Tensor) -> Named:
-        """The tensors of a row without the room that is not the trial's."""
-        r, found = lora_of(self.spec).r, {}
-        for place in self.pack.layout.places:
-            if (place.module, place.part) not in self._own:
-                continue  # another slot's
-            tensor = row[place.start : place.stop].view(place.shape)
-            if place.part == "lora_A":
-                tensor = tensor[:r]
-            elif place.part == "lora_B":
-                tensor = tensor[:, :r]
-            found[place.module, place.part] = _copied(tensor.detach())
-        return found
+    def _copied(self, rows_KP: Tensor) -> Named:
+        """Copies of the tensors of the trial's row."""
+        parts = self.pack.layout.parts(rows_KP[self.slot], self._own, lora_of(self.spec).r)
+        return {place: _copied(tensor.detach()) for place, tensor in parts.items()}
 
 
 @torch.no_grad()

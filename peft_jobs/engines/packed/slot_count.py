@@ -84,9 +84,10 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
     snapshot = Snapshot.of(base.model)
     try:
         pack = Pack(base.model, layout, number, dtype_of(base))
+        pack.put_on()
         if spec.training.gradient_checkpointing:
             checkpoint_activations(base.model)
-        use_tf32(spec.training)
+        use_tf32(spec.training, base.device)
         base.model.train()
         rows = [PackRow(pack, slot, spec, schedule, values) for slot in range(number)]
         feeds = []

@@ -25,7 +25,7 @@ from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
-from peft_jobs.device.precision import check_device
+from peft_jobs.device.precision import check_device, precision_of
 from peft_jobs.device.this_device import this_device
 from peft_jobs.engines.solo.solo_trial import run_alone
 from peft_jobs.engines.solo.untrained import baseline, check_continues
@@ -214,6 +214,7 @@ class SoloEngine:
             "dropped_rows": data.dropped,
             "seed": spec.seed,
             "device": _device_name(self.device),
+            "precision": precision_of(spec.training, self.device).as_provenance(),
             "threads": torch.get_num_threads(),
         }
 

@@ -21,7 +21,7 @@ from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.spec import TrialSpec
 from peft_jobs.training.attempt import Attempt
 from peft_jobs.training.checkpoints import Start, restored
-from peft_jobs.training.reporter import Loop
+from peft_jobs.training.loop import Loop
 
 
 def run_alone(attempt: Attempt, start: Start | None) -> None:
@@ -69,7 +69,7 @@ def _attached(attempt: Attempt) -> Iterator[PeftModel]:
     check_virtual_tokens(base, spec, data)
     method = METHODS[spec.adapter.method]
     set_seed(spec.seed)
-    use_tf32(spec.training)
+    use_tf32(spec.training, base.device)
     with attempt.phases.phase("attach"):
         model = method.attach(base, spec, rows=data.train)
     try:

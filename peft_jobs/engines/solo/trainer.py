@@ -25,7 +25,8 @@ from peft_jobs.device.precision import autocast
 from peft_jobs.methods import METHODS
 from peft_jobs.methods.lora import learning_rates
 from peft_jobs.tasks import Batch
-from peft_jobs.training.reporter import Loop, Reporter, StepEnd, measure
+from peft_jobs.training.loop import Loop, measure
+from peft_jobs.training.reporter import Reporter, StepEnd
 from peft_jobs.training.training_state import restore_optimizer, restore_scaler, snapshot
 
 
@@ -39,20 +40,25 @@ def train(model: nn.Module, loop: Loop) -> None:
     """
     with loop.phases.phase("train"), _own_overrides():
         trainer = TrialTrainer(model, loop)
-        trainer.reporter.resume()
-        pause(trainer.reporter)
-        if loop.job.cancelled is None and len(trainer.batches) > 0:
-            trainer.train()
+        try:
+            trainer.reporter.resume()
+            pause(trainer.reporter)
+            if loop.job.cancelled is None and len(trainer.batches) > 0:
+                trainer.train()
+                pause(trainer.reporter)  # an interruption may have come since the last step's end
+        finally:
+            trainer.reporter.finish()
         if loop.job.cancelled is None and loop.counts.evaluated_at != loop.counts.step:
             measure(loop)
 
 
 def pause(reporter: Reporter) -> None:
-    """Wait for the pruner's answer if the trial is at a rung."""
-    if reporter.waits:
-        with reporter.loop.phases.phase("wait"):
-            reporter.loop.job.await_decision()
+    """Wait, if the trial is at a rung, for its checkpoint and for the pruner's answer."""
     reporter.settle()
+    while reporter.waits:
+        with reporter.loop.phases.phase("checkpoint" if reporter.is_writing else "wait"):
+            reporter.loop.job.wait_until(lambda: reporter.has_news)
+        reporter.settle()
 
 
 @contextmanager

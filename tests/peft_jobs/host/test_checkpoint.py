@@ -28,6 +28,11 @@ def state(step: int, spec: str = SPEC) -> CheckpointState:
     return CheckpointState(spec=spec, step=step, samples=8 * step, tokens=step, losses=(0.1, 1e-17))
 
 
+def holding(content: bytes) -> Callable[[Path], object]:
+    """Writes a file of tensors with this in it."""
+    return lambda path: path.write_bytes(content)
+
+
 def flip(path: Path) -> None:
     """Change one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
@@ -44,12 +49,12 @@ def empty(path: Path) -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path, state(123), b"tensors")
+    path = write(tmp_path, state(123), holding(b"tensors"))
     assert path == tmp_path / "checkpoints" / "step-00000123"
     found = read(path, SPEC)
     assert found.tensors == b"tensors"
     assert found.state.model_copy(update={"tensors": None}) == state(123)
-    assert write(tmp_path, state(123), b"other") == path
+    assert write(tmp_path, state(123), holding(b"other")) == path
     assert read(path, SPEC).tensors == b"other"
     assert read(write(tmp_path, state(4)), SPEC).tensors == b""
     assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(".")] == []
@@ -61,10 +66,10 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], name: str
 ) -> None:
     first, second = tmp_path / "attempts" / "1", tmp_path / "attempts" / "2"
-    write(first, state(1), b"one")
-    write(first, state(2), b"two")
-    write(second, state(3), b"three" * 100)
-    write(second, state(9), b"beyond")
+    write(first, state(1), holding(b"one"))
+    write(first, state(2), holding(b"two"))
+    write(second, state(3), holding(b"three" * 100))
+    write(second, state(9), holding(b"beyond"))
     named = second / "checkpoints" / "step-00000003"
     damage(named / name)
     with pytest.raises(Damaged):
@@ -76,7 +81,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
 
 
 def test_every_byte_of_a_checkpoint_is_guarded(tmp_path: Path) -> None:
-    path = write(tmp_path, state(7), b"some tensors")
+    path = write(tmp_path, state(7), holding(b"some tensors"))
     whole = read(path, SPEC)
     for name in (STATE, TENSORS):
         content = (path / name).read_bytes()
@@ -114,7 +119,7 @@ from pathlib import Path
 from peft_jobs.host.checkpoint import CheckpointState, write
 for step in (1, 2, 3):
     state = CheckpointState(spec="ab" * 32, step=step, samples=step, tokens=step)
-    print(write(Path(sys.argv[1]), state, b"x" * 10000), flush=True)
+    print(write(Path(sys.argv[1]), state, lambda path: path.write_bytes(b"x" * 10000)), flush=True)
 """
 
 
@@ -227,7 +232,7 @@ def test_a_checkpoint_of_another_trial_or_model_starts_the_trial_anew(
     content = json.loads((path / STATE).read_text())["state"]
     tensors = (path / TENSORS).read_bytes()
     taken = {**content, "spec": spec.fingerprint()}
-    claimed = write(tmp_path / "x", CheckpointState.model_validate(taken), tensors)
+    claimed = write(tmp_path / "x", CheckpointState.model_validate(taken), holding(tensors))
     result = fresh.run(spec, 2, claimed)
     assert result.metrics == unbroken.metrics
     assert result.provenance["resumed_from"] == 0

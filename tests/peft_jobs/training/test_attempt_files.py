@@ -1,5 +1,7 @@
 """The files of an attempt: reports as data, and in words in its log."""
 
+import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,31 @@ def test_a_file_that_cannot_be_written_ends_nothing(
     (tmp_path / "metrics.jsonl").mkdir()
     attempt_files.append(tmp_path, progress(3, loss=1.0))
     assert "lacks the report of step 3" in caplog.text
+
+
+def test_blocks_of_two_threads_that_overlap_keep_their_lines_and_leave_the_level(
+    tmp_path: Path,
+) -> None:
+    """The writer's thread logs while the one that trains does: the first to begin ends first."""
+    ours, entered, left = logging.getLogger("peft_jobs"), threading.Event(), threading.Event()
+    before = ours.level
+
+    def write() -> None:
+        with attempt_files.logged(tmp_path / "writer"):
+            entered.set()
+            assert left.wait(60)
+            ours.info("written")
+
+    writer = threading.Thread(target=write)
+    with attempt_files.logged(tmp_path / "trainer"):
+        writer.start()
+        assert entered.wait(60)
+        ours.info("trained")
+    left.set()
+    writer.join()
+    lines = {
+        name: (tmp_path / name / "log.txt").read_text().split(": ")[1:]
+        for name in ("writer", "trainer")
+    }
+    assert lines == {"writer": ["written\n"], "trainer": ["trained\n"]}
+    assert ours.level == before

@@ -11,7 +11,7 @@ from peft_jobs.base.loading import load_base
 from peft_jobs.errors import Refused
 from peft_jobs.methods import METHODS
 from peft_jobs.spec import TrialSpec
-from peft_jobs.training.training_state import parse, restore_model, restore_scaler, snapshot
+from peft_jobs.training.training_state import restore_model, restore_scaler, snapshot
 
 
 def trial(path: Path, params: dict[str, Any]) -> TrialSpec:
@@ -66,7 +66,7 @@ def test_the_scale_goes_on_from_a_checkpoint(cut: int, begun: bool) -> None:
     whole, again = Scaled(), Scaled()
     for number in range(1, cut + 1):
         whole.step(number)
-    tensors = parse(snapshot(whole.model, whole.optimizer, whole.scaler))
+    tensors = snapshot(whole.model, whole.optimizer, whole.scaler).read()
     rest = [whole.step(number) for number in range(cut + 1, 13)]
     if begun:  # the scaler has its tensors already
         again.step(1)
@@ -79,7 +79,7 @@ def test_the_scale_goes_on_from_a_checkpoint(cut: int, begun: bool) -> None:
 def test_a_checkpoint_without_a_scale_is_read_as_one() -> None:
     fresh = Scaled()
     before = fresh.scaler.state_dict()
-    tensors = parse(snapshot(fresh.model, fresh.optimizer))
+    tensors = snapshot(fresh.model, fresh.optimizer).read()
     restore_scaler(fresh.scaler, tensors)
     assert fresh.scaler.state_dict() == before
-    restore_scaler(None, parse(snapshot(fresh.model, fresh.optimizer, fresh.scaler)))
+    restore_scaler(None, snapshot(fresh.model, fresh.optimizer, fresh.scaler).read())

@@ -1,11 +1,11 @@
-"""The number of slots that share a step, and the number that fits."""
+"""The number of slots that share a step."""
 
 import random
 from collections.abc import Callable
 
 import pytest
 
-from peft_jobs.engines.packed.calibration import Calibration, Room, groups
+from peft_jobs.engines.packed.calibration import Calibration, groups
 
 
 def settle(
@@ -103,26 +103,3 @@ def test_groups_hold_everything_once_in_even_sizes() -> None:
             sizes = {len(group) for group in found}
             assert max(sizes) <= width
             assert max(sizes) - min(sizes) <= 1
-
-
-def test_room_is_what_the_largest_share_so_far_leaves() -> None:
-    room = Room(resident_bytes=1000)
-    assert room.slots(10_000, state_bytes=100) == 1, "nothing is known yet"
-    room.saw(1500, num_slots=1, state_bytes=100)
-    assert room.slots(10_000, state_bytes=100) == 18
-    room.saw(3000, num_slots=2, state_bytes=100)
-    assert room.slots(10_000, state_bytes=100) == 9
-    room.saw(1200, num_slots=2, state_bytes=100)
-    assert room.slots(10_000, state_bytes=100) == 9
-    assert room.slots(1500, state_bytes=100) == 1, "one may always try"
-
-
-def test_room_for_larger_slots_is_known_before_there_is_one() -> None:
-    gigabyte = 10**9
-    room = Room(resident_bytes=6 * gigabyte)
-    state = 16 * 20_000_000  # rank 8 on all linear layers of a model of 7B
-    room.saw(6 * gigabyte + 4 * (state + gigabyte), 4, state)
-    assert room.slots(76 * gigabyte, state) == 53
-    assert room.slots(76 * gigabyte, 16 * state) == 11
-    room.saw(6 * gigabyte + 4 * (16 * state + gigabyte), 4, 16 * state)
-    assert room.slots(76 * gigabyte, state) == 53, "what a step needs has not changed"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -358,26 +359,36 @@ def test_memory_that_runs_out_evicts_the_newest_and_kills_nobody(
     tmp_path: Path,
     checkpoint_seconds: float | None,
 ) -> None:
+    """In the second step, which all make together: the rung, where each waits for its own
+    checkpoint, comes after it."""
+    from tests.peft_jobs.engines.packed.test_moving import AllTogether
+    from tests.peft_jobs.engines.packed.test_rounds import Answered, Queue
+
     specs = [*lively, lively[0].with_params({"seed": 7})]
     specs = [spec.with_params({"training.per_device_train_batch_size": 2}) for spec in specs]
     expected = run_all(SoloEngine(cache, threads=1), specs, tmp_path / "solo")
     engine = PackedEngine(cache, num_slots=4, threads=1, checkpoint_seconds=checkpoint_seconds)
+    engine.rounds.calibration = AllTogether()
     base, _ = engine.solo.check(specs[0])
-    passes: list[int] = []
-
-    def look(training: bool, rows: int) -> None:
-        passes.append(rows)
-        if training and rows > 4 and sum(found > 4 for found in passes) > 5:
-            torch.empty(PETABYTE)
-
+    steps: list[int] = []
     fitting: list[int] = []
 
-    def heard(host: Any, trial: int, report: Any) -> None:
+    def look(training: bool, rows: int) -> None:
+        steps.extend([rows] * training)
         fitting.append(engine.num_slots)
+        if training and rows > 4 and len(steps) > 2:
+            torch.empty(PETABYTE)
 
+    changed = threading.Condition()
+    jobs = [
+        Answered(number, 1, spec, tmp_path / "packed" / str(number), None, changed)
+        for number, spec in enumerate(specs)
+    ]
     with watch_forward(base, look):
-        found = run_all(engine, specs, tmp_path / "packed", heard)
+        engine.serve(Queue(jobs))
+    found = {job.trial: job.heard for job in jobs}, {job.trial: job.result for job in jobs}
     check_same(expected, found)
+    assert steps[:5] == [1, 8, 8, 6, 4], "a look at the base, and then steps"
     assert min(fitting) == 2
     assert engine.num_slots == 4, "where nobody runs any more, there is room again"
     assert engines_of(found) == ["packed"] * 4

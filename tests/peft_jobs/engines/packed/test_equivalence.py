@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_jobs.engines.packed.adapter import to_snapshot
+from peft_jobs.engines.packed.adapter import checkpoint_tensors
 from peft_jobs.engines.packed.eligibility import initial_values, parts_of
 from peft_jobs.engines.packed.row import step_rows
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.causal_lm import CausalLM
-from peft_jobs.training.training_state import parse
 from tests.support.packed_runs import Driven, plain_losses
 
 EXACT = 1e-10
@@ -207,7 +206,7 @@ def test_a_snapshot_names_what_peft_names(double: Any, mixed: Any) -> None:
     spec = mixed()[1]
     with Driven(base, rows, [spec, mixed()[2]], 2) as driven:
         driven.to_end()
-        held = parse(to_snapshot(driven.pack_rows[0].capture()))
+        held = driven.pack_rows[0].copies(checkpoint_tensors).read()
     model = METHODS["lora"].attach(base, spec)
     own = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     METHODS["lora"].detach(model)

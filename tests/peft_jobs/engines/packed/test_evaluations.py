@@ -210,7 +210,7 @@ def test_an_error_in_a_common_evaluation_is_left_to_the_slot_whose_own_it_is(
         row.pack.values_KP[1] = float("nan")
         Evaluations(rounds.composition).make(slots, "validation")
         assert [slot.scoring.known for slot in slots] == [{}] * 3
-        ends = [slot.attempted(slot.complete) for slot in slots]
-    assert [end is None for end in ends] == [True, False, True]
+        ends = [slot.end()() for slot in slots]
+    assert [end and end.state for end in ends] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert ends[1] is not None
     assert "a kernel that takes no NaN" in str(ends[1].error)

@@ -72,6 +72,21 @@ def test_values_are_cast_once_in_an_optimizer_step(double: Any, mixed: Any) -> N
         assert torch.equal(cast, values.to(torch.bfloat16))
 
 
+def test_rows_beyond_the_last_trial_are_not_cast(double: Any, mixed: Any) -> None:
+    base, rows = double
+    specs = specs_of(mixed, 3, **{"training.bf16": True})
+    with Driven(base, rows, specs, 2) as driven:
+        step(driven, specs)
+        driven.pack.free(2)
+        step_rows(driven.pack_rows[:2])
+        cast, values = driven.pack._cast, driven.pack.values_KP
+        assert cast is not None
+        step(driven, specs[:2])
+        assert torch.equal(cast[:2], values[:2].to(torch.bfloat16))
+        assert not values[2].any()
+        assert cast[2].any(), "of the trial that has left; nothing reads it"
+
+
 def test_slots_that_are_due_step_together(double: Any, mixed: Any) -> None:
     """With one call of the optimizer for those of equal settings, whatever their number."""
     base, rows = double

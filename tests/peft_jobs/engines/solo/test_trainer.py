@@ -27,8 +27,8 @@ from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.training.checkpoints import Saver, find_start, restored
 from peft_jobs.training.counts import Counts
+from peft_jobs.training.loop import Loop
 from peft_jobs.training.oom_ladder import OomLadder
-from peft_jobs.training.reporter import Loop
 from peft_jobs.training.training_state import parse
 
 TASK = TASKS["causal_lm"]

@@ -1,0 +1,69 @@
+"""How many slots of a pack fit a GPU's memory, learned from the peaks of steps.
+
+The state of a slot, the memory of a pack's row, is known. What steps need beside it has a part that
+all slots share (weights that are dequantized, a chunk of logits) and one for each slot; they follow
+from the peaks of steps of different numbers.
+"""
+
+import torch
+
+PLANNED_SHARE = 0.95
+"""Share of a GPU's memory that slots may use; the rest is left for fragmentation."""
+
+
+def available_bytes(device: torch.device) -> int:
+    """Of a GPU, what this process may use, or uses already."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int((free + torch.cuda.memory_reserved(device)) * PLANNED_SHARE)
+
+
+class SlotRoom:
+    """Of one base. Before steps have been measured there is room for one slot."""
+
+    def __init__(self, resident_bytes: int) -> None:
+        """What is resident without any slot."""
+        self.resident_bytes = resident_bytes
+        self._beside: dict[int, int] = {}
+        """By number of slots, the most that steps took beside what is resident and all rows."""
+
+    def saw(self, peak_bytes: int, num_slots: int, state_bytes: int) -> None:
+        """The peak of steps with so many slots, beside rows of `state_bytes` in all."""
+        beside = max(0, peak_bytes - self.resident_bytes - state_bytes)
+        self._beside[num_slots] = max(beside, self._beside.get(num_slots, 0))
+
+    def parts(self) -> tuple[float, float]:
+        """Bytes that all slots share, and bytes of each: a line through the peaks, by least
+        squares, raised until none is above it.
+
+        Of one number of slots, all is taken for theirs; and where more slots took no more, as the
+        longest batches came earlier, so is what the most of them took.
+        """
+        most = max(self._beside)
+        each = self._beside[most] / most
+        if len(self._beside) > 1:
+            mean_slots = sum(self._beside) / len(self._beside)
+            mean_beside = sum(self._beside.values()) / len(self._beside)
+            spread = sum((slots - mean_slots) ** 2 for slots in self._beside)
+            together = sum(
+                (slots - mean_slots) * (beside - mean_beside)
+                for slots, beside in self._beside.items()
+            )
+            each = together / spread if together > 0 else each
+        shared = max(beside - slots * each for slots, beside in self._beside.items())
+        return max(0.0, shared), each
+
+    def slots(self, available_bytes: int, state_bytes: int) -> int:
+        """Slots with a state of `state_bytes` each for which `available_bytes`, the resident ones
+        among them, are enough; one at least."""
+        if not self._beside:
+            return 1
+        shared, each = self.parts()
+        free = available_bytes - self.resident_bytes - shared
+        return max(1, int(free // max(1.0, state_bytes + each)))
+
+    def takes(self, available_bytes: int, num_slots: int, state_bytes: int) -> bool:
+        """Whether steps of so many slots fit beside rows of `state_bytes` in all."""
+        if not self._beside:
+            return num_slots == 1
+        shared, each = self.parts()
+        return self.resident_bytes + state_bytes + shared + num_slots * each <= available_bytes
