@@ -64,9 +64,12 @@ def sweep_tree(storage: Path, address: str | None = None, **sections: Any) -> di
 
 
 def in_parallel(storage: Path, address: str | None = None, **sections: Any) -> dict[str, Any]:
-    """Four trials of 75 steps, two at a time, none pruned; a checkpoint at steps 9 and 25."""
+    """Four trials of 75 steps, two at a time, none pruned; a checkpoint at steps 9 and 25.
+
+    They take long enough for two to run at once, though a proxy may take ten seconds to start.
+    """
     resources = {
-        "engine_options": {"num_slots": 2, "step_seconds": 0.04},
+        "engine_options": {"num_slots": 2, "step_seconds": 0.15},
         "max_concurrent": 2,
         **sections.pop("resources", {}),
     }
