@@ -18,11 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from peft_jobs.host.prediction import CATEGORIES
+from peft_jobs.prediction.caching_allocator import Block, CachingAllocator, rounded
 from peft_jobs.prediction.operations import flops_of, is_kernel
-
-BLOCK_BYTES = 512
-"""To which CUDA's caching allocator rounds (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)."""
-
 
 @dataclass
 class Peak:
@@ -50,6 +47,8 @@ class Meter(TorchDispatchMode):
         self.vocabulary = vocabulary
         self.live: Counter[str] = Counter()
         self.total = 0
+        self.allocator = CachingAllocator()
+        self._blocks: dict[int, Block] = {}
         self.peaks: dict[str, Peak] = {}
         self.operations: list[Operation] = []
         """The kernels that were launched while it `is_counting`."""
@@ -88,8 +87,9 @@ class Meter(TorchDispatchMode):
             self.live[category] += size
             self._held[key] = category, size
         elif not tensor.is_meta:
-            size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
+            size = rounded(storage.nbytes())
             self._held[key] = category, size
+            self._blocks[key] = self.allocator.allocate(size)
             self.live[category] += size
             self.total += size
             weakref.finalize(storage, self._drop, key)
@@ -97,6 +97,7 @@ class Meter(TorchDispatchMode):
 
     def _drop(self, key: int) -> None:
         category, size = self._held.pop(key)
+        self.allocator.free(self._blocks.pop(key))
         self.live[category] -= size
         self.total -= size
 

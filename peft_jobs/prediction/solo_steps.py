@@ -46,6 +46,8 @@ class Steps:
 
     peaks: dict[str, Peak]
     """By phase."""
+    reserved_bytes: int
+    """What CUDA's allocator holds for them."""
     operations: list[Operation] = field(repr=False)
     """Of the second step."""
     trainable_parameters: int
@@ -89,6 +91,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
             _tell_gradients(meter, model)
             for step in (1, 2):
                 meter.is_counting = step == 2
+                meter.allocator.empty_cache()
                 for _ in range(training.gradient_accumulation_steps):
                     inputs = {n: to_fake(mode, t.to("meta"), CPU) for n, t in batch.items()}
                     _micro_step(spec, trainee, inputs, meter)
@@ -100,7 +103,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
                             trainee.after_step(model, step)
                 optimizer.zero_grad()
             state = sum(tensor.nbytes for tensor in _state(optimizer))
-    return Steps(meter.peaks, meter.operations, trainable, saved, state)
+    return Steps(meter.peaks, meter.allocator.reserved, meter.operations, trainable, saved, state)
 
 
 def _micro_step(spec: TrialSpec, trainee: Trainee, batch: Batch, meter: Meter) -> None:
