@@ -1,11 +1,13 @@
 """Batches of a given length, as a task's own `collate` makes them, of rows that nobody has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peft_jobs.spec import SequenceClassificationSpec, TaskSpec
 from peft_jobs.tasks import IGNORED, Example
 
 _TOKEN = 1
+SHORT = 8
+"""Times as long as a short row is the longest."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,11 @@ class Lengths:
     """Tokens of a row that count in the loss; of an encoder with a decoder, the target's."""
     num_labels: int = 2
     """Of a head; tasks without one have none."""
+
+    def short(self) -> "Lengths":
+        """Of a batch of short rows."""
+        tokens, supervised = (max(2, n // SHORT) for n in (self.tokens, self.supervised))
+        return replace(self, tokens=tokens, supervised=min(tokens, supervised))
 
 
 def example_of(task: TaskSpec, lengths: Lengths) -> Example:

@@ -24,6 +24,7 @@ def rounded(size: int, to: int = BLOCK_BYTES) -> int:
 class Block:
     """A part of a segment."""
 
+    address: int
     size: int
     pool: int
     before: "Block | None" = None
@@ -36,24 +37,26 @@ class CachingAllocator:
 
     def __init__(self) -> None:
         self.reserved = 0
+        self._next_address = 0
         self._free: tuple[list[tuple[int, int, Block]], ...] = ([], [])
-        """Free blocks of small and large segments, by size."""
+        """Free blocks of small and large segments, by size, then address."""
 
     def allocate(self, size: int) -> Block:
         """A block of `size` bytes, at least one."""
         size = rounded(max(1, size))
         pool = int(size > SMALL_BYTES)
         free = self._free[pool]
-        at = bisect_left(free, (size, 0), key=lambda entry: entry[:2])
+        at = bisect_left(free, (size, -1), key=lambda entry: entry[:2])
         if at < len(free):
             block = free.pop(at)[2]
         else:
-            block = Block(_segment(size), pool)
+            block = Block(self._next_address, _segment(size), pool)
             self.reserved += block.size
+            self._next_address += block.size
         block.is_free = False
         left = block.size - size
         if left > SMALL_BYTES if pool else left >= BLOCK_BYTES:
-            rest = Block(left, pool, block, block.after, is_free=True)
+            rest = Block(block.address + size, left, pool, block, block.after, is_free=True)
             if block.after is not None:
                 block.after.before = rest
             block.size, block.after = size, rest
@@ -87,11 +90,11 @@ class CachingAllocator:
             free[:] = kept
 
     def _put(self, block: Block) -> None:
-        insort(self._free[block.pool], (block.size, id(block), block), key=lambda e: e[:2])
+        insort(self._free[block.pool], (block.size, block.address, block), key=lambda e: e[:2])
 
     def _take(self, block: Block) -> None:
         free = self._free[block.pool]
-        at = bisect_left(free, (block.size, id(block)), key=lambda entry: entry[:2])
+        at = bisect_left(free, (block.size, block.address), key=lambda entry: entry[:2])
         free.pop(at)
 
 

@@ -5,6 +5,7 @@ layer adds what the one before it added.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -45,6 +46,12 @@ def at_depth(config: PretrainedConfig, depth: int) -> PretrainedConfig:
     if getattr(text, "layer_types", None):
         text.layer_types = list(text.layer_types)[:depth]
     return changed
+
+
+def extrapolated(few: tuple[int, int], values: Sequence[float], depth: int) -> float:
+    """The value at `depth` layers of what has `values` at as many as `few`."""
+    (less, more), (first, second) = few, values
+    return first + (second - first) * (depth - less) / (more - less)
 
 
 def _text(config: PretrainedConfig) -> Any:

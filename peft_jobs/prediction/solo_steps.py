@@ -1,6 +1,7 @@
 """Two optimizer steps of a model, as the solo engine makes them, on fake tensors.
 
-Two, because the optimizer's state is there only after the first. What transformers' Trainer does
+Two, because the optimizer's state is there only after the first. That one has a short batch, as most
+are, and lays the state among what it leaves behind: the longest batch then finds fragments. What transformers' Trainer does
 around them takes no memory of the device: loss, backward, clipping and optimizer are the same.
 """
 
@@ -79,6 +80,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     trainable = model.get_nb_trainable_parameters()[0]
     rows = [example_of(spec.task, lengths)] * training.per_device_train_batch_size
     batch = trainee.collate(rows)
+    short = trainee.collate([example_of(spec.task, lengths.short())] * len(rows))
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     meter = Meter(vocabulary)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -93,7 +95,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
                 meter.is_counting = step == 2
                 meter.allocator.empty_cache()
                 for _ in range(training.gradient_accumulation_steps):
-                    inputs = {n: to_fake(mode, t.to("meta"), CPU) for n, t in batch.items()}
+                    inputs = {n: to_fake(mode, t.to("meta"), CPU) for n, t in (short if step == 1 else batch).items()}
                     _micro_step(spec, trainee, inputs, meter)
                     del inputs
                 with meter.phase("update", "workspace"):
