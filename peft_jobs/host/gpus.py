@@ -18,6 +18,8 @@ LAUNCH_SECONDS = 5e-6
 (pytorch.org, "Accelerating PyTorch with CUDA Graphs")."""
 CONTEXT_BYTES = 600 << 20
 """What CUDA's context and its libraries take beside PyTorch's allocator, at most."""
+NOMINAL = 0.98
+"""GiB that a card of 1 GB by its name has for programs (24 GB: 23.6; 48 GB: 47.5)."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", re.IGNORECASE)
 
 Rate = Annotated[float, Field(gt=0)]
@@ -90,8 +92,8 @@ def find_gpu(text: str) -> Device:
         if _plain(name) == wanted:
             return device
     if match := _SIZE.fullmatch(text.strip()):
-        unit = GIB if match[2].lower() == "gib" else _GIGA
-        size = int(float(match[1]) * unit)
+        share = 1.0 if match[2].lower() == "gib" else NOMINAL
+        size = int(float(match[1]) * share * GIB)
         nearest = min(GPUS.values(), key=lambda gpu: abs(gpu.memory_bytes - size))
         return nearest.model_copy(update={"name": text.strip(), "memory_bytes": size})
     known = [*GPUS, "24GB"]

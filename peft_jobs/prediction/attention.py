@@ -5,12 +5,12 @@ FlashAttention where there is no mask, and the memory-efficient kernel where the
 keeps scores. On a CPU it is torch's own flash kernel, which takes no dropout.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 
 from peft_jobs.prediction.fake_base import Kind
 
@@ -18,16 +18,16 @@ _ALIGNED = 8
 """To a multiple of which the memory-efficient kernel wants the last dimension of a mask."""
 
 
-class Attention(TorchFunctionMode):
-    """Sends `scaled_dot_product_attention` of fake tensors to the kernel of a device."""
-
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is scaled_dot_product_attention:
-            return attend(self.kind, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+@contextmanager
+def attention_of(kind: Kind) -> Iterator[None]:
+    """A block in which torch's `scaled_dot_product_attention` is that of a device, in the backward
+    too (where a mode of torch's would be off)."""
+    own = torch.nn.functional.scaled_dot_product_attention
+    torch.nn.functional.scaled_dot_product_attention = partial(attend, kind)
+    try:
+        yield
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = own
 
 
 def attend(

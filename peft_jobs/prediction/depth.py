@@ -13,7 +13,8 @@ from transformers import PretrainedConfig
 _DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "encoder_layers")
 """Names of the number of layers; those of a decoder beside an encoder follow it."""
 _DECODERS = ("num_decoder_layers", "decoder_layers")
-MIN_DEPTH = 2
+MIN_DEPTH = 3
+"""What the allocator leaves between blocks is not affine below."""
 
 
 def full_depth(config: PretrainedConfig) -> int:

@@ -95,9 +95,17 @@ class Meter(TorchDispatchMode):
             weakref.finalize(storage, self._drop, key)
             self._saw()
 
+    def let_go(self, tensor: Tensor) -> None:
+        """Count the storage of `tensor` no more, though it lives: it is elsewhere."""
+        key = tensor.untyped_storage()._cdata
+        if self._held.get(key, ("", 0))[1]:
+            self._drop(key)
+            self._held[key] = "workspace", 0
+
     def _drop(self, key: int) -> None:
         category, size = self._held.pop(key)
-        self.allocator.free(self._blocks.pop(key))
+        if key in self._blocks:
+            self.allocator.free(self._blocks.pop(key))
         self.live[category] -= size
         self.total -= size
 

@@ -12,20 +12,25 @@ from peft_jobs.prediction.fake_base import Kind
 from peft_jobs.spec import TrialSpec
 
 
+_RESIDENT = {"paged_adamw_8bit": "adamw_8bit", "paged_adamw_32bit": "adamw_8bit"}
+"""Paged optimizers need a GPU's driver to be made; their state is the same."""
+
+
 def make_optimizer(spec: TrialSpec, model: nn.Module, kind: Kind) -> Any:
     """AdamW of torch or of bitsandbytes, with the Trainer's groups."""
     training = spec.training
-    arguments = TrainingArguments(
-        output_dir=".", optim=training.optim.removeprefix("paged_"), use_cpu=True, report_to="none"
-    ) if training.optim != "paged_adamw_32bit" else TrainingArguments(output_dir=".", optim="adamw_bnb_8bit", use_cpu=True)
-    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    name = _RESIDENT.get(training.optim, training.optim)
+    arguments = TrainingArguments(output_dir=".", optim=name, use_cpu=True, report_to="none")
+    kind_of, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    if training.optim == "paged_adamw_32bit":
+        options["optim_bits"] = 32
     decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for n, p in named if (n in decayed) == is_decayed], "weight_decay": decay}
         for is_decayed, decay in ((True, training.weight_decay), (False, 0.0))
     ]
-    optimizer = kind(groups, **options)
+    optimizer = kind_of(groups, **options)
     learning_rates(model, optimizer, getattr(spec.adapter, "loraplus_lr_ratio", 1.0))
     if training.optim == "adamw_torch":
         for group in optimizer.param_groups:

@@ -13,6 +13,7 @@ from peft_jobs.host.prediction import CATEGORIES, Prediction
 from peft_jobs.prediction.batches import Lengths
 from peft_jobs.prediction.depth import depths, extrapolated, full_depth
 from peft_jobs.prediction.fake_base import Kind, meta_base
+from peft_jobs.prediction.packed_steps import packed_steps
 from peft_jobs.prediction.roofline import Work, seconds_of, work_of
 from peft_jobs.prediction.solo_steps import Steps, solo_steps, trainee_of
 from peft_jobs.spec import TrialSpec
@@ -20,6 +21,9 @@ from peft_jobs.storage.files import canonical_json
 
 Run = Callable[[int | None], Steps]
 """The steps with so many layers, or with all."""
+MOST_STATE = 0.25
+"""Share of the peak up to which the optimizer's state tells little of the allocator's fragments;
+where it is more, as in full fine-tuning, they are not affine in the number of layers."""
 _NO_SHAPE = {
     "training": (
         *("learning_rate", "lr_scheduler_type", "warmup_steps", "adam_beta1", "adam_beta2"),
@@ -88,6 +92,8 @@ def _whole(spec: TrialSpec, device: Device, lengths: Lengths, slots: int) -> Who
 
     def run(depth: int | None) -> Steps:
         base = meta_base(spec, kind, lengths.num_labels, depth)
+        if slots > 1:
+            return packed_steps(spec, base, kind, lengths, slots)
         return solo_steps(spec, trainee_of(spec, base), kind, lengths)
 
     labels = lengths.num_labels if spec.task.HAS_HEAD else None
@@ -100,7 +106,11 @@ def whole(run: Run, device: Device, few: tuple[int, int] | None, depth: int) -> 
     """What all `depth` layers take, from runs with as many as `few`; from one run without."""
     if few is None:
         return _of_run(run(None), device)
-    return extrapolate(few, [run(number) for number in few], device, depth)
+    runs = [run(number) for number in few]
+    found = extrapolate(few, runs, device, depth)
+    if device.kind == "cuda" and found.state_bytes > MOST_STATE * found.peak_bytes:
+        return _of_run(run(None), device)
+    return found
 
 
 def _of_run(steps: Steps, device: Device) -> Whole:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from peft_jobs.base.loading import Base
 from peft_jobs.device.precision import autocast
 from peft_jobs.methods import METHODS, clock_of
-from peft_jobs.prediction.attention import Attention
+from peft_jobs.prediction.attention import attention_of
 from peft_jobs.prediction.batches import Lengths, example_of
 from peft_jobs.prediction.fake_base import CPU, Kind, Unvalued, fake_in_place, hold_model
 from peft_jobs.prediction.meter import Meter, Operation, Peak
@@ -86,7 +86,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake_in_place(model, mode)
         to_fake = mode.fake_tensor_converter.from_meta_and_device
-        with Attention(kind), meter:
+        with attention_of(kind), meter:
             hold_model(meter, model)
             model.train()
             optimizer = make_optimizer(spec, model, kind)
@@ -130,7 +130,11 @@ def _update(
         clip(trained, spec.training.max_grad_norm, kind)
     optimizer.step()
     for tensor in _state(optimizer):
-        meter.hold(tensor, "optimizer")
+        # A paged optimizer's state gives way to the host's memory where there is no room for it.
+        if spec.training.optim.startswith("paged"):
+            meter.let_go(tensor)
+        else:
+            meter.hold(tensor, "optimizer")
 
 
 def without_values(spec: TrialSpec) -> TrialSpec:
