@@ -10,7 +10,7 @@ parameter bears.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ def fake_in_place(model: nn.Module, mode: FakeTensorMode) -> None:
 
     def faked(tensor: Tensor) -> Tensor:
         if id(tensor) in known:
-            return known[id(tensor)][1]
+            return cast(Tensor, known[id(tensor)][1])
         on_meta = tensor.detach() if tensor.is_meta else tensor.detach().to("meta")
         fake: Tensor = converter.from_meta_and_device(mode, on_meta, CPU)
         if isinstance(tensor, nn.Parameter):

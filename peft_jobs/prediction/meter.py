@@ -21,6 +21,7 @@ from peft_jobs.host.prediction import CATEGORIES
 from peft_jobs.prediction.caching_allocator import Block, CachingAllocator, rounded
 from peft_jobs.prediction.operations import flops_of, is_kernel
 
+
 @dataclass
 class Peak:
     """The largest sum of live storages in one phase."""
@@ -38,12 +39,12 @@ class Operation(NamedTuple):
     dtype: str
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts while it is on the stack of modes."""
 
     def __init__(self, vocabulary: int | None = None) -> None:
         """Tensors with a dimension of `vocabulary` are logits."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.vocabulary = vocabulary
         self.live: Counter[str] = Counter()
         self.total = 0

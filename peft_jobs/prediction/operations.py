@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from torch.utils.flop_counter import flop_registry
 
 _NO_KERNEL = {
@@ -28,8 +27,8 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
         return int(flop_registry[packet](*args, **kwargs, out_val=out))
     if packet.__name__ == "gemm_4bit":  # bitsandbytes: A, packed B, shape of B
         rows = math.prod(args[0].shape[:-1])
-        return 2 * rows * math.prod(args[2])
+        return int(2 * rows * math.prod(args[2]))
     if packet.__name__ in ("int8_scaled_mm", "int8_mixed_scaled_mm"):
         second = args[1] if packet.__name__ == "int8_scaled_mm" else args[2]
-        return 2 * math.prod(args[0].shape[:-1]) * second.numel()
+        return int(2 * math.prod(args[0].shape[:-1]) * second.numel())
     return 0

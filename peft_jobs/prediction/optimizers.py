@@ -1,7 +1,7 @@
 """The optimizer that transformers' Trainer makes of a trial, for fake parameters."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -10,7 +10,6 @@ from transformers import Trainer, TrainingArguments
 from peft_jobs.methods.lora import learning_rates
 from peft_jobs.prediction.fake_base import Kind
 from peft_jobs.spec import TrialSpec
-
 
 _RESIDENT = {"paged_adamw_8bit": "adamw_8bit", "paged_adamw_32bit": "adamw_8bit"}
 """Paged optimizers need a GPU's driver to be made; their state is the same."""
@@ -21,7 +20,7 @@ def make_optimizer(spec: TrialSpec, model: nn.Module, kind: Kind) -> Any:
     training = spec.training
     name = _RESIDENT.get(training.optim, training.optim)
     arguments = TrainingArguments(output_dir=".", optim=name, use_cpu=True, report_to="none")
-    kind_of, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    kind_of, options = Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, model))
     if training.optim == "paged_adamw_32bit":
         options["optim_bits"] = 32
     decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]

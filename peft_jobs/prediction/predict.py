@@ -117,17 +117,13 @@ def _of_run(steps: Steps, device: Device) -> Whole:
     return extrapolate((0, 1), [steps, steps], device, 1)
 
 
-def extrapolate(
-    few: tuple[int, int], runs: Sequence[Steps], device: Device, depth: int
-) -> Whole:
+def extrapolate(few: tuple[int, int], runs: Sequence[Steps], device: Device, depth: int) -> Whole:
     """What `depth` layers take, by runs with as many as `few`: each phase of a step apart."""
 
     def at(*values: float) -> float:
         return extrapolated(few, values, depth)
 
-    phases = {
-        phase: at(*(run.peaks[phase].bytes for run in runs)) for phase in runs[0].peaks
-    }
+    phases = {phase: at(*(run.peaks[phase].bytes for run in runs)) for phase in runs[0].peaks}
     phase = max(phases, key=lambda name: phases[name])
     memory = {
         name: max(0, round(at(*(run.peaks[phase].by_category.get(name, 0) for run in runs))))

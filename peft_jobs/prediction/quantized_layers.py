@@ -39,13 +39,13 @@ def _in_four_bits(layer: Any, quantization: QuantizationSpec) -> None:
     blocks = -(-size // BLOCK)
     nested = None
     if double:
-        nested = QuantState(
+        nested = QuantState(  # type: ignore[no-untyped-call]
             absmax=_meta(-(-blocks // NESTED_BLOCK), torch.float32),
             code=_meta(256, torch.float32),
             blocksize=NESTED_BLOCK,
             dtype=torch.float32,
         )
-    state = QuantState(
+    state = QuantState(  # type: ignore[no-untyped-call]
         absmax=_meta(blocks, torch.uint8 if double else torch.float32),
         shape=torch.Size(shape),
         code=_meta(16, torch.float32),

@@ -36,9 +36,7 @@ def work_of(operations: Sequence[Operation], device: Device) -> Work:
 
 def seconds_of(work: Work, device: Device) -> float:
     """Of a step: kernels and launches overlap."""
-    return max(
-        work.launches * device.launch_seconds, work.kernel_seconds / device.efficiency
-    )
+    return max(work.launches * device.launch_seconds, work.kernel_seconds / device.efficiency)
 
 
 def _seconds(operation: Operation, device: Device) -> float:

@@ -1,8 +1,9 @@
 """Two optimizer steps of a model, as the solo engine makes them, on fake tensors.
 
-Two, because the optimizer's state is there only after the first. That one has a short batch, as most
-are, and lays the state among what it leaves behind: the longest batch then finds fragments. What transformers' Trainer does
-around them takes no memory of the device: loss, backward, clipping and optimizer are the same.
+Two, because the optimizer's state is there only after the first. That one has a short batch, as
+most are, and lays the state among what it leaves behind: the longest batch then finds fragments.
+What transformers' Trainer does around the steps takes no memory of the device: loss, backward,
+clipping and optimizer are the same.
 """
 
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class Steps:
 def trainee_of(spec: TrialSpec, base: Base) -> Trainee:
     """The trial's own model, loss and hooks. Raises like `Method.attach`."""
     task, method = TASKS[spec.task.type], METHODS[spec.adapter.method]
-    with Unvalued(), torch.random.fork_rng(devices=[]):
+    with Unvalued(), torch.random.fork_rng(devices=[]):  # type: ignore[no-untyped-call]
         model = method.attach(base, without_values(spec), rows=cast(Any, range(_ROWS)))
     clock = clock_of(model)
 
@@ -75,7 +76,7 @@ def trainee_of(spec: TrialSpec, base: Base) -> Trainee:
 def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) -> Steps:
     """Two steps of the model, which is fake from then on, with the trial's `training`."""
     training, model = spec.training, trainee.model
-    with Unvalued():
+    with Unvalued():  # type: ignore[no-untyped-call]
         saved = adapter_bytes(model)
     trainable = model.get_nb_trainable_parameters()[0]
     rows = [example_of(spec.task, lengths)] * training.per_device_train_batch_size
@@ -95,7 +96,10 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
                 meter.is_counting = step == 2
                 meter.allocator.empty_cache()
                 for _ in range(training.gradient_accumulation_steps):
-                    inputs = {n: to_fake(mode, t.to("meta"), CPU) for n, t in (short if step == 1 else batch).items()}
+                    inputs = {
+                        n: to_fake(mode, t.to("meta"), CPU)
+                        for n, t in (short if step == 1 else batch).items()
+                    }
                     _micro_step(spec, trainee, inputs, meter)
                     del inputs
                 with meter.phase("update", "workspace"):
@@ -160,7 +164,7 @@ def adapter_bytes(model: Any) -> int:
 def _tell_gradients(meter: Meter, model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 lambda p: meter.hold(cast(Tensor, p.grad), "gradients")
             )
 
