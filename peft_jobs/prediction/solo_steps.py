@@ -112,7 +112,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     return Steps(meter.peaks, meter.allocator.reserved, meter.operations, trainable, saved, state)
 
 
-def _micro_step(spec: TrialSpec, trainee: Trainee, batch: Batch, meter: Meter) -> None:
+def _micro_step(spec: TrialSpec, trainee: Trainee, batch: dict[str, Any], meter: Meter) -> None:
     training, model = spec.training, trainee.model
     trainee.begin_micro_step()
     with meter.phase("forward", "activations"):
