@@ -1,4 +1,4 @@
-"""`python -m peft_jobs run trial.json [key=value ...]`: one trial alone.
+"""`python -m peft_jobs run trial.json [key=value ...]`: one trial alone; `predict`: what it takes.
 
 No Ray, no Optuna, no MLflow: the same host and engine that a sweep uses, in this process.
 """
@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from peft_jobs.errors import DataError, DeviceLost, SpecError
+from peft_jobs.host.gpus import find_gpu
 from peft_jobs.host.job import Engine
 from peft_jobs.host.messages import Assignment, End, Message, Report
 from peft_jobs.host.result import Kind, Progress, State, TrialResult
@@ -36,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         spec = read_spec(options.trial, options.overrides)
+        if options.command == "predict":
+            print(predicted(spec, options))
+            return DONE
         out = options.out or Path("runs") / "alone" / spec.fingerprint()[:12]
         if (out / RESULT_FILE).exists():
             raise SpecError(f"{out} already holds a result: give another folder with --out")
@@ -76,6 +80,16 @@ def read_spec(path: Path, overrides: list[str]) -> TrialSpec:
         raise SpecError("\n".join([f"{path} is no trial:", *lines])) from error
     except (SpecError, ValueError) as error:
         raise SpecError(str(error)) from error
+
+
+def predicted(spec: TrialSpec, options: argparse.Namespace) -> str:
+    """What the trial will take of a device, as JSON. Raises SpecError."""
+    from peft_jobs.prediction.predict import predict
+
+    device = find_gpu(options.device)
+    longest = spec.data.max_length if options.longest_tokens is None else options.longest_tokens
+    [found] = predict([spec], device, longest, slots=options.slots)
+    return found.model_dump_json()
 
 
 def run(spec: TrialSpec, out: Path, options: argparse.Namespace) -> TrialResult:
@@ -129,15 +143,21 @@ def _messages(host: TrialHost) -> Iterator[Message]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m peft_jobs", description=__doc__)
-    run = parser.add_subparsers(required=True, metavar="run").add_parser(
+    commands = parser.add_subparsers(required=True, dest="command", metavar="run|predict")
+    run = commands.add_parser(
         "run",
         help="run one trial alone",
         description="Run one trial alone, as a sweep would.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("trial", type=Path, help="trial.json of a sweep or an export")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. adapter.r=16")
+    predict = commands.add_parser("predict", help="what a trial will take of a GPU, as JSON")
+    predict.add_argument("--device", required=True, help='e.g. "RTX 4090", or its memory: 24GB')
+    predict.add_argument("--slots", type=int, default=1, help="trials that share a step (1)")
+    predict.add_argument("--longest-tokens", type=int, help="of the longest row (data.max_length)")
+    for command in (run, predict):
+        command.add_argument("trial", type=Path, help="trial.json of a sweep or an export")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. adapter.r=16")
     run.add_argument("--out", type=Path, help="folder for the result (runs/alone/<fingerprint>)")
     run.add_argument("--cache", type=Path, help="folder of tokenised data (beside --out)")
     run.add_argument("--threads", type=int, help="CPU threads (torch's choice)")

@@ -1,0 +1,149 @@
+"""Meter: what a block of code asks of a device's memory and of its kernels, operator by operator.
+
+It sees every operator below autograd. A storage counts from the operator that makes it to the death
+of its last tensor, in the blocks of the allocator; nothing of this needs a value, so the tensors
+may be fake.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from peft_jobs.host.prediction import CATEGORIES
+from peft_jobs.prediction.caching_allocator import Block, CachingAllocator, rounded
+from peft_jobs.prediction.operations import flops_of, is_kernel
+
+
+@dataclass
+class Peak:
+    """The largest sum of live storages in one phase."""
+
+    bytes: int = 0
+    by_category: dict[str, int] = field(default_factory=dict)
+
+
+class Operation(NamedTuple):
+    """One kernel: its floating-point operations, the bytes that it reads and writes, and the dtype
+    of the largest of its tensors."""
+
+    flops: int
+    bytes: int
+    dtype: str
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts while it is on the stack of modes."""
+
+    def __init__(self, vocabulary: int | None = None) -> None:
+        """Tensors with a dimension of `vocabulary` are logits."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.vocabulary = vocabulary
+        self.live: Counter[str] = Counter()
+        self.total = 0
+        self.allocator = CachingAllocator()
+        self._blocks: dict[int, Block] = {}
+        self.peaks: dict[str, Peak] = {}
+        self.operations: list[Operation] = []
+        """The kernels that were launched while it `is_counting`."""
+        self.is_counting = False
+        self._phase, self._category = "build", "weights"
+        self._held: dict[int, tuple[str, int]] = {}
+        """Category and bytes of each live storage."""
+
+    @contextmanager
+    def phase(self, name: str, category: str) -> Iterator[None]:
+        """A block whose peak is kept apart, and whose new storages are of `category`."""
+        before = self._phase, self._category
+        self._phase, self._category = name, category
+        self._saw()
+        try:
+            yield
+        finally:
+            self._phase, self._category = before
+
+    @contextmanager
+    def category(self, name: str) -> Iterator[None]:
+        """A block whose new storages are of another category."""
+        before, self._category = self._category, name
+        try:
+            yield
+        finally:
+            self._category = before
+
+    def hold(self, tensor: Tensor, category: str) -> None:
+        """Count the storage of `tensor`, as `category` whatever it was before."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._held:
+            held, size = self._held[key]
+            self.live[held] -= size
+            self.live[category] += size
+            self._held[key] = category, size
+        elif not tensor.is_meta:
+            size = rounded(storage.nbytes())
+            self._held[key] = category, size
+            self._blocks[key] = self.allocator.allocate(size)
+            self.live[category] += size
+            self.total += size
+            weakref.finalize(storage, self._drop, key)
+            self._saw()
+
+    def let_go(self, tensor: Tensor) -> None:
+        """Count the storage of `tensor` no more, though it lives: it is elsewhere."""
+        key = tensor.untyped_storage()._cdata
+        if self._held.get(key, ("", 0))[1]:
+            self._drop(key)
+            self._held[key] = "workspace", 0
+
+    def _drop(self, key: int) -> None:
+        category, size = self._held.pop(key)
+        if key in self._blocks:
+            self.allocator.free(self._blocks.pop(key))
+        self.live[category] -= size
+        self.total -= size
+
+    def _saw(self) -> None:
+        peak = self.peaks.setdefault(self._phase, Peak())
+        if self.total > peak.bytes:
+            peak.bytes = self.total
+            peak.by_category = {name: self.live[name] for name in CATEGORIES}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return one(args[0].dtype)
+        if func is torch.ops.aten.equal.default:
+            return args[0].shape == args[1].shape and args[0] is args[1]
+        out = func(*args, **kwargs)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._held:
+                self.hold(tensor, self._category_of(tensor))
+        if self.is_counting and is_kernel(func):
+            tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+            if tensors:
+                moved = sum({id(t): t.nbytes for t in tensors}.values())
+                dtype = max(tensors, key=lambda t: t.nbytes).dtype
+                flops = flops_of(func, args, kwargs, out)
+                name = str(dtype).removeprefix("torch.")
+                self.operations.append(Operation(flops, moved, name))
+        return out
+
+    def _category_of(self, tensor: Tensor) -> str:
+        if self.vocabulary is not None and self.vocabulary in tensor.shape[1:]:
+            return "logits" if self._category in ("activations", "workspace") else self._category
+        return self._category
+
+
+def one(dtype: torch.dtype) -> bool | int | float:
+    """The value that is told where one is asked for and none is there."""
+    if dtype is torch.bool:
+        return True
+    return 1.0 if dtype.is_floating_point else 1

@@ -1,0 +1,172 @@
+"""predict: what trials will take of a device, by their own steps on fake tensors.
+
+A base of many layers is run with few, twice, and the rest follows: see `depth`. Trials whose shapes
+are equal are run once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from peft_jobs.base.architecture import read_config
+from peft_jobs.host.gpus import Device
+from peft_jobs.host.prediction import CATEGORIES, Prediction
+from peft_jobs.prediction.batches import Lengths
+from peft_jobs.prediction.depth import depths, extrapolated, full_depth
+from peft_jobs.prediction.fake_base import Kind, meta_base
+from peft_jobs.prediction.packed_steps import packed_steps
+from peft_jobs.prediction.roofline import Work, seconds_of, work_of
+from peft_jobs.prediction.solo_steps import Steps, solo_steps, trainee_of
+from peft_jobs.spec import TrialSpec
+from peft_jobs.storage.files import canonical_json
+
+Run = Callable[[int | None], Steps]
+"""The steps with so many layers, or with all."""
+MOST_STATE = 0.25
+"""Share of the peak up to which the optimizer's state tells little of the allocator's fragments;
+where it is more, as in full fine-tuning, they are not affine in the number of layers."""
+_NO_SHAPE = {
+    "training": (
+        *("learning_rate", "lr_scheduler_type", "warmup_steps", "adam_beta1", "adam_beta2"),
+        *("adam_epsilon", "max_loss", "logging_steps", "num_train_epochs", "max_samples"),
+    ),
+    "adapter": ("lora_alpha", "alpha", "use_rslora", "init_lora_weights", "delora_lambda"),
+}
+"""Fields that change no shape and no operator."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What the steps of the whole base take."""
+
+    peak_bytes: int
+    memory: dict[str, int]
+    trainable_parameters: int
+    adapter_bytes: int
+    state_bytes: int
+    work: Work
+
+
+def predict(
+    specs: Sequence[TrialSpec],
+    device: Device,
+    longest_tokens: int,
+    *,
+    supervised_tokens: int | None = None,
+    num_labels: int = 2,
+    slots: int = 1,
+) -> list[Prediction]:
+    """What each of the trials takes on `device`, in their order.
+
+    `longest_tokens` are those of the longest batch's rows, of which `supervised_tokens` count in
+    the loss, all by default; `num_labels` are the classes of a task that has some. With more than
+    one of `slots`, so many trials like each share a packed step. Reads config.json alone. Raises
+    SpecError where the base cannot be had, or takes no such adapter.
+    """
+    supervised = longest_tokens if supervised_tokens is None else supervised_tokens
+    lengths = Lengths(longest_tokens, supervised, num_labels)
+    known: dict[str, Whole] = {}
+    found = []
+    for spec in specs:
+        key = shape_key(spec)
+        if key not in known:
+            known[key] = _whole(spec, device, lengths, slots)
+        found.append(_prediction(spec, known[key], device, longest_tokens, slots))
+    return found
+
+
+def shape_key(spec: TrialSpec) -> str:
+    """Equal for trials whose steps are of equal shapes."""
+    tree = spec.model_dump(mode="json", exclude={"data", "evaluation", "seed"})
+    for section, names in _NO_SHAPE.items():
+        for name in names:
+            tree[section].pop(name, None)
+    adapter = tree["adapter"]
+    for name in adapter:
+        if name.endswith("dropout"):
+            adapter[name] = bool(adapter[name])
+    return canonical_json(tree)
+
+
+def _whole(spec: TrialSpec, device: Device, lengths: Lengths, slots: int) -> Whole:
+    kind: Kind = device.kind
+
+    def run(depth: int | None) -> Steps:
+        base = meta_base(spec, kind, lengths.num_labels, depth)
+        if slots > 1:
+            return packed_steps(spec, base, kind, lengths, slots)
+        return solo_steps(spec, trainee_of(spec, base), kind, lengths)
+
+    labels = lengths.num_labels if spec.task.HAS_HEAD else None
+    config = read_config(spec.model, spec.task, labels)
+    few = None if getattr(spec.adapter, "layers_to_transform", None) else depths(config)
+    return whole(run, device, few, full_depth(config))
+
+
+def whole(run: Run, device: Device, few: tuple[int, int] | None, depth: int) -> Whole:
+    """What all `depth` layers take, from runs with as many as `few`; from one run without."""
+    if few is None:
+        return _of_run(run(None), device)
+    runs = [run(number) for number in few]
+    found = extrapolate(few, runs, device, depth)
+    if device.kind == "cuda" and found.state_bytes > MOST_STATE * found.peak_bytes:
+        return _of_run(run(None), device)
+    return found
+
+
+def _of_run(steps: Steps, device: Device) -> Whole:
+    return extrapolate((0, 1), [steps, steps], device, 1)
+
+
+def extrapolate(few: tuple[int, int], runs: Sequence[Steps], device: Device, depth: int) -> Whole:
+    """What `depth` layers take, by runs with as many as `few`: each phase of a step apart."""
+
+    def at(*values: float) -> float:
+        return extrapolated(few, values, depth)
+
+    phases = {phase: at(*(run.peaks[phase].bytes for run in runs)) for phase in runs[0].peaks}
+    phase = max(phases, key=lambda name: phases[name])
+    memory = {
+        name: max(0, round(at(*(run.peaks[phase].by_category.get(name, 0) for run in runs))))
+        for name in CATEGORIES
+    }
+    if device.kind == "cuda":
+        beside = (
+            run.reserved_bytes - max(peak.bytes for peak in run.peaks.values()) for run in runs
+        )
+        memory["fragments"] = max(0, round(at(*beside)))
+    works = [work_of(run.operations, device) for run in runs]
+    return Whole(
+        peak_bytes=sum(memory.values()),
+        memory={name: size for name, size in memory.items() if size},
+        trainable_parameters=round(at(*(run.trainable_parameters for run in runs))),
+        adapter_bytes=round(at(*(run.adapter_bytes for run in runs))),
+        state_bytes=round(at(*(run.state_bytes for run in runs))),
+        work=Work(
+            at(*(work.launches for work in works)),
+            at(*(work.flops for work in works)),
+            at(*(work.bytes for work in works)),
+            at(*(work.kernel_seconds for work in works)),
+        ),
+    )
+
+
+def _prediction(
+    spec: TrialSpec, found: Whole, device: Device, longest_tokens: int, slots: int
+) -> Prediction:
+    seconds = seconds_of(found.work, device)
+    return Prediction(
+        device=device.name,
+        slots=slots,
+        longest_tokens=longest_tokens,
+        peak_bytes=found.peak_bytes,
+        memory=found.memory,
+        trainable_parameters=found.trainable_parameters,
+        adapter_bytes=found.adapter_bytes,
+        checkpoint_bytes=found.state_bytes + 4 * found.trainable_parameters,
+        launches=round(found.work.launches),
+        flops=round(found.work.flops),
+        moved_bytes=round(found.work.bytes),
+        seconds_per_step=seconds,
+        seconds_per_sample=seconds / spec.training.samples_per_step / slots,
+        usable_bytes=device.usable_bytes,
+    )

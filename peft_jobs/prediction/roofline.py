@@ -1,0 +1,44 @@
+"""How long a device needs for kernels: each is bound by arithmetic, by memory, or by its launch.
+
+The roofline model (Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785), operator by
+operator; the launches of a step bound it where kernels are small.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peft_jobs.host.gpus import Device
+from peft_jobs.prediction.meter import Operation
+
+_HALF = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sums over the kernels of a step."""
+
+    launches: float
+    flops: float
+    bytes: float
+    kernel_seconds: float
+    """On a device, one kernel after the other."""
+
+
+def work_of(operations: Sequence[Operation], device: Device) -> Work:
+    """What they are, and how long they take on `device` at its peak rates."""
+    return Work(
+        len(operations),
+        sum(operation.flops for operation in operations),
+        sum(operation.bytes for operation in operations),
+        sum(_seconds(operation, device) for operation in operations),
+    )
+
+
+def seconds_of(work: Work, device: Device) -> float:
+    """Of a step: kernels and launches overlap."""
+    return max(work.launches * device.launch_seconds, work.kernel_seconds / device.efficiency)
+
+
+def _seconds(operation: Operation, device: Device) -> float:
+    rate = device.half_flops if operation.dtype in _HALF else device.float_flops
+    return max(operation.flops / rate, operation.bytes / device.bytes_per_second)

@@ -1,0 +1,49 @@
+"""Predictions against what the field's tables say of well-known bases."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_jobs.host.gpus import GIB, GPUS, find_gpu
+from peft_jobs.host.prediction import Prediction
+from peft_jobs.prediction.predict import predict
+from tests.support.fake_bases import LLAMA_8B, LLAMA_70B, spec_on, write_config
+
+QLORA = {"scheme": "nf4", "bnb_4bit_use_double_quant": True}
+
+
+def of(base: Path, r: int, gpu: str, **training: Any) -> Prediction:
+    spec = spec_on(
+        base,
+        quantization=QLORA,
+        adapter={"method": "lora", "r": r},
+        training={"per_device_train_batch_size": 1, "bf16": True, **training},
+    )
+    [found] = predict([spec], find_gpu(gpu), 512)
+    return found
+
+
+def test_qlora_of_8b_takes_six_to_seven_gib(tmp_path: Path) -> None:
+    """The tables of Unsloth and LLaMA-Factory say 6 GB."""
+    base = write_config(tmp_path, LLAMA_8B)
+    small = of(base, 16, "24GB", gradient_checkpointing=True)
+    assert 6 * GIB < small.peak_bytes < 7 * GIB
+    assert small.fits
+    assert small.trainable_parameters == 41_943_040
+    assert of(base, 16, "24GB").peak_bytes > small.peak_bytes + 2 * GIB
+
+
+def test_qlora_of_70b_fits_48_and_not_24_gb(tmp_path: Path) -> None:
+    """Dettmers et al. 2023 (arXiv 2305.14314): 65B on one GPU of 48 GB, with a paged optimizer."""
+    base = write_config(tmp_path, LLAMA_70B)
+    paged = {"gradient_checkpointing": True, "optim": "paged_adamw_8bit"}
+    assert of(base, 64, "48GB", **paged).fits
+    small = of(base, 1, "24GB", **paged)
+    assert not small.fits
+    assert small.memory["weights"] > small.usable_bytes
+
+
+@pytest.mark.parametrize("written", ["RTX 4090", "4090", "nvidia geforce rtx 4090", "rtx-4090"])
+def test_a_gpu_is_found_as_people_write_it(written: str) -> None:
+    assert find_gpu(written) is GPUS["RTX 4090"]
