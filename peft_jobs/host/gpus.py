@@ -14,8 +14,8 @@ from peft_jobs.spec.mistakes import suggest
 GIB = 1 << 30
 _TERA, _GIGA = 1e12, 1e9
 LAUNCH_SECONDS = 5e-6
-"""Of one kernel from PyTorch's eager mode, measured on an H100 host by its developers at 4 to 6 us
-(pytorch.org, "Accelerating PyTorch with CUDA Graphs")."""
+"""Of one kernel from PyTorch's eager mode: Python, dispatcher and driver. The order of magnitude of
+a current server; of no machine in particular."""
 CONTEXT_BYTES = 600 << 20
 """What CUDA's context and its libraries take beside PyTorch's allocator, at most."""
 NOMINAL = 0.98
@@ -85,8 +85,8 @@ GPUS: dict[str, Device] = {
 
 def find_gpu(text: str) -> Device:
     """The device that `text` names: one of GPUS, in any case and spacing, with its maker or
-    without; or an amount of memory (`24GB`, `40GiB`), of which time cannot be told and is that of
-    the slowest GPU with as much. Raises SpecError."""
+    without; or an amount of memory (`24GB`, `40GiB`), whose time is that of the GPU nearest in
+    memory. Raises SpecError."""
     wanted = _plain(text)
     for name, device in GPUS.items():
         if _plain(name) == wanted:

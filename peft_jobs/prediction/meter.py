@@ -69,6 +69,15 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self._phase, self._category = before
 
+    def micro_steps(self, number: int) -> Iterator[int]:
+        """The turns of a loop over equal micro-steps, of which two are run: in the first gradients
+        come into being, the others are as the second."""
+        for turn in range(min(number, 2)):
+            before = len(self.operations)
+            yield turn
+            if turn == 1:
+                self.operations += self.operations[before:] * (number - 2)
+
     @contextmanager
     def category(self, name: str) -> Iterator[None]:
         """A block whose new storages are of another category."""

@@ -62,6 +62,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
         with attention_of(kind), meter:
             hold_model(meter, model)
             pack = Pack(model, layout, slots, torch.float32)
+            pack.put_on()
             meter.hold(pack.values_KP, "adapter")
             meter.hold(pack.gradients_KP, "gradients")
             for moments_KP in pack.moments_KP:
@@ -78,7 +79,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
                 meter.allocator.empty_cache()
                 batch = MicroBatch([examples[step - 1]] * training.per_device_train_batch_size)
                 with meter.phase("backward", "activations"):
-                    for _ in range(training.gradient_accumulation_steps):
+                    for _ in meter.micro_steps(training.gradient_accumulation_steps):
                         chunk = Chunk(batch, step, 0, len(batch.examples), 1.0, ends_step=True)
                         packed_step(
                             pack,

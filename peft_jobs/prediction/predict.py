@@ -1,11 +1,11 @@
 """predict: what trials will take of a device, by their own steps on fake tensors.
 
 A base of many layers is run with few, twice, and the rest follows: see `depth`. Trials whose shapes
-are equal are run once.
+are equal are run once, and those that differ in LoRA's rank alone twice.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from peft_jobs.base.architecture import read_config
 from peft_jobs.host.gpus import Device
@@ -16,7 +16,7 @@ from peft_jobs.prediction.fake_base import Kind, meta_base
 from peft_jobs.prediction.packed_steps import packed_steps
 from peft_jobs.prediction.roofline import Work, seconds_of, work_of
 from peft_jobs.prediction.solo_steps import Steps, solo_steps, trainee_of
-from peft_jobs.spec import TrialSpec
+from peft_jobs.spec import LoraSpec, TrialSpec
 from peft_jobs.storage.files import canonical_json
 
 Run = Callable[[int | None], Steps]
@@ -65,13 +65,68 @@ def predict(
     supervised = longest_tokens if supervised_tokens is None else supervised_tokens
     lengths = Lengths(longest_tokens, supervised, num_labels)
     known: dict[str, Whole] = {}
-    found = []
-    for spec in specs:
+
+    def whole_of(spec: TrialSpec) -> Whole:
         key = shape_key(spec)
         if key not in known:
             known[key] = _whole(spec, device, lengths, slots)
-        found.append(_prediction(spec, known[key], device, longest_tokens, slots))
+        return known[key]
+
+    ends = _ranks(specs)
+    found = []
+    for spec in specs:
+        low, high = ends.get(_but_rank(spec), (0, 0))
+        if low < high:
+            few = [whole_of(spec.with_params({"adapter.r": r})) for r in (low, high)]
+            one = _between(few, (_rank(spec) - low) / (high - low))
+        else:
+            one = whole_of(spec)
+        found.append(_prediction(spec, one, device, longest_tokens, slots))
     return found
+
+
+def _ranks(specs: Sequence[TrialSpec]) -> dict[str, tuple[int, int]]:
+    """Lowest and highest rank of plain LoRA trials that differ in nothing else: what they take is
+    affine in it."""
+    ranks: dict[str, list[int]] = {}
+    for spec in specs:
+        adapter = spec.adapter
+        if isinstance(adapter, LoraSpec) and not adapter.rank_pattern:
+            ranks.setdefault(_but_rank(spec), []).append(adapter.r)
+    return {key: (min(found), max(found)) for key, found in ranks.items()}
+
+
+def _rank(spec: TrialSpec) -> int:
+    return spec.adapter.r if isinstance(spec.adapter, LoraSpec) else 0
+
+
+def _but_rank(spec: TrialSpec) -> str:
+    is_lora = isinstance(spec.adapter, LoraSpec)
+    return shape_key(spec.with_params({"adapter.r": 1}) if is_lora else spec)
+
+
+def _between(few: Sequence[Whole], share: float) -> Whole:
+    """What lies between two that are affine in something."""
+    first, second = few
+
+    def at(low: float, high: float) -> float:
+        return low + share * (high - low)
+
+    names = first.memory.keys() | second.memory.keys()
+    memory = {n: round(at(first.memory.get(n, 0), second.memory.get(n, 0))) for n in names}
+    return Whole(
+        peak_bytes=sum(memory.values()),
+        memory=memory,
+        trainable_parameters=round(at(first.trainable_parameters, second.trainable_parameters)),
+        adapter_bytes=round(at(first.adapter_bytes, second.adapter_bytes)),
+        state_bytes=round(at(first.state_bytes, second.state_bytes)),
+        work=Work(
+            *(
+                at(getattr(first.work, field.name), getattr(second.work, field.name))
+                for field in fields(Work)
+            )
+        ),
+    )
 
 
 def shape_key(spec: TrialSpec) -> str:

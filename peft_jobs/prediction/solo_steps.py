@@ -95,7 +95,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
             for step in (1, 2):
                 meter.is_counting = step == 2
                 meter.allocator.empty_cache()
-                for _ in range(training.gradient_accumulation_steps):
+                for _ in meter.micro_steps(training.gradient_accumulation_steps):
                     inputs = {
                         n: to_fake(mode, t.to("meta"), CPU)
                         for n, t in (short if step == 1 else batch).items()

@@ -137,6 +137,31 @@ def data(
 
 @app.command(
     **_example(
+        'peft-sweep plan sweep.yaml --gpu "RTX 4090"',
+        "peft-sweep plan sweep.yaml --gpu 24GB --gpus 4 --usd-per-hour 0.7",
+    )
+)
+def plan(
+    path: SweepFile,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="GPU", help="Its name, or its memory; by default this machine's."),
+    ] = None,
+    num_gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them.")] = 1,
+    usd_per_hour: Annotated[
+        float | None, typer.Option(min=0.0, help="What an hour of one of them costs.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell what a sweep will take: memory, time, money, disk."""
+    from sweeps.cli.commands.plan import plan
+
+    plan(path, overrides or [], gpu, num_gpus, usd_per_hour, json)
+
+
+@app.command(
+    **_example(
         "peft-sweep run sweep.yaml",
         "peft-sweep run sweep.yaml budget.n_trials=64 training.bf16=true --address auto",
     )

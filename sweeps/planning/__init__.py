@@ -1,5 +1,6 @@
 """What a sweep will take and do, told before it is launched.
 
-points   what its space holds, and what is turned away before launch
-costs    GPU-hours, hours and money, from a trial's seconds and the pruner
+sweep_plan   all of it, as one record
+points       what its space holds, and what is turned away before launch
+costs        GPU-hours, hours and money, from a trial's seconds and the pruner
 """

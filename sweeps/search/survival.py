@@ -57,6 +57,7 @@ def survival(
 
     From trial `first_learnt` on they get better, if they ever do. All train equally fast.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study
     number = min(n_trials, MAX_TRIALS)
     first = number if first_learnt is None else min(first_learnt, number)
     complete, samples, evaluations = [], [], []

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import spearmanr
 
 from peft_jobs.host.gpus import GPUS
 from peft_jobs.prediction.batches import Lengths
 from peft_jobs.prediction.depth import depths, full_depth
 from peft_jobs.prediction.fake_base import meta_base
 from peft_jobs.prediction.predict import Whole, whole
+from peft_jobs.prediction.roofline import seconds_of
 from peft_jobs.prediction.solo_steps import Steps, solo_steps
 from tests.support.fake_bases import compared, spec_on, write_config
 
@@ -19,6 +21,8 @@ LONGEST_TOKENS = 728
 TOLERANCES = {"full-finetuning": 0.1}
 """By the beginning of a row's name, else 3 %: what fragments are left by a large optimizer state
 depends on the order of batches."""
+MEAN_TOKENS = 280
+"""Of its batches with their padding, for time: assumed, it does not tell them either."""
 FIRST_ROWS = ("lora--llama-3.2-3B-rank32", "ia3--llama-3.2-3B-default")
 L40S = GPUS["L40S"]
 
@@ -32,12 +36,14 @@ def comparison(shared: Path) -> dict[str, Any]:
     return found
 
 
-def predicted(comparison: dict[str, Any], row: dict[str, Any], folder: Path) -> Whole:
+def predicted(
+    comparison: dict[str, Any], row: dict[str, Any], folder: Path, tokens: int = LONGEST_TOKENS
+) -> Whole:
     common = comparison["common"]
     base = write_config(folder, common["model_config"] | {"torch_dtype": "bfloat16"})
     training = {"per_device_train_batch_size": common["batch_size"], "optim": "adamw_torch"}
     spec = spec_on(base, training=training)
-    lengths = Lengths(LONGEST_TOKENS, LONGEST_TOKENS)
+    lengths = Lengths(tokens, tokens)
 
     def run(depth: int | None) -> Steps:
         fake = meta_base(spec, "cuda", 2, depth)
@@ -66,3 +72,22 @@ def test_memory_is_as_measured_by_all_methods(comparison: dict[str, Any], tmp_pa
     assert len(comparison["rows"]) >= 18
     for row in comparison["rows"]:
         check(predicted(comparison, row, tmp_path), row)
+
+
+@pytest.mark.slow
+def test_methods_take_as_much_longer_than_lora_as_was_measured(
+    comparison: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = {row["name"]: row for row in comparison["rows"]}
+    lora = "lora--llama-3.2-3B-rank32"
+    seconds = {
+        name: seconds_of(predicted(comparison, row, tmp_path, MEAN_TOKENS).work, L40S)
+        for name, row in rows.items()
+    }
+    measured = {name: row["train_seconds"] for name, row in rows.items()}
+    assert spearmanr(list(seconds.values()), list(measured.values())).statistic > 0.8
+    near = [n for n in rows if n.startswith(("lora", "ia3", "adalora", "delora", "vera"))]
+    assert len(near) >= 8
+    for name in near:
+        told = seconds[name] / seconds[lora]
+        assert told == pytest.approx(measured[name] / measured[lora], rel=0.25), name

@@ -47,3 +47,35 @@ def test_qlora_of_70b_fits_48_and_not_24_gb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written", ["RTX 4090", "4090", "nvidia geforce rtx 4090", "rtx-4090"])
 def test_a_gpu_is_found_as_people_write_it(written: str) -> None:
     assert find_gpu(written) is GPUS["RTX 4090"]
+
+
+def test_ranks_between_two_that_were_run_are_as_if_they_were_run(tmp_path: Path) -> None:
+    base = write_config(tmp_path, LLAMA_8B)
+    specs = [
+        spec_on(
+            base,
+            quantization=QLORA,
+            adapter={"method": "lora", "r": r},
+            training={"per_device_train_batch_size": 1, "bf16": True},
+        )
+        for r in (4, 24, 64)
+    ]
+    gpu = find_gpu("24GB")
+    alone = predict([specs[1]], gpu, 256)[0]
+    between = predict(specs, gpu, 256)[1]
+    assert between.trainable_parameters == alone.trainable_parameters
+    assert between.adapter_bytes == alone.adapter_bytes
+    assert between.launches == alone.launches
+    assert between.peak_bytes == pytest.approx(alone.peak_bytes, rel=5e-3)
+    assert between.seconds_per_step == pytest.approx(alone.seconds_per_step, rel=5e-3)
+
+
+def test_accumulated_micro_steps_take_their_number_of_kernels(tmp_path: Path) -> None:
+    """Launches are affine in the micro-steps, and the memory of two is that of many."""
+    base = write_config(tmp_path, LLAMA_8B)
+    found = {n: of(base, 8, "24GB", gradient_accumulation_steps=n) for n in (1, 2, 3, 16)}
+    each = found[3].launches - found[2].launches
+    assert each > 0
+    assert found[16].launches == found[2].launches + 14 * each
+    assert found[16].peak_bytes == found[2].peak_bytes >= found[1].peak_bytes
+    assert found[16].flops == pytest.approx(16 * found[1].flops, rel=0.01)

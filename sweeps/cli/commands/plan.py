@@ -1,0 +1,165 @@
+"""`plan`: what a sweep will take, told before anything is started or paid for."""
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from peft_jobs import SpecError
+from peft_jobs.host.gpus import Device, find_gpu
+from sweeps.cli.devices import gpus
+from sweeps.cli.preflight import load_checked, summary_of
+from sweeps.cli.screen import err, out, pairs, print_json, shown, size
+from sweeps.planning.sweep_plan import PlannedPoint, Rows, SweepPlan, plan_sweep
+from sweeps.search.survival import Range
+from sweeps.spec import SweepSpec
+
+UNKNOWN_ROWS = 10_000
+"""Assumed where the data cannot be read and the budget is in epochs."""
+
+
+def plan(
+    path: Path,
+    overrides: Sequence[str],
+    gpu: str | None,
+    num_gpus: int,
+    usd_per_gpu_hour: float | None,
+    json: bool,
+) -> None:
+    """Print the plan of a sweep file; SpecError where the base's configuration cannot be read."""
+    spec = load_checked(path, overrides)
+    device = find_gpu(gpu) if gpu is not None else _this_gpu()
+    with err.status("Looking at the data ..."), contextlib.redirect_stdout(sys.stderr):
+        rows, unread = _rows(spec)
+    with err.status("Trying steps of its points ..."), contextlib.redirect_stdout(sys.stderr):
+        made = plan_sweep(spec, device, num_gpus, rows, usd_per_gpu_hour)
+    if json:
+        print_json({**made.to_json(), "unread": unread})
+        return
+    out.print(f"[bold]{escape(str(path))}[/] on {num_gpus} x {escape(device.name)}\n")
+    out.print(pairs(_words(spec, made)))
+    for line in unread:
+        out.print(f"\n{line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _this_gpu() -> Device:
+    names = gpus()
+    if not names:
+        raise SpecError(
+            'this machine has no GPU that nvidia-smi knows: say which one is meant, --gpu "RTX '
+            '4090" or --gpu 24GB'
+        )
+    return find_gpu(names[0])
+
+
+def _rows(spec: SweepSpec) -> tuple[Rows, list[str]]:
+    """What the data hold, and why something is assumed instead."""
+    limit = spec.trial.data.max_length
+    found: Mapping[str, Any] = {}
+    try:
+        found = summary_of(spec)
+        unread = [*found["mistakes"], *found["unread"]]
+    except SpecError as error:
+        unread = str(error).splitlines()
+    train = found.get("splits", {}).get("train", {})
+    if not train.get("lengths") or not train.get("num_examples"):
+        unread.append(
+            f"The rows cannot be counted here: assumed are {UNKNOWN_ROWS:,} of data.max_length."
+        )
+        return Rows(UNKNOWN_ROWS, UNKNOWN_ROWS // 20, limit, limit, "assumed"), unread
+    validation = found["splits"].get("validation", {}).get("num_rows", 0)
+    longest = min(limit, train["lengths"]["longest"])
+    mean = train["num_tokens"] / train["num_examples"]
+    return Rows(train["num_rows"], validation, min(mean, longest), longest, "exact"), unread
+
+
+def _words(spec: SweepSpec, made: SweepPlan) -> dict[str, str]:
+    left, spent = made.survival, made.costs
+    trials = f"{made.n_trials}, of at most {made.max_samples:,} samples ({_ends(made.steps)} steps)"
+    words = {
+        "trials": f"{trials}; exact",
+        "rungs": "\n".join(
+            f"{rung.samples:,} samples, step {_ends(rung.steps)}"
+            + (": inside the warm-up" if rung.in_warmup else "")
+            for rung in made.rungs
+        ),
+        "to the end": f"{_range(left.complete, made.n_trials)} trials, with the pruner "
+        f"{spec.pruner.type}; predicted",
+        "memory": _memory(made),
+        "at a time": f"{made.trials_per_gpu} on a GPU; predicted",
+        "a trial": f"{_time(made.seconds_per_trial[1])} of a GPU "
+        f"({_time(made.seconds_per_trial[0])} to {_time(made.seconds_per_trial[2])}); assumed at "
+        "the GPU's peak rates",
+        "the sweep": f"{_hours(spent.gpu_hours)} GPU-hours, done in {_hours(spent.hours)} hours; "
+        "half to twice the predicted speed",
+    }
+    if spent.usd is not None:
+        words["price"] = f"{spent.usd.low:,.2f} to {spent.usd.high:,.2f} USD"
+    words["disk"] = (
+        f"{size(made.disk_bytes)}: adapters of {_between(made.adapter_bytes)}, checkpoints of "
+        f"{_between(made.checkpoint_bytes)}; predicted"
+    )
+    if made.distinct_points is not None:
+        words["points"] = f"at most {made.distinct_points:,} distinct; exact"
+    words["turned away"] = "\n".join(
+        f"{share:.0%} of random points: {reason}" for reason, share in made.turned_away.items()
+    )
+    words["rows"] = (
+        f"{made.rows.train:,} to train on, {made.rows.mean_tokens:.0f} tokens in the mean, "
+        f"{made.rows.longest_tokens:,} at most; {made.rows.how}"
+    )
+    return {name: text for name, text in words.items() if text}
+
+
+def _memory(made: SweepPlan) -> str:
+    points = made.points
+    middle = points[len(points) // 2]
+    lines = [
+        f"smallest {_point(points[0])}",
+        f"median {_point(middle)}",
+        f"largest {_point(points[-1])}",
+    ]
+    usable = size(made.device.usable_bytes)
+    missing = [point for point in points if not point.fits]
+    if not missing:
+        lines.append(f"all {len(points)} points fit in {usable}; predicted")
+    else:
+        lines.append(f"{len(missing)} of {len(points)} points do not fit in {usable}; predicted")
+        for remedy, example in {point.remedy: point for point in missing}.items():
+            told = remedy or "nothing that leaves the result as it is: a larger GPU, fewer bits, a "
+            told += "" if remedy else "shorter data.max_length or a smaller rank"
+            lines.append(f"  {_point(example)} would with {told}")
+    return "\n".join(lines)
+
+
+def _point(point: PlannedPoint) -> str:
+    named = ", ".join(f"{name.rpartition('.')[2]} {shown(v)}" for name, v in point.params.items())
+    return f"{size(point.peak_bytes)} ({named}; {point.trainable_parameters:,} trained)"
+
+
+def _ends(values: tuple[int, int]) -> str:
+    low, high = values
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _between(values: tuple[int, int]) -> str:
+    low, high = map(size, values)
+    return low if low == high else f"{low} to {high}"
+
+
+def _range(share: Range, of: int) -> str:
+    low, high = round(share.low * of), round(share.high * of)
+    return f"{low}" if low == high else f"{low} to {high} of {of}"
+
+
+def _hours(hours: Range) -> str:
+    return f"{hours.low:.1f} to {hours.high:.1f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
