@@ -5,6 +5,9 @@ states           what a trial is at, in one word
 leaderboard      the trials, ranked
 trials           all trials of a study as data
 curves           what trials reported while they ran
+rows             what a trial's last evaluation found of each row
+row_metrics      metrics as functions of how often each row counts
+row_intervals    how far two trials are apart on their rows: a paired bootstrap
 selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
 plots            Optuna's plots
