@@ -54,7 +54,8 @@ class TokenizedData:
     dropped: dict[str, int]
     """Rows by split that had no supervised token left within max_length."""
     fingerprints: dict[str, str]
-    """`data` (the validation rows, on which trials are compared), `train_data`, `template`."""
+    """`data` (the validation rows, on which trials are compared), `train_data`, `template`,
+    `tokenizer`."""
     numbers: dict[str, Sequence[int]] = field(default_factory=dict)
     """By split, for each example the number of its row in the source, from 1."""
 
@@ -100,8 +101,8 @@ def load_data(
     wanted = dict.fromkeys(["train", "validation", *splits])
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
     check_contexts(spec, selections["train"])
-    template = template_fingerprint(spec, tokenizer)
-    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), asdict(labels)]
+    template, tokens = template_fingerprint(spec, tokenizer), tokenizer_fingerprint(tokenizer)
+    content = [FORMAT, template, tokens, asdict(labels)]
     found: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
     numbers: dict[str, Sequence[int]] = {}
@@ -123,6 +124,7 @@ def load_data(
             "data": selections["validation"].fingerprint,
             "train_data": selections["train"].fingerprint,
             "template": template,
+            "tokenizer": tokens,
         },
         numbers,
     )

@@ -21,7 +21,8 @@ from sweeps.records.reader import read_record, recorded_names, validated, withou
 from sweeps.redact import redact
 from sweeps.results.curves import Curves, read_curves
 from sweeps.results.leaderboard import Leaderboard, make_leaderboard
-from sweeps.results.rows import read_rows
+from sweeps.results.rows import read_rows, rows_reader
+from sweeps.results.told_apart import told_apart
 from sweeps.results.trials import Trials, read_trials
 from sweeps.spec import SweepSpec
 from sweeps.study.database import open_to_read
@@ -50,9 +51,14 @@ class RecordedSweep:
         """What ran: resolved, and with the storage where it was found now."""
         return self.study.spec
 
-    def leaderboard(self) -> Leaderboard:
-        """The trials that were launched, ranked; SpecError if they cannot be compared."""
-        return make_leaderboard(self.study)
+    def leaderboard(self, intervals: bool = False) -> Leaderboard:
+        """The trials that were launched, ranked; SpecError if they cannot be compared.
+
+        `intervals` reads what each trial's last evaluation has found of each row, and tells which
+        rows the validation rows do not tell from the first.
+        """
+        board = make_leaderboard(self.study)
+        return told_apart(board, rows_reader(self.study, self.folder)) if intervals else board
 
     def trials(self) -> Trials:
         """All trials of the study, also those that were turned away before launch."""

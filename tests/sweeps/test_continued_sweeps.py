@@ -34,7 +34,12 @@ def real(tmp_path: Path) -> Callable[..., SweepSpec]:
                 "name": name,
                 "model": "demo",
                 "task": {"type": "causal_lm", "text": "{text}"},
-                "data": {"train": str(rows), "validation": str(rows), "max_length": 64},
+                "data": {
+                    "train": str(rows),
+                    "validation": str(rows),
+                    "on_leak": "warn",
+                    "max_length": 64,
+                },
                 "space": {"parameters": {"training.learning_rate": {"choices": [1e-3, 2e-3]}}},
                 "sampler": "grid",
                 "budget": {"n_trials": 2, "max_samples": 32, "num_rungs": 1},
