@@ -95,7 +95,7 @@ def test_an_adapter_that_was_written_over_is_told_at_the_next_launch(
     weights = first.path / "adapter_model.safetensors"
     tensors = safetensors.numpy.load_file(weights)
     safetensors.numpy.save_file({name: 2 * value for name, value in tensors.items()}, weights)
-    with pytest.raises(SpecError, match=r"adapter\.from\.sha256: was '\w+', is '\w+'"):
+    with pytest.raises(SpecError, match=r"adapter\.from\.sha256: was \w+\.\.\., is \w+\.\.\."):
         launch(real("two", adapter={"from": str(first.path)}))
     with pytest.raises(DataError, match=r"adapter.from: .* has changed since the trial was made"):
         launch(recorded)

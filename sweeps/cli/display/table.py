@@ -48,8 +48,8 @@ def leaderboard_table(
         table.add_column(_broken(title), justify="right", no_wrap=True, vertical="bottom")
     shown = replace(board, rows=board.rows[:limit]) if limit else board
     for row in shown.entries:
-        reference = isinstance(row, tuple)
-        style = "italic" if reference else {1: "bold green", None: "dim"}.get(row.rank)
+        styles = {1: "bold green", None: "dim"}
+        style = "italic" if isinstance(row, tuple) else styles.get(row.rank)
         values = cells(row, board)
         table.add_row(*(_ORDINARY.get(values[index], values[index]) for index in kept), style=style)
     return table
