@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peft_jobs.host.job import Prepared
 from peft_jobs.provenance import environment
@@ -19,13 +19,17 @@ from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
 from sweeps.driver.tracked_runs import Status, end_sweep, open_tracker
 from sweeps.futures import future_of
-from sweeps.records.inputs import with_inputs
+from sweeps.records.inputs import functions, space_functions, with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
+from sweeps.records.own_code import code_fingerprints
 from sweeps.records.ownership import home_of, own_id
-from sweeps.results.leaderboard import COMPARABLE, Leaderboard, make_leaderboard
+from sweeps.results.comparable import COMPARABLE
+from sweeps.results.leaderboard import Leaderboard, make_leaderboard
 from sweeps.results.plots import write_plots
 from sweeps.results.reports import write_reports
+from sweeps.results.rows import rows_reader
+from sweeps.results.told_apart import told_apart
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
@@ -122,9 +126,7 @@ def _launch(
             )
             spec = resolve(spec, prepared)
             study = SweepStudy(spec, storage)
-            seen = {part: prepared.provenance.get(part) for part in COMPARABLE}
-            seen |= {adapter_key(name): sha for name, sha in sources(spec).items()}
-            study.take_over(seen, key, home_of(folder))
+            study.take_over(_seen(spec, prepared), key, home_of(folder))
             study.on_wait = callbacks.heartbeat.beat
             study.optuna.set_user_attr("baseline", prepared.baseline)
             study.optuna.set_user_attr("majority", prepared.majority)
@@ -188,7 +190,8 @@ def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
     driver.note_time()
     driver.finish_files()
-    leaderboard = make_leaderboard(driver.study)
+    rows = rows_reader(driver.study, driver.folder)
+    leaderboard = told_apart(make_leaderboard(driver.study), rows)
     with _enduring_if(True, "the leaderboard"):
         write_reports(leaderboard, driver.folder)
         plots = driver.folder.plots
@@ -210,6 +213,17 @@ def _enduring_if(may_lack: bool, what: str) -> Iterator[None]:
         if not may_lack:
             raise
         log.error("%s cannot be written: %s", what, error)
+
+
+def _seen(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
+    """Fingerprints of all that decides trials beside the sweep's own words."""
+    code = code_fingerprints({*functions(spec), *space_functions(spec)})
+    return {
+        **{part: prepared.provenance.get(part) for part in COMPARABLE},
+        **{adapter_key(name): sha for name, sha in sources(spec).items()},
+        **prepared.contents,
+        **{f"code of {reference}": sha for reference, sha in code.items()},
+    }
 
 
 def _write_sweep(spec: SweepSpec, folder: SweepFolder, prepared: Prepared) -> None:

@@ -16,6 +16,7 @@ from peft_jobs.base.text_reach import note_unreached
 from peft_jobs.base.vocabulary import drop_odd_padding
 from peft_jobs.errors import SpecError
 from peft_jobs.spec import DEMO, CausalLMSpec, ModelSpec, TaskSpec
+from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.tasks.sequence_classification import reads_last_position, summary_type
 
 HEADS = {
@@ -85,6 +86,13 @@ def readable(model: ModelSpec) -> Iterator[None]:
         raise
     except _UNREADABLE as error:
         raise unreadable(model, error) from error
+
+
+def stored_config_fingerprint(model: ModelSpec) -> str:
+    """Of the checkpoint's config.json as it lies there, but for the version that wrote it."""
+    found, _ = PretrainedConfig.get_config_dict(location(model), revision=model.revision)
+    idle = ("_commit_hash", "_name_or_path", "transformers_version")
+    return sha256(canonical_json({k: v for k, v in found.items() if k not in idle}))
 
 
 def read_config(

@@ -28,6 +28,7 @@ from peft_jobs.base.architecture import (
     read_config,
     readable,
     skeleton,
+    stored_config_fingerprint,
 )
 from peft_jobs.base.content_hash import content_hash
 from peft_jobs.base.heads import FRESH, forget, fresh_modules, reset_head, topmost_modules
@@ -80,6 +81,9 @@ class Base:
     """sha256 over configuration and contents, in hex: what the model is, wherever it lies."""
     key: str
     """What was asked for, as canonical JSON: equal keys can share one resident base."""
+    contents: dict[str, str]
+    """Fingerprints by part: `weights` as they were loaded, and so by quantization, dtype and kind
+    of device; `config` as it lies in the checkpoint, whatever version reads it."""
 
     def state_hash(self) -> str:
         """sha256 of the contents as they are now; compare it before and after a trial."""
@@ -162,7 +166,7 @@ def load_base(
     warn_of_shares(shares, quantization)
     reset_head(loaded, CANONICAL_SEED)
     settings = config.to_json_string(use_diff=True)
-    contents = sha256(f"{settings}\n{content_hash(loaded)}")
+    weights = content_hash(loaded)
     return Base(
         model=loaded,
         tokenizer=tokenizer,
@@ -170,8 +174,9 @@ def load_base(
         seconds={"load": seconds - quantize[0], "quantize": quantize[0]},
         quantization=loaded_quantization(loaded, from_checkpoint)
         | ({} if quantization.scheme == "none" else asdict(shares)),
-        fingerprint=contents,
+        fingerprint=sha256(f"{settings}\n{weights}"),
         key=base_key(model, quantization, task, num_labels, labels, new_head),
+        contents={"weights": weights, "config": stored_config_fingerprint(model)},
     )
 
 

@@ -1,4 +1,5 @@
-"""The classes among the rows of the training source, and how its label column is read.
+"""The classes among the rows of the training source, how its label column is read, and rows as
+examples.
 
 All of its rows decide, before hold-out and subset, so that every trial of a sweep has the same
 head. The cells of other splits are read in the same way, whatever their file's format.
@@ -10,15 +11,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from peft_jobs.data.class_labels import label_names
 from peft_jobs.data.label_lists import hold_vectors
 from peft_jobs.data.labels import Form, Labels, is_unscored
 from peft_jobs.data.selection import by_mistake, check_columns, told
 from peft_jobs.data.sources import Rows, read
+from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError
-from peft_jobs.spec import DataSpec, TaskSpec
+from peft_jobs.spec import DataSpec, TaskSpec, TrialSpec
 from peft_jobs.spec.cells import structure_of
-from peft_jobs.tasks import IGNORED, Encoder, Example, Row, Task
+from peft_jobs.tasks import IGNORED, TASKS, Encoder, Example, Row, Task
 from peft_jobs.tasks.label_values import NO_LABEL, integer, is_missing, kind_of
 
 _FORMS: dict[str, Form] = {"task.label": "one", "task.labels": "several", "task.tags": "tags"}
@@ -74,6 +78,21 @@ def by_class(
         return encode({**row, column: labels.of(row[column], own)})
 
     return read_first
+
+
+def row_encoder(
+    spec: TrialSpec, tokenizer: PreTrainedTokenizerBase, rows: Rows, labels: Labels
+) -> Encoder:
+    """The function from a row of `rows`, as it was read, to its examples.
+
+    Raises SpecError if the tokenizer lacks something; the function raises DataError for a row that
+    it cannot encode.
+    """
+    task = TASKS[spec.task.type]
+    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, labels.classes)
+    encode = by_class(encode, rows, task, spec.task, labels)
+    given = task_rows(rows, spec.data, task, spec.task)
+    return lambda row: encode(given(row))
 
 
 def _of_vectors(rows: Rows, labels: Labels, cells: Sequence[list[Any]]) -> Labels:

@@ -13,7 +13,7 @@ from peft_jobs.tasks.chat import template_of
 
 def template_fingerprint(spec: TrialSpec, tokenizer: PreTrainedTokenizerBase) -> str:
     """Of how a row becomes tokens and which of them count: task, chat template, max_length."""
-    forms = spec.data.model_dump(mode="json", include=set(spec.data.LATER))
+    forms = spec.data.model_dump(mode="json", include=set(spec.data.LATER) - {"on_leak"})
     task = spec.task.model_dump(mode="json") | forms
     chatty = task.get("messages") is not None or task.get("use_chat_template")
     chat_template = template_of(tokenizer, task.get("chat_template")) if chatty else None

@@ -7,20 +7,29 @@ around it.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from peft_jobs.data.conversations import columns_of
-from peft_jobs.data.selection import NUM_ROWS_NAMED, Selection
+from peft_jobs.data.selection import NUM_ROWS_NAMED, Selection, select
 from peft_jobs.data.task_rows import task_rows
+from peft_jobs.data.tokenized import TokenizedData
+from peft_jobs.errors import DataError
 from peft_jobs.spec import CausalLMSpec, QuestionAnsweringSpec, TrialSpec
 from peft_jobs.spec.cells import json_text, text_of
+from peft_jobs.storage.files import canonical_json, sha256, write_json
 from peft_jobs.tasks import TASKS, Row
 from peft_jobs.tasks.chat.conversation import conversation_of, says
 
+FORMAT = 1
+"""Goes into the names of what was found before: raise it when a leak changes meaning."""
 INPUTS = ("task.prompt", "task.text", "task.text_pair", "task.tokens", "task.source")
 """Fields whose columns are the input, beside `task.context` and `task.messages`."""
+MAX_IDENTICAL = 0.2
+"""Of held-out rows that are trained on whole: beyond it they measure memory."""
 _MAX_SHARE = 0.5
 """Of the rows that one group of a proposed `group_by` may hold: groups are kept whole."""
 _MIN_SHARE = 0.1
@@ -35,6 +44,8 @@ class Leak:
     """Rows of it whose input is trained on too."""
     num_identical: int
     """Of those, rows that are trained on with the same answer."""
+    share_identical: float
+    """Those, of all rows of the split."""
     pairs: tuple[tuple[int, int], ...]
     """The first ones, each with a training row; numbers in their sources, from 1."""
     group_by: str | None
@@ -59,8 +70,9 @@ def find_leak(
         trained.setdefault(given, number)
         whole.add(used)
     found: list[tuple[int, bytes]] = []
-    num_identical = 0
+    num_rows = num_identical = 0
     for number, given, used in _keys(spec, held_out, unusable_held_out):
+        num_rows += 1
         if given in trained:
             found.append((number, given))
             num_identical += used in whole
@@ -69,8 +81,46 @@ def find_leak(
     pairs = tuple((number, trained[given]) for number, given in found[:NUM_ROWS_NAMED])
     shared = {given for _, given in found}
     column = None if held_out.share is None else _column(spec, train, held_out, shared)
-    message = _message(spec, held_out, len(found), num_identical, pairs, column)
-    return Leak(held_out.split, len(found), num_identical, pairs, column, message)
+    message = _message(spec, held_out, len(found), num_rows, num_identical, pairs, column)
+    share = num_identical / num_rows
+    return Leak(held_out.split, len(found), num_identical, share, pairs, column, message)
+
+
+def refusal(spec: TrialSpec, leak: Leak) -> str | None:
+    """Why a sweep must not be ranked on rows with this leak; None if it may."""
+    if leak.share_identical <= MAX_IDENTICAL or spec.data.on_leak == "warn":
+        return None
+    return (
+        f"data.{leak.split}: {leak.message}. More than {MAX_IDENTICAL:.0%} are whole rows of the "
+        "training data, and a trial that remembers them would win (data.on_leak: warn ranks it "
+        "all the same)"
+    )
+
+
+def leaks_of(spec: TrialSpec, data: TokenizedData, cache_dir: Path) -> list[Leak]:
+    """What the held-out splits of `data` share with its training rows; found once for equal rows.
+
+    Raises DataError where it is too much, see `refusal`.
+    """
+    sections = [section.model_dump(mode="json") for section in (spec.data, spec.task)]
+    name = sha256(canonical_json([FORMAT, data.fingerprints, *sections]))
+    entry = cache_dir / "leaks" / f"{name[:32]}.json"
+    if entry.is_file():
+        found = [Leak(**leak) for leak in json.loads(entry.read_text(encoding="utf-8"))]
+    else:
+        chosen = {split: select(spec.data, split, cache_dir) for split in data.numbers}
+        idle = {
+            split: {*range(1, len(chosen[split].rows.dataset) + 1)}.difference(numbers)
+            for split, numbers in data.numbers.items()
+        }
+        train, unused = chosen.pop("train"), idle.pop("train")
+        every = (find_leak(spec, train, chosen[s], unused, idle[s]) for s in chosen)
+        found = [leak for leak in every if leak is not None]
+        write_json(entry, [asdict(leak) for leak in found])
+    for leak in found:
+        if (reason := refusal(spec, leak)) is not None:
+            raise DataError(reason)
+    return found
 
 
 def _keys(
@@ -153,12 +203,13 @@ def _message(
     spec: TrialSpec,
     held_out: Selection,
     num_rows: int,
+    num_held_out: int,
     num_identical: int,
     pairs: Sequence[tuple[int, int]],
     column: str | None,
 ) -> str:
     what = "a context" if isinstance(spec.task, QuestionAnsweringSpec) else "an input"
-    rows = "row has" if num_rows == 1 else "rows have"
+    rows = "rows has" if num_rows == 1 else "rows have"
     same = ""
     if num_identical:
         same = f", {num_identical:,} of them with the same answer"
@@ -171,6 +222,6 @@ def _message(
     else:
         remedy = "take them out of one of the two sources"
     return (
-        f"{num_rows:,} {held_out.split} {rows} {what} that is trained on too{same}, "
-        f"such as {named}{more}: {remedy}"
+        f"{num_rows:,} of {num_held_out:,} {held_out.split} {rows} {what} that is trained on "
+        f"too{same}, such as {named}{more}: {remedy}"
     )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from peft_jobs.data.classes import labels_of
 from peft_jobs.data.example_text import ExampleText, example_text
 from peft_jobs.data.labels import Labels
-from peft_jobs.data.leaks import Leak, find_leak
+from peft_jobs.data.leaks import Leak, find_leak, refusal
 from peft_jobs.data.selection import (
     NUM_ROWS_NAMED,
     Selection,
@@ -86,6 +86,8 @@ class _Survey:
                     unusable = (self.unusable["train"], self.unusable[split])
                     leak = find_leak(self.spec, *both, *unusable)
                     leaks += [] if leak is None else [leak]
+        refused = [text for leak in leaks if (text := refusal(self.spec, leak)) is not None]
+        self.mistakes.update(dict.fromkeys(refused))
         if self.spec.data.on_bad_row == "error":
             for rows, bad in self._bad.values():
                 self.mistakes.update(dict.fromkeys(told(rows, bad).splitlines()))

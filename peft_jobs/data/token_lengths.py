@@ -12,9 +12,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from peft_jobs.data.classes import row_encoder
 from peft_jobs.data.labels import Labels
 from peft_jobs.data.sources import Rows
-from peft_jobs.data.tokenized import row_encoder
 from peft_jobs.errors import DataError
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
 from peft_jobs.tasks import IGNORED, Encoder, Example, Row

@@ -9,15 +9,16 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from peft_jobs.data.classes import by_class, labels_of
+from peft_jobs.data.classes import labels_of, row_encoder
 from peft_jobs.data.fingerprints import template_fingerprint, tokenizer_fingerprint
 from peft_jobs.data.labels import Labels
 from peft_jobs.data.selection import (
@@ -29,8 +30,6 @@ from peft_jobs.data.selection import (
     select,
     told,
 )
-from peft_jobs.data.sources import Rows
-from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.files import canonical_json, sha256, write_once
@@ -38,8 +37,9 @@ from peft_jobs.tasks import TASKS, Encoder, Example
 
 log = logging.getLogger(__name__)
 
-FORMAT = 7
+FORMAT = 8
 """Goes into every name: raise it when the content of an entry changes meaning."""
+NUMBERS_FILE = "numbers.npy"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class TokenizedData:
     dropped: dict[str, int]
     """Rows by split that had no supervised token left within max_length."""
     fingerprints: dict[str, str]
-    """`data` (the validation rows, on which trials are compared), `train_data`, `template`."""
+    """`data` (the validation rows, on which trials are compared), `train_data`, `template`,
+    `tokenizer`."""
+    numbers: dict[str, Sequence[int]] = field(default_factory=dict)
+    """By split, for each example the number of its row in the source, from 1."""
 
     @property
     def classes(self) -> tuple[int | str, ...]:
@@ -98,10 +101,11 @@ def load_data(
     wanted = dict.fromkeys(["train", "validation", *splits])
     selections = {split: select(spec.data, split, cache_dir) for split in wanted}
     check_contexts(spec, selections["train"])
-    template = template_fingerprint(spec, tokenizer)
-    content = [FORMAT, template, tokenizer_fingerprint(tokenizer), asdict(labels)]
+    template, tokens = template_fingerprint(spec, tokenizer), tokenizer_fingerprint(tokenizer)
+    content = [FORMAT, template, tokens, asdict(labels)]
     found: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
+    numbers: dict[str, Sequence[int]] = {}
     for split, selection in selections.items():
         name = sha256(canonical_json([*content, selection.fingerprint]))
         entry = cache_dir / "tokens" / name[:32]
@@ -109,6 +113,7 @@ def load_data(
             write_once(entry, partial(_tokenise, spec, tokenizer, selection, labels))
         found[split], dropped[split] = _load(entry, selection, spec.data.max_length)
         check_enough(selection, len(found[split]))
+        numbers[split] = np.load(entry / NUMBERS_FILE, mmap_mode="r")
     return TokenizedData(
         found["train"],
         found["validation"],
@@ -119,23 +124,10 @@ def load_data(
             "data": selections["validation"].fingerprint,
             "train_data": selections["train"].fingerprint,
             "template": template,
+            "tokenizer": tokens,
         },
+        numbers,
     )
-
-
-def row_encoder(
-    spec: TrialSpec, tokenizer: PreTrainedTokenizerBase, rows: Rows, labels: Labels
-) -> Encoder:
-    """The function from a row of `rows`, as it was read, to its examples.
-
-    Raises SpecError if the tokenizer lacks something; the function raises DataError for a row that
-    it cannot encode.
-    """
-    task = TASKS[spec.task.type]
-    encode = task.encoder(tokenizer, spec.task, spec.data.max_length, labels.classes)
-    encode = by_class(encode, rows, task, spec.task, labels)
-    given = task_rows(rows, spec.data, task, spec.task)
-    return lambda row: encode(given(row))
 
 
 def _tokenise(
@@ -161,8 +153,9 @@ def _tokenise(
     scratch = folder / "scratch"
     scratch.mkdir()
     dropped: list[int] = []
+    kept: list[int] = []
     features = task.features(tokenizer, spec.task)
-    batch = partial(_encode_batch, encode, list(features), numbers, dropped, bad)
+    batch = partial(_encode_batch, encode, list(features), numbers, kept, dropped, bad)
 
     def encode_batch(rows_by_column: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         found = batch(rows_by_column, indices)
@@ -184,6 +177,7 @@ def _tokenise(
             raise DataError(told(rows, bad))
         raise all_too_long(selection, len(numbers), spec.data.max_length)
     examples.save_to_disk(str(folder))
+    np.save(folder / NUMBERS_FILE, np.array(kept, np.int64))
     shutil.rmtree(scratch)
     chosen_rows = {number + 1 for number in chosen}
     left_out = {text: [n for n in where if n in chosen_rows] for text, where in bad.items()}
@@ -199,14 +193,15 @@ def _encode_batch(
     encode: Encoder,
     columns: list[str],
     numbers: list[int],
+    kept: list[int],
     dropped: list[int],
     bad: dict[str, list[int]],
     batch: dict[str, list[Any]],
     indices: list[int],
 ) -> dict[str, list[Any]]:
-    """Examples of some rows, by column; rows that give none are added to `dropped`, those that
-    cannot be encoded to `bad`."""
-    kept: list[Example] = []
+    """Examples of some rows, by column. The row's number is added to `kept` for each example, to
+    `dropped` if it gives none, to `bad` if it cannot be encoded."""
+    encoded: list[Example] = []
     for position, index in enumerate(indices):
         row = {name: values[position] for name, values in batch.items()}
         try:
@@ -217,8 +212,9 @@ def _encode_batch(
         examples = [found] if isinstance(found, dict) else found or []
         if not examples:
             dropped.append(numbers[index])
-        kept += examples
-    return {name: [example[name] for example in kept] for name in columns}
+        encoded += examples
+        kept += [numbers[index] + 1] * len(examples)
+    return {name: [example[name] for example in encoded] for name in columns}
 
 
 def _load(entry: Path, selection: Selection, max_length: int) -> tuple[Dataset, int]:

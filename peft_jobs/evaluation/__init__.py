@@ -1,6 +1,7 @@
 """What is measured of a model.
 
 scoring          metrics of a model on a split
+row_scores       what an evaluation has found of each row, as a file
 majority         metrics of the majority class, which looks at no row
 generation       metrics of the answers that a model writes
 decoding         how answers begin and end

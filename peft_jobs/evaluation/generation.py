@@ -7,6 +7,7 @@ conversation the assistant's last turn, and the prompt all that stands before it
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -30,39 +31,58 @@ from peft_jobs.tasks.task import mask, pad
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-def generation_metrics(
+@dataclass(frozen=True)
+class Written:
+    """What a model has written, and what is measured of it."""
+
+    metrics: dict[str, float]
+    examples: list[int]
+    """The places in the split of the examples that were answered."""
+    columns: dict[str, Sequence[Any]]
+    """Of each: `answer`, `reference`, and the metrics that each has by itself."""
+
+
+def written(
     spec: GenerationSpec,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     batch_size: int,
     chat: bool = False,
-) -> dict[str, float]:
-    """Metrics by name. The model is in eval mode, and no gradients are kept.
+) -> Written:
+    """Answers, and their metrics by name. The model is in eval mode, and no gradients are kept.
 
     In a `chat`, whose template may close a turn with another token than eos, that token ends an
     answer too. Raises SpecError if the base has no room for the answers.
     """
-    pairs = _pairs(spec, model, rows)
+    examples = spread(len(rows), spec.max_samples)
+    pairs = _pairs(examples, model, rows)
     prompts = [prompt for prompt, _ in pairs]
     decoding = decoding_of(model, tokenizer, [reference for _, reference in pairs], chat)
     answers = generate(model, tokenizer, prompts, spec.max_new_tokens, batch_size, decoding)
     references = [answer_text(tokenizer, reference) for _, reference in pairs]
+    columns: dict[str, Sequence[Any]] = {"answer": answers, "reference": references}
     found: dict[str, float] = {}
     for metric in spec.metrics:
-        found |= _METRICS[metric](answers, references)
+        if metric == "bleu":  # of all answers together
+            found |= _bleu(answers, references)
+            continue
+        each = _BY_ANSWER[metric](answers, references)
+        columns |= each
+        found |= {name: math.fsum(values) / len(values) for name, values in each.items()}
     for function in spec.functions:
         found |= checked(function, load_metric(function)(answers, references), found)
-    return found
+    return Written(found, examples, columns)
 
 
 def references_of(spec: GenerationSpec, model: nn.Module, rows: Dataset) -> list[list[int]]:
     """Tokens of the true answers with which those of a model are compared."""
-    return [reference for _, reference in _pairs(spec, model, rows)]
+    examples = spread(len(rows), spec.max_samples)
+    return [reference for _, reference in _pairs(examples, model, rows)]
 
 
-def _pairs(spec: GenerationSpec, model: Any, rows: Dataset) -> list[tuple[list[int], list[int]]]:
-    chosen = rows.select(spread(len(rows), spec.max_samples))
+def _pairs(examples: Sequence[int], model: Any, rows: Dataset) -> list[tuple[list[int], list[int]]]:
+    chosen = rows.select(examples)
     return [
         prompt_and_reference(tokens, labels, model.config.is_encoder_decoder)
         for tokens, labels in zip(chosen["input_ids"], chosen["labels"], strict=True)
@@ -165,24 +185,22 @@ def _padded(
     return pad(turned, value).flip(1), mask(turned).flip(1)
 
 
-def _exact_match(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    equal = [answer == reference for answer, reference in zip(answers, references, strict=True)]
-    return {"exact_match": sum(equal) / len(equal)}
+def _exact_match(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    pairs = zip(answers, references, strict=True)
+    return {"exact_match": [float(answer == reference) for answer, reference in pairs]}
 
 
-def _rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def _rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
     scorer = RougeScorer(list(ROUGE), use_stemmer=True)
     scores = [scorer.score(r, a) for a, r in zip(answers, references, strict=True)]
-    return {
-        name: math.fsum(score[name].fmeasure for score in scores) / len(scores) for name in ROUGE
-    }
+    return {name: [score[name].fmeasure for score in scores] for name in ROUGE}
 
 
 def _bleu(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     return {"bleu": float(sacrebleu.corpus_bleu(list(answers), [list(references)]).score)}
 
 
-_METRICS = {"exact_match": _exact_match, "rouge": _rouge, "bleu": _bleu}
+_BY_ANSWER = {"exact_match": _exact_match, "rouge": _rouge}
 
 
 def _check_room(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

@@ -1,7 +1,8 @@
 """Metrics of a model on a split: fixed order, no dropout, nothing kept of a batch but its sums."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +13,23 @@ from peft_jobs.activity import moved
 from peft_jobs.base.loading import Base
 from peft_jobs.device.precision import autocast
 from peft_jobs.evaluation.custom_metrics import checked, custom_metrics
-from peft_jobs.evaluation.generation import generation_metrics
+from peft_jobs.evaluation.generation import Written, written
 from peft_jobs.evaluation.serving import is_chat
 from peft_jobs.spec import TrainingSpec, TrialSpec
-from peft_jobs.tasks import TASKS, Batch, Example, Task
+from peft_jobs.tasks import TASKS, Batch, Example, Score, Task
 
 FULL_PRECISION = TrainingSpec()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation of a split has found."""
+
+    metrics: dict[str, float]
+    """By `<split>/<metric>`."""
+    scores: Sequence[Score]
+    """Of all examples, in the order of `longest_first`."""
+    written: Written | None = None
 
 
 def evaluate(
@@ -37,55 +49,67 @@ def evaluate(
     not fit fails at once. `training` says what autocast the trial trains under. The model is left
     in the mode it came in; no random numbers are drawn.
     """
-    with measuring(model, device, training):
-        scores = [
-            score
-            for examples in batches(dataset, batch_size)
-            for score in task.scores(model, to_device(task.collate(examples, pad_token_id), device))
-        ]
+    scores = _scores(model, task, dataset, batch_size, pad_token_id, device, training)
     return named(split, task.metrics(scores))
 
 
-def score(
+def examine(
     model: nn.Module,
     base: Base,
     spec: TrialSpec,
     rows: Dataset,
     split: str = "validation",
-    known: dict[str, float] | None = None,
-) -> dict[str, float]:
-    """`evaluate` of a model on `base` as the trial `spec` measures it, with its own metrics.
+    known: Sequence[Score] | None = None,
+) -> Evaluation:
+    """`evaluate` of a model on `base` as the trial `spec` measures it, with its own metrics, and
+    what was found of each example.
 
-    `known` is what `evaluate` gives, where that was found out already.
+    `known` are the scores, where those were found out already.
     """
+    task, asked = TASKS[spec.task.type], spec.evaluation
+    batch_size, pad_token_id = asked.per_device_eval_batch_size, base.tokenizer.pad_token_id
     if known is None:
-        known = evaluate(
-            model,
-            TASKS[spec.task.type],
-            rows,
-            batch_size=spec.evaluation.per_device_eval_batch_size,
-            pad_token_id=base.tokenizer.pad_token_id,
-            device=base.device,
-            training=spec.training,
-            split=split,
-        )
-    metrics = dict(known)
-    asked = spec.evaluation
+        known = _scores(model, task, rows, batch_size, pad_token_id, base.device, spec.training)
+    metrics = named(split, task.metrics(known))
     if not asked.metrics and asked.generation is None:
-        return metrics
+        return Evaluation(metrics, known)
+    answers = None
     with measuring(model, base.device, spec.training):
         own = custom_metrics(asked.metrics, model, base.tokenizer, rows)
         if asked.generation is not None:
-            batch_size = asked.per_device_eval_batch_size
-            written = generation_metrics(
+            answers = written(
                 asked.generation, model, base.tokenizer, rows, batch_size, is_chat(spec.task)
             )
-            own |= checked("evaluation.generation", written, own)
+            own |= checked("evaluation.generation", answers.metrics, own)
     for name, value in own.items():
         if f"{split}/{name}" in metrics:
             raise ValueError(f"evaluation.metrics: {name!r} is the name of a metric of the task")
         metrics[f"{split}/{name}"] = value
-    return metrics
+    return Evaluation(metrics, known, answers)
+
+
+def score(
+    model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
+) -> dict[str, float]:
+    """The metrics of `examine` alone."""
+    return examine(model, base, spec, rows, split).metrics
+
+
+def _scores(
+    model: nn.Module,
+    task: Task[Any],
+    rows: Dataset,
+    batch_size: int,
+    pad_token_id: int,
+    device: torch.device,
+    training: TrainingSpec,
+) -> list[Score]:
+    with measuring(model, device, training):
+        return [
+            score
+            for examples in batches(rows, batch_size)
+            for score in task.scores(model, to_device(task.collate(examples, pad_token_id), device))
+        ]
 
 
 @contextmanager
@@ -112,12 +136,17 @@ def named(split: str, metrics: dict[str, float]) -> dict[str, float]:
 
 def batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
     """All rows once, as examples of like lengths, longest first."""
-    lengths = [len(row) for row in dataset["input_ids"]]
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    order = longest_first(dataset)
     starts = range(0, len(order), batch_size)
     for start in starts:
         moved()
         yield examples_of(dataset[order[start : start + batch_size]])
+
+
+def longest_first(dataset: Dataset) -> list[int]:
+    """Places of the examples, in the order in which they are evaluated."""
+    lengths = [len(row) for row in dataset["input_ids"]]
+    return sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
 
 
 def examples_of(columns: dict[str, list[Any]]) -> list[Example]:

@@ -35,6 +35,10 @@ class Prepared(BaseModel):
     not_finite: tuple[str, ...] = ()
     """Metrics of the base alone that were NaN or infinite; `baseline` leaves them out."""
     provenance: dict[str, Any] = {}
+    contents: dict[str, str] = {}
+    """Fingerprints of all that trials of the sweep see, by words: a later launch must find them."""
+    leaks: tuple[str, ...] = ()
+    """What held-out rows share with those that are trained on, in words."""
 
 
 class Job:

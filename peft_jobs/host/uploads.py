@@ -17,12 +17,17 @@ from peft_jobs.errors import Damaged
 from peft_jobs.host import checkpoint
 from peft_jobs.host.result import Progress, TrialResult
 from peft_jobs.storage import object_store
-from peft_jobs.storage.attempt_folder import CHECKPOINTS_FOLDER, LOG_FILE, METRICS_FILE
+from peft_jobs.storage.attempt_folder import (
+    CHECKPOINTS_FOLDER,
+    LOG_FILE,
+    METRICS_FILE,
+    ROWS_FILE,
+)
 from peft_jobs.storage.retry import retry
 
 log = logging.getLogger(__name__)
 
-_COPIES = (METRICS_FILE, LOG_FILE)
+_COPIES = (METRICS_FILE, ROWS_FILE, LOG_FILE)
 """Files for readers, put with each checkpoint and at the end."""
 
 OnReport = Callable[[Progress], None]

@@ -79,7 +79,7 @@ def meta_base(spec: TrialSpec, kind: Kind, num_labels: int, depth: int | None) -
         quantize_by_shape(model, quantization)
     model.requires_grad_(False).train(False)
     tokenizer: Any = FakeTokenizer(config.pad_token_id)
-    return Base(model, tokenizer, META, {}, {}, "", "")
+    return Base(model, tokenizer, META, {}, {}, "", "", {})
 
 
 def dtype_of(spec: TrialSpec, config: PretrainedConfig, kind: Kind) -> torch.dtype:

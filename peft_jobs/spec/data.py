@@ -72,7 +72,7 @@ KEYS = {
 
 
 class DataSpec(Section):
-    LATER = ("format", "roles", "keys", "on_bad_row")
+    LATER = ("format", "roles", "keys", "on_bad_row", "on_leak")
 
     train: AnySource
     validation: Validation = 0.1
@@ -93,6 +93,9 @@ class DataSpec(Section):
     on_bad_row: Literal["error", "drop"] = "error"
     """What becomes of a row that cannot be used, such as one with an empty answer: a mistake, or
     left out, with a count."""
+    on_leak: Literal["error", "warn"] = "error"
+    """What becomes of a sweep where more than a fifth of the held-out rows are trained on, whole: a
+    mistake, or told. Fewer, and inputs alone, are told in any case."""
     max_length: Tokens = 512
     """Tokens; longer examples are cut on the right."""
     subset: ShareOrCount = None

@@ -1,7 +1,7 @@
 """The names of a trial's files, each only here, and the class names beside a classifier's weights.
 
 `<trial>/{trial.json, result.json, adapter/, attempts/<k>/}`, and in an attempt's folder its
-metrics, its log, its traceback, its adapter and `checkpoints/step-<step>/`.
+metrics, per-row scores, its log, its traceback, its adapter and `checkpoints/step-<step>/`.
 """
 
 import json
@@ -14,6 +14,8 @@ TRIAL_FILE = "trial.json"
 RESULT_FILE = "result.json"
 ATTEMPTS_FOLDER = "attempts"
 METRICS_FILE = "metrics.jsonl"
+ROWS_FILE = "rows.parquet"
+"""What the attempt's last evaluation found of each validation row."""
 LOG_FILE = "log.txt"
 TRACEBACK_FILE = "traceback.txt"
 ADAPTER_FOLDER = "adapter"

@@ -12,7 +12,6 @@ Dimensions: B windows, S tokens (the batch's longest window).
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,23 +26,9 @@ from peft_jobs.randomness import key
 from peft_jobs.spec import QuestionAnsweringSpec
 from peft_jobs.spec.templates import columns, render
 from peft_jobs.tasks.answers import NOWHERE, answers_of, example_of
-from peft_jobs.tasks.squad import exact_match_and_f1
+from peft_jobs.tasks.squad import WindowScore, compared
 from peft_jobs.tasks.task import Batch, Encoder, Example, Row, Score, mask, pad, upcast
 from peft_jobs.tasks.tokenizer_pieces import OwnFrame
-
-
-@dataclass(frozen=True)
-class WindowScore(Score):
-    """The best answer of one window."""
-
-    row: int = 0
-    """Equal for the windows of a row, and for rows that are equal."""
-    text: str = ""
-    logit: float = 0.0
-    """Of the answer's start and end, together."""
-    none_logit: float = 0.0
-    """Of no answer."""
-    answers: tuple[str, ...] = ()
 
 
 class QuestionAnswering:
@@ -186,19 +171,11 @@ class QuestionAnswering:
         return found
 
     def metrics(self, scores: Sequence[Score]) -> dict[str, float]:
-        rows: dict[int, list[WindowScore]] = {}
-        for score in scores:
-            if isinstance(score, WindowScore):
-                rows.setdefault(score.row, []).append(score)
-        may_have_none = any(not windows[0].answers for windows in rows.values())
-        compared = [
-            exact_match_and_f1(_answer(windows, may_have_none), windows[0].answers)
-            for windows in rows.values()
-        ]
+        found = compared(scores).values()
         return {
             "loss": math.fsum(score.loss_sum for score in scores) / len(scores),
-            "exact_match": sum(exact for exact, _ in compared) / len(compared),
-            "f1": math.fsum(f1 for _, f1 in compared) / len(compared),
+            "exact_match": sum(exact for exact, _ in found) / len(found),
+            "f1": math.fsum(f1 for _, f1 in found) / len(found),
         }
 
 
@@ -217,12 +194,6 @@ def best_spans(starts_BS: Tensor, ends_BS: Tensor, batch: Batch) -> tuple[Tensor
     logits_B, firsts_B = best_BS.max(dim=1)
     widths_B = widths_BS.gather(1, firsts_B.unsqueeze(1)).squeeze(1)
     return logits_B, firsts_B, firsts_B + widths_B
-
-
-def _answer(windows: Sequence[WindowScore], may_have_none: bool) -> str:
-    best = max(windows, key=lambda score: score.logit)
-    none = min(score.none_logit for score in windows)
-    return "" if may_have_none and none >= best.logit else best.text
 
 
 def _typed(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -57,7 +57,7 @@ class OomLadder:
         log.warning("out of memory (%s): %s; going on with %s", phase, found.text, settings)
         return None
 
-    def measured(self, counts: Counts, measure: Callable[[TrialSpec], Metrics]) -> Metrics:
+    def measured(self, counts: Counts, measure: Callable[[TrialSpec], T]) -> T:
         """What an evaluation gives, in as small batches as memory asks for. Raises OutOfMemory."""
         while True:
             metrics = self.tried("evaluate", counts, measure)

@@ -11,7 +11,13 @@ from typing import Literal
 from peft_jobs import Progress, State, TrialResult
 from peft_jobs.host.job import Prepared
 from peft_jobs.spec.dotted import flatten
-from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, LOG_FILE, METRICS_FILE, TRACEBACK_FILE
+from peft_jobs.storage.attempt_folder import (
+    ADAPTER_FOLDER,
+    LOG_FILE,
+    METRICS_FILE,
+    ROWS_FILE,
+    TRACEBACK_FILE,
+)
 from sweeps.errors import Unavailable
 from sweeps.records.layout import SweepFolder, run_name
 from sweeps.results.leaderboard import Leaderboard
@@ -151,6 +157,7 @@ def trial_artifacts(
         (folder.trial_file(number), "config"),
         (folder.result(number), "eval"),
         (tried / METRICS_FILE, "eval"),
+        (tried / ROWS_FILE, "eval"),
         (tried / LOG_FILE, "logs"),
         (tried / TRACEBACK_FILE, "logs"),
     ):

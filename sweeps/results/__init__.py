@@ -3,8 +3,13 @@
 recorded_sweep   `open_sweep`: a sweep in its storage, to be read
 states           what a trial is at, in one word
 leaderboard      the trials, ranked
+comparable       which trials may be ranked together
+told_apart       which rows the validation rows tell from the first
 trials           all trials of a study as data
 curves           what trials reported while they ran
+rows             what a trial's last evaluation found of each row
+row_metrics      metrics as functions of how often each row counts
+row_intervals    how far two trials are apart on their rows: a paired bootstrap
 selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
 plots            Optuna's plots

@@ -4,14 +4,15 @@ Ranks complete, feasible trials by the objective on the validation rows; pruned 
 follow unranked. Rows are ranked only if they saw the same base, data and template.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from peft_jobs import SpecError, State, TrialResult
+from peft_jobs import State, TrialResult
 from sweeps.confirmation.confirmed import Confirmation, confirmation_of
+from sweeps.results.comparable import changed_contents, check_comparable
 from sweeps.results.states import minutes_so_far, state_of
 from sweeps.study.lease import Holder
 from sweeps.study.study import SweepStudy
@@ -19,20 +20,27 @@ from sweeps.study.study import SweepStudy
 if TYPE_CHECKING:
     import pandas
 
-COMPARABLE = ("model", "data", "template")
-"""Parts of a result's provenance that must agree."""
 COLUMNS = ("trainable_parameters", "minutes")
 """Of a row's `numbers`, what every table has beside the objective."""
+SHORT = {
+    "adapter before training": "start",
+    "base without adapter": "base",
+    "mean of the training rows": "mean",
+    "majority class": "majority",
+}
+"""The words for references, in a table's column."""
 FIELDS = (
     *("rank", "number", "state", "kind", "value"),
     *("peak_memory_bytes", "trainable_parameters", "minutes"),
+    *("difference_low", "difference_high", "note"),
 )
 """Of a row, what a table of all that is known has beside its parameters and metrics."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One trial. `rank` is None unless it is complete and feasible."""
+    """One trial. `rank` is None unless it is complete, feasible, and comparable; equal values share
+    one."""
 
     rank: int | None
     number: int
@@ -51,11 +59,34 @@ class Row:
     error: str | None
     memory: dict[str, int] = field(default_factory=dict)
     """Every peak in bytes that was seen; `peak_memory_bytes` is the first of them that counts."""
+    changed: str | None = None
+    """What a complete trial saw that had been changed in place, for which it has no rank."""
+    interval: tuple[float, float] | None = None
+    """Of the difference to the first row's objective on other validation rows, see
+    `results.told_apart`."""
+    unbeaten: tuple[str, ...] = ()
+    """Of the board's references, those that a ranked row does not beat."""
+
+    @property
+    def is_told_apart(self) -> bool | None:
+        """Whether the validation rows tell this adapter from the first one; None if not known."""
+        return None if self.interval is None else not self.interval[0] <= 0 <= self.interval[1]
+
+    @property
+    def note(self) -> str:
+        """What must be known before the row is believed, in a few words."""
+        told = [self.changed] if self.changed is not None else []
+        told += ["not told apart"] * (self.is_told_apart is False)
+        told += [f"no better than the {SHORT[words]}" for words in self.unbeaten]
+        return "; ".join(told)
 
     @property
     def known(self) -> dict[str, Any]:
         """All of a row that a table shows, by column: fields, parameters, metrics."""
-        return {**{name: getattr(self, name) for name in FIELDS}, **self.params, **self.metrics}
+        low, high = self.interval or (None, None)
+        told = {"difference_low": low, "difference_high": high, "note": self.note or None}
+        fields = {name: told[name] if name in told else getattr(self, name) for name in FIELDS}
+        return {**fields, **self.params, **self.metrics}
 
 
 @dataclass(frozen=True)
@@ -87,6 +118,21 @@ class Leaderboard:
             "mean of the training rows" if mean else "majority class": self.majority,
         }
         return {words: value for words, value in found.items() if value is not None}
+
+    @property
+    def entries(self) -> "list[Row | tuple[str, float]]":
+        """The rows with the references among them, (words, value): each before the first ranked row
+        that does not beat it."""
+        ranked = [row for row in self.rows if row.rank is not None]
+        found: list[Row | tuple[str, float]] = [*self.rows]
+        order = sorted(self.references.items(), key=lambda item: self._loss(item[1]))
+        for words, value in reversed(order):
+            place = sum(words not in row.unbeaten for row in ranked)
+            found.insert(place, (words, value))
+        return found
+
+    def _loss(self, value: float) -> float:
+        return value if self.direction == "minimize" else -value
 
     @property
     def best(self) -> Row | None:
@@ -121,62 +167,63 @@ class Leaderboard:
         for name, absent in (("majority", None), ("goes_on", False), ("confirmation", None)):
             if known[name] is absent:  # as earlier versions have recorded it
                 del known[name]
+        for line, row in zip(known["rows"], self.rows, strict=True):
+            for name in ("changed", "interval", "unbeaten"):
+                if not line[name]:
+                    del line[name]
+            line |= {"note": row.note} if row.note else {}
         return {**known, "varying": self.varying}
 
 
 def make_leaderboard(study: SweepStudy) -> Leaderboard:
     """The leaderboard of the study as it stands; SpecError if its rows cannot be compared."""
     trials = study.launched()
-    check_comparable(trials)
+    changed = changed_contents(trials)
+    check_comparable([trial for trial in trials if trial.number not in changed])
     objective = study.spec.objective
     holder = study.holder
-    rows = [_row(trial, study, holder) for trial in trials]
+    rows = [_row(trial, study, holder, changed.get(trial.number)) for trial in trials]
 
     def order(row: Row) -> tuple[bool, bool, float, int]:
         value = objective.as_loss(row.value) if row.value is not None else 0.0
         return (row.rank is None, row.value is None, value, row.number)
 
     rows.sort(key=order)
-    ranked = [
-        Row(**{**row.__dict__, "rank": index + 1}) if row.rank is not None else row
-        for index, row in enumerate(rows)
-    ]
     known = study.optuna.user_attrs
     baseline, majority = (
         known.get(name, {}).get(objective.metric) for name in ("baseline", "majority")
     )
-    return Leaderboard(
+    board = Leaderboard(
         study.spec.name,
         objective.metric,
         objective.direction,
-        tuple(ranked),
+        (),
         baseline,
         majority=majority,
         goes_on=study.spec.trial.adapter.source is not None,
         confirmation=confirmation_of(study),
     )
+    return replace(board, rows=tuple(_ranked(rows, board)))
 
 
-def check_comparable(trials: Sequence[FrozenTrial]) -> None:
-    """SpecError unless all complete trials saw the same base, data and template."""
-    for part in COMPARABLE:
-        seen: dict[Any, int] = {}
-        for trial in trials:
-            result: Mapping[str, Any] = trial.user_attrs.get("result", {})
-            if result.get("state") == State.COMPLETE:
-                seen.setdefault(result["provenance"].get(part), trial.number)
-        if len(seen) > 1:
-            numbers = " and ".join(str(number) for number in seen.values())
-            raise SpecError(
-                f"trials {numbers} differ in their {part}, so their {part}-dependent losses cannot "
-                f"be ranked together: sweep over one {part} at a time"
-            )
+def _ranked(rows: Sequence[Row], board: Leaderboard) -> Iterator[Row]:
+    """The rows, which are in order, with their ranks, and with what they do not beat."""
+    rank, before = 1, None
+    for place, row in enumerate(rows, start=1):
+        if row.rank is None or row.value is None:
+            yield row
+            continue
+        if row.value != before:
+            rank, before = place, row.value
+        loss = board._loss(row.value)
+        unbeaten = (words for words, v in board.references.items() if loss >= board._loss(v))
+        yield replace(row, rank=rank, unbeaten=tuple(unbeaten))
 
 
-def _row(trial: FrozenTrial, study: SweepStudy, holder: Holder | None) -> Row:
+def _row(trial: FrozenTrial, study: SweepStudy, holder: Holder | None, changed: str | None) -> Row:
     record = trial.user_attrs.get("result")
     result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
-    ranked = result.state is State.COMPLETE and study.feasible(result)
+    ranked = result.state is State.COMPLETE and study.feasible(result) and changed is None
     value = trial.value if trial.value is not None else _last(trial)
     memory = result.memory.get("peak_allocated_bytes") or result.memory.get("peak_rss_bytes")
     return Row(
@@ -193,6 +240,7 @@ def _row(trial: FrozenTrial, study: SweepStudy, holder: Holder | None) -> Row:
         adapter=result.adapter,
         error=result.error,
         memory=dict(result.memory),
+        changed=changed,
     )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import sqlalchemy as sa
@@ -20,11 +21,16 @@ from sweeps.records.reader import read_record, recorded_names, validated, withou
 from sweeps.redact import redact
 from sweeps.results.curves import Curves, read_curves
 from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.rows import read_rows, rows_reader
+from sweeps.results.told_apart import told_apart
 from sweeps.results.trials import Trials, read_trials
 from sweeps.spec import SweepSpec
 from sweeps.study.database import open_to_read
 from sweeps.study.lease import Holder, read_lease
 from sweeps.study.study import SweepStudy
+
+if TYPE_CHECKING:
+    import pandas
 
 Databases = dict[str, optuna.storages.RDBStorage]
 
@@ -45,9 +51,14 @@ class RecordedSweep:
         """What ran: resolved, and with the storage where it was found now."""
         return self.study.spec
 
-    def leaderboard(self) -> Leaderboard:
-        """The trials that were launched, ranked; SpecError if they cannot be compared."""
-        return make_leaderboard(self.study)
+    def leaderboard(self, intervals: bool = False) -> Leaderboard:
+        """The trials that were launched, ranked; SpecError if they cannot be compared.
+
+        `intervals` reads what each trial's last evaluation has found of each row, and tells which
+        rows the validation rows do not tell from the first.
+        """
+        board = make_leaderboard(self.study)
+        return told_apart(board, rows_reader(self.study, self.folder)) if intervals else board
 
     def trials(self) -> Trials:
         """All trials of the study, also those that were turned away before launch."""
@@ -56,6 +67,19 @@ class RecordedSweep:
     def curves(self) -> Curves:
         """What the trials reported while they ran; Unavailable if a store does not answer."""
         return read_curves(self.study, self.folder)
+
+    def rows(self, number: int) -> "pandas.DataFrame":
+        """What the last evaluation of a trial has found of each validation row.
+
+        SpecError if there is no such trial, or it has not been evaluated; Unavailable if a store
+        does not answer.
+        """
+        trials = self.study.trials()
+        known = trials[number].user_attrs if 0 <= number < len(trials) else {}
+        found = read_rows(self.folder, number, int(known.get("attempt", 0)))
+        if found is None:
+            raise SpecError(f"there are no scores by row of a trial {number} in {self.name!r}")
+        return found
 
 
 class Starting(SpecError):

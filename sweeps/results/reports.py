@@ -5,7 +5,9 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
+from peft_jobs import State
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.confirmation.confirmed import Confirmed
 from sweeps.file_names import (
@@ -17,24 +19,29 @@ from sweeps.file_names import (
     SOURCE_FILE,
 )
 from sweeps.records.layout import SweepFolder
-from sweeps.results.leaderboard import Leaderboard, Row
+from sweeps.results.leaderboard import SHORT, Leaderboard, Row
 from sweeps.results.states import word
 from sweeps.spec.metrics import numbers
 from sweeps.tracking import Artifact
 
 _STYLE = """body{font:15px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}
 th,td{padding:.35em .8em;border-bottom:1px solid #ddd;text-align:right}th{background:#f4f4f4}
-tr.best{font-weight:600;background:#eef8ee}tr.unranked{color:#777}"""
+tr.best{font-weight:600;background:#eef8ee}tr.unranked{color:#777}
+tr.reference{font-style:italic;background:#f8f4e8}"""
 
 
 def header(board: Leaderboard) -> list[str]:
     """Column names: fixed ones, those that were asked for, then the parameters that vary."""
     fixed = ["rank", "trial", board.metric, "state", "peak memory", "trainable", "minutes"]
-    return [*fixed, *board.shown, *board.varying]
+    return [*fixed, *board.shown, *board.varying, *(["note"] if _has_notes(board) else [])]
 
 
-def cells(row: Row, board: Leaderboard) -> list[str]:
-    """A row as a person reads it; memory in MiB or GiB."""
+def cells(row: Row | tuple[str, float], board: Leaderboard) -> list[str]:
+    """An entry as a person reads it; memory in MiB or GiB."""
+    if isinstance(row, tuple):
+        words, value = row
+        line = {"trial": SHORT[words], board.metric: f"{value:.4f}"}
+        return [line.get(name, "") for name in header(board)]
     kind = "" if row.kind is None else f" ({row.kind.replace('_', ' ')})"
     fixed = [
         "" if row.rank is None else str(row.rank),
@@ -47,7 +54,12 @@ def cells(row: Row, board: Leaderboard) -> list[str]:
     ]
     known = numbers(row)
     fixed += [_number(name, known.get(name)) for name in board.shown]
-    return fixed + [_value(row.params[n]) if n in row.params else "" for n in board.varying]
+    fixed += [_value(row.params[n]) if n in row.params else "" for n in board.varying]
+    return fixed + ([row.note] if _has_notes(board) else [])
+
+
+def _has_notes(board: Leaderboard) -> bool:
+    return any(row.note for row in board.rows)
 
 
 CONFIRMED = ("group", "trial", "expected", "95 %", "seeds", "recorded", "behind", "95 %", "P(best)")
@@ -74,8 +86,8 @@ def markdown(board: Leaderboard, limit: int = 20) -> str:
     lines = [f"**Sweep `{board.sweep}`**: {summary(board)}", ""]
     names = header(board)
     lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    rows = board.rows[:limit]
-    lines += ["| " + " | ".join(cells(row, board)) + " |" for row in rows]
+    entries = replace(board, rows=board.rows[:limit]).entries
+    lines += ["| " + " | ".join(cells(entry, board)) + " |" for entry in entries]
     if len(board.rows) > limit:
         lines.append(f"\n{len(board.rows) - limit} more in `{LEADERBOARD_CSV}`.")
     if (found := board.confirmation) is not None:
@@ -87,15 +99,26 @@ def markdown(board: Leaderboard, limit: int = 20) -> str:
 
 
 def summary(board: Leaderboard) -> str:
-    """One sentence: who won, and against what."""
-    best = board.best
+    """One sentence: who won, against what, among how many, and how sure that is."""
+    best, complete = board.best, sum(row.state == State.COMPLETE for row in board.rows)
+    changed = sum(row.changed is not None for row in board.rows)
+    what = "trials are" if changed > 1 else "trial is"
+    ends = [f"{changed} complete {what} not ranked, see its note"] if changed else []
     if best is None:
-        return "no trial has completed yet."
+        none = "no complete trial can be ranked" if complete else "no trial has completed yet"
+        return "; ".join([none, *ends]) + "."
     others = "; ".join(f"{words}: {value:.4f}" for words, value in board.references.items())
     against = f" ({others})" if others else ""
     if board.confirmation is not None:
-        return f"{board.confirmation.words()[0]}{against}"
-    return f"trial {best.number:04d} is best, {board.metric} {best.value:.4f}{against}."
+        return f"{board.confirmation.words()[0].rstrip('.')}{against}."
+    told = [f"trial {best.number:04d} is best, {board.metric} {best.value:.4f}{against}"]
+    if best.unbeaten:
+        told.append(f"it is no better than the {' and the '.join(best.unbeaten)}")
+    told.append(f"{complete} of {len(board.rows)} ran to the end")
+    if ties := sum(row.is_told_apart is False for row in board.rows):
+        are = "are" if ties > 1 else "is"
+        told.append(f"{ties} {are} not told apart from it (at least: one seed each)")
+    return "; ".join([*told, *ends]) + "."
 
 
 def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
@@ -107,7 +130,8 @@ def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
 
 
 def to_csv(board: Leaderboard) -> str:
-    """All rows with plain numbers: bytes, minutes, every parameter and metric.
+    """All rows with plain numbers: bytes, minutes, every parameter and metric; and the references,
+    which have no number of a trial.
 
     Lists, booleans and the null that a parameter may be are as JSON writes them; what a row does
     not have is empty.
@@ -115,7 +139,11 @@ def to_csv(board: Leaderboard) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(board.columns)
-    for row in board.rows:
+    for row in board.entries:
+        if isinstance(row, tuple):
+            line = {"note": row[0], "value": row[1]}
+            writer.writerow([line.get(name) for name in board.columns])
+            continue
         known = row.known
         writer.writerow(
             [
@@ -137,7 +165,10 @@ def to_html(board: Leaderboard, said: str | None = None) -> str:
 
     title = html.escape(f"Sweep {board.sweep}")
     kinds = {1: "best", None: "unranked"}
-    rows = [line("td", cells(row, board), kinds.get(row.rank, "")) for row in board.rows]
+    rows = [
+        line("td", cells(e, board), "reference" if isinstance(e, tuple) else kinds.get(e.rank, ""))
+        for e in board.entries
+    ]
     return "\n".join(
         [
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",

@@ -14,7 +14,11 @@ from sweeps.search.successive_halving import Halving
 
 
 class PrunerSpec(Section):
-    """Optuna's pruner by `type`, with that pruner's own arguments beside it."""
+    """Optuna's pruner by `type`, with that pruner's own arguments beside it.
+
+    `successive_halving` compares a trial with those of its own adapter method, and stops none at a
+    rung before `n_startup_trials` (5 by default) of them have passed it.
+    """
 
     model_config = ConfigDict(extra="allow")
     type: str = "successive_halving"

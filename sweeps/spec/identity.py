@@ -1,5 +1,6 @@
 """What makes two launches the same sweep: the resolved spec without what may change in between."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ _FREE = (
     *("budget.gpu_hours", "budget.usd", "budget.usd_per_gpu_hour"),
     *("storage", "study_url", "confirm"),
 )
+_CONTENT = "the "
+"""Begins the names of fingerprints, among those of leaves."""
 _SINCE = ("space.points_to_evaluate",)
 
 
@@ -35,13 +38,31 @@ def adapter_key(name: str) -> str:
     return f"adapter {name}"
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """One line per leaf that has changed."""
+def with_contents(
+    leaves: Mapping[str, Any], seen: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The leaves with the fingerprints of what trials see.
+
+    What was seen `before`, and was not looked at now, is still what the sweep's trials saw.
+    """
+    kept = {name: value for name, value in before.items() if name.startswith(_CONTENT)}
+    return {**kept, **leaves, **{f"{_CONTENT}{name}": value for name, value in seen.items()}}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """One line per leaf that has changed; a fingerprint that was not known before has not."""
     return "\n".join(
-        f"  {name}: was {before.get(name)!r}, is {now.get(name)!r}"
+        f"  {name}: was {_short(before.get(name))}, is {_short(now.get(name))}"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
+        if name in before or not name.startswith(_CONTENT)
     )
+
+
+def _short(value: Any) -> str:
+    """The first digits of a hash will do to tell it from another."""
+    is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"{value[:12]}..." if is_hash else repr(value)
 
 
 def check_adapter(spec: TrialSpec, attributes: Callable[[], Mapping[str, Any]]) -> None:

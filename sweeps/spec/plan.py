@@ -1,12 +1,24 @@
 """Before the first trial: what to check on a host, rungs, and how many trials at a time."""
 
+import logging
+import math
+from collections.abc import Collection
+
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
+from peft_jobs.spec import TrainingSpec
 from sweeps.search.pruners import reduction_factor
 from sweeps.search.samplers import first_learnt
 from sweeps.spec import SweepSpec
 from sweeps.spec.sample_points import drawn_trials
 
+log = logging.getLogger(__name__)
+
+MIN_STEPS = 3
+"""Optimizer steps before which no trial is compared: its losses are hardly more than its base's."""
+FEW_TRIALS = 20
+"""With fewer a pruner is warned of: with 12 it lost the best one in 17 % of sweeps, with 20 in 10 %
+(LoRA on E2E, 30 trials in 4,000 orders, without `n_startup_trials`)."""
 LEARNING_ROUNDS = 4
 """Into so many rounds `slots_per_gpu: auto` divides a sweep that learns from its trials."""
 
@@ -47,13 +59,53 @@ def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
             f"{', '.join(measured)}"
         )
     samples = max_samples(spec, prepared.train_rows)
-    rungs = spec.budget.rungs
-    if rungs is None:
-        rungs = geometric_rungs(samples, spec.budget.num_rungs, reduction_factor(spec.pruner))
-    if rungs and rungs[-1] >= samples:
-        raise SpecError(f"budget.rungs must lie below the {samples} samples of a trial: {rungs}")
+    rungs = _rungs(spec, samples)
+    if rungs and spec.pruner.type != "none" and spec.budget.n_trials < FEW_TRIALS:
+        log.warning(
+            "%d trials are few for the pruner %s, which may stop the best of them early: "
+            "`pruner: none` trains all to the end",
+            *(spec.budget.n_trials, spec.pruner.type),
+        )
     params = {"training.max_samples": samples, "evaluation.rungs": list(rungs)}
     return spec.model_copy(update={"trial": spec.trial.with_params(params)})
+
+
+def _rungs(spec: SweepSpec, samples: int) -> tuple[int, ...]:
+    """Those that were asked for, or geometric ones; where a pruner compares trials at them, without
+    those at which little was trained.
+
+    Raises SpecError if rungs that were asked for lie beyond the end, or so early.
+    """
+    given = spec.budget.rungs
+    if given and given[-1] >= samples:
+        raise SpecError(f"budget.rungs must lie below the {samples} samples of a trial: {given}")
+    factor, count = reduction_factor(spec.pruner), spec.budget.num_rungs
+    rungs = geometric_rungs(samples, count, factor) if given is None else given
+    compares = rungs and spec.pruner.type != "none"
+    trainings = {trial.training for trial in drawn_trials(spec)} if compares else set()
+    early = {r: told for r in rungs if (told := _too_early(r, samples, trainings)) is not None}
+    if early and given is not None:
+        raise SpecError(f"budget.rungs: {'; '.join(early.values())}")
+    for told in early.values():
+        log.warning("left out: %s", told)
+    return tuple(rung for rung in rungs if rung not in early)
+
+
+def _too_early(rung: int, samples: int, trainings: Collection[TrainingSpec]) -> str | None:
+    """Why trials must not be compared at a rung, in optimizer steps; None if they may."""
+    for training in trainings:
+        step = -(-rung // training.samples_per_step)
+        warmup: float = training.warmup_steps
+        if warmup < 1:
+            warmup *= -(-samples // training.samples_per_step)
+        if step < MIN_STEPS or step <= math.ceil(warmup):
+            return (
+                f"the rung at {rung:,} samples is at step {step} of a trial with batches of "
+                f"{training.samples_per_step}, which has "
+                + (f"{math.ceil(warmup)} steps of warm-up" if warmup else "hardly begun")
+                + f"; the first one can be at step {max(MIN_STEPS, math.ceil(warmup) + 1)}"
+            )
+    return None
 
 
 def with_slots(spec: SweepSpec, prepared: Prepared, num_ended: int) -> SweepSpec:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult, faults
 from sweeps.search.pruners import build
 from sweeps.spec import SweepSpec
-from sweeps.spec.identity import difference, identity
+from sweeps.spec.identity import difference, identity, with_contents
 from sweeps.spec.metrics import numbers
 from sweeps.study.asker import Asker
 from sweeps.study.cached_storage import CachedStorage
@@ -78,20 +78,20 @@ class SweepStudy:
     ) -> None:
         """Become the sweep's driver: take up what an earlier one left.
 
-        `seen` are fingerprints of what the trials see (model, data, template), `key` and `home` are
-        of `records.ownership`. SpecError if the study holds a sweep with another specification, or
-        one that saw something else.
+        `seen` are fingerprints of what the trials see (base, rows, tokenizer, own code), `key` and
+        `home` are of `records.ownership`. SpecError if the study holds a sweep with another
+        specification, or one that saw something else. What no launch has looked at before, as on a
+        device of another kind, is recorded.
         """
-        now = identity(self.spec) | {f"the {name}": value for name, value in (seen or {}).items()}
         before = self.optuna.user_attrs.get("spec")
-        if before is None:
-            self.optuna.set_user_attr("spec", now)
-        elif before != now:
+        now = with_contents(identity(self.spec), seen or {}, before or {})
+        if before is not None and (changed := difference(before, now)):
             raise SpecError(
-                f"the sweep {self.spec.name!r} exists with another specification:\n"
-                f"{difference(before, now)}\n"
+                f"the sweep {self.spec.name!r} exists with another specification:\n{changed}\n"
                 "Give this sweep another name, or take the changes back."
             )
+        if before != now:
+            self.optuna.set_user_attr("spec", now)
         if "key" not in self.optuna.user_attrs:
             self.optuna.set_user_attr("key", key or f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
         if home is not None and self.optuna.user_attrs.get("home") != home:

@@ -34,7 +34,12 @@ def real(tmp_path: Path) -> Callable[..., SweepSpec]:
                 "name": name,
                 "model": "demo",
                 "task": {"type": "causal_lm", "text": "{text}"},
-                "data": {"train": str(rows), "validation": str(rows), "max_length": 64},
+                "data": {
+                    "train": str(rows),
+                    "validation": str(rows),
+                    "on_leak": "warn",
+                    "max_length": 64,
+                },
                 "space": {"parameters": {"training.learning_rate": {"choices": [1e-3, 2e-3]}}},
                 "sampler": "grid",
                 "budget": {"n_trials": 2, "max_samples": 32, "num_rungs": 1},
@@ -90,7 +95,7 @@ def test_an_adapter_that_was_written_over_is_told_at_the_next_launch(
     weights = first.path / "adapter_model.safetensors"
     tensors = safetensors.numpy.load_file(weights)
     safetensors.numpy.save_file({name: 2 * value for name, value in tensors.items()}, weights)
-    with pytest.raises(SpecError, match=r"adapter\.from\.sha256: was '\w+', is '\w+'"):
+    with pytest.raises(SpecError, match=r"adapter\.from\.sha256: was \w+\.\.\., is \w+\.\.\."):
         launch(real("two", adapter={"from": str(first.path)}))
     with pytest.raises(DataError, match=r"adapter.from: .* has changed since the trial was made"):
         launch(recorded)

@@ -13,7 +13,7 @@ from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.calibration import Calibration, groups
 from peft_jobs.engines.packed.composition import UNLIMITED, Composition
 from peft_jobs.engines.packed.packed_trial import PackedTrial, slot_of
-from peft_jobs.evaluation.scoring import batches, measuring, named, to_device
+from peft_jobs.evaluation.scoring import batches, measuring, to_device
 from peft_jobs.tasks import TASKS, Example, Score
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Evaluations:
         """Trials that memory is enough for, by base."""
 
     def make(self, trials: Sequence[PackedTrial], split: str) -> None:
-        """Leave the task's metrics on a split with the trials, but for those that are alone."""
+        """Leave the scores on a split with the trials, but for those that are alone."""
         alike: dict[int, list[PackedTrial]] = {}
         for trial in sorted(trials, key=slot_of):
             alike.setdefault(trial.scoring.batch_size, []).append(trial)
@@ -60,9 +60,8 @@ class Evaluations:
             log.warning("out of memory in an evaluation of %d trials", len(trials))
             return False
         spent = time.perf_counter() - begun
-        task = TASKS[trials[0].spec.task.type]
         for trial, found in zip(trials, scores, strict=True):
-            trial.scoring.known[split] = named(split, task.metrics(found))
+            trial.scoring.known[split] = found
             trial.phases.add({"evaluate": spent / len(trials)})
         return True
 

@@ -3,8 +3,10 @@
 from datasets import Dataset
 
 from peft_jobs.engines.packed.row import PackRow
-from peft_jobs.evaluation.scoring import score
+from peft_jobs.evaluation.row_scores import keep_rows
+from peft_jobs.evaluation.scoring import Evaluation, examine
 from peft_jobs.spec import TrialSpec
+from peft_jobs.tasks import Score
 from peft_jobs.training.attempt import Attempt
 
 
@@ -15,8 +17,8 @@ class Scoring:
         self.job, self.base, self.data = attempt.job, attempt.base, attempt.data
         self.counts, self.ladder = attempt.counts, attempt.ladder
         self.score_test = attempt.score_test
-        self.known: dict[str, dict[str, float]] = {}
-        """The task's metrics by split, where they were found out for several slots at once."""
+        self.known: dict[str, list[Score]] = {}
+        """Scores of the examples by split, where they were found out for several slots at once."""
 
     @property
     def batch_size(self) -> int:
@@ -41,8 +43,11 @@ class Scoring:
         """Of the trial as it is now, in as small batches as memory asks for."""
         base, rows, known = self.base, self.rows(split), self.known.pop(split, None)
 
-        def scored(spec: TrialSpec) -> dict[str, float]:
-            return score(base.model, base, spec, rows, split, known)
+        def examined(spec: TrialSpec) -> Evaluation:
+            return examine(base.model, base, spec, rows, split, known)
 
         with row.pack.evaluating(row.slot):
-            return self.ladder.measured(self.counts, scored)
+            found = self.ladder.measured(self.counts, examined)
+        if split != "validation":
+            return found.metrics
+        return keep_rows(self.job.directory, found, rows, self.data.numbers[split])

@@ -21,12 +21,14 @@ from peft_jobs.base.positions import check_some_fit
 from peft_jobs.base.resident import Resident, key_of
 from peft_jobs.base.stored_quantization import check_quantization
 from peft_jobs.base.weight_shares import planned_shares, warn_of_shares
+from peft_jobs.data.leaks import leaks_of
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device, precision_of
 from peft_jobs.device.this_device import this_device
+from peft_jobs.engines.solo.contents import contents
 from peft_jobs.engines.solo.solo_trial import run_alone
 from peft_jobs.engines.solo.untrained import baseline, check_continues
 from peft_jobs.errors import SpecError
@@ -83,6 +85,10 @@ class SoloEngine:
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
+        cache_dir, name = self._resident.cache_dir, _device_name(self.device)
+        leaks = leaks_of(spec, data, cache_dir)
+        for leak in leaks:
+            log.warning("%s", leak.message)
         with at_stage("evaluate"):
             measured, not_finite = split_finite(baseline(base, spec, data))
         provenance = self.provenance(spec, base, data) | {"seconds": phases.seconds}
@@ -93,6 +99,8 @@ class SoloEngine:
             majority=majority_metrics(spec.task, data),
             not_finite=not_finite,
             provenance=provenance,
+            contents=contents(spec, variants, base, data, name, cache_dir),
+            leaks=tuple(leak.message for leak in leaks),
         )
 
     def check(
@@ -209,7 +217,9 @@ class SoloEngine:
             "spec": spec.fingerprint(),
             "model": "@".join(filter(None, (spec.model.name_or_path, spec.model.revision))),
             "base": base.fingerprint,
+            "model_commit": getattr(base.model.config, "_commit_hash", None),
             "quantization": base.quantization,
+            **base.contents,
             **data.fingerprints,
             "dropped_rows": data.dropped,
             "seed": spec.seed,

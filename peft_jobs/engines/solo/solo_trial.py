@@ -16,7 +16,8 @@ from peft_jobs.base.positions import check_virtual_tokens
 from peft_jobs.device.memory import peak_memory
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.engines.solo.trainer import train
-from peft_jobs.evaluation.scoring import score
+from peft_jobs.evaluation.row_scores import keep_rows
+from peft_jobs.evaluation.scoring import Evaluation, examine
 from peft_jobs.methods import METHODS, clock_of, save_adapter
 from peft_jobs.spec import TrialSpec
 from peft_jobs.training.attempt import Attempt
@@ -39,7 +40,7 @@ def train_once(attempt: Attempt, start: Start | None) -> bool:
     draft = attempt.draft
     with _measured(attempt), _attached(attempt) as model:
         start = _restored(attempt, model, start)
-        evaluate = partial(_scored, attempt, model, attempt.data.validation, "validation")
+        evaluate = partial(_validated, attempt, model)
         loop = attempt.loop(clock_of(model), evaluate, start)
         draft.trainable_parameters = model.get_nb_trainable_parameters()[0]
         if attempt.ladder.tried("train", attempt.counts, partial(_train, model, loop)) is None:
@@ -89,16 +90,22 @@ def _restored(attempt: Attempt, model: PeftModel, start: Start | None) -> Start 
     return start
 
 
-def _scored(attempt: Attempt, model: PeftModel, rows: Dataset, split: str) -> dict[str, float]:
+def _validated(attempt: Attempt, model: PeftModel) -> dict[str, float]:
+    data = attempt.data
+    found = _examined(attempt, model, data.validation, "validation")
+    return keep_rows(attempt.job.directory, found, data.validation, data.numbers["validation"])
+
+
+def _examined(attempt: Attempt, model: PeftModel, rows: Dataset, split: str) -> Evaluation:
     return attempt.ladder.measured(
-        attempt.counts, lambda spec: score(model, attempt.base, spec, rows, split)
+        attempt.counts, lambda spec: examine(model, attempt.base, spec, rows, split)
     )
 
 
 def _test_metrics(attempt: Attempt, model: PeftModel) -> dict[str, float]:
     if not attempt.score_test or attempt.data.test is None:
         return {}
-    return _scored(attempt, model, attempt.data.test, "test")
+    return _examined(attempt, model, attempt.data.test, "test").metrics
 
 
 def _train(model: PeftModel, loop: Loop, _spec: TrialSpec) -> bool:

@@ -35,7 +35,7 @@ def leaderboard(
         raise SpecError("give one of --json, --csv and --html")
     if html is not None and html.exists():
         raise SpecError(f"{html} is there already; name another file, or remove it")
-    board = sweep.leaderboard()
+    board = sweep.leaderboard(intervals=True)
     part = best_of_each(board, by) if by is not None else board
     if pareto is not None:
         part = pareto_front(part, [name.strip() for name in pareto.split(",") if name.strip()])

@@ -101,6 +101,8 @@ def plan(spec: SweepSpec, prepared: Prepared) -> dict[str, str]:
         words["classes"] = classes(prepared.class_counts)
     if metric in prepared.majority:
         words["majority"] = f"{metric} {prepared.majority[metric]:.4f} without looking at a row"
+    if prepared.leaks:
+        words["leak"] = "; ".join(prepared.leaks)
     return words
 
 

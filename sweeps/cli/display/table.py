@@ -1,6 +1,7 @@
 """The leaderboard as a table that fits the terminal."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -63,8 +64,10 @@ def leaderboard_table(
     for index in kept:
         title = names.get(titles[index], titles[index])
         table.add_column(_broken(title), justify="right", no_wrap=True, vertical="bottom")
-    for row in board.rows[:limit] if limit else board.rows:
-        style = {1: "bold green", None: "dim"}.get(row.rank)
+    shown = replace(board, rows=board.rows[:limit]) if limit else board
+    for row in shown.entries:
+        styles = {1: "bold green", None: "dim"}
+        style = "italic" if isinstance(row, tuple) else styles.get(row.rank)
         values = cells(row, board)
         table.add_row(*(_ORDINARY.get(values[index], values[index]) for index in kept), style=style)
     return table

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from peft_jobs.data.leaks import INPUTS, Leak, find_leak
+from peft_jobs.data import leaks
+from peft_jobs.data.leaks import INPUTS, Leak, find_leak, leaks_of, refusal
 from peft_jobs.data.selection import select
+from peft_jobs.data.tokenized import load_data
 from peft_jobs.spec import TASK_SPECS, TrialSpec
 from peft_jobs.tasks import TASKS
 
@@ -138,3 +140,41 @@ def test_every_task_names_its_inputs(name: str) -> None:
     used = TASKS[name].columns(spec)
     assert used.keys() & {*INPUTS, "task.context"}
     assert used.keys() - {*INPUTS, "task.context"}
+
+
+@pytest.mark.parametrize(("copied", "refused"), [(20, True), (5, True), (4, False), (0, False)])
+def test_rows_that_are_trained_on_whole_are_refused_beyond_a_fifth(
+    tmp_path: Path, copied: int, refused: bool
+) -> None:
+    train = [{"q": f"question {n}", "a": "yes"} for n in range(30)]
+    held = [{"q": f"question {n}", "a": "yes" if n < copied else "no"} for n in range(20)]
+    leak = leak_of(tmp_path, ASK, train=train, validation=held)
+    assert leak is not None
+    assert (leak.num_rows, leak.num_identical, leak.share_identical) == (20, copied, copied / 20)
+    data = {"train": "t.jsonl", "validation": "v.jsonl"}
+    spec = TrialSpec.model_validate({"model": "unused", "task": ASK, "data": data})
+    reason = refusal(spec, leak)
+    assert (reason is not None) == refused
+    assert not refused or "20 of 20 validation rows have an input" in str(reason)
+    assert refusal(spec.with_params({"data.on_leak": "warn"}), leak) is None
+
+
+def test_a_leak_among_the_rows_that_are_used_is_found_once(
+    tmp_path: Path, tiny_llama_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    rows = [{"q": f"{['red', 'green', 'blue'][n % 3]}", "a": f"cat {n}"} for n in range(40)]
+    rows[0]["a"] = ""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(path), "validation": 0.25, "on_bad_row": "drop"}
+    spec = TrialSpec.model_validate({"model": "unused", "task": ASK, "data": data})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_path)
+    tokenizer.pad_token = tokenizer.eos_token
+    held = load_data(spec, tokenizer, tmp_path / "cache")
+    (leak,) = leaks_of(spec, held, tmp_path / "cache")
+    assert leak.num_rows == len(held.validation)
+    assert f"{len(held.validation)} of {len(held.validation)} validation rows" in leak.message
+    monkeypatch.setattr(leaks, "find_leak", None)
+    assert leaks_of(spec, held, tmp_path / "cache")[0].message == leak.message

@@ -62,7 +62,7 @@ def look(tmp_path: Path) -> Survey:
     def found(
         tokenizer: Any, task: dict[str, Any], max_rows: int | None = None, **data: Any
     ) -> dict[str, Any]:
-        data = {name: write(name, value) for name, value in data.items()}
+        data = {name: write(name, value) for name, value in data.items()} | {"on_leak": "warn"}
         spec = TrialSpec.model_validate({"model": "unused", "task": task, "data": data})
         summary = survey(spec, tokenizer, tmp_path / "cache", max_rows).to_dict()
         plain: dict[str, Any] = json.loads(json.dumps(summary))

@@ -18,9 +18,9 @@ from peft_jobs.errors import Refused, SpecError
 from peft_jobs.evaluation.decoding import turn_ends
 from peft_jobs.evaluation.generation import (
     generate,
-    generation_metrics,
     prompt_and_reference,
     spread,
+    written,
 )
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.spec import Seq2SeqSpec, TrialSpec
@@ -309,7 +309,7 @@ def test_metrics_are_those_of_their_packages(llama_base: Any) -> None:
         metrics=("exact_match", "rouge", "bleu"),
         functions=(f"{__name__}:copied",),
     )
-    found = generation_metrics(spec, base.model, tokenizer, rows, batch_size=2)
+    found = written(spec, base.model, tokenizer, rows, batch_size=2).metrics
     texts = [tokenizer.decode(label, skip_special_tokens=True).strip() for label in labels]
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     rouge = [scorer.score(t, a)["rougeL"].fmeasure for t, a in zip(texts, answers, strict=True)]

@@ -13,8 +13,8 @@ from peft_jobs.evaluation.scoring import evaluate
 from peft_jobs.spec import QuestionAnsweringSpec, TrialSpec
 from peft_jobs.tasks import TASKS
 from peft_jobs.tasks.answers import answers_of
-from peft_jobs.tasks.question_answering import WindowScore, best_spans
-from peft_jobs.tasks.squad import exact_match_and_f1
+from peft_jobs.tasks.question_answering import best_spans
+from peft_jobs.tasks.squad import WindowScore, exact_match_and_f1
 
 TASK = TASKS["question_answering"]
 SPEC = QuestionAnsweringSpec(type="question_answering", stride=2, max_answer_tokens=3)

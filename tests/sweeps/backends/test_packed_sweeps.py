@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
+from peft_jobs import SpecError
 from sweeps import SweepSpec
 from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import launch
@@ -32,10 +34,17 @@ def test_packed_and_alone_are_the_same_sweep(sweep: Sweep) -> None:
     alone = sweep(name="alone", resources={"engine": "solo"}, **common)
     packed = sweep(name="packed", resources={"engine": "packed", "slots_per_gpu": 3}, **common)
     assert launch(alone).status == launch(packed).status == "complete"
-    for one, other in zip(trials(alone), trials(packed), strict=True):
-        assert one[0] == other[0]
-        assert one[1] == pytest.approx(other[1], abs=1e-5)
-        assert one[2] == pytest.approx(other[2], abs=1e-5)
+    for trial, same in zip(trials(alone), trials(packed), strict=True):
+        assert trial[0] == same[0]
+        assert trial[1] == pytest.approx(same[1], abs=1e-5)
+        assert trial[2] == pytest.approx(same[2], abs=1e-5)
+    sweeps = [open_sweep(Path(spec.storage), spec.name) for spec in (alone, packed)]
+    for number, found in enumerate(trials(alone)):
+        one, other = (sweep.rows(number) for sweep in sweeps)
+        pandas.testing.assert_frame_equal(one, other, atol=1e-4)
+        assert one["loss_sum"].sum() / one["count"].sum() == pytest.approx(found[1], rel=1e-12)
+    with pytest.raises(SpecError, match="no scores by row of a trial 9 in 'packed'"):
+        sweeps[1].rows(9)
     results = [
         t.user_attrs["result"] for t in open_sweep(Path(packed.storage), "packed").study.trials()
     ]

@@ -106,7 +106,12 @@ def test_plain_generate_reproduces_what_was_recorded(
         "name": "one",
         "model": str(folder),
         "task": task,
-        "data": {"train": str(rows), "validation": str(rows), "max_length": 64},
+        "data": {
+            "train": str(rows),
+            "validation": str(rows),
+            "on_leak": "warn",
+            "max_length": 64,
+        },
         "adapter": {
             "method": method,
             **({"target_modules": "all-linear"} if method == "lora" else {}),

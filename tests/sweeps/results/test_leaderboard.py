@@ -7,21 +7,33 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
-from sweeps.results.leaderboard import COMPARABLE, Leaderboard, Row, make_leaderboard
-from sweeps.results.reports import cells, header, summary, to_csv
+from sweeps.results.comparable import COMPARABLE, CONTENTS
+from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.results.reports import cells, header, markdown, summary, to_csv, to_html
+from sweeps.results.told_apart import told_apart
 from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
 SEEN = {"model": "m", "data": "d", "template": "t"}
 
 
-def end(study: SweepStudy, loss: float | None, kind: Kind | None = None, **seen: Any) -> int:
-    """Ask a point and end it at once."""
+def end(
+    study: SweepStudy,
+    loss: float | None,
+    kind: Kind | None = None,
+    sampled: dict[str, Any] | None = None,
+    **seen: Any,
+) -> int:
+    """Ask a point and end it at once; `sampled` are parameters of it beside the space's."""
     point = study.ask()
     assert point is not None
+    if sampled is not None:
+        study._set(study._live[point.number], params={**point.params, **sampled})
     metrics = {} if loss is None else {study.spec.objective.metric: loss}
     seen = {"provenance": SEEN, "metrics": metrics, **seen}
     state = State.COMPLETE if kind is None else kind.state
@@ -129,9 +141,38 @@ def test_rows_that_saw_different_things_are_not_ranked_together(
     first = end(study, 1.0)
     end(study, None, Kind.BUG, provenance={part: "was never compared"})
     make_leaderboard(study)
-    second = end(study, 2.0, provenance={**SEEN, part: "another"})
+    rates = {"data.subset": 5, "task.prompt": "{x}"}  # sampled, so that contents may differ
+    second = end(study, 2.0, provenance={**SEEN, part: "another"}, sampled=rates)
     with pytest.raises(SpecError, match=f"trials {first} and {second} differ in their {part}"):
         make_leaderboard(study)
+
+
+@pytest.mark.parametrize("part", CONTENTS)
+def test_what_was_changed_in_place_is_not_ranked_with_what_saw_it_as_it_was(
+    open_study: Open, part: str
+) -> None:
+    study = open_study()
+    seen = {**SEEN, **dict.fromkeys(CONTENTS, "as it was"), "device": "cpu"}
+    first = end(study, 2.0, provenance=seen)
+    better = end(study, 1.0, provenance={**seen, part: "changed"})
+    again = end(study, 3.0, provenance=seen)
+    board = make_leaderboard(study)
+    assert [(row.number, row.rank) for row in board.rows] == [
+        (first, 1),
+        (again, 2),
+        (better, None),
+    ]
+    assert board.rows[2].changed == f"other {part} than trial {first}"
+    assert f"other {part} than trial {first}" in cells(board.rows[2], board)
+    assert "1 complete trial is not ranked" in summary(board)
+
+
+def test_weights_are_compared_by_quantization_and_device(open_study: Open) -> None:
+    study = open_study()
+    for weights, device, scheme in (("a", "cpu", "nf4"), ("b", "gpu", "nf4"), ("c", "cpu", "int8")):
+        seen = {**SEEN, "weights": weights, "device": device}
+        end(study, 1.0, provenance=seen, sampled={"quantization.scheme": scheme})
+    assert [row.changed for row in make_leaderboard(study).rows] == [None] * 3
 
 
 def test_null_is_told_from_what_a_row_does_not_have() -> None:
@@ -156,3 +197,100 @@ def test_null_is_told_from_what_a_row_does_not_have() -> None:
     assert first["adapter.r"] == "null"
     assert json.loads(first["adapter.target_modules"]) == ["q_proj", "v_proj"]
     assert (second["adapter.r"], second["training.bf16"]) == ("", "false")
+
+
+def test_exact_ties_share_a_rank_and_the_next_one_counts_them(open_study: Open) -> None:
+    study = open_study()
+    for value in (1.0, 2.0, 1.0, 1.5, 2.0):
+        end(study, value)
+    board = make_leaderboard(study)
+    ranks = [(row.number, row.rank) for row in board.rows]
+    assert ranks == [(0, 1), (2, 1), (3, 3), (1, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_references_stand_among_the_rows_and_what_does_not_beat_them_is_marked(
+    open_study: Open, direction: str
+) -> None:
+    sign = 1 if direction == "minimize" else -1
+    study = open_study(objective={"metric": "validation/perplexity", "direction": direction})
+    study.optuna.set_user_attr("baseline", {"validation/perplexity": sign * 3.0})
+    study.optuna.set_user_attr("majority", {"validation/perplexity": sign * 2.0})
+    for value in (2.5, 1.0, 3.0, 4.0):
+        end(study, sign * value)
+    end(study, None, Kind.BUG)
+    board = make_leaderboard(study)
+    lines = [cells(entry, board)[1] for entry in board.entries]
+    assert lines == ["0001", "majority", "0000", "base", "0002", "0003", "0004"]
+    notes = [row.note for row in board.rows]
+    both = "no better than the base; no better than the majority"
+    assert notes == ["", "no better than the majority", both, both, ""]
+    assert header(board)[-1] == "note"
+    assert [cells(row, board)[-1] for row in board.rows] == notes
+    assert "; 4 of 5 ran to the end." in summary(board)
+    known = board.to_json()["rows"]
+    assert "note" not in known[0]
+    assert known[2]["note"] == both
+    text = list(csv.DictReader(io.StringIO(to_csv(board))))
+    assert [line["number"] for line in text] == ["1", "", "0", "", "2", "3", "4"]
+    assert text[1]["note"] == "majority class"
+    assert text[4]["note"] == both
+    for page in (to_html(board), markdown(board)):
+        assert both in page
+        table = page[page.rindex("peak memory") :]
+        order = [table.index(word) for word in ("0001", "majority", "base", "0003")]
+        assert order == sorted(order)
+
+
+def test_a_winner_that_beats_nothing_is_told_so(open_study: Open) -> None:
+    study = open_study()
+    study.optuna.set_user_attr("baseline", {"validation/loss": 1.0})
+    end(study, 1.0)
+    assert "it is no better than the base without adapter; 1 of 1 ran" in summary(
+        make_leaderboard(study)
+    )
+
+
+def rows_of(losses: Any, first: int = 1) -> pandas.DataFrame:
+    numbers = range(first, first + len(losses))
+    return pandas.DataFrame({"row": numbers, "loss_sum": losses, "count": 1})
+
+
+def test_rows_that_are_not_told_apart_are_marked(open_study: Open) -> None:
+    source = np.random.default_rng(3)
+    base = source.normal(2.0, 1.0, 100)
+    near, far = base + source.normal(0.01, 0.5, 100), base + source.normal(0.5, 0.5, 100)
+    frames = {0: rows_of(near), 1: rows_of(far), 2: rows_of(base), 3: rows_of(base + 1, first=2)}
+    study = open_study()
+    for number in range(3):
+        end(study, float(frames[number]["loss_sum"].mean()))
+    end(study, float(frames[3]["loss_sum"].mean()))
+    plain = make_leaderboard(study)
+    (first, second, third, fourth) = (row.number for row in plain.rows)
+    board = told_apart(plain, lambda number: frames[number])
+    told = {row.number: row.is_told_apart for row in board.rows}
+    assert (first, fourth) in ((0, 3), (2, 3))
+    assert told == {first: None, second: False, third: True, 3: None}
+    low, high = board.rows[2].interval or (0.0, 0.0)
+    assert low < board.rows[2].value - board.rows[0].value < high  # type: ignore[operator]
+    assert board.rows[1].note == "not told apart"
+    assert "1 is not told apart from it (at least: one seed each)" in summary(board)
+    known = board.to_json()["rows"][2]
+    assert known["interval"] == (low, high)
+    line = list(csv.DictReader(io.StringIO(to_csv(board))))[2]
+    assert (float(line["difference_low"]), float(line["difference_high"])) == (low, high)
+    frame = board.to_frame().set_index("number")
+    assert frame.loc[third, "difference_low"] == low
+    assert frame.loc[second, "note"] == "not told apart"
+
+
+def test_rows_of_another_evaluation_or_none_tell_nothing(open_study: Open) -> None:
+    study = open_study()
+    losses = np.arange(1.0, 5.0)
+    end(study, float(losses.mean()))
+    end(study, float(losses.mean()) + 1)
+    plain = make_leaderboard(study)
+    for frames in ({0: rows_of(losses)}, {0: rows_of(losses), 1: rows_of(losses)}, {}):
+        assert told_apart(plain, frames.get) == plain
+    own = replace(plain, metric="validation/own")
+    assert told_apart(own, lambda number: rows_of(losses)) == own

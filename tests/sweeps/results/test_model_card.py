@@ -71,7 +71,12 @@ def export(tmp_path: Path, bases: dict[str, str]) -> Callable[..., Exported]:
             "name": "one",
             "model": bases.get(task["type"], "demo"),
             "task": task,
-            "data": {"train": str(rows), "validation": str(rows), "max_length": 64},
+            "data": {
+                "train": str(rows),
+                "validation": str(rows),
+                "on_leak": "warn",
+                "max_length": 64,
+            },
             "space": {"parameters": rate},
             "budget": {"n_trials": 1, "max_samples": 32, "num_rungs": 1},
             "resources": {"backend": "inline"},

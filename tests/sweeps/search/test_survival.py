@@ -19,15 +19,20 @@ def test_without_a_pruner_all_is_trained() -> None:
     assert found.evaluations.expected == 3.0, "at two rungs and at the end"
 
 
-@pytest.mark.parametrize(("n_trials", "factor"), [(12, 3), (20, 4), (60, 3)])
+@pytest.mark.parametrize(
+    ("n_trials", "factor", "startup"), [(12, 3, 0), (20, 4, 1), (60, 3, 0), (20, 3, 5), (30, 3, 8)]
+)
 def test_successive_halving_one_by_one_leaves_what_ranks_at_random_leave(
-    n_trials: int, factor: int
+    n_trials: int, factor: int, startup: int
 ) -> None:
     """The i-th value at a rung is equally likely to have each rank, and goes on if it is among the
-    first `max(1, i // factor)`."""
-    pruner = PrunerSpec(type="successive_halving", reduction_factor=factor)
+    first `max(1, i // factor)`, or if fewer than `startup` have come that far."""
+    pruner = PrunerSpec(
+        type="successive_halving", reduction_factor=factor, n_startup_trials=startup
+    )
     found = survival(pruner, n_trials, 900, (300,), 1, None)
-    exact = mean(max(1, i // factor) / i for i in range(1, n_trials + 1))
+    shares = (max(1, i // factor) / i if i >= startup else 1.0 for i in range(1, n_trials + 1))
+    exact = mean(shares)
     assert found.complete.expected == pytest.approx(exact, abs=0.03)
     in_samples = exact + (1 - exact) / 3
     assert found.samples.expected == pytest.approx(in_samples, abs=0.02)

@@ -1,5 +1,6 @@
 """Rungs by hand, and the pruner that is to meet them."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_the_budget_becomes_samples_and_rungs_of_the_trial(sweep: Sweep) -> None
         ({"max_samples": 900}, 900, (100, 300)),
         (epochs, 1500, (166, 498)),
         (steps, 160, (17, 51)),
-        ({"rungs": [10, 500]}, 900, (10, 500)),
+        ({"rungs": [30, 500]}, 900, (30, 500)),
         ({"num_rungs": 0}, 900, ()),
     ):
         trial = resolve(sweep(budget=budget), PREPARED).trial
@@ -57,17 +58,66 @@ def test_rungs_follow_the_pruners_reduction_factor_also_under_patience(sweep: Sw
         assert resolve(sweep(pruner=pruner), PREPARED).trial.evaluation.rungs == (225, 450)
 
 
+@pytest.mark.parametrize(
+    ("training", "batches", "kept", "told"),
+    [
+        ({"warmup_steps": 0.1}, [8], (100, 300), None),  # 113 steps, 12 of warm-up: step 13
+        ({"warmup_steps": 0.11}, [8], (300,), "at step 13 .* has 13 steps of warm-up; .* step 14"),
+        ({"warmup_steps": 13}, [8], (300,), "batches of 8, which has 13 steps of warm-up"),
+        ({}, [8, 64], (300,), "rung at 100 samples is at step 2 .* 64, which has hardly begun"),
+        ({}, [8, 256], (), "rung at 300 samples is at step 2"),
+    ],
+)
+def test_no_trial_is_compared_before_it_has_trained(
+    sweep: Sweep,
+    caplog: pytest.LogCaptureFixture,
+    training: dict[str, Any],
+    batches: list[int],
+    kept: tuple[int, ...],
+    told: str | None,
+) -> None:
+    parameters = {"training.per_device_train_batch_size": {"choices": batches}}
+    given: dict[str, Any] = {"training": training, "space": {"parameters": parameters}}
+    found = resolve(sweep(**given), PREPARED).trial.evaluation.rungs
+    assert found == kept
+    assert bool(told) == ("left out: the rung" in caplog.text)
+    assert told is None or re.search(told, caplog.text)
+    assert resolve(sweep(pruner="none", **given), PREPARED).trial.evaluation.rungs == (100, 300)
+    if told is not None:
+        with pytest.raises(SpecError, match=r"budget\.rungs: the rung at"):
+            resolve(sweep(budget={"rungs": [100, 300]}, **given), PREPARED)
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "pruner", "warned"),
+    [
+        (19, "median", True),
+        (20, "median", False),
+        (8, "none", False),
+    ],
+)
+def test_few_trials_are_told_to_have_no_use_for_a_pruner(
+    sweep: Sweep, caplog: pytest.LogCaptureFixture, n_trials: int, pruner: str, warned: bool
+) -> None:
+    resolve(sweep(budget={"n_trials": n_trials}, pruner=pruner), PREPARED)
+    assert (f"{n_trials} trials are few for the pruner {pruner}" in caplog.text) == warned
+
+
 def test_rungs_beyond_the_horizon_are_refused(sweep: Sweep) -> None:
     budget = {"max_samples": None, "num_train_epochs": 1, "rungs": [500, 1000]}
     with pytest.raises(SpecError, match="must lie below the 1000 samples of a trial"):
         resolve(sweep(budget=budget), PREPARED)
 
 
-@pytest.mark.parametrize(("samples", "factor"), [(900, 3), (1000, 3), (1000, 2), (777, 4)])
+@pytest.mark.parametrize(("samples", "factor"), [(900, 3), (1000, 3), (1000, 2), (1777, 4)])
 def test_successive_halving_decides_at_exactly_these_rungs(
     sweep: Sweep, samples: int, factor: int
 ) -> None:
-    pruner = {"type": "successive_halving", "reduction_factor": factor}
+    pruner = {
+        "type": "successive_halving",
+        "reduction_factor": factor,
+        "n_startup_trials": 0,
+    }
     budget = {"max_samples": samples, "num_rungs": 3}
     spec = resolve(sweep(pruner=pruner, budget=budget), PREPARED)
     rungs = spec.trial.evaluation.rungs

@@ -127,7 +127,8 @@ def test_suggestions_are_those_of_optuna_with_a_study_of_its_own(
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_successive_halving_decides_as_optunas_own(open_study: Open, direction: str) -> None:
-    study = open_study(sampler="random", objective={"direction": direction})
+    halving = {"type": "successive_halving", "n_startup_trials": 0}
+    study = open_study(sampler="random", pruner=halving, objective={"direction": direction})
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=100, reduction_factor=3)
     theirs = optuna.create_study(direction=direction, pruner=pruner)
     draw = random.Random(5)

@@ -341,8 +341,10 @@ def test_a_real_sweep_reaches_nodes_that_share_no_disk_and_is_read_from_another_
     for number in range(4):
         below = f"real/trials/{number:04d}/attempts/1"
         assert {f"{below}/adapter/adapter_model.safetensors", f"{below}/log.txt"} <= set(keys)
+        assert f"{below}/rows.parquet" in keys
     uploaded = {p.name for p in (cluster.mlflow.storage / "mlartifacts").rglob("*") if p.is_file()}
     assert {"adapter_model.safetensors", "result.json", "log.txt", "metrics.jsonl"} <= uploaded
+    assert "rows.parquet" in uploaded
 
     def other_machine(*words: str) -> Any:
         where = ["--storage", cluster.store.url, "--json"]

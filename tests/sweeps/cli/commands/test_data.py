@@ -171,9 +171,14 @@ def test_validate_has_the_summary_at_its_head(cli: Cli, questions: str) -> None:
 
 def test_a_leak_is_told_with_its_remedy(cli: Cli, questions: str) -> None:
     words = (questions, f"data.validation={questions.partition('=')[2]}", ASK)
-    said = cli("data", "waves.yaml", *words)
+    said = cli("data", "waves.yaml", *words, "data.on_leak=warn")
     assert said.exit_code == 0
-    assert "10 validation rows have an input that is trained on too" in said.stdout
+    told = "10 of 10 validation rows have an input that is trained on too"
+    assert told in said.stdout
+    refused = cli("data", "waves.yaml", *words)
+    assert refused.exit_code == 2
+    assert f"data.validation: {told}" in refused.stderr
+    assert "data.on_leak: warn" in refused.stderr
 
 
 def test_a_sample_is_asked_for_by_the_number_of_rows(cli: Cli) -> None:

@@ -39,6 +39,8 @@ def test_the_table_shows_what_counts(ended: Cli, folder: Path) -> None:
 
 def test_csv_has_a_line_per_trial(ended: Cli) -> None:
     lines = list(csv.DictReader(io.StringIO(ended("leaderboard", "waves", "--csv").stdout)))
+    assert [line["note"] for line in lines if not line["number"]] == ["base without adapter"]
+    lines = [line for line in lines if line["number"]]
     assert len(lines) == 9
     assert float(lines[0]["value"]) < float(lines[1]["value"])
 

@@ -23,7 +23,12 @@ GOOD = [{"a": f"the {n} lamps", "b": f"{n} lamps are lit"} for n in range(6)]
 SWEEP: dict[str, Any] = {
     "model": "base",
     "task": {"type": "causal_lm", "prompt": "{a} ", "response": "{b}"},
-    "data": {"train": "train.jsonl", "validation": "validation.jsonl", "max_length": 64},
+    "data": {
+        "train": "train.jsonl",
+        "validation": "validation.jsonl",
+        "on_leak": "warn",
+        "max_length": 64,
+    },
     "space": {"parameters": {"adapter.r": {"choices": [2, 4]}}},
     "budget": {"n_trials": 1, "max_samples": 4, "num_rungs": 0},
     "resources": {"backend": "inline"},
