@@ -1,6 +1,7 @@
 """What a sweep will take and do, told before it is launched.
 
 sweep_plan   all of it, as one record
+planned_points  what single points take, and what would make them fit
 points       what its space holds, and what is turned away before launch
 costs        GPU-hours, hours and money, from a trial's seconds and the pruner
 """

@@ -1,19 +1,25 @@
 """The plan of a sweep: what it will take of memory, time, money and disk, and what it will do."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
-from peft_jobs import SpecError, TrialSpec
+from peft_jobs import SpecError
 from peft_jobs.host.gpus import Device
 from peft_jobs.host.job import Prepared
 from peft_jobs.host.prediction import Prediction
-from peft_jobs.references import load
-from peft_jobs.spec.dotted import flatten
-from peft_jobs.spec.memory_settings import below, settings_of, with_settings
 from sweeps.planning.costs import Costs, TrialSeconds, costs
+from sweeps.planning.planned_points import (
+    PlannedPoint,
+    PlannedRung,
+    Rows,
+    planned,
+    predicted,
+    rung_of,
+    shared,
+)
 from sweeps.planning.points import points_of
 from sweeps.search.samplers import first_learnt
 from sweeps.search.survival import Survival, survival
@@ -21,7 +27,6 @@ from sweeps.spec import SweepSpec
 from sweeps.spec.plan import resolve, trials_at_once
 from sweeps.spec.sample_points import varying_names
 
-How = Literal["exact", "predicted", "assumed"]
 MOST_POINTS = 32
 """Distinct points whose steps are predicted."""
 EVALUATION_SHARE = 1 / 3
@@ -32,41 +37,6 @@ STARTING_SECONDS = 120.0
 SPREAD = 2.0
 """A device reaches between its predicted speed times this and divided by this. Assumed until
 finished trials of the machine say more."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a plan must know of the data."""
-
-    train: int
-    validation: int
-    mean_tokens: float
-    longest_tokens: int
-    how: How
-
-
-@dataclass(frozen=True)
-class PlannedPoint:
-    """A point of the space, and what its steps take."""
-
-    params: dict[str, Any]
-    """Those that vary."""
-    peak_bytes: int
-    trainable_parameters: int
-    fits: bool
-    remedy: str | None
-    """For one that does not fit, settings with which it would; None if there are none."""
-
-
-@dataclass(frozen=True)
-class PlannedRung:
-    """A comparison, in samples and in optimizer steps of the points."""
-
-    samples: int
-    steps: tuple[int, int]
-    """Fewest and most."""
-    in_warmup: bool
-    """Whether some point is still warming up there."""
 
 
 @dataclass(frozen=True)
@@ -134,16 +104,16 @@ def plan_sweep(
     if not space.trials:
         raise SpecError("no random point of the space may be launched")
     trials = space.trials[:MOST_POINTS]
-    predictions = _predicted(trials, device, rows)
+    predictions = predicted(trials, device, rows)
     names = varying_names(spec)
     pairs = list(zip(trials, predictions, strict=True))
-    planned = [_planned(one, found, names, device, rows) for one, found in pairs]
+    planned_points = [planned(one, found, names, device, rows) for one, found in pairs]
     trial = resolve(spec, Prepared(train_rows=rows.train)).trial
     samples, rungs = trial.training.max_samples or 1, trial.evaluation.rungs
     fits = [p for p in predictions if p.fits] or list(predictions)
     one, alone = max(pairs, key=lambda pair: _order(pair[1]))
     at_once = max(num_gpus, trials_at_once(spec, 0))
-    per_gpu, gain = _shared(alone, one, device, rows, -(-at_once // num_gpus), spec)
+    per_gpu, gain = shared(alone, one, device, rows, -(-at_once // num_gpus), spec)
     at_once = min(per_gpu * num_gpus, at_once)
     scale = rows.mean_tokens / rows.longest_tokens / gain
     seconds = sorted(p.seconds_per_sample * scale * samples for p in fits)
@@ -160,8 +130,8 @@ def plan_sweep(
         rows=rows,
         max_samples=samples,
         steps=(samples // max(batches), -(-samples // min(batches))),
-        rungs=tuple(_rung(rung, samples, trials) for rung in rungs),
-        points=tuple(sorted(planned, key=lambda point: point.peak_bytes)),
+        rungs=tuple(rung_of(rung, samples, trials) for rung in rungs),
+        points=tuple(sorted(planned_points, key=lambda point: point.peak_bytes)),
         turned_away=space.turned_away,
         distinct_points=space.size,
         trials_per_gpu=max(1, at_once // num_gpus),
@@ -181,79 +151,9 @@ def plan_sweep(
     )
 
 
-def _predicted(trials: Sequence[TrialSpec], device: Device, rows: Rows) -> list[Prediction]:
-    found: list[Prediction] = load("peft_jobs.prediction.predict:predict")(
-        trials, device, rows.longest_tokens
-    )
-    return found
-
-
 def _order(prediction: Prediction) -> tuple[bool, int]:
     """Sorts the largest one that fits last."""
     return prediction.fits, prediction.peak_bytes
-
-
-def _shared(
-    alone: Prediction, trial: TrialSpec, device: Device, rows: Rows, most: int, spec: SweepSpec
-) -> tuple[int, float]:
-    """Trials like this one that share a GPU, up to `most`, and how much faster they are together.
-
-    Memory and time are taken as affine in their number, from steps of two and of four.
-    """
-    given = spec.resources.slots_per_gpu
-    if spec.resources.engine != "packed" or most < 2 or not alone.fits or given == 1:
-        return 1, 1.0
-    predict = load("peft_jobs.prediction.predict:predict")
-    try:
-        two, four = (
-            predict([trial], device, rows.longest_tokens, slots=slots)[0] for slots in (2, 4)
-        )
-    except SpecError:  # such trials run alone
-        return 1, 1.0
-    each = max(1.0, (four.peak_bytes - two.peak_bytes) / 2)
-    room = 2 + math.floor((device.usable_bytes - two.peak_bytes) / each)
-    slots = max(1, min(most, room, most if given == "auto" else given))
-    per_slot = (four.seconds_per_step - two.seconds_per_step) / 2
-    together = two.seconds_per_step + (slots - 2) * per_slot
-    gain = slots * alone.seconds_per_step / together if slots > 1 else 1.0
-    return (slots, gain) if gain > 1 else (1, 1.0)
-
-
-def _planned(
-    trial: TrialSpec, found: Prediction, names: Sequence[str], device: Device, rows: Rows
-) -> PlannedPoint:
-    params = flatten(trial)
-    return PlannedPoint(
-        params={name: params[name] for name in names if name in params},
-        peak_bytes=found.peak_bytes,
-        trainable_parameters=found.trainable_parameters,
-        fits=found.fits,
-        remedy=None if found.fits else _remedy(trial, device, rows),
-    )
-
-
-def _remedy(trial: TrialSpec, device: Device, rows: Rows) -> str | None:
-    """The next smaller settings with which a trial fits: those that it would find by itself."""
-    before = settings = settings_of(trial)
-    while (smaller_settings := below(settings, "train")) is not None:
-        settings = smaller_settings
-        smaller = with_settings(trial, settings)
-        if _predicted([smaller], device, rows)[0].fits:
-            known = before.model_dump()
-            changed = {k: v for k, v in settings.model_dump().items() if v != known[k]}
-            return ", ".join(f"training.{name}={value}" for name, value in changed.items())
-    return None
-
-
-def _rung(rung: int, samples: int, trials: Sequence[TrialSpec]) -> PlannedRung:
-    batches = [trial.training.samples_per_step for trial in trials]
-    steps = [-(-rung // batch) for batch in batches]
-    warmups = [
-        warmup if (warmup := trial.training.warmup_steps) >= 1 else warmup * samples / batch
-        for trial, batch in zip(trials, batches, strict=True)
-    ]
-    inside = any(step <= warmup for step, warmup in zip(steps, warmups, strict=True))
-    return PlannedRung(rung, (min(steps), max(steps)), inside)
 
 
 def _ends(values: Iterable[int]) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from peft_jobs.host.gpus import Device, find_gpu
 from sweeps.cli.devices import gpus
 from sweeps.cli.preflight import load_checked, summary_of
 from sweeps.cli.screen import err, out, pairs, print_json, shown, size
-from sweeps.planning.sweep_plan import PlannedPoint, Rows, SweepPlan, plan_sweep
+from sweeps.planning.planned_points import PlannedPoint, Rows
+from sweeps.planning.sweep_plan import SweepPlan, plan_sweep
 from sweeps.search.survival import Range
 from sweeps.spec import SweepSpec
 

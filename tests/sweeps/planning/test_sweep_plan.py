@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from peft_jobs.host.gpus import GIB, find_gpu
 from sweeps import SweepSpec, build_sweep
 from sweeps.cli.app import app
-from sweeps.planning.sweep_plan import Rows, SweepPlan, plan_sweep
+from sweeps.planning.planned_points import Rows
+from sweeps.planning.sweep_plan import SweepPlan, plan_sweep
 from tests.support.fake_bases import LLAMA_8B, write_config
 
 ROWS = Rows(20_000, 400, mean_tokens=180.0, longest_tokens=512, how="exact")
