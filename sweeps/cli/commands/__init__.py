@@ -1,6 +1,6 @@
 """What each command of `peft-sweep` does; their names and options are in `sweeps/cli/app`.
 
-run               run, resume, retry and confirm: launch a sweep, show how it goes, say what came of it
+run               run, resume, retry, confirm: launch a sweep, show how it goes, say what came of it
 validate          what is wrong with a sweep file, or what the sweep would do
 data              what would be trained: rows, classes, lengths, leaks
 plan              what a sweep will take: memory, time, money, disk
