@@ -13,7 +13,7 @@ from peft_jobs.provenance import environment
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.backends.backend import Backend, make_backend
 from sweeps.confirmation.rounds import check_confirmable
-from sweeps.driver.confirming import ConfirmingDriver
+from sweeps.driver.confirming import ConfirmingDriver, repeats_at_once
 from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
@@ -33,7 +33,7 @@ from sweeps.results.told_apart import told_apart
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
-from sweeps.spec.plan import resolve, sources, variants, with_slots
+from sweeps.spec.plan import resolve, sources, trials_at_once, variants, with_slots
 from sweeps.spec.sweep import ConfirmSpec
 from sweeps.study import reruns
 from sweeps.study.database import open_storage
@@ -132,8 +132,10 @@ def _launch(
             study.optuna.set_user_attr("majority", prepared.majority)
             if retry_failed:
                 reruns.retry_failed(study)
+            confirm = spec.confirm or ConfirmSpec()
             num_ended = sum("result" in trial.user_attrs for trial in study.launched())
-            spec = with_slots(spec, prepared, num_ended)
+            most = repeats_at_once(confirm) if confirm_only else trials_at_once(spec, num_ended)
+            spec = with_slots(spec, prepared, most)
             with _enduring_if(folder.record.exists(), "the sweep's record"):
                 _write_sweep(spec, folder, prepared)
             callbacks.on_prepared(spec, prepared)
@@ -146,9 +148,7 @@ def _launch(
                 driver = Driver(*known, on_end=ended)
                 _drive(backend, driver)
             if confirm_only or (spec.confirm is not None and _status(driver)[0] == "complete"):
-                driver = ConfirmingDriver(
-                    *known, on_end=ended, confirm=spec.confirm or ConfirmSpec()
-                )
+                driver = ConfirmingDriver(*known, on_end=ended, confirm=confirm)
                 _drive(backend, driver)
         return _while_ticking(partial(_finish, driver), tick, "reports")
 

@@ -1,17 +1,32 @@
 """The driver of a confirmation: candidates are trained again under fresh seeds, in rounds."""
 
-import shutil
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 
 from optuna.trial import TrialState
 
 from peft_jobs import TrialResult
+from sweeps.confirmation.racing import FIRST_SEEDS
 from sweeps.confirmation.rounds import next_round
 from sweeps.driver.driver import Driver
+from sweeps.driver.trial_record import record_missing
+from sweeps.spec.plan import trials_at_once
 from sweeps.spec.sweep import ConfirmSpec
 from sweeps.study.point import Point
 from sweeps.study.reruns import begin_repeat, go_on_with_repeat, is_repeat, repeats
+
+
+def most_at_once(driver: Driver) -> int:
+    """Trials beyond which further ones at the same time are of no use, on however many devices."""
+    if isinstance(driver, ConfirmingDriver):
+        return repeats_at_once(driver.confirm)
+    return trials_at_once(driver.spec, driver.budget.ended.total())
+
+
+def repeats_at_once(confirm: ConfirmSpec) -> int:
+    """Those of a confirmation's first round, its largest."""
+    return confirm.candidates * FIRST_SEEDS
 
 
 @dataclass
@@ -23,8 +38,16 @@ class ConfirmingDriver(Driver):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.budget.is_proven = True
-        states = {trial.number: trial.state for trial in repeats(self.study)}
-        self._left = [number for number, state in states.items() if state == TrialState.RUNNING]
+        found, results = repeats(self.study), self.folder.results()
+        self._left = [trial.number for trial in found if trial.state == TrialState.RUNNING]
+        for trial in found:
+            if "result" in trial.user_attrs:  # what a driver that died did not write
+                result = TrialResult.model_validate(trial.user_attrs["result"])
+                self.ended[trial.number] = result
+                known = (self.folder, self.tracker, trial, self.spec.trial, result)
+                has_file = trial.number in results
+                name = f"the record of trial {trial.number}"
+                self._files.write(name, partial(record_missing, *known, has_file))
         self._due: deque[tuple[int, int]] = deque()
 
     def has_room(self, slots: int) -> bool:
@@ -52,7 +75,7 @@ class ConfirmingDriver(Driver):
         """End a repeat. Its adapter is not kept: that of the recorded trial is exported."""
         if result.adapter is not None:
             attempt = self.running[number].attempt
-            shutil.rmtree(self.folder.attempt(number, attempt) / result.adapter, ignore_errors=True)
+            self.folder.remove(self.folder.attempt(number, attempt) / result.adapter)
             result = result.model_copy(update={"adapter": None})
         super().end(number, result)
 

@@ -12,6 +12,7 @@ from peft_jobs.storage.files import write_json, write_whole
 from sweeps.driver.tracked_runs import milliseconds, track_end, track_start, trial_artifacts
 from sweeps.records.layout import SweepFolder
 from sweeps.study.point import Point
+from sweeps.study.reruns import REPEAT_OF, spec_of
 from sweeps.tracking import Tracker
 
 
@@ -83,8 +84,8 @@ def record_missing(
     is_started, is_tracked = _is_whole(folder, folder.trial_file(number)), tracker.has_ended(number)
     if is_started and is_tracked:
         return
-    retry_of = known.get("retry_of")
-    point = Point(number, attempt, params, spec.with_params(params), retry_of=retry_of)
+    again = {name: known.get(name) for name in ("retry_of", REPEAT_OF)}
+    point = Point(number, attempt, params, spec_of(spec, known), **again)
     if not is_started:
         record_start(folder, point)
     if is_tracked:

@@ -108,12 +108,13 @@ def _too_early(rung: int, samples: int, trainings: Collection[TrainingSpec]) -> 
     return None
 
 
-def with_slots(spec: SweepSpec, prepared: Prepared, num_ended: int) -> SweepSpec:
-    """The sweep with what `slots_per_gpu: auto` comes to on a host that has the trials alone."""
+def with_slots(spec: SweepSpec, prepared: Prepared, at_once: int) -> SweepSpec:
+    """The sweep with what `slots_per_gpu: auto` comes to on a host that has the trials alone, of
+    which more than `at_once` are of no use."""
     resources = spec.resources
     if resources.slots_per_gpu != "auto":
         return spec
-    slots = min(prepared.slots, trials_at_once(spec, num_ended))
+    slots = min(prepared.slots, at_once)
     resources = resources.model_copy(update={"slots_per_gpu": slots})
     return spec.model_copy(update={"resources": resources})
 

@@ -6,7 +6,8 @@ is no part of the sweep's budget. What its driver left running goes on as any tr
 """
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -29,6 +30,13 @@ def is_repeat(trial: FrozenTrial) -> bool:
 def repeat_spec(base: TrialSpec, params: Params, seed: int) -> TrialSpec:
     """A configuration under another seed, compared at its end only."""
     return base.with_params({**params, "seed": seed, "evaluation.rungs": []})
+
+
+def spec_of(base: TrialSpec, known: Mapping[str, Any]) -> TrialSpec:
+    """The spec of a launched trial, a repeat or not, by its user attributes."""
+    if REPEAT_OF in known:
+        return repeat_spec(base, known["params"], known[REPEAT_SEED])
+    return base.with_params(known["params"])
 
 
 def retry_failed(study: "SweepStudy") -> list[int]:

@@ -1,5 +1,6 @@
 """A confirmation from end to end: repeats are trials that no sampler, pruner or budget sees."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from optuna.trial import TrialState
 from peft_jobs import SpecError
 from sweeps import SweepSpec
 from sweeps.driver.driver import Driver
+from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import LaunchCallbacks, launch
 from sweeps.spec.sweep import ConfirmSpec
@@ -89,6 +91,15 @@ def test_an_interrupted_confirmation_goes_on(sweep: Sweep) -> None:
     study = open_sweep(spec.storage, spec.name).study
     pairs = [(t.user_attrs[REPEAT_OF], t.user_attrs[REPEAT_SEED]) for t in repeats(study)]
     assert len(set(pairs)) == len(pairs), "no repeat twice"
+    folder = SweepFolder.of(spec)
+    for trial in repeats(study):  # as any trial's
+        assert folder.result(trial.number).is_file()
+        own = json.loads(folder.trial_file(trial.number).read_text())
+        assert (own["seed"], own["evaluation"]["rungs"]) == (trial.user_attrs[REPEAT_SEED], [])
+    ended = repeats(study)[0].number
+    folder.result(ended).unlink()
+    launch(confirmed, confirm_only=True)
+    assert folder.result(ended).is_file(), "a later driver writes what is missing"
     other = launch(named(confirmed, name="w"), confirm_only=True).leaderboard.confirmation
     assert outcome.leaderboard.confirmation is not None
     assert other is not None

@@ -28,8 +28,8 @@ from sweeps.backends.ray.interruption import Interruption
 from sweeps.backends.ray.nodes import alive_nodes, shared_with_others
 from sweeps.backends.ray.proxy import TrialProxy, resources_of
 from sweeps.backends.ray.shares import Shares
+from sweeps.driver.confirming import most_at_once
 from sweeps.driver.driver import Driver
-from sweeps.spec.plan import trials_at_once
 from sweeps.spec.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class RayBackend:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""
         resources, nodes = driver.spec.resources, alive_nodes()
         if self._is_auto:
-            at_once = trials_at_once(driver.spec, driver.budget.ended.total())
+            at_once = most_at_once(driver)
             self.fleet.shares = Shares.among(resources, nodes, at_once, self._useful)
         else:
             self.fleet.shares = Shares(resources, nodes)

@@ -176,6 +176,6 @@ def test_sampler_and_pruner_see_trials_before_the_next_ones_start(
     spec = sweep(sampler=sampler, pruner=pruner, budget={"n_trials": n_trials})
     assert trials_at_once(spec, ended) == at_once
     prepared = PREPARED.model_copy(update={"slots": 32})
-    assert with_slots(spec, prepared, ended).resources.slots == min(32, at_once)
+    assert with_slots(spec, prepared, at_once).resources.slots == min(32, at_once)
     given = sweep(resources={"slots_per_gpu": 7}, sampler=sampler)
-    assert with_slots(given, prepared, ended).resources.slots == 7
+    assert with_slots(given, prepared, at_once).resources.slots == 7
