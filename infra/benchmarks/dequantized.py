@@ -57,4 +57,6 @@ def dequantized(base: Base, compiled: bool = False) -> Base:
         blocks: Any = model.get_submodule("model.layers")
         for block in blocks:
             block.compile(dynamic=False)
-    return Base(model, base.tokenizer, base.device, {}, {}, base.fingerprint, base.key)
+    return Base(
+        model, base.tokenizer, base.device, {}, {}, base.fingerprint, base.key, base.contents
+    )

@@ -79,7 +79,9 @@ def make_base(shape: str, device: torch.device) -> Base:
     gc.collect()
     gc.freeze()  # as before a base is loaded
     tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=0)
-    return Base(model, tokenizer, device, {}, {}, fingerprint=f"random {shape}", key=shape)
+    return Base(
+        model, tokenizer, device, {}, {}, fingerprint=f"random {shape}", key=shape, contents={}
+    )
 
 
 def quantized(layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> nn.Module:

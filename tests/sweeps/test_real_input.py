@@ -61,6 +61,7 @@ def test_a_sweep_on_the_e2e_data_to_text_set(tmp_path: Path) -> None:
                 }
             },
             budget={"n_trials": 4, "max_samples": 72},
+            pruner={"type": "successive_halving", "n_startup_trials": 0},
         )
     )
     outcome = launch(spec)

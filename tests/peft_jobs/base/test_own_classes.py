@@ -59,7 +59,12 @@ def trial(base: Path, rows: Path, **task: Any) -> TrialSpec:
         {
             "model": str(base),
             "task": {"type": "sequence_classification", "text": "{text}", "label": "label"} | task,
-            "data": {"train": str(rows), "validation": str(rows), "max_length": 32},
+            "data": {
+                "train": str(rows),
+                "validation": str(rows),
+                "max_length": 32,
+                "on_leak": "warn",
+            },
             "adapter": {"method": "lora", "target_modules": "attention-qv"},
             "training": {"learning_rate": 1e-7, "max_samples": 8},
             "evaluation": {"rungs": []},

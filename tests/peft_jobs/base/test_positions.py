@@ -154,7 +154,7 @@ def long_rows(trial: Any, tiny_bert_path: Path, tmp_path: Path) -> Any:
     common = {
         "model": {"name_or_path": str(tiny_bert_path)},
         "task": {"type": "sequence_classification", "text": "{text}", "label": "label"},
-        "data": {"train": str(path), "validation": 0.25, "max_length": 128},
+        "data": {"train": str(path), "validation": 0.25, "max_length": 128, "on_leak": "warn"},
         "training.max_steps": 1,
     }
     return lambda **params: trial({**common, **params})

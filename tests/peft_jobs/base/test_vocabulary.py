@@ -72,7 +72,12 @@ def spec_of(base: Path, rows: Path, task: dict[str, str]) -> TrialSpec:
         {
             "model": str(base),
             "task": task,
-            "data": {"train": str(rows), "validation": str(rows), "max_length": 16},
+            "data": {
+                "train": str(rows),
+                "validation": str(rows),
+                "max_length": 16,
+                "on_leak": "warn",
+            },
             "training": {"max_steps": 1},
         }
     )

@@ -175,7 +175,12 @@ def test_a_chats_answer_ends_where_its_template_ends_a_turn(
             "model": str(folder),
             "adapter": {"method": "full"},
             "task": {"type": "causal_lm", "messages": "messages"},
-            "data": {"train": str(path), "validation": str(path), "max_length": 32},
+            "data": {
+                "train": str(path),
+                "validation": str(path),
+                "max_length": 32,
+                "on_leak": "warn",
+            },
             "training": {
                 "learning_rate": 5e-3,
                 "max_steps": 2,
@@ -365,7 +370,12 @@ def test_what_a_trial_writes_is_its_adapters_and_the_baseline_is_the_bases(
             "model": str(tiny_llama_path),
             "quantization": scheme,
             "task": {"type": "causal_lm", "prompt": "{q}", "response": "{a}"},
-            "data": {"train": str(rows_path), "validation": str(rows_path), "max_length": 32},
+            "data": {
+                "train": str(rows_path),
+                "validation": str(rows_path),
+                "max_length": 32,
+                "on_leak": "warn",
+            },
             "training": {"learning_rate": 2e-2, "max_samples": 240, "logging_steps": 50},
             "evaluation": {
                 "rungs": [8],

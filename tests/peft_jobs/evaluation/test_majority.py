@@ -23,6 +23,7 @@ def prepare(
         "model": str(base),
         "task": task,
         "data": {
+            "on_leak": "warn",
             "train": str(write(folder / "train.jsonl", train)),
             "validation": str(write(folder / "validation.jsonl", validation)),
             "max_length": 16,
