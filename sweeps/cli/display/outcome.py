@@ -44,6 +44,9 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
         out.print(f"The winner's adapter is in [bold]{escape(adapter)}[/]\n", soft_wrap=True)
     where = folder.option
     steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
+    if board.confirmation is None:
+        told = "train the best ones again, under fresh seeds: is that the winner?"
+        steps = {f"peft-sweep confirm {spec.name}{where}": told} | steps
     if spec.tracking.enabled and spec.tracking.uri is None:
         steps = {f"peft-sweep ui{where}": "browse the trials in MLflow"} | steps
     width = max(map(len, steps))
