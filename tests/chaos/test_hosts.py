@@ -118,7 +118,7 @@ def test_what_is_stopped_is_ended_and_its_trials_go_on(
 
 
 def test_an_engine_that_hangs_is_a_death_of_its_host(two_at_a_time: Sweep) -> None:
-    sweep = two_at_a_time(resources={"stall_seconds": 2.0})
+    sweep = two_at_a_time(resources={"stall_seconds": 5.0})
     options = sweep.tree["resources"]["engine_options"]
     options |= {"faults": {1: "hang"}, "step_seconds": 0.04}  # trial 0 reports between two deaths
     driver = sweep.launch()
