@@ -76,7 +76,9 @@ class InlineBackend:
         limit, silent = driver.spec.resources.stall_seconds, self._host.silent_seconds()
         if limit is None or silent <= limit:
             return False
-        driver.fail(f"its engine has made no step for {silent:.0f} s (resources.stall_seconds)")
+        driver.budget.fail(
+            f"its engine has made no step for {silent:.0f} s (resources.stall_seconds)"
+        )
         log.critical("the sweep ends, and its trials wait for the next launch")
         for number in list(driver.running):
             driver.interrupt(number)
@@ -106,7 +108,7 @@ class InlineBackend:
         try:
             return self._host.poll(number, attempt, seq)
         except DeviceLost as error:
-            driver.fail(str(error))
+            driver.budget.fail(str(error))
             return Interrupted()
 
     def _take(self, driver: Driver, number: int, attempt: int, message: Message) -> None:

@@ -2,19 +2,17 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from peft_jobs import TrialResult
 from sweeps.confirmation.racing import FIRST_SEEDS
 from sweeps.confirmation.rounds import next_round
 from sweeps.driver.driver import Driver
-from sweeps.driver.trial_record import record_missing
 from sweeps.spec.plan import trials_at_once
 from sweeps.spec.sweep import ConfirmSpec
 from sweeps.study.point import Point
-from sweeps.study.reruns import begin_repeat, go_on_with_repeat, is_repeat, repeats
+from sweeps.study.reruns import begin_repeat, is_repeat, repeats
 
 
 def most_at_once(driver: Driver) -> int:
@@ -38,35 +36,28 @@ class ConfirmingDriver(Driver):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.budget.is_proven = True
-        found, results = repeats(self.study), self.folder.results()
-        self._left = [trial.number for trial in found if trial.state == TrialState.RUNNING]
-        for trial in found:
-            if "result" in trial.user_attrs:  # what a driver that died did not write
-                result = TrialResult.model_validate(trial.user_attrs["result"])
-                self.ended[trial.number] = result
-                known = (self.folder, self.tracker, trial, self.spec.trial, result)
-                has_file = trial.number in results
-                name = f"the record of trial {trial.number}"
-                self._files.write(name, partial(record_missing, *known, has_file))
+        states = {trial.number: trial.state for trial in repeats(self.study)}
+        left = [number for number, state in states.items() if state == TrialState.RUNNING]
+        self.study.interrupted = left
         self._due: deque[tuple[int, int]] = deque()
 
     def has_room(self, slots: int) -> bool:
         """Whether a repeat may start; between two rounds none does, until all of one have ended."""
-        is_between = not self._left and not self._due and bool(self.running)
+        is_between = not self.study.interrupted and not self._due and bool(self.running)
         return not is_between and len(self.running) < slots
 
     @property
     def wanted(self) -> int:
         """Repeats that would run now if there were room for all."""
-        waiting = 0 if self.stop_requested else len(self._left) + len(self._due)
+        waiting = 0 if self.stop_requested else len(self.study.interrupted) + len(self._due)
         return len(self.running) + waiting
 
     def next_point(self) -> Point | None:
         """The next repeat; None at the end."""
         if self.stop_requested or self.budget.failed:
             return None
-        if self._left:
-            return go_on_with_repeat(self.study, self._left.pop(0))
+        if (point := self.study.again()) is not None:
+            return point
         if not self._due:
             self._due.extend(next_round(self.study, self.confirm))
         return begin_repeat(self.study, *self._due.popleft()) if self._due else None
@@ -78,6 +69,9 @@ class ConfirmingDriver(Driver):
             self.folder.remove(self.folder.attempt(number, attempt) / result.adapter)
             result = result.model_copy(update={"adapter": None})
         super().end(number, result)
+
+    def _recorded(self) -> list[FrozenTrial]:
+        return [*super()._recorded(), *repeats(self.study)]
 
     def _count(self, number: int, result: TrialResult) -> None:
         if is_repeat(self.study.trials()[number]):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from optuna.trial import FrozenTrial
+
 from peft_jobs import Kind, Progress, State, TrialResult
 from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
 from sweeps.driver.budget import Budget
@@ -62,7 +64,7 @@ class Driver:
         self._retention = Retention(self.folder)
         self._files = LateFiles()
         folder, tracker, results = self.folder, self.tracker, self.folder.results()
-        for trial in self.study.launched():
+        for trial in self._recorded():
             self.on_tick()  # with many trials this takes long
             if trial.intermediate_values:
                 self.budget.is_proven = True
@@ -94,10 +96,6 @@ class Driver:
     def request_stop(self) -> None:
         """Ask the backend to stop; running trials leave a checkpoint at their next step."""
         self.stop_requested = True
-
-    def fail(self, reason: str) -> None:
-        """End the sweep as failed, once what runs has ended."""
-        self.budget.fail(reason)
 
     def tick(self) -> None:
         """To be called in every round of a backend's loop, also while nothing happens."""
@@ -233,14 +231,15 @@ class Driver:
         loss = objective.as_loss(result.metrics[objective.metric])
         return (not self.study.feasible(result), loss, number)
 
+    def _recorded(self) -> list[FrozenTrial]:
+        return self.study.launched()
+
     def _count(self, number: int, result: TrialResult) -> None:
         self.ended[number] = result
         self.budget.count(result.state)
         objective = self.spec.objective
         value = result.metrics.get(objective.metric)
-        if result.state is not State.COMPLETE or value is None:
-            return
-        if not self.study.feasible(result):
+        if result.state is not State.COMPLETE or value is None or not self.study.feasible(result):
             return
         if self.best is None or objective.as_loss(value) < objective.as_loss(self.best[1]):
             self.best = (number, value)

@@ -26,7 +26,7 @@ from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import DATABASE_ERRORS
 from sweeps.study.draws import Drawn, draw
 from sweeps.study.point import Point
-from sweeps.study.reruns import is_repeat
+from sweeps.study.reruns import REPEAT_OF, is_repeat, spec_of
 from sweeps.study.transaction import Changes
 from sweeps.study.turned_away import (
     NOT_LAUNCHED,
@@ -111,9 +111,9 @@ class Asker:
         attempt = int(known["attempt"]) + 1
         changes = Changes(user_attrs={"attempt": attempt, "started_at": time.time()})
         self._write(lambda: self._ledger.write(trial._trial_id, changes))
-        spec = self._spec.trial.with_params(known["params"])
+        spec = spec_of(self._spec.trial, known)
         check_adapter(spec, self._attributes)
-        left = (known.get("checkpoint"), known.get("retry_of"))
+        left = (known.get("checkpoint"), known.get("retry_of"), known.get(REPEAT_OF))
         return trial, Point(number, attempt, known["params"], spec, *left)
 
     def _attributes(self) -> dict[str, Any]:

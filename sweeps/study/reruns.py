@@ -83,14 +83,3 @@ def begin_repeat(study: "SweepStudy", number: int, seed: int) -> Point:
     made = retry(create, study.on_wait)
     study.adopt(made)
     return Point(made, 1, params, spec, confirm_of=number)
-
-
-def go_on_with_repeat(study: "SweepStudy", number: int) -> Point:
-    """A repeat that an earlier driver left running, as its next attempt."""
-    known = study.trials()[number].user_attrs
-    attempt = int(known["attempt"]) + 1
-    spec = repeat_spec(study.spec.trial, known["params"], known[REPEAT_SEED])
-    study.adopt(number)
-    study.set_attempt(number, attempt)
-    left = known.get("checkpoint")
-    return Point(number, attempt, known["params"], spec, left, confirm_of=known[REPEAT_OF])

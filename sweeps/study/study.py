@@ -54,7 +54,7 @@ class SweepStudy:
         self.ledger: CachedStorage
         """The driver's view of the study, from `take_over` on."""
         self._live: dict[int, Trial] = {}
-        self._asker: Asker | None = None
+        self._asker: Asker
         self.on_wait: Callable[[], object] = lambda: None
         """Called while the database is locked or away and a write waits for it."""
         self.interrupted: list[int] = []
@@ -138,23 +138,18 @@ class SweepStudy:
 
     def ask(self) -> Point | None:
         """The next trial to run: first those left running, then new ones; None when exhausted."""
-        assert self._asker is not None, "take_over comes first"
-        while self.interrupted:
+        return self.again() or self._begun(self._asker.new())
+
+    def again(self) -> Point | None:
+        """The next of the trials that an earlier driver left running; None if none is left."""
+        found = None
+        while self.interrupted and found is None:
             found = self._asker.again(self.interrupted.pop(0))
-            if found is not None:
-                break
-        else:
-            found = self._asker.new()
-        if found is None:
-            return None
-        trial, point = found
-        self._live[point.number] = trial
-        return point
+        return self._begun(found)
 
     @property
     def exhausted(self) -> str:
         """Why `ask` has given None."""
-        assert self._asker is not None, "take_over comes first"
         return self._asker.ended or "the space is exhausted"
 
     def report(self, number: int, progress: Progress) -> bool:
@@ -185,6 +180,11 @@ class SweepStudy:
     def feasible(self, result: TrialResult) -> bool:
         """Whether a result keeps the sweep's constraints."""
         return all(value <= 0 for value in self._violations(result).values())
+
+    def _begun(self, found: tuple[Trial, Point] | None) -> Point | None:
+        if found is not None:
+            self._live[found[1].number] = found[0]
+        return None if found is None else found[1]
 
     def _record(self, number: int, progress: Progress) -> bool:
         """`report`, once; a value, the pruner's notes and the decision come into being together."""
