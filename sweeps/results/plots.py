@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.study.reruns import is_repeat
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,10 @@ _MAX_LEGEND = 20
 
 def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
     """Draw what the study has enough trials for into `folder`; returns the files."""
-    trials = study.get_trials(deepcopy=False)
+    every = study.get_trials(deepcopy=False)
+    trials = [trial for trial in every if not is_repeat(trial)]
+    if len(trials) < len(every):
+        study = _study_of(trials, study.direction)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         return []
@@ -51,12 +56,16 @@ def _rungs(study: optuna.Study) -> Any:
     from optuna.visualization import matplotlib as draw
 
     trials = study.get_trials(deepcopy=False)[-_MAX_CURVES:]
-    shown = optuna.create_study(direction=study.direction)
-    shown.add_trials(trials)
-    axes = draw.plot_intermediate_values(shown)
+    axes = draw.plot_intermediate_values(_study_of(trials, study.direction))
     if len(trials) > _MAX_LEGEND and (legend := axes.get_legend()) is not None:
         legend.remove()
     return axes
+
+
+def _study_of(trials: list[FrozenTrial], direction: optuna.study.StudyDirection) -> optuna.Study:
+    study = optuna.create_study(direction=direction)
+    study.add_trials(trials)
+    return study
 
 
 def _draw(plot: Callable[[optuna.Study], Any], study: optuna.Study, path: Path) -> Path:

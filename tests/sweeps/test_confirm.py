@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from peft_jobs import SpecError
 from sweeps import SweepSpec
 from sweeps.driver.driver import Driver
 from sweeps.records.layout import SweepFolder
+from sweeps.results.plots import write_plots
 from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import LaunchCallbacks, launch
 from sweeps.spec.sweep import ConfirmSpec
@@ -65,6 +67,17 @@ def test_confirming_later_is_the_same_and_a_second_time_adds_nothing(sweep: Swee
     launch(named(later, confirm=FEW), confirm_only=True)
     study = open_sweep(later.storage, "b").study
     assert len(repeats(study)) == second.num_repeats
+
+
+def test_repeats_are_in_no_picture(sweep: Sweep, tmp_path: Path) -> None:
+    for name, confirm in (("a", FEW.model_dump()), ("b", None)):
+        spec = sweep(name=name, pruner="none", confirm=confirm)
+        launch(spec)
+        study = open_sweep(spec.storage, name).study
+        assert bool(repeats(study)) is (name == "a")
+        assert write_plots(study.optuna, tmp_path / name)
+    for picture in (tmp_path / "b").iterdir():
+        assert (tmp_path / "a" / picture.name).read_bytes() == picture.read_bytes()
 
 
 def test_an_interrupted_confirmation_goes_on(sweep: Sweep) -> None:
