@@ -161,6 +161,8 @@ def _drive(backend: Backend, driver: Driver) -> None:
         driver.finish_files()
         driver.tracker.close(FLUSH_SECONDS)
         raise
+    driver.note_time()  # a second driver of this launch counts on from there
+    driver.finish_files()
 
 
 @contextlib.contextmanager
@@ -188,8 +190,6 @@ def _stop_if(wanted: bool) -> None:
 
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
-    driver.note_time()
-    driver.finish_files()
     rows = rows_reader(driver.study, driver.folder)
     leaderboard = told_apart(make_leaderboard(driver.study), rows)
     with _enduring_if(True, "the leaderboard"):

@@ -126,6 +126,11 @@ class TrialResult(BaseModel):
     traceback: str | None = None
 
     @property
+    def peak_memory_bytes(self) -> int | None:
+        """The first that counts: of the GPU's tensors, else of the process."""
+        return self.memory.get("peak_allocated_bytes") or self.memory.get("peak_rss_bytes")
+
+    @property
     def minutes(self) -> float:
         """Of all phases together."""
         return sum(self.seconds.values()) / 60

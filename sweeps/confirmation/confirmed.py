@@ -1,7 +1,6 @@
 """What to train, and how sure that is: the repeats of a study, compared and told."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -60,9 +59,6 @@ class Confirmation:
         """The rows that are not told apart from the first one, itself among them."""
         return [row for row in self.rows if row.group == 1]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     def words(self) -> list[str]:
         """The verdict in sentences."""
         best, others = self.winner, [row for row in self.tied if row.number != self.recommended]
@@ -93,8 +89,8 @@ class Confirmation:
 
 def confirmation_of(study: SweepStudy) -> Confirmation | None:
     """What the study's repeats have shown so far; None before two seeds of one configuration."""
-    losses, failed = losses_of(study)
-    losses = {number: of for number, of in losses.items() if number not in failed}
+    all_losses, failed = losses_of(study)
+    losses = {number: of for number, of in all_losses.items() if number not in failed}
     ranked = standings(losses)
     if not ranked:
         return None
@@ -106,7 +102,7 @@ def confirmation_of(study: SweepStudy) -> Confirmation | None:
         for one in ranked
     )
     tied = [row for row in rows if row.group == 1]
-    repeated = sum(len(of) for of in losses_of(study)[0].values()) + len(failed)
+    repeated = sum(len(of) for of in all_losses.values()) + len(failed)
     return Confirmation(
         metric=objective.metric,
         direction=objective.direction,
@@ -119,7 +115,6 @@ def confirmation_of(study: SweepStudy) -> Confirmation | None:
 
 def _row(one: Standing, trial: FrozenTrial, group: int, best: float, is_loss: bool) -> Confirmed:
     result = TrialResult.model_validate(trial.user_attrs["result"])
-    memory = result.memory.get("peak_allocated_bytes") or result.memory.get("peak_rss_bytes")
     return Confirmed(
         number=one.number,
         group=group,
@@ -130,7 +125,7 @@ def _row(one: Standing, trial: FrozenTrial, group: int, best: float, is_loss: bo
         behind=one.behind,
         probability_best=best,
         trainable_parameters=result.trainable_parameters,
-        peak_memory_bytes=memory,
+        peak_memory_bytes=result.peak_memory_bytes,
         minutes=result.minutes,
         params=dict(trial.user_attrs["params"]),
     )
@@ -138,7 +133,7 @@ def _row(one: Standing, trial: FrozenTrial, group: int, best: float, is_loss: bo
 
 def _groups(losses: Losses) -> dict[int, int]:
     """Tie groups, by configuration: each holds what is not told apart from its first one."""
-    left: Mapping[int, Mapping[int, float]] = losses
+    left = losses
     found: dict[int, int] = {}
     while ranked := standings(left):
         group = 1 + max(found.values(), default=0)

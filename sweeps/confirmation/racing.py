@@ -1,6 +1,6 @@
 """Which configuration is repeated next: two seeds each, then more where the tie is."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sweeps.confirmation.seeds import Losses, standings
@@ -38,5 +38,5 @@ class Race:
         following = [(n, self.seeds[rounds]) for n in self.candidates if n in tied]
         return following if len(following) <= self._room(losses) else []
 
-    def _room(self, losses: Mapping[int, Mapping[int, float]]) -> int:
+    def _room(self, losses: Losses) -> int:
         return max(0, self.max_repeats - sum(len(of) for of in losses.values()))

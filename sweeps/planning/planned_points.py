@@ -1,7 +1,7 @@
 """Single points of a plan: what their steps take, and what would make them fit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from peft_jobs.host.gpus import Device
 from peft_jobs.host.prediction import Prediction
 from peft_jobs.references import load
 from peft_jobs.spec.dotted import flatten
-from peft_jobs.spec.memory_settings import below, settings_of, with_settings
+from peft_jobs.spec.memory_settings import MemorySettings, below, settings_of, with_settings
 from sweeps.spec import SweepSpec
 
 How = Literal["exact", "predicted", "assumed"]
@@ -51,10 +51,12 @@ class PlannedRung:
     """Whether some point is still warming up there."""
 
 
-def predicted(trials: Sequence[TrialSpec], device: Device, rows: Rows) -> list[Prediction]:
-    """What each of them takes alone; see `peft_jobs.prediction.predict`."""
+def predicted(
+    trials: Sequence[TrialSpec], device: Device, rows: Rows, slots: int = 1
+) -> list[Prediction]:
+    """What each of them takes; see `peft_jobs.prediction.predict`."""
     found: list[Prediction] = load("peft_jobs.prediction.predict:predict")(
-        trials, device, rows.longest_tokens
+        trials, device, rows.longest_tokens, slots=slots
     )
     return found
 
@@ -69,11 +71,8 @@ def shared(
     given = spec.resources.slots_per_gpu
     if spec.resources.engine != "packed" or most < 2 or not alone.fits or given == 1:
         return 1, 1.0
-    predict = load("peft_jobs.prediction.predict:predict")
     try:
-        two, four = (
-            predict([trial], device, rows.longest_tokens, slots=slots)[0] for slots in (2, 4)
-        )
+        two, four = (predicted([trial], device, rows, slots)[0] for slots in (2, 4))
     except SpecError:  # such trials run alone
         return 1, 1.0
     each = max(1.0, (four.peak_bytes - two.peak_bytes) / 2)
@@ -86,30 +85,49 @@ def shared(
 
 
 def planned(
-    trial: TrialSpec, found: Prediction, names: Sequence[str], device: Device, rows: Rows
-) -> PlannedPoint:
-    """A trial as a plan shows it, with `names` of what varies."""
-    params = flatten(trial)
-    return PlannedPoint(
-        params={name: params[name] for name in names if name in params},
-        peak_bytes=found.peak_bytes,
-        trainable_parameters=found.trainable_parameters,
-        fits=found.fits,
-        remedy=None if found.fits else _remedy(trial, device, rows),
+    trials: Sequence[TrialSpec],
+    found: Sequence[Prediction],
+    names: Sequence[str],
+    device: Device,
+    rows: Rows,
+) -> list[PlannedPoint]:
+    """Trials as a plan shows them, with `names` of what varies."""
+    remedies = _remedies(
+        [t for t, p in zip(trials, found, strict=True) if not p.fits], device, rows
     )
+    points = []
+    for trial, prediction in zip(trials, found, strict=True):
+        params = flatten(trial)
+        points.append(
+            PlannedPoint(
+                params={name: params[name] for name in names if name in params},
+                peak_bytes=prediction.peak_bytes,
+                trainable_parameters=prediction.trainable_parameters,
+                fits=prediction.fits,
+                remedy=None if prediction.fits else next(remedies),
+            )
+        )
+    return points
 
 
-def _remedy(trial: TrialSpec, device: Device, rows: Rows) -> str | None:
-    """The next smaller settings with which a trial fits: those that it would find by itself."""
-    before = settings = settings_of(trial)
-    while (smaller_settings := below(settings, "train")) is not None:
-        settings = smaller_settings
-        smaller = with_settings(trial, settings)
-        if predicted([smaller], device, rows)[0].fits:
-            known = before.model_dump()
-            changed = {k: v for k, v in settings.model_dump().items() if v != known[k]}
-            return ", ".join(f"training.{name}={value}" for name, value in changed.items())
-    return None
+def _remedies(trials: Sequence[TrialSpec], device: Device, rows: Rows) -> Iterator[str | None]:
+    """For each trial the next smaller settings with which it fits: those that it would find by
+    itself. All are tried together: they share what their shapes have in common."""
+    given = [settings_of(trial) for trial in trials]
+    found: dict[int, MemorySettings] = {}
+    left = dict(enumerate(given))
+    while lower := {n: s for n, old in left.items() if (s := below(old, "train")) is not None}:
+        smaller = [with_settings(trials[n], settings) for n, settings in lower.items()]
+        fit = [each.fits for each in predicted(smaller, device, rows)]
+        found |= {n: lower[n] for n, fits in zip(lower, fit, strict=True) if fits}
+        left = {n: settings for n, settings in lower.items() if n not in found}
+    return (_changes(given[n], found[n]) if n in found else None for n in range(len(trials)))
+
+
+def _changes(before: MemorySettings, after: MemorySettings) -> str:
+    known = before.model_dump()
+    changed = {name: value for name, value in after.model_dump().items() if value != known[name]}
+    return ", ".join(f"training.{name}={value}" for name, value in changed.items())
 
 
 def rung_of(rung: int, samples: int, trials: Sequence[TrialSpec]) -> PlannedRung:

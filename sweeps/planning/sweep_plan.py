@@ -105,13 +105,11 @@ def plan_sweep(
         raise SpecError("no random point of the space may be launched")
     trials = space.trials[:MOST_POINTS]
     predictions = predicted(trials, device, rows)
-    names = varying_names(spec)
-    pairs = list(zip(trials, predictions, strict=True))
-    planned_points = [planned(one, found, names, device, rows) for one, found in pairs]
+    planned_points = planned(trials, predictions, varying_names(spec), device, rows)
     trial = resolve(spec, Prepared(train_rows=rows.train)).trial
     samples, rungs = trial.training.max_samples or 1, trial.evaluation.rungs
     fits = [p for p in predictions if p.fits] or list(predictions)
-    one, alone = max(pairs, key=lambda pair: _order(pair[1]))
+    one, alone = max(zip(trials, predictions, strict=True), key=lambda pair: _order(pair[1]))
     at_once = max(num_gpus, trials_at_once(spec, 0))
     per_gpu, gain = shared(alone, one, device, rows, -(-at_once // num_gpus), spec)
     at_once = min(per_gpu * num_gpus, at_once)

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import re
 import shutil
-import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -22,13 +21,13 @@ from search_spaces import FunctionSpace
 from sweeps.errors import Unavailable
 from sweeps.file_names import INPUTS_FOLDER
 from sweeps.records.layout import SweepFolder
+from sweeps.records.own_code import OURS, is_installed
 from sweeps.spec import SweepSpec
 
 MAX_BYTES = 100 * 2**20
 """Of a file, or an adapter, that is copied into a folder that nodes share; a larger one must be
 shared itself."""
 SPLITS = ("train", "validation", "test")
-_OURS = ("peft_jobs", "search_spaces", "sweeps")
 
 
 def with_inputs(spec: SweepSpec, folder: SweepFolder) -> SweepSpec:
@@ -76,14 +75,13 @@ def modules(references: set[str]) -> list[Path]:
     Installed ones must be installed on the nodes too, and one that is not here may be there.
     """
     locations: list[str] = []
-    for top in {re.split("[.:]", name)[0] for name in references} - {*_OURS}:
+    for top in {re.split("[.:]", name)[0] for name in references} - {*OURS}:
         module = importlib.util.find_spec(top)
         if module is not None:
             folders = module.submodule_search_locations
             locations += [module.origin or ""] if folders is None else folders
     paths = {Path(location).resolve() for location in locations if Path(location).exists()}
-    roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    return sorted(p for p in paths if not any(p.is_relative_to(root) for root in roots))
+    return sorted(path for path in paths if not is_installed(path))
 
 
 def _travels(path: str, folder: SweepFolder) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peft_jobs.storage.files import canonical_json, sha256
 
-_OURS = ("peft_jobs", "search_spaces", "sweeps")
+OURS = ("peft_jobs", "search_spaces", "sweeps")
 
 
 def code_fingerprints(references: Iterable[str]) -> dict[str, str]:
@@ -68,7 +68,7 @@ def _parents(name: str) -> Iterator[str]:
 def _own_file(name: str) -> Path | None:
     """The file of a module that is the person's own; nothing is imported to find it."""
     top, *inner = name.split(".")
-    if not top or top in _OURS:
+    if not top or top in OURS:
         return None
     try:
         spec = PathFinder.find_spec(top) or importlib.util.find_spec(top)
@@ -82,8 +82,11 @@ def _own_file(name: str) -> Path | None:
         candidates += [path / "__init__.py", *([path.with_suffix(".py")] if inner else [])]
     if not inner and spec.submodule_search_locations is None and spec.origin is not None:
         candidates = [Path(spec.origin)]
-    roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    for path in (candidate.resolve() for candidate in candidates):
-        if path.is_file() and not any(path.is_relative_to(root) for root in roots):
-            return path
-    return None
+    paths = (candidate.resolve() for candidate in candidates)
+    return next((path for path in paths if path.is_file() and not is_installed(path)), None)
+
+
+def is_installed(path: Path) -> bool:
+    """Whether a module's file or folder came with Python or a package."""
+    roots = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    return any(path.is_relative_to(root) for root in roots)

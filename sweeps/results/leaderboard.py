@@ -14,6 +14,7 @@ from peft_jobs import State, TrialResult
 from sweeps.confirmation.confirmed import Confirmation, confirmation_of
 from sweeps.results.comparable import changed_contents, check_comparable
 from sweeps.results.states import minutes_so_far, state_of
+from sweeps.spec.metrics import as_loss
 from sweeps.study.lease import Holder
 from sweeps.study.study import SweepStudy
 
@@ -125,14 +126,11 @@ class Leaderboard:
         that does not beat it."""
         ranked = [row for row in self.rows if row.rank is not None]
         found: list[Row | tuple[str, float]] = [*self.rows]
-        order = sorted(self.references.items(), key=lambda item: self._loss(item[1]))
+        order = sorted(self.references.items(), key=lambda item: as_loss(item[1], self.direction))
         for words, value in reversed(order):
             place = sum(words not in row.unbeaten for row in ranked)
             found.insert(place, (words, value))
         return found
-
-    def _loss(self, value: float) -> float:
-        return value if self.direction == "minimize" else -value
 
     @property
     def best(self) -> Row | None:
@@ -215,8 +213,9 @@ def _ranked(rows: Sequence[Row], board: Leaderboard) -> Iterator[Row]:
             continue
         if row.value != before:
             rank, before = place, row.value
-        loss = board._loss(row.value)
-        unbeaten = (words for words, v in board.references.items() if loss >= board._loss(v))
+        loss = as_loss(row.value, board.direction)
+        known = board.references.items()
+        unbeaten = (words for words, v in known if loss >= as_loss(v, board.direction))
         yield replace(row, rank=rank, unbeaten=tuple(unbeaten))
 
 
@@ -225,14 +224,13 @@ def _row(trial: FrozenTrial, study: SweepStudy, holder: Holder | None, changed: 
     result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
     ranked = result.state is State.COMPLETE and study.feasible(result) and changed is None
     value = trial.value if trial.value is not None else _last(trial)
-    memory = result.memory.get("peak_allocated_bytes") or result.memory.get("peak_rss_bytes")
     return Row(
         rank=0 if ranked else None,
         number=trial.number,
         state=state_of(trial, holder),
         kind=result.kind,
         value=value,
-        peak_memory_bytes=memory,
+        peak_memory_bytes=result.peak_memory_bytes,
         trainable_parameters=result.trainable_parameters,
         minutes=result.minutes if record else minutes_so_far(trial, holder),
         params=trial.user_attrs.get("params", {}),

@@ -6,7 +6,7 @@ from typing import Protocol
 from peft_jobs.spec import TASK_SPECS
 from peft_jobs.spec.tasks import Direction
 
-__all__ = ["Direction", "Measured", "default_direction", "numbers"]
+__all__ = ["Direction", "Measured", "as_loss", "default_direction", "numbers"]
 
 _OF_WRITTEN_TEXTS = ("exact_match", "rouge1", "rouge2", "rougeL", "bleu")
 """Of `evaluation.generation`, where more is better."""
@@ -32,6 +32,11 @@ def numbers(trial: Measured) -> dict[str, float]:
     if trial.trainable_parameters is not None:
         found["trainable_parameters"] = float(trial.trainable_parameters)
     return found
+
+
+def as_loss(value: float, direction: str) -> float:
+    """A value of a metric as one to be minimized."""
+    return value if direction == "minimize" else -value
 
 
 def default_direction(name: str) -> Direction | None:

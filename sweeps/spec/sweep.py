@@ -17,7 +17,7 @@ from search_spaces import ReadSpace
 from sweeps.redact import redact
 from sweeps.search.pruners import PrunerSpec, check_pruner
 from sweeps.search.samplers import SamplerSpec, check_sampler
-from sweeps.spec.metrics import Direction, default_direction
+from sweeps.spec.metrics import Direction, as_loss, default_direction
 from sweeps.spec.resources import ResourcesSpec
 
 
@@ -39,7 +39,7 @@ class ObjectiveSpec(Section):
 
     def as_loss(self, value: float) -> float:
         """A value of the metric as one to be minimized."""
-        return value if self.direction == "minimize" else -value
+        return as_loss(value, self.direction)
 
 
 class BudgetSpec(Section):
