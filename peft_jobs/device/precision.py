@@ -22,10 +22,9 @@ class Precision:
 
 
 def precision_of(training: TrainingSpec, device: torch.device) -> Precision:
-    """With `auto` resolved: true on a GPU of the Ampere generation or newer, whose tensor cores
-    take bfloat16 and TF32 (NVIDIA, CUDA C Programming Guide, compute capabilities, 8.x). Float16,
-    where it is asked for, comes before bfloat16 that is not."""
-    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    """With `auto` resolved: true where `is_ampere`. Float16, where it is asked for, comes before
+    bfloat16 that is not."""
+    native = device.type == "cuda" and is_ampere(device)
     bf16 = native and not training.fp16 if training.bf16 == "auto" else training.bf16
     return Precision(bf16, training.fp16, native if training.tf32 == "auto" else training.tf32)
 
@@ -44,6 +43,12 @@ def use_tf32(training: TrainingSpec, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
 
 
+def is_ampere(gpu: torch.device) -> bool:
+    """Whether a GPU is of that generation or newer, whose tensor cores take bfloat16 and TF32
+    (NVIDIA, CUDA C Programming Guide, compute capabilities, 8.x)."""
+    return torch.cuda.get_device_capability(gpu) >= (8, 0)
+
+
 def has_native_bf16() -> bool:
     """Whether the current GPU computes in bfloat16 itself: older ones emulate it, slowly."""
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -52,7 +57,7 @@ def has_native_bf16() -> bool:
 def check_device(training: TrainingSpec, device: torch.device) -> None:
     """SpecError if the device lacks what the trial asks for."""
     if device.type == "cuda":
-        if training.tf32 is True and torch.cuda.get_device_capability(device)[0] < 8:
+        if training.tf32 is True and not is_ampere(device):
             name = torch.cuda.get_device_name(device)
             raise SpecError(
                 f"training.tf32 needs a GPU of the Ampere generation or newer, got {name}"

@@ -5,6 +5,8 @@ all slots share (weights that are dequantized, a chunk of logits) and one for ea
 from the peaks of steps of different numbers.
 """
 
+from statistics import linear_regression
+
 import torch
 
 PLANNED_SHARE = 0.95
@@ -41,14 +43,8 @@ class SlotRoom:
         most = max(self._beside)
         each = self._beside[most] / most
         if len(self._beside) > 1:
-            mean_slots = sum(self._beside) / len(self._beside)
-            mean_beside = sum(self._beside.values()) / len(self._beside)
-            spread = sum((slots - mean_slots) ** 2 for slots in self._beside)
-            together = sum(
-                (slots - mean_slots) * (beside - mean_beside)
-                for slots, beside in self._beside.items()
-            )
-            each = together / spread if together > 0 else each
+            slope = linear_regression(list(self._beside), list(self._beside.values())).slope
+            each = slope if slope > 0 else each
         shared = max(beside - slots * each for slots, beside in self._beside.items())
         return max(0.0, shared), each
 
