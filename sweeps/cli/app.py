@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -206,24 +206,35 @@ def logs(
     logs(name, address, follow)
 
 
-@app.command(**_example("peft-sweep resume demo", "peft-sweep resume demo budget.n_trials=64"))
-def resume(
-    name: Name,
-    overrides: Overrides = None,
-    storage: Storage = RUNS,
-    address: Address = None,
-    inline: Inline = False,
-    plain: Plain = False,
-    supervise: Supervise = True,
-    moved: Moved = False,
-    study_url: StudyUrl = None,
-    json: Json = False,
-) -> None:
-    """Take up a sweep where it was left, without its file."""
-    from sweeps.cli.commands.run import Options, resume
+def _takes_up(verb: Literal["resume", "confirm"], help: str, *examples: str) -> None:
+    """Declare a command that goes on with a recorded sweep."""
 
-    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
-    raise typer.Exit(resume(storage, name, options))
+    @app.command(verb, help=help, **_example(*examples))
+    def command(
+        name: Name,
+        overrides: Overrides = None,
+        storage: Storage = RUNS,
+        address: Address = None,
+        inline: Inline = False,
+        plain: Plain = False,
+        supervise: Supervise = True,
+        moved: Moved = False,
+        study_url: StudyUrl = None,
+        json: Json = False,
+    ) -> None:
+        from sweeps.cli.commands.run import Options, resume
+
+        given = overrides or []
+        options = Options(given, address, inline, study_url, plain, json, supervise, moved)
+        raise typer.Exit(resume(storage, name, options, verb))
+
+
+_takes_up(
+    "resume",
+    "Take up a sweep where it was left, without its file.",
+    "peft-sweep resume demo",
+    "peft-sweep resume demo budget.n_trials=64",
+)
 
 
 @app.command(**_example("peft-sweep retry demo --failed"))
@@ -251,24 +262,12 @@ def retry(
     raise typer.Exit(resume(storage, name, options, "retry"))
 
 
-@app.command(**_example("peft-sweep confirm demo", "peft-sweep confirm demo confirm.seeds=3"))
-def confirm(
-    name: Name,
-    overrides: Overrides = None,
-    storage: Storage = RUNS,
-    address: Address = None,
-    inline: Inline = False,
-    plain: Plain = False,
-    supervise: Supervise = True,
-    moved: Moved = False,
-    study_url: StudyUrl = None,
-    json: Json = False,
-) -> None:
-    """Prove the winner: train the best configurations again under fresh seeds."""
-    from sweeps.cli.commands.run import Options, resume
-
-    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
-    raise typer.Exit(resume(storage, name, options, "confirm"))
+_takes_up(
+    "confirm",
+    "Prove the winner: train the best configurations again under fresh seeds.",
+    "peft-sweep confirm demo",
+    "peft-sweep confirm demo confirm.seeds=3",
+)
 
 
 @app.command(

@@ -4,13 +4,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from peft_jobs import TrialSpec
 from peft_jobs.spec.dotted import flatten
 from search_spaces import RandomSuggest
 from sweeps.spec import SweepSpec
-from sweeps.spec.sample_points import is_incompatible
+from sweeps.spec.sample_points import trial_of
 
 POINTS_DRAWN = 512
 """Random points that a plan looks at."""
@@ -56,9 +54,4 @@ def _drawn(spec: SweepSpec, number: int) -> Iterator[TrialSpec | str]:
         if (reason := spec.space.violated(point, base)) is not None:
             yield reason
             continue
-        try:
-            yield spec.trial.with_params(point)
-        except ValidationError as error:
-            if not is_incompatible(error):
-                raise
-            yield IMPOSSIBLE
+        yield trial_of(spec, point) or IMPOSSIBLE

@@ -52,14 +52,18 @@ def is_listed(spec: SweepSpec) -> bool:
 
 def drawn_trials(spec: SweepSpec) -> list[TrialSpec]:
     """The trials of `draw_points`, without those that a method of the space cannot do."""
-    trials = []
-    for point in draw_points(spec):
-        try:
-            trials.append(spec.trial.with_params(point))
-        except ValidationError as error:
-            if not is_incompatible(error):
-                raise
-    return trials
+    trials = (trial_of(spec, point) for point in draw_points(spec))
+    return [trial for trial in trials if trial is not None]
+
+
+def trial_of(spec: SweepSpec, point: Params) -> TrialSpec | None:
+    """A point's trial; None if its method cannot do it. ValidationError for any other mistake."""
+    try:
+        return spec.trial.with_params(point)
+    except ValidationError as error:
+        if not is_incompatible(error):
+            raise
+        return None
 
 
 def varying_names(spec: SweepSpec) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,11 @@ def _rows(spec: SweepSpec) -> tuple[Rows, list[str]]:
 
 def _words(spec: SweepSpec, made: SweepPlan) -> dict[str, str]:
     left, spent = made.survival, made.costs
-    trials = f"{made.n_trials}, of at most {made.max_samples:,} samples ({_ends(made.steps)} steps)"
+    trials = f"{made.n_trials}, of at most {made.max_samples:,} samples ({_span(made.steps)} steps)"
     words = {
         "trials": f"{trials}; exact",
         "rungs": "\n".join(
-            f"{rung.samples:,} samples, step {_ends(rung.steps)}"
+            f"{rung.samples:,} samples, step {_span(rung.steps)}"
             + (": inside the warm-up" if rung.in_warmup else "")
             for rung in made.rungs
         ),
@@ -100,8 +100,8 @@ def _words(spec: SweepSpec, made: SweepPlan) -> dict[str, str]:
     if spent.usd is not None:
         words["price"] = f"{spent.usd.low:,.2f} to {spent.usd.high:,.2f} USD"
     words["disk"] = (
-        f"{size(made.disk_bytes)}: adapters of {_between(made.adapter_bytes)}, checkpoints of "
-        f"{_between(made.checkpoint_bytes)}; predicted"
+        f"{size(made.disk_bytes)}: adapters of {_span(made.adapter_bytes, size)}, checkpoints of "
+        f"{_span(made.checkpoint_bytes, size)}; predicted"
     )
     if made.distinct_points is not None:
         words["points"] = f"at most {made.distinct_points:,} distinct; exact"
@@ -141,13 +141,8 @@ def _point(point: PlannedPoint) -> str:
     return f"{size(point.peak_bytes)} ({named}; {point.trainable_parameters:,} trained)"
 
 
-def _ends(values: tuple[int, int]) -> str:
-    low, high = values
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _between(values: tuple[int, int]) -> str:
-    low, high = map(size, values)
+def _span(values: tuple[int, int], told: Callable[[int], str] = "{:,}".format) -> str:
+    low, high = map(told, values)
     return low if low == high else f"{low} to {high}"
 
 
