@@ -29,6 +29,10 @@ class _Watched:
     has_answered: bool = False
     """Since it was started: a host that starts imports for long."""
     unheard: dict[int, float] = field(default_factory=dict)
+    pid: int | None = None
+    """Of the process that answered last."""
+    ended_pid: int | None = None
+    """Of the process that was ended, and may still answer: its successor is not ended for it."""
 
 
 class Hangs:
@@ -57,6 +61,7 @@ class Hangs:
                 log.warning("%s %s: it is ended, and its trials go on in another one", name, reason)
                 ray.kill(host.actor, no_restart=False)
                 host.asked, host.has_answered, host.unheard = None, False, {}
+                host.ended_pid = host.pid
 
     def unheard(self) -> list[tuple[int, str]]:
         """Trials that nobody asks their host about, with its name; each once in SILENT_SECONDS."""
@@ -77,9 +82,11 @@ class Hangs:
             host.has_answered = False
             with contextlib.suppress(ray.exceptions.RayError):  # it has died, and starts anew
                 answer = ray.get(call)
-                host.has_answered, host.unheard = True, dict(answer["unheard_seconds"])
-                if self._stall is not None and answer["silent_seconds"] > self._stall:
-                    return f"has made no step for {answer['silent_seconds']:.0f} s"
+                host.pid = answer["pid"]
+                if host.pid != host.ended_pid:
+                    host.has_answered, host.unheard = True, dict(answer["unheard_seconds"])
+                    if self._stall is not None and answer["silent_seconds"] > self._stall:
+                        return f"has made no step for {answer['silent_seconds']:.0f} s"
         if host.asked is None:
             host.asked, host.since = host.actor.pulse.remote(trials), now
         elif host.has_answered and now - host.since > SILENT_SECONDS:

@@ -62,6 +62,10 @@ class HostActor:
         prepared = await asyncio.to_thread(self._host.prepare, spec_json, variants_json)
         return prepared.model_dump(mode="json")
 
+    async def may_enter(self, trial: int, alone: bool) -> bool:
+        """Whether `submit` would take it now."""
+        return self._may_enter(trial, alone)
+
     async def submit(self, assignment: dict[str, Any], alone: bool = False) -> bool:
         """Queue an attempt; False if it has to ask again, because it or another must run alone.
 
@@ -112,9 +116,10 @@ class HostActor:
 
     async def pulse(self, trials: list[int]) -> dict[str, Any]:
         """`TrialHost.silent_seconds`, and the seconds since a proxy asked about each of `trials`
-        that was here."""
+        that was here; the pid tells this process from its successor."""
         now, asked = time.monotonic(), self._asked
         return {
+            "pid": os.getpid(),
             "silent_seconds": self._host.silent_seconds(),
             "unheard_seconds": {trial: now - asked[trial] for trial in trials if trial in asked},
         }

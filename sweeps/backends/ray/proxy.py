@@ -42,6 +42,8 @@ class TrialProxy(tune.Trainable):
         self._deaths: int = config.get("deaths", 0)
         self._furthest: int = config.get("furthest", -1)
         self._host: Any = None
+        self._is_aboard = False
+        """Whether the host may have taken the trial; one that dies before has not died of it."""
         self._host_name = _host_here(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -88,7 +90,7 @@ class TrialProxy(tune.Trainable):
         """Nothing, see `save_checkpoint`."""
 
     def _submit(self) -> None:
-        """Hand the trial to the host of this device, once it is there.
+        """Hand the trial to the host of this device, once it is there and has a place for it.
 
         A host that dies while it takes the trial may have died of it, so that counts as a death.
         """
@@ -101,12 +103,18 @@ class TrialProxy(tune.Trainable):
             "directory": self._directory(),
             "checkpoint": self._checkpoint,
         }
+        alone = self._is_suspect
         try:
-            while not ray.get(host.submit.remote(assignment, alone=self._is_suspect)):
-                time.sleep(ASK_AGAIN_SECONDS)
+            while self._host is None:
+                while not ray.get(host.may_enter.remote(self._trial, alone)):
+                    time.sleep(ASK_AGAIN_SECONDS)
+                self._is_aboard = True  # perhaps, if no answer comes
+                if ray.get(host.submit.remote(assignment, alone)):
+                    self._host = host
+                else:
+                    self._is_aboard = False
         except Fenced as fenced:  # an earlier proxy of this trial had seen a host die
-            self._attempt = fenced.current
-        self._host = host
+            self._attempt, self._host = fenced.current, host
 
     def _reach_host(self) -> Any:
         """The host of this device, which may still be starting."""
@@ -134,7 +142,7 @@ class TrialProxy(tune.Trainable):
         held = {name: _current_attempt(name, self._trial) for name in hosts}
         here = held.pop(self._host_name, None)
         if here is not None:
-            self._attempt = here
+            self._attempt, self._is_aboard = here, True
             return
         for name, attempt in held.items():
             if attempt is not None:
@@ -154,7 +162,14 @@ class TrialProxy(tune.Trainable):
         return self._deaths >= MAX_HOST_DEATHS
 
     def _host_died(self, error: Exception) -> dict[str, Any] | None:
-        """Go on as the next attempt; the trial's end if it was alone on a host that died."""
+        """Go on as the next attempt; the trial's end if it was alone on a host that died.
+
+        As the same attempt if the host cannot have had it: it died of another trial.
+        """
+        self._host = None
+        if not self._is_aboard:
+            return None
+        self._is_aboard = False
         # The one time that a proxy needs them.
         from peft_jobs import Kind, TrialResult
         from peft_jobs.host.messages import End
@@ -171,7 +186,6 @@ class TrialProxy(tune.Trainable):
         self._attempt += 1
         log.warning("trial %d: its host died, going on as attempt %d", self._trial, self._attempt)
         self._seq = 0
-        self._host = None
         return None
 
 

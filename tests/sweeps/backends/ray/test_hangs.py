@@ -9,11 +9,15 @@ from sweeps.backends.ray import hangs
 from sweeps.backends.ray.hangs import SILENT_SECONDS, Hangs
 
 
+def answer(silent: float, unheard: dict[int, float] | None = None, pid: int = 1) -> dict[str, Any]:
+    return {"pid": pid, "silent_seconds": silent, "unheard_seconds": unheard or {}}
+
+
 class Cluster:
     """In place of Ray's calls: answers that a test gives, or does not."""
 
     def __init__(self) -> None:
-        self.answer: dict[str, Any] | None = {"silent_seconds": 0.0, "unheard_seconds": {}}
+        self.answer: dict[str, Any] | None = answer(0.0)
         self.killed: list[Any] = []
         self.now = 0.0
 
@@ -79,15 +83,27 @@ def test_a_host_that_has_never_answered_is_starting(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(("stall", "ends"), [(100.0, True), (200.0, False), (None, False)])
 def test_an_engine_that_makes_no_step(cluster: Cluster, stall: float | None, ends: bool) -> None:
-    cluster.answer = {"silent_seconds": 150.0, "unheard_seconds": {}}
+    cluster.answer = answer(150.0)
     look = watch(cluster, stall)
     look(0)
     look(1)
     assert bool(cluster.killed) is ends
 
 
+def test_a_host_that_is_late_to_die_does_not_end_its_successor(cluster: Cluster) -> None:
+    cluster.answer = answer(150.0)
+    look = watch(cluster)
+    for _ in range(5):
+        look(1)
+    assert len(cluster.killed) == 1
+    cluster.answer = answer(150.0, pid=2)
+    look(1)
+    look(1)
+    assert len(cluster.killed) == 2
+
+
 def test_a_trial_that_nobody_asks_about_is_told_once_in_a_while(cluster: Cluster) -> None:
-    cluster.answer = {"silent_seconds": 0.0, "unheard_seconds": {0: 1.0, 1: SILENT_SECONDS + 1}}
+    cluster.answer = answer(0.0, {0: 1.0, 1: SILENT_SECONDS + 1})
     look = watch(cluster)
     look(0)
     assert look(1).unheard() == [(1, "host")]
