@@ -126,8 +126,13 @@ def _interval(
     """A sample's mean with its interval, the mean's standard error, and degrees of freedom."""
     spread, df = _shrunk(sample, pooled)
     error, value = math.sqrt(spread / len(sample)), mean(sample)
+    return student_interval(value, error, df, comparisons), error, df
+
+
+def student_interval(value: float, error: float, df: float, comparisons: int = 1) -> Interval:
+    """Around an estimate with that standard error; so many of them hold together."""
     half = _quantile(1 - (1 - LEVEL) / (2 * comparisons), df) * error
-    return Interval(value, value - half, value + half), error, df
+    return Interval(value, value - half, value + half)
 
 
 @cache

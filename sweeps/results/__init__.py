@@ -12,6 +12,7 @@ row_metrics      metrics as functions of how often each row counts
 row_intervals    how far two trials are apart on their rows: a paired bootstrap
 selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
+final_training   what a final training came to: the median seed, the mean over seeds
 plots            Optuna's plots
 model_card       the model card of an export
 """

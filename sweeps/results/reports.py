@@ -112,6 +112,8 @@ def summary(board: Leaderboard) -> str:
     if board.confirmation is not None:
         return f"{board.confirmation.words()[0].rstrip('.')}{against}."
     told = [f"trial {best.number:04d} is best, {board.metric} {best.value:.4f}{against}"]
+    if board.final is not None:
+        told = [" ".join(board.final.words()).rstrip(".")]
     if best.unbeaten:
         told.append(f"it is no better than the {' and the '.join(best.unbeaten)}")
     told.append(f"{complete} of {len(board.rows)} ran to the end")

@@ -17,7 +17,7 @@ from sweeps.spec import SweepSpec
 
 def record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dict[str, Any]:
     """The outcome as plain JSON values."""
-    folder, best = SweepFolder.of(spec), outcome.leaderboard.best
+    folder, best = SweepFolder.of(spec), outcome.leaderboard.chosen
     return {
         "sweep": spec.name,
         "folder": folder.location_of(folder.path),
@@ -37,16 +37,19 @@ def tell(spec: SweepSpec, outcome: Outcome) -> None:
     if board.rows:
         print_board(board, out)
         out.print()
-    if board.best is None or outcome.status != "complete":
+    if board.chosen is None or outcome.status != "complete" or board.final is not None:
         return
-    if board.best.adapter is not None:
-        adapter = _adapter(folder, board.best.adapter)
+    if board.chosen.adapter is not None:
+        adapter = _adapter(folder, board.chosen.adapter)
         out.print(f"The winner's adapter is in [bold]{escape(adapter)}[/]\n", soft_wrap=True)
     where = folder.option
+    told = "train that configuration on all the data, under three seeds; export the median"
+    train = {f"peft-sweep train {spec.name}{where}": told}
     steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
     if board.confirmation is None:
         told = "train the best ones again, under fresh seeds: is that the winner?"
         steps = {f"peft-sweep confirm {spec.name}{where}": told} | steps
+    steps |= train
     if spec.tracking.enabled and spec.tracking.uri is None:
         steps = {f"peft-sweep ui{where}": "browse the trials in MLflow"} | steps
     width = max(map(len, steps))
