@@ -6,11 +6,11 @@ from typing import Any
 from rich.markup import escape
 
 from peft_jobs import State
-from sweeps.cli.display.table import print_board
+from sweeps.cli.display.table import print_board, print_sentences
 from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import out, say
 from sweeps.records.layout import SweepFolder
-from sweeps.results.reports import summary
+from sweeps.results.reports import to_json
 from sweeps.run import Outcome
 from sweeps.spec import SweepSpec
 
@@ -26,16 +26,17 @@ def record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dic
         "interrupted": sorted(interrupted),
         "undelivered": outcome.undelivered,
         "adapter": _adapter(folder, best.adapter) if best and best.adapter else None,
-        "leaderboard": outcome.leaderboard.to_json(),
+        "leaderboard": to_json(outcome.leaderboard, outcome.verdict),
     }
 
 
 def tell(spec: SweepSpec, outcome: Outcome) -> None:
     """The leaderboard, where the winner lies, what to do next."""
     board, folder = outcome.leaderboard, SweepFolder.of(spec)
-    out.print(f"\nSweep {spec.name}: {summary(board)}\n", markup=False)
+    out.print(f"\nSweep {spec.name}: {outcome.verdict.headline}\n", markup=False)
     if board.rows:
         print_board(board, out)
+        print_sentences(outcome.verdict.sentences(with_steps=False)[1:], out)
         out.print()
     if board.chosen is None or outcome.status != "complete" or board.final is not None:
         return
