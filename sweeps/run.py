@@ -24,6 +24,7 @@ from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
 from sweeps.records.own_code import code_fingerprints
 from sweeps.records.ownership import home_of, own_id
+from sweeps.report.report import keep_report
 from sweeps.results.comparable import COMPARABLE
 from sweeps.results.leaderboard import Leaderboard, make_leaderboard
 from sweeps.results.plots import write_plots
@@ -194,9 +195,10 @@ def _finish(driver: Driver) -> Outcome:
     leaderboard = told_apart(make_leaderboard(driver.study), rows)
     with _enduring_if(True, "the leaderboard"):
         write_reports(leaderboard, driver.folder)
-        plots = driver.folder.plots
-        if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
-            driver.folder.keep(plots)
+        if driver.spec.tracking.enabled:
+            if write_plots(driver.study.optuna, driver.folder.plots):
+                driver.folder.keep(driver.folder.plots)
+            keep_report(driver.study, driver.folder, leaderboard)
     status, reason = _status(driver)
     end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)

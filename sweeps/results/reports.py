@@ -16,6 +16,7 @@ from sweeps.file_names import (
     LEADERBOARD_JSON,
     PLOTS_FOLDER,
     RECORD_FILE,
+    REPORT_FILE,
     SOURCE_FILE,
 )
 from sweeps.records.layout import SweepFolder
@@ -54,7 +55,7 @@ def cells(row: Row | tuple[str, float], board: Leaderboard) -> list[str]:
     ]
     known = numbers(row)
     fixed += [_number(name, known.get(name)) for name in board.shown]
-    fixed += [_value(row.params[n]) if n in row.params else "" for n in board.varying]
+    fixed += [shown(row.params[n]) if n in row.params else "" for n in board.varying]
     return fixed + ([row.note] if _has_notes(board) else [])
 
 
@@ -201,9 +202,20 @@ def _confirmed_html(board: Leaderboard) -> list[str]:
     ]
 
 
+def shown(value: object) -> str:
+    """A parameter's value as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
-    """What the parent run keeps: spec, leaderboard, plots, the best adapter with its trial."""
-    names = (SOURCE_FILE, RECORD_FILE, LEADERBOARD_JSON, LEADERBOARD_CSV, LEADERBOARD_HTML)
+    """What the parent run keeps: spec, report, leaderboard, plots, the best adapter with its
+    trial."""
+    boards = (LEADERBOARD_JSON, LEADERBOARD_CSV, LEADERBOARD_HTML)
+    names = (SOURCE_FILE, RECORD_FILE, REPORT_FILE, *boards)
     artifacts = [Artifact(folder.path / name) for name in names]
     artifacts.append(Artifact(folder.plots, PLOTS_FOLDER))
     if best is not None:
@@ -224,11 +236,3 @@ def _bytes(count: int | None) -> str:
     if count is None:
         return ""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
