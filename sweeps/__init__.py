@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
     from sweeps.exporters.export import Exported, export_trial
+    from sweeps.report.report import write_report
     from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
@@ -33,6 +34,7 @@ __all__ = [
     "make_leaderboard",
     "open_sweep",
     "run_sweep",
+    "write_report",
 ]
 _HOMES = {
     "Exported": "exporters.export",
@@ -49,6 +51,7 @@ _HOMES = {
     "make_leaderboard": "results.leaderboard",
     "open_sweep": "results.recorded_sweep",
     "run_sweep": "run",
+    "write_report": "report.report",
 }
 
 

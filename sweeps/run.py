@@ -24,6 +24,7 @@ from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
 from sweeps.records.own_code import code_fingerprints
 from sweeps.records.ownership import home_of, own_id
+from sweeps.report.report import keep_report
 from sweeps.results.comparable import COMPARABLE
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.plots import write_plots
@@ -196,9 +197,10 @@ def _finish(driver: Driver) -> Outcome:
     verdict = sweep.verdict(leaderboard)
     with _enduring_if(True, "the leaderboard"):
         write_reports(leaderboard, verdict, driver.folder)
-        plots = driver.folder.plots
-        if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
-            driver.folder.keep(plots)
+        if driver.spec.tracking.enabled:
+            if write_plots(driver.study.optuna, driver.folder.plots):
+                driver.folder.keep(driver.folder.plots)
+            keep_report(sweep, leaderboard, verdict)
     status, reason = _status(driver)
     end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, verdict, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)

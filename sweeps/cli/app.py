@@ -428,6 +428,25 @@ def show(
     show(open_sweep(storage, name, study_url), number, json)
 
 
+@app.command(**_example("peft-sweep report demo", "peft-sweep report demo --out demo.html"))
+def report(
+    name: Name,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Page to write; by default in the sweep's folder."
+        ),
+    ] = None,
+    storage: Storage = RUNS,
+    study_url: StudyUrl = None,
+) -> None:
+    """Write a sweep as one HTML page, with figures."""
+    from sweeps.cli.commands.report import report
+    from sweeps.results.recorded_sweep import open_sweep
+
+    report(open_sweep(storage, name, study_url), path)
+
+
 @app.command("list", **_example("peft-sweep list --storage /shared/runs"))
 def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json = False) -> None:
     """List the sweeps of a storage."""

@@ -16,6 +16,7 @@ from sweeps.file_names import (
     LEADERBOARD_JSON,
     PLOTS_FOLDER,
     RECORD_FILE,
+    REPORT_FILE,
     SOURCE_FILE,
 )
 from sweeps.records.layout import SweepFolder
@@ -184,8 +185,10 @@ def _confirmed_html(board: Leaderboard) -> list[str]:
 
 
 def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
-    """What the parent run keeps: spec, leaderboard, plots, the best adapter with its trial."""
-    names = (SOURCE_FILE, RECORD_FILE, LEADERBOARD_JSON, LEADERBOARD_CSV, LEADERBOARD_HTML)
+    """What the parent run keeps: spec, report, leaderboard, plots, the best adapter with its
+    trial."""
+    boards = (LEADERBOARD_JSON, LEADERBOARD_CSV, LEADERBOARD_HTML)
+    names = (SOURCE_FILE, RECORD_FILE, REPORT_FILE, *boards)
     artifacts = [Artifact(folder.path / name) for name in names]
     artifacts.append(Artifact(folder.plots, PLOTS_FOLDER))
     if best is not None:

@@ -7,6 +7,7 @@ plan              what a sweep will take: memory, time, money, disk
 init              a commented sweep file to start from
 schema            the JSON schema of the sweep file
 leaderboard       leaderboard and list
+report            a sweep as one HTML page
 show              all that is known of one trial
 status            status, watch and stop: a sweep seen, and asked to stop, from outside
 starting          the same of a sweep that has no trial yet
