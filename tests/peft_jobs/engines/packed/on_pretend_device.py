@@ -15,11 +15,11 @@ from peft_jobs.engines.packed.row import step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.evaluation.scoring import evaluate
-from peft_jobs.host.job import Job
 from peft_jobs.methods import METHODS
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.tasks import TASKS
 from peft_jobs.training.training_state import restore_model, restore_optimizer, snapshot
+from tests.peft_jobs.engines.packed.test_rounds import Answered, Queue
 from tests.support.packed_runs import Driven, furthest, plain_losses
 from tests.support.pretend_device import DevicesDoNotMatch, OnPretendDevice, PretendDevice, move
 
@@ -131,37 +131,16 @@ def test_trials_alone_go_on_from_their_snapshots(
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
 
 
-class OneAfterTheOther:
-    """An inbox whose jobs are there from the beginning."""
-
-    def __init__(self, jobs: list[Job]) -> None:
-        self.jobs = list(jobs)
-
-    def take(self, block: bool = True) -> Job | None:
-        return self.jobs.pop(0) if self.jobs else None
-
-
-class Decided(Job):
-    """Nobody is asked about its reports."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.progress: list[Any] = []
-
-    def report(self, progress: Any) -> None:
-        self.progress.append(progress)
-
-
 def trained(
     engine: PackedEngine, specs: Sequence[Any], folder: Path, starts: Sequence[Path | None]
-) -> list[Decided]:
+) -> list[Answered]:
     """All specs through the engine, in this thread."""
     changed = threading.Condition()
     jobs = [
-        Decided(trial, 1, spec, folder / str(trial), start, changed)
+        Answered(trial, 1, spec, folder / str(trial), start, changed)
         for trial, (spec, start) in enumerate(zip(specs, starts, strict=True))
     ]
-    engine.serve(OneAfterTheOther(jobs))
+    engine.serve(Queue(jobs))
     return jobs
 
 
@@ -181,7 +160,7 @@ def test_trials_come_and_go_in_a_pack_as_on_a_cpu(
             resident.device = engine.solo.device = pretended.device
             resident._hash = resident.base.state_hash()
         jobs = trained(engine, specs, tmp_path / place, [None] * 3)
-        middle = [next(Path(p.checkpoint) for p in job.progress if p.checkpoint) for job in jobs]
+        middle = [next(Path(p.checkpoint) for p in job.heard if p.checkpoint) for job in jobs]
         found.append((jobs, trained(engine, specs, tmp_path / f"{place} again", middle)))
         assert engine.solo.base is not None, "it is what it was"
     for jobs, expected in zip(found[1], found[0], strict=True):
@@ -189,9 +168,9 @@ def test_trials_come_and_go_in_a_pack_as_on_a_cpu(
             assert other.result is not None
             assert other.result.error is None, other.result.traceback
             assert other.result.provenance["engine"] == "packed"
-            assert furthest(one.progress, other.progress) < CLOSE
-            assert [p.checkpoint is None for p in other.progress] == [
-                p.checkpoint is None for p in one.progress
+            assert furthest(one.heard, other.heard) < CLOSE
+            assert [p.checkpoint is None for p in other.heard] == [
+                p.checkpoint is None for p in one.heard
             ]
 
 
