@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
     from sweeps.exporters.export import Exported, export_trial
     from sweeps.report.report import write_report
-    from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+    from sweeps.results.leaderboard import Leaderboard, Row
+    from sweeps.results.ranking import make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
     from sweeps.spec import SweepSpec
@@ -48,7 +49,7 @@ _HOMES = {
     "build_sweep": "spec.loading",
     "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
-    "make_leaderboard": "results.leaderboard",
+    "make_leaderboard": "results.ranking",
     "open_sweep": "results.recorded_sweep",
     "run_sweep": "run",
     "write_report": "report.report",

@@ -2,7 +2,8 @@
 
 recorded_sweep   `open_sweep`: a sweep in its storage, to be read
 states           what a trial is at, in one word
-leaderboard      the trials, ranked
+leaderboard      the trials, ranked, as data
+ranking          which rank each has: the leaderboard of a study
 comparable       which trials may be ranked together
 told_apart       which rows the validation rows tell from the first
 trials           all trials of a study as data

@@ -181,7 +181,7 @@ def test_a_sweep_without_a_complete_trial_has_a_page(sweep: Sweep, tmp_path: Pat
     assert launch(spec).status == "failed"
     write_report(open_sweep(spec.storage, spec.name), tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert "no trial has completed yet." in page.texts["p"]
+    assert "No trial has completed yet." in page.texts["p"]
 
 
 def test_a_page_that_cannot_be_written_is_told_and_fails_nothing(

@@ -10,7 +10,7 @@ import pytest
 from peft_jobs import Kind, State, TrialResult
 from sweeps import SweepSpec, open_sweep
 from sweeps.records.layout import SweepFolder
-from sweeps.results.leaderboard import make_leaderboard
+from sweeps.results.ranking import make_leaderboard
 from sweeps.results.verdict import Verdict, verdict_of
 from sweeps.run import launch
 from sweeps.study.study import SweepStudy
@@ -91,7 +91,7 @@ def test_a_single_run_is_told_as_one(open_study: Open) -> None:
     assert "It is no better than the mean of the training rows (0.5000)." in words
     assert [step.command and step.command.split()[1] for step in verdict.steps] == [
         *(None, None),
-        *("confirm", "export"),
+        *("confirm", "export", "train"),
     ]
     rows = make_leaderboard(study).rows
     apart = replace(rows[1], interval=(0.2, 0.9))
@@ -200,4 +200,7 @@ def test_a_confirmed_sweep_is_told_over_seeds_everywhere_the_same(
     assert record["verdict"]["sentences"] == verdict.sentences()
     assert verdict.headline in (SweepFolder.of(spec).path / "leaderboard.html").read_text()
     assert verdict.status == "ended"
-    assert [step.command.split()[1] for step in verdict.steps if step.command] == ["export"]
+    assert [step.command.split()[1] for step in verdict.steps if step.command] == [
+        "export",
+        "train",
+    ]
