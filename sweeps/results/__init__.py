@@ -11,6 +11,7 @@ curves           what trials reported while they ran
 rows             what a trial's last evaluation found of each row
 row_metrics      metrics as functions of how often each row counts
 row_intervals    how far two trials are apart on their rows: a paired bootstrap
+importances      which parameters decided how trials did
 selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
 final_training   what a final training came to: the median seed, the mean over seeds
