@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
-    from sweeps.exporters.export import Exported, export_trial
+    from sweeps.exporters.export import Exported, export_top, export_trial
     from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
@@ -28,6 +28,7 @@ __all__ = [
     "SweepSpec",
     "Unavailable",
     "build_sweep",
+    "export_top",
     "export_trial",
     "load_sweep",
     "make_leaderboard",
@@ -44,6 +45,7 @@ _HOMES = {
     "SweepSpec": "spec",
     "Unavailable": "errors",
     "build_sweep": "spec.loading",
+    "export_top": "exporters.export",
     "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
     "make_leaderboard": "results.leaderboard",

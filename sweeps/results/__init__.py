@@ -13,5 +13,4 @@ row_intervals    how far two trials are apart on their rows: a paired bootstrap
 selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
 plots            Optuna's plots
-model_card       the model card of an export
 """
