@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
-    from sweeps.exporters.export import Exported, export_trial
+    from sweeps.exporters.export import Exported, export_top, export_trial
     from sweeps.report.report import write_report
     from sweeps.results.leaderboard import Leaderboard, Row
     from sweeps.results.ranking import make_leaderboard
@@ -30,6 +30,7 @@ __all__ = [
     "SweepSpec",
     "Unavailable",
     "build_sweep",
+    "export_top",
     "export_trial",
     "load_sweep",
     "make_leaderboard",
@@ -47,6 +48,7 @@ _HOMES = {
     "SweepSpec": "spec",
     "Unavailable": "errors",
     "build_sweep": "spec.loading",
+    "export_top": "exporters.export",
     "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
     "make_leaderboard": "results.ranking",

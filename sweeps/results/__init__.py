@@ -18,5 +18,4 @@ final_training   what a final training came to: the median seed, the mean over s
 plots            Optuna's plots
 verdict          what the sweep says, in plain words
 words            values and sizes as a person reads them
-model_card       the model card of an export
 """
