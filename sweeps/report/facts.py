@@ -18,7 +18,7 @@ _MOST_CLASSES = 20
 def cost(board: Leaderboard, study: SweepStudy, record: Record) -> dict[str, str]:
     """What the sweep took, and what its pruner left undone."""
     driven, held = (seconds / 3600 for seconds in study.spent)
-    held_by = "hosts" if record["prepared"]["provenance"].get("device") == "cpu" else "GPUs"
+    held_by = "hosts" if _seen(record).get("device", "cpu") == "cpu" else "GPUs"
     complete = [row for row in board.rows if row.state == "COMPLETE"]
     others = [row for row in board.rows if row.state != "COMPLETE"]
     minutes = {
@@ -36,7 +36,7 @@ def cost(board: Leaderboard, study: SweepStudy, record: Record) -> dict[str, str
     return told
 
 
-def data(spec: SweepSpec, record: Record, num_validation_rows: int | None) -> dict[str, str]:
+def data(spec: SweepSpec, record: Record) -> dict[str, str]:
     """Where the rows come from, and how many there are."""
     prepared, given = record["prepared"], spec.trial.data
     validation = given.validation
@@ -50,8 +50,8 @@ def data(spec: SweepSpec, record: Record, num_validation_rows: int | None) -> di
             else validation.path
         ),
     }
-    if num_validation_rows is not None:
-        told["validation rows"] = f"{num_validation_rows:,}"
+    if (rows := _seen(record).get("num_rows")) is not None:
+        told["validation rows"] = f"{rows['validation']:,}"
     if given.test is not None:
         told["test rows from"] = f"{given.test.path}, read by `export` alone"
     if dropped := {n: c for n, c in _seen(record).get("dropped_rows", {}).items() if c}:

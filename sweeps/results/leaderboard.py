@@ -6,6 +6,7 @@ follow unranked. Rows are ranked only if they saw the same base, data and templa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
@@ -137,7 +138,12 @@ class Leaderboard:
         """The winner; None while no feasible trial is complete."""
         return self.rows[0] if self.rows and self.rows[0].rank == 1 else None
 
-    @property
+    @cached_property
+    def has_notes(self) -> bool:
+        """Whether some row has one."""
+        return any(row.note for row in self.rows)
+
+    @cached_property
     def varying(self) -> list[str]:
         """The parameters whose value differs between rows."""
         names = dict.fromkeys(name for row in self.rows for name in row.params)
