@@ -26,11 +26,11 @@ from sweeps.records.own_code import code_fingerprints
 from sweeps.records.ownership import home_of, own_id
 from sweeps.report.report import keep_report
 from sweeps.results.comparable import COMPARABLE
-from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.plots import write_plots
+from sweeps.results.recorded_sweep import RecordedSweep
 from sweeps.results.reports import write_reports
-from sweeps.results.rows import rows_reader
-from sweeps.results.told_apart import told_apart
+from sweeps.results.verdict import Verdict
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
@@ -53,6 +53,7 @@ class Outcome:
     """How a launch ended."""
 
     leaderboard: Leaderboard
+    verdict: Verdict
     status: Status
     reason: str | None
     undelivered: int
@@ -191,19 +192,20 @@ def _stop_if(wanted: bool) -> None:
 
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
-    rows = rows_reader(driver.study, driver.folder)
-    leaderboard = told_apart(make_leaderboard(driver.study), rows)
+    sweep = RecordedSweep(driver.study, driver.folder)
+    leaderboard = sweep.leaderboard(intervals=True)
+    verdict = sweep.verdict(leaderboard)
     with _enduring_if(True, "the leaderboard"):
-        write_reports(leaderboard, driver.folder)
+        write_reports(leaderboard, verdict, driver.folder)
         if driver.spec.tracking.enabled:
             if write_plots(driver.study.optuna, driver.folder.plots):
                 driver.folder.keep(driver.folder.plots)
-            keep_report(driver.study, driver.folder, leaderboard)
+            keep_report(sweep, leaderboard, verdict)
     status, reason = _status(driver)
-    end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, status)
+    end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, verdict, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)
     driver.drop_adapters()
-    return Outcome(leaderboard, status, reason, undelivered)
+    return Outcome(leaderboard, verdict, status, reason, undelivered)
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ def write_export(
     spec = TrialSpec.model_validate_json((out / TRIAL_FILE).read_text(encoding="utf-8"))
     for exporter in exporters:
         exporter.check(spec)
-    winner = board.best is not None and board.best.number == row.number
+    winner = board.chosen is not None and board.chosen.number == row.number
     test = test and winner and spec.data.test is not None
     with _cache(folder) as cache:
         for exporter in exporters:
@@ -118,7 +118,7 @@ def _exporters(to: Sequence[str]) -> list[Exporter]:
 
 
 def _choose(board: Leaderboard, number: int | None) -> Row:
-    row = board.best
+    row = board.chosen
     if number is not None:
         row = next((row for row in board.rows if row.number == number), None)
     if row is None and number is None:

@@ -3,7 +3,6 @@
 report     `write_report`: what the page shows, in order
 page       the page around its sections: styles, scripts, and what it forbids itself
 tables     tables of the page: the leaderboard, which sorts, and lists of facts
-words      the verdict, in sentences
 facts      cost, data and environment
 figures    the objective of trials by number, by samples, and against what they cost
 repeats    what a confirmation has measured, seed by seed

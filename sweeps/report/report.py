@@ -9,7 +9,6 @@ from pathlib import Path
 from peft_jobs.storage.files import write_whole
 from sweeps.errors import Unavailable
 from sweeps.file_names import REPORT_FILE
-from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import read_record
 from sweeps.report import facts, figures
 from sweeps.report.lanes import timeline
@@ -17,12 +16,11 @@ from sweeps.report.page import Figure, Section, paragraphs, render, text
 from sweeps.report.parallel import parallel_coordinates
 from sweeps.report.repeats import seeds
 from sweeps.report.tables import board_table, confirmed_table, facts_table
-from sweeps.report.words import sentences
 from sweeps.results.curves import read_curves
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.recorded_sweep import RecordedSweep
-from sweeps.results.reports import shown
-from sweeps.study.study import SweepStudy
+from sweeps.results.verdict import Verdict
+from sweeps.results.words import shown
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +33,18 @@ def write_report(sweep: RecordedSweep, path: Path) -> None:
 
     SpecError if its trials cannot be compared, OSError if the file cannot be written.
     """
-    record = read_record(sweep.folder.storage, sweep.name)
-    write_whole(path, make_report(sweep, record, sweep.leaderboard(intervals=True)))
+    record, board = read_record(sweep.folder.storage, sweep.name), sweep.leaderboard(intervals=True)
+    write_whole(path, make_report(sweep, record, board, sweep.verdict(board)))
 
 
-def keep_report(study: SweepStudy, folder: SweepFolder, board: Leaderboard) -> None:
+def keep_report(sweep: RecordedSweep, board: Leaderboard, verdict: Verdict) -> None:
     """Write the page into the folder of a sweep that is being driven; `board` is the sweep's, with
     its intervals. What goes wrong is logged: no sweep fails because of a page."""
+    folder = sweep.folder
     path = folder.path / REPORT_FILE
     try:
         record = json.loads(folder.record.read_text(encoding="utf-8"))
-        write_whole(path, make_report(RecordedSweep(study, folder), record, board))
+        write_whole(path, make_report(sweep, record, board, verdict))
     except Exception:  # of plotly, Optuna, the disk: the sweep's own records stand
         again = f"peft-sweep report {folder.name}{folder.option}"
         log.exception("there is no report %s; `%s` tries again", path, again)
@@ -53,24 +52,25 @@ def keep_report(study: SweepStudy, folder: SweepFolder, board: Leaderboard) -> N
         folder.keep(path)
 
 
-def make_report(sweep: RecordedSweep, record: facts.Record, board: Leaderboard) -> str:
+def make_report(
+    sweep: RecordedSweep, record: facts.Record, board: Leaderboard, verdict: Verdict
+) -> str:
     """The page as HTML, of what `sweep.json` and the board (with its intervals) say of a sweep."""
-    return render(f"Sweep {board.sweep}", [*_sections(sweep, record, board)])
+    return render(f"Sweep {board.sweep}", [*_sections(sweep, record, board, verdict)])
 
 
-def _sections(sweep: RecordedSweep, record: facts.Record, board: Leaderboard) -> Iterator[Section]:
+def _sections(
+    sweep: RecordedSweep, record: facts.Record, board: Leaderboard, verdict: Verdict
+) -> Iterator[Section]:
     study = sweep.study
     trials = study.launched()
-    verdict = f'<div class="verdict">{paragraphs(sentences(board))}</div>'
-    yield Section("", verdict + _written())
-    if (best := board.best) is not None:
-        number = best.number if board.confirmation is None else board.confirmation.recommended
-        row = next(row for row in board.rows if row.number == number)
-        command = f"peft-sweep export {sweep.name}{sweep.folder.option}"
-        other = "" if number == best.number else f" --trial {number}"
+    said = f'<div class="verdict">{paragraphs(verdict.sentences(with_steps=False))}</div>'
+    yield Section("", said + _written())
+    if (row := board.chosen) is not None:
+        steps = "\n".join(step.command or f"# {step.why}" for step in verdict.steps)
         params = {name: shown(value) for name, value in row.params.items()}
-        told = f"{facts_table(params)}<pre>{text(command + other)}</pre>"
-        yield Section(f"What to train: trial {number:04d}", told)
+        told = f"{facts_table(params)}<pre>{text(steps)}</pre>"
+        yield Section(f"What to train: trial {row.number:04d}", told)
     if board.confirmation is not None:
         yield Section(
             "Trained again under fresh seeds",
@@ -92,7 +92,7 @@ def _sections(sweep: RecordedSweep, record: facts.Record, board: Leaderboard) ->
         "",
         _drawn(timeline(study.trials())),
     )
-    yield Section("Cost", facts_table(facts.cost(board, study, record)))
+    yield Section("Cost", facts_table(facts.cost(board, study, verdict.spent)))
     yield Section("Data", facts_table(facts.data(sweep.spec, record)))
     yield Section("Environment", facts_table(facts.environment(sweep.spec, record)))
     if (source := sweep.folder.read(sweep.folder.source)) is not None:

@@ -12,6 +12,9 @@ row_metrics      metrics as functions of how often each row counts
 row_intervals    how far two trials are apart on their rows: a paired bootstrap
 selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
+final_training   what a final training came to: the median seed, the mean over seeds
 plots            Optuna's plots
+verdict          what the sweep says, in plain words
+words            values and sizes as a person reads them
 model_card       the model card of an export
 """

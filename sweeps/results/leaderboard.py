@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from peft_jobs import State, TrialResult
 from sweeps.confirmation.confirmed import Confirmation, confirmation_of
 from sweeps.results.comparable import changed_contents, check_comparable
+from sweeps.results.final_training import FinalTraining, final_training
 from sweeps.results.states import minutes_so_far, state_of
 from sweeps.spec.metrics import as_loss
 from sweeps.study.lease import Holder
@@ -37,6 +38,10 @@ FIELDS = (
     *("difference_low", "difference_high", "note"),
 )
 """Of a row, what a table of all that is known has beside its parameters and metrics."""
+
+
+_LATER = {"majority": None, "goes_on": False, "confirmation": None, "final": None}
+"""Of a board, what is written where it is not this: earlier versions knew nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Leaderboard:
     without an adapter."""
     confirmation: Confirmation | None = None
     """What repeats of the best trials under fresh seeds have shown."""
+    final: FinalTraining | None = None
+    """Of a final training, what it came to."""
 
     @property
     def references(self) -> dict[str, float]:
@@ -143,6 +150,19 @@ class Leaderboard:
         """Whether some row has one."""
         return any(row.note for row in self.rows)
 
+    @property
+    def chosen(self) -> Row | None:
+        """The row to export: what a confirmation recommends, the median seed of a final training,
+        otherwise the winner."""
+        if self.best is None:
+            return None
+        number = self.best.number
+        if self.confirmation is not None:
+            number = self.confirmation.recommended
+        if self.final is not None:
+            number = self.final.median
+        return next(row for row in self.rows if row.number == number)
+
     @cached_property
     def varying(self) -> list[str]:
         """The parameters whose value differs between rows."""
@@ -168,7 +188,7 @@ class Leaderboard:
 
     def to_json(self) -> dict[str, Any]:
         known = asdict(self)
-        for name, absent in (("majority", None), ("goes_on", False), ("confirmation", None)):
+        for name, absent in _LATER.items():
             if known[name] is absent:  # as earlier versions have recorded it
                 del known[name]
         for line, row in zip(known["rows"], self.rows, strict=True):
@@ -206,6 +226,7 @@ def make_leaderboard(study: SweepStudy) -> Leaderboard:
         majority=majority,
         goes_on=study.spec.trial.adapter.source is not None,
         confirmation=confirmation_of(study),
+        final=final_training(study),
     )
     return replace(board, rows=tuple(_ranked(rows, board)))
 

@@ -30,10 +30,14 @@ def export(
         exported = write_export(sweep, number, path, to, test)
     if json:
         print_json(asdict(exported))
-        return
-    out.print(
-        f"Trial {exported.number:04d} of {sweep.name} is in [bold]{escape(str(exported.path))}[/]"
-    )
+    else:
+        tell_export(exported, sweep.name)
+
+
+def tell_export(exported: "Exported", name: str) -> None:
+    """Where the trial of the sweep `name` lies, and what was measured on it."""
+    path = escape(str(exported.path))
+    out.print(f"Trial {exported.number:04d} of {name} is in [bold]{path}[/]")
     out.print(scores(exported))
     if exported.merged_path is not None:
         out.print(f"The merged model is in [bold]{escape(str(exported.merged_path))}[/]")

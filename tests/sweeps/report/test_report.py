@@ -14,7 +14,6 @@ import pytest
 
 from sweeps import SweepSpec, open_sweep, write_report
 from sweeps.report.report import keep_report, make_report
-from sweeps.report.words import sentences
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.recorded_sweep import RecordedSweep
 from sweeps.results.reports import cells, confirmed_cells, header
@@ -116,7 +115,7 @@ def test_the_page_says_what_the_board_says(page: Page, recorded: RecordedSweep) 
     board = recorded.leaderboard(intervals=True)
     found = board.confirmation
     assert found is not None
-    for sentence in sentences(board):
+    for sentence in recorded.verdict(board).sentences(with_steps=False):
         assert sentence in page.texts["p"]
     start = page.rows.index(header(board))
     entries = [cells(entry, board) for entry in board.entries]
@@ -164,7 +163,7 @@ def test_what_a_person_wrote_is_text_and_never_markup(
     record["prepared"]["leaks"] = [HOSTILE]
     record["prepared"]["class_counts"] = {HOSTILE: 3}
     record["environment"]["platform"] = HOSTILE
-    page = Page(make_report(recorded, record, hostile))
+    page = Page(make_report(recorded, record, hostile, recorded.verdict(hostile)))
     assert len(page.texts["script"]) == 3
     assert "img" not in {tag for tag, _ in page.elements}
     assert page.texts["h1"] == [f"Sweep {HOSTILE}"]
@@ -182,7 +181,7 @@ def test_a_sweep_without_a_complete_trial_has_a_page(sweep: Sweep, tmp_path: Pat
     assert launch(spec).status == "failed"
     write_report(open_sweep(spec.storage, spec.name), tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert "no trial has completed yet." in page.texts["p"]
+    assert "No trial has completed yet." in page.texts["p"]
 
 
 def test_a_page_that_cannot_be_written_is_told_and_fails_nothing(
@@ -191,9 +190,9 @@ def test_a_page_that_cannot_be_written_is_told_and_fails_nothing(
     board: Leaderboard = recorded.leaderboard()
     there = recorded.folder.path / "report.html"
     there.mkdir()
-    keep_report(recorded.study, recorded.folder, board)
+    keep_report(recorded, board, recorded.verdict(board))
     assert "peft-sweep report simulated --storage" in caplog.text
     there.rmdir()
-    keep_report(recorded.study, recorded.folder, board)
+    keep_report(recorded, board, recorded.verdict(board))
     assert Page(there.read_text(encoding="utf-8")).texts["h1"] == ["Sweep simulated"]
     there.unlink()
