@@ -178,8 +178,9 @@ def against_costs(board: Leaderboard) -> list[Figure]:
             "line": {"shape": "hv", "color": "--best", "width": 2},
             "marker": {"color": "--best", "size": 9},
         }
+        ticks = {"dtick": "D2"} if scale == "log" else {"nticks": 6}  # at 1, 2, 5, 10, ...
         layout = {
-            "xaxis": {"title": {"text": title}, "type": scale, "nticks": 6},
+            "xaxis": {"title": {"text": title}, "type": scale, **ticks},
             "yaxis": _objective(board),
         }
         caption = f"Against {title.partition(',')[0]}"

@@ -65,6 +65,7 @@ def _of_the_page(figure: dict[str, Any], num_axes: int, direction: str) -> Figur
             "yaxis": layout["yaxis"],
             "annotations": notes,
             "shapes": layout["shapes"],
+            "margin": {"r": _AXIS_WIDTH // 2},  # for the last axis' name
             "minwidth": _AXIS_WIDTH * num_axes,
         },
     }

@@ -223,6 +223,7 @@ class SoloEngine:
             **base.contents,
             **data.fingerprints,
             "dropped_rows": data.dropped,
+            "num_rows": {"train": len(data.train), "validation": len(data.validation)},
             "seed": spec.seed,
             "device": _device_name(self.device),
             "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),

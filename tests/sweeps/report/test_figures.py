@@ -166,16 +166,23 @@ def test_seeds_are_drawn_as_the_study_has_them(sweep: Callable[..., Any]) -> Non
         assert x + high == pytest.approx(one.expected.high)
 
 
-def test_what_pruning_saved_is_a_share_of_the_samples_of_all(sweep: Callable[..., Any]) -> None:
-    spec = sweep()
+def test_costs_are_sums_of_minutes_and_what_the_study_has_noted(
+    sweep: Callable[..., Any],
+) -> None:
+    spec = sweep(confirm={"seeds": 2, "candidates": 3, "max_trials": 6})
     launch(spec)
     found = open_sweep(spec.storage, spec.name)
-    record = {"prepared": {"provenance": {"device": "cpu"}}}
-    rows = found.leaderboard().rows
-    told = facts.cost(found.leaderboard(), found.study, record)
-    weak = [r for r in rows if r.kind == "weak"]
-    results = {t.number: t.user_attrs["result"] for t in found.study.launched()}
-    whole, left = 900 * len(rows), sum(900 - results[r.number]["samples"] for r in weak)
-    assert len(weak) >= 2
-    expected = f"{left:,} of {whole:,} ({left / whole:.0%}), by stopping {len(weak)} trials early"
-    assert told["samples that pruning saved"] == expected
+    rows = [row(0, 1.0, 1, minutes=1.5), row(1, 2.0, 2, minutes=2.25), row(2, 3.0, minutes=0.5)]
+    spent = replace(
+        found.verdict().spent, hours=0.05, gpu_hours=1.5, share_saved=0.25, num_pruned=7
+    )
+    told = facts.cost(board(*rows), found.study, spent)
+    repeated = sum(sum(t.user_attrs["result"]["seconds"].values()) for t in repeats(found.study))
+    assert told.pop("minutes of repeats", "0.0") == f"{repeated / 60:.1f}"
+    assert told == {
+        "driven": "3.0 minutes",
+        "GPUs held, together": "1.50 hours",
+        "minutes of complete trials": "3.8",
+        "minutes of all others": "0.5",
+        "pruning saved": "25% of the samples of complete and weak trials, by stopping 7 early",
+    }
