@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
     from sweeps.exporters.export import Exported, export_top, export_trial
+    from sweeps.exporters.hub import push_to_hub
     from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
@@ -33,6 +34,7 @@ __all__ = [
     "load_sweep",
     "make_leaderboard",
     "open_sweep",
+    "push_to_hub",
     "run_sweep",
 ]
 _HOMES = {
@@ -50,6 +52,7 @@ _HOMES = {
     "load_sweep": "spec.loading",
     "make_leaderboard": "results.leaderboard",
     "open_sweep": "results.recorded_sweep",
+    "push_to_hub": "exporters.hub",
     "run_sweep": "run",
 }
 
