@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
     from sweeps.exporters.export import Exported, export_top, export_trial
     from sweeps.exporters.hub import push_to_hub
-    from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+    from sweeps.report.report import write_report
+    from sweeps.results.leaderboard import Leaderboard, Row
+    from sweeps.results.ranking import make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
     from sweeps.spec import SweepSpec
@@ -36,6 +38,7 @@ __all__ = [
     "open_sweep",
     "push_to_hub",
     "run_sweep",
+    "write_report",
 ]
 _HOMES = {
     "Exported": "exporters.export",
@@ -50,10 +53,11 @@ _HOMES = {
     "export_top": "exporters.export",
     "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
-    "make_leaderboard": "results.leaderboard",
+    "make_leaderboard": "results.ranking",
     "open_sweep": "results.recorded_sweep",
     "push_to_hub": "exporters.hub",
     "run_sweep": "run",
+    "write_report": "report.report",
 }
 
 

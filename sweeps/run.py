@@ -24,12 +24,13 @@ from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
 from sweeps.records.own_code import code_fingerprints
 from sweeps.records.ownership import home_of, own_id
+from sweeps.report.report import keep_report
 from sweeps.results.comparable import COMPARABLE
-from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.plots import write_plots
+from sweeps.results.recorded_sweep import RecordedSweep
 from sweeps.results.reports import write_reports
-from sweeps.results.rows import rows_reader
-from sweeps.results.told_apart import told_apart
+from sweeps.results.verdict import Verdict
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
@@ -43,8 +44,7 @@ from sweeps.study.study import SweepStudy
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-FLUSH_SECONDS = 30.0
-"""How long the end of a sweep waits for the tracking server."""
+FLUSH_SECONDS = 30.0  # that the end of a sweep waits for the tracking server
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Outcome:
     """How a launch ended."""
 
     leaderboard: Leaderboard
+    verdict: Verdict
     status: Status
     reason: str | None
     undelivered: int
@@ -90,10 +91,9 @@ def launch(
     moved: bool = False,
     confirm_only: bool = False,
 ) -> Outcome:
-    """`run_sweep` with what a command line needs.
-
-    `retry_failed` runs the trials that failed once more; `moved` says that the storage was
-    elsewhere before; `confirm_only` starts no new trial, but the repeats of `spec.confirm`.
+    """`run_sweep` with what a command line needs: `retry_failed` runs the trials that failed once
+    more; `moved` says that the storage was elsewhere before; `confirm_only` starts no new trial,
+    but the repeats of `spec.confirm`.
     """
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
@@ -190,18 +190,20 @@ def _stop_if(wanted: bool) -> None:
 
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
-    rows = rows_reader(driver.study, driver.folder)
-    leaderboard = told_apart(make_leaderboard(driver.study), rows)
+    sweep = RecordedSweep(driver.study, driver.folder)
+    leaderboard = sweep.leaderboard(intervals=True)
+    verdict = sweep.verdict(leaderboard)
     with _enduring_if(True, "the leaderboard"):
-        write_reports(leaderboard, driver.folder)
-        plots = driver.folder.plots
-        if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
-            driver.folder.keep(plots)
+        write_reports(leaderboard, verdict, driver.folder)
+        if driver.spec.tracking.enabled:
+            if write_plots(driver.study.optuna, driver.folder.plots):
+                driver.folder.keep(driver.folder.plots)
+            keep_report(sweep, leaderboard, verdict)
     status, reason = _status(driver)
-    end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, status)
+    end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, verdict, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)
     driver.drop_adapters()
-    return Outcome(leaderboard, status, reason, undelivered)
+    return Outcome(leaderboard, verdict, status, reason, undelivered)
 
 
 @contextlib.contextmanager

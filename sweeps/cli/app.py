@@ -271,6 +271,53 @@ _takes_up(
 
 
 @app.command(
+    cls=NamesEntries,
+    **_example("peft-sweep train demo", "peft-sweep train demo --trial 4 --epochs 3 --seeds 5"),
+)
+def train(
+    name: Name,
+    overrides: Overrides = None,
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Trial; by default the one that is recommended."),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E", help="Passes over all rows; by default as in the sweep, one at least."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Fresh seeds.")] = 3,
+    with_validation: Annotated[
+        bool,
+        typer.Option(
+            "--with-validation", help="Train on the validation rows too; measure on the test rows."
+        ),
+    ] = False,
+    to: Annotated[
+        str, typer.Option(metavar="A,B", help="Forms to write ({sweeps.exporters:EXPORTERS}).")
+    ] = "peft",
+    storage: Storage = RUNS,
+    address: Address = None,
+    inline: Inline = False,
+    plain: Plain = False,
+    supervise: Supervise = True,
+    moved: Moved = False,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Train the winner's configuration on all the data; export it."""
+    from sweeps.cli.commands.run import Options
+    from sweeps.cli.commands.train import Wanted, train
+
+    given = overrides or []
+    options = Options(given, address, inline, study_url, plain, json, supervise, moved)
+    forms = tuple(form.strip() for form in to.split(",") if form.strip())
+    wanted = Wanted(trial, epochs, seeds, with_validation, forms)
+    raise typer.Exit(train(storage, name, wanted, options))
+
+
+@app.command(
     **_example("peft-sweep status demo", "peft-sweep status demo --address http://127.0.0.1:8265")
 )
 def status(
@@ -379,6 +426,25 @@ def show(
     from sweeps.results.recorded_sweep import open_sweep
 
     show(open_sweep(storage, name, study_url), number, json)
+
+
+@app.command(**_example("peft-sweep report demo", "peft-sweep report demo --out demo.html"))
+def report(
+    name: Name,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Page to write; by default in the sweep's folder."
+        ),
+    ] = None,
+    storage: Storage = RUNS,
+    study_url: StudyUrl = None,
+) -> None:
+    """Write a sweep as one HTML page, with figures."""
+    from sweeps.cli.commands.report import report
+    from sweeps.results.recorded_sweep import open_sweep
+
+    report(open_sweep(storage, name, study_url), path)
 
 
 @app.command("list", **_example("peft-sweep list --storage /shared/runs"))

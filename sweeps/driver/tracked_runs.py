@@ -23,6 +23,7 @@ from sweeps.records.layout import SweepFolder, run_name
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.reports import markdown, report_artifacts
 from sweeps.results.states import INTERRUPTED
+from sweeps.results.verdict import Verdict
 from sweeps.spec.sample_points import varying_names
 from sweeps.study.point import Point
 from sweeps.study.study import SweepStudy
@@ -74,6 +75,7 @@ def end_sweep(
     tracker: Tracker,
     counts: Counter[str],
     leaderboard: Leaderboard,
+    verdict: Verdict,
     status: Status,
 ) -> None:
     """Tell the tracker how the sweep ended; an interrupted one stays RUNNING, as its trials do.
@@ -82,7 +84,8 @@ def end_sweep(
     """
     best = leaderboard.best
     metrics = {f"sweep/trials_{name.lower()}": float(n) for name, n in counts.items()}
-    tags = {"mlflow.note.content": markdown(leaderboard)}
+    said = verdict.sentences()
+    tags = {"mlflow.note.content": markdown(leaderboard, said), "verdict": " ".join(said)}
     if best is not None and best.value is not None:
         metrics[f"sweep/best_{leaderboard.metric.replace('/', '_')}"] = best.value
         tags["best.trial"] = str(best.number)

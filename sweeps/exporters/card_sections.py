@@ -144,18 +144,17 @@ def training(spec: TrialSpec, record: Mapping[str, Any]) -> Iterator[str]:
         yield "* versions: " + ", ".join(f"{name} {value}" for name, value in versions.items())
 
 
-def selection(board: Leaderboard, row: Row) -> Iterator[str]:
-    """How it was chosen, and what that does to its figures."""
-    states = [known.state for known in board.rows]
+def selection(board: Leaderboard, row: Row, said: Sequence[str]) -> Iterator[str]:
+    """How it was chosen, and what that does to its figures; `said` is the sweep's verdict."""
     complete = sum(known.rank is not None for known in board.rows)
     yield from ("", "## Selection", "")
     yield (
-        f"{len(states)} trials were launched, {complete} of them are ranked by {board.metric}; "
-        f"this one is rank {row.rank or 'none'}."
+        f"{len(board.rows)} trials were launched, {complete} of them are ranked by {board.metric}; "
+        f"this one is rank {row.rank or 'none'}. "
+        + ("The sweep says:" if row is board.chosen else "Of its recommended trial the sweep says:")
     )
-    if board.confirmation is not None:
-        yield from ("", *board.confirmation.words())
-    elif complete > 1:
+    yield from ("", *(f"* {sentence}" for sentence in said))
+    if board.confirmation is None and board.final is None and complete > 1:
         yield ""
         yield (
             "It was trained under one seed, and the best of many measurements is better than it "

@@ -113,7 +113,7 @@ def write_export(
     exporters = [exporter for name, exporter in EXPORTERS.items() if name in names]
     for exporter in exporters:
         exporter.check(spec)
-    winner = board.best is not None and board.best.number == row.number
+    winner = board.chosen is not None and board.chosen.number == row.number
     test = test and winner and spec.data.test is not None
     with _cache(folder) as cache:
         for exporter in exporters:
@@ -122,7 +122,8 @@ def write_export(
     if (intervals := _intervals(sweep, row)) is not None:
         record["intervals"] = intervals
     forms = [form for e in EXPORTERS.values() if (form := e.form(spec, record)) is not None]
-    write_whole(out / "README.md", model_card(board, row, spec, record, out, forms))
+    said = sweep.verdict().sentences(with_steps=False)
+    write_whole(out / "README.md", model_card(board, row, spec, record, out, forms, said))
     write_json(out / EXPORT_FILE, record)
     return Exported(
         path=out,
@@ -171,7 +172,7 @@ def _names(to: Sequence[str]) -> set[str]:
 
 
 def _choose(board: Leaderboard, number: int | None) -> Row:
-    row = board.best
+    row = board.chosen
     if number is not None:
         row = next((row for row in board.rows if row.number == number), None)
     if row is None and number is None:

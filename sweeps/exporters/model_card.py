@@ -27,8 +27,10 @@ def model_card(
     record: Mapping[str, Any],
     folder: Path,
     forms: Sequence[Form] = (),
+    said: Sequence[str] = (),
 ) -> str:
-    """The card of an export in `folder`, whose figures are in `record`."""
+    """The card of an export in `folder`, whose figures are in `record`; `said` is the sweep's
+    verdict in sentences."""
     is_stored = bool(record.get("quantized_checkpoint"))
     title = f"{base_title(spec.model.name_or_path)}, {spec.adapter.method} of {board.sweep}"
     lines = [
@@ -60,7 +62,7 @@ def model_card(
         lines += ["", form.text]
     lines += section.sample_answers(record)
     lines += section.training(spec, record)
-    lines += section.selection(board, row)
+    lines += section.selection(board, row, said)
     lines += section.limits(board, row, spec, record)
     lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
     lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeps import build_sweep
+from sweeps import build_sweep, open_sweep
 from sweeps.run import launch
 
 mlflow = pytest.importorskip("mlflow")
@@ -57,6 +57,9 @@ def runs(storage: Path) -> dict[int, Any]:
     (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert parent.info.status == "FINISHED"
+    said = open_sweep(storage, "mixed").verdict().sentences()
+    assert parent.data.tags["verdict"] == " ".join(said)
+    assert all(f"* {sentence}\n" in parent.data.tags["mlflow.note.content"] for sentence in said)
     return {int(run.data.tags["trial.number"]): run for run in children}
 
 

@@ -59,7 +59,7 @@ def export(
         print_json(asdict(found[0]) | sent if top is None else [asdict(one) for one in found])
         return
     for exported in found:
-        _show(sweep, exported)
+        tell_export(exported, sweep.name)
     _show_sent(sent)
 
 
@@ -94,10 +94,10 @@ def _show_sent(sent: Mapping[str, Any]) -> None:
         out.print(told["commit"])
 
 
-def _show(sweep: "RecordedSweep", exported: "Exported") -> None:
-    out.print(
-        f"Trial {exported.number:04d} of {sweep.name} is in [bold]{escape(str(exported.path))}[/]"
-    )
+def tell_export(exported: "Exported", name: str) -> None:
+    """Where the trial of the sweep `name` lies, and what was measured on it."""
+    path = escape(str(exported.path))
+    out.print(f"Trial {exported.number:04d} of {name} is in [bold]{path}[/]")
     out.print(scores(exported))
     if exported.merged_path is not None:
         out.print(f"The merged model is in [bold]{escape(str(exported.merged_path))}[/]")

@@ -273,6 +273,9 @@ def test_the_card_says_what_the_hub_and_its_visitors_ask_for(export: Any) -> Non
         "licence is not known here",
     ):
         assert words in card, words
+    sweep = open_sweep(exported.path.parent / "runs", "one")
+    for sentence in sweep.verdict().sentences(with_steps=False):
+        assert f"* {sentence}\n" in card
     prose = re.sub(r"```.*?```", "", card.split("\n---\n")[1], flags=re.DOTALL)
     assert str(exported.path.parent) not in prose  # no folder of this machine
 
