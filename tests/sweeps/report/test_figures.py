@@ -137,6 +137,7 @@ def test_parallel_lines_are_those_of_the_ranked_trials(sweep: Callable[..., Any]
     assert told == {f"{r.value:.3g}" for r in ranked}
     best = min(ranked, key=lambda r: r.value or 0.0)
     (first,) = (line for line in lines if line["line"]["color"] == "--best")
+    assert first is lines[-1], "on top of the others"
     place = axes.index("learning_rate")
     assert first["customdata"][place][1] == f"{best.params['training.learning_rate']:.3g}"
 
