@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
-    from sweeps.exporters.export import Exported, export_trial
+    from sweeps.exporters.export import Exported, export_top, export_trial
     from sweeps.report.report import write_report
-    from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+    from sweeps.results.leaderboard import Leaderboard, Row
+    from sweeps.results.ranking import make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
     from sweeps.spec import SweepSpec
@@ -29,6 +30,7 @@ __all__ = [
     "SweepSpec",
     "Unavailable",
     "build_sweep",
+    "export_top",
     "export_trial",
     "load_sweep",
     "make_leaderboard",
@@ -46,9 +48,10 @@ _HOMES = {
     "SweepSpec": "spec",
     "Unavailable": "errors",
     "build_sweep": "spec.loading",
+    "export_top": "exporters.export",
     "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
-    "make_leaderboard": "results.leaderboard",
+    "make_leaderboard": "results.ranking",
     "open_sweep": "results.recorded_sweep",
     "run_sweep": "run",
     "write_report": "report.report",

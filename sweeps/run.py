@@ -44,8 +44,7 @@ from sweeps.study.study import SweepStudy
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-FLUSH_SECONDS = 30.0
-"""How long the end of a sweep waits for the tracking server."""
+FLUSH_SECONDS = 30.0  # that the end of a sweep waits for the tracking server
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,9 @@ def launch(
     moved: bool = False,
     confirm_only: bool = False,
 ) -> Outcome:
-    """`run_sweep` with what a command line needs.
-
-    `retry_failed` runs the trials that failed once more; `moved` says that the storage was
-    elsewhere before; `confirm_only` starts no new trial, but the repeats of `spec.confirm`.
+    """`run_sweep` with what a command line needs: `retry_failed` runs the trials that failed once
+    more; `moved` says that the storage was elsewhere before; `confirm_only` starts no new trial,
+    but the repeats of `spec.confirm`.
     """
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:

@@ -457,12 +457,15 @@ def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json 
 
 @app.command(
     cls=NamesEntries,
-    **_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --to peft,merged"),
+    **_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --to peft,trl,vllm"),
 )
 def export(
     name: Name,
     trial: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Trial; by default the winner.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="The best K trials, each in a folder.")
     ] = None,
     path: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
@@ -484,7 +487,7 @@ def export(
     from sweeps.cli.commands.export import export
     from sweeps.results.recorded_sweep import open_sweep
 
-    export(open_sweep(storage, name, study_url), trial, path, forms, test, json)
+    export(open_sweep(storage, name, study_url), trial, top, path, forms, test, json)
 
 
 @app.command(**_example("peft-sweep delete demo", "peft-sweep delete demo --keep-best --yes"))

@@ -20,7 +20,8 @@ from sweeps.records.ownership import check_own
 from sweeps.records.reader import read_record, recorded_names, validated, without_credentials
 from sweeps.redact import redact
 from sweeps.results.curves import Curves, read_curves
-from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard
+from sweeps.results.ranking import make_leaderboard
 from sweeps.results.rows import read_rows, rows_reader
 from sweeps.results.told_apart import told_apart
 from sweeps.results.trials import Trials, read_trials

@@ -8,6 +8,7 @@ from peft_jobs import State
 from sweeps.confirmation.confirmed import Confirmation
 from sweeps.confirmation.seeds import Interval
 from sweeps.records.layout import SweepFolder
+from sweeps.results.importances import Importances, importances
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.states import INTERRUPTED, RUNNING
 from sweeps.results.verdict import sentences
@@ -72,6 +73,8 @@ class Verdict:
     """Trials whose configuration did not run to its end under each fresh seed."""
     comparisons: tuple[Comparison, ...]
     bounds: tuple[Bound, ...]
+    importances: Importances
+    """What decided how trials did, and what did not."""
     spent: Spending
     steps: tuple[Step, ...]
     headline: str
@@ -107,6 +110,7 @@ def verdict_of(board: Leaderboard, study: SweepStudy, folder: SweepFolder) -> Ve
         bounds=()
         if choice is None or board.final is not None
         else tuple(touched(trials[choice.number], [trials[n] for n in tied], study.spec.trial)),
+        importances=importances(study.launched(), board.direction),
         spent=spent,
         steps=tuple(_steps(board, choice, spent, status, folder)),
         headline=sentences.headline(board),

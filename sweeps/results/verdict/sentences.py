@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from peft_jobs import State
 from sweeps.confirmation.confirmed import Confirmation
+from sweeps.results.importances import Importances
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.verdict.bounds import Bound
 from sweeps.results.verdict.rivals import Comparison
@@ -58,6 +59,7 @@ def told(verdict: "Verdict") -> Iterator[str]:
             yield from _ties(verdict, chosen)
         for comparison in verdict.comparisons:
             yield _compared(comparison)
+        yield from mattered(verdict.importances)
         for bound in verdict.bounds:
             yield _bound(bound, verdict.tied)
     if verdict.failed_repeats:
@@ -87,6 +89,28 @@ def spending(spent: Spending) -> str:
     if spent.num_failed:
         parts.append(f"{spent.num_failed} ended otherwise")
     return f"{trials}{took}: {', '.join(parts)}."
+
+
+def mattered(found: Importances) -> Iterator[str]:
+    """What decided how trials did, what did not, and of what nothing can be said."""
+    trials = f"{found.num_trials} trials"
+    if not found.rows:
+        few = "one trial is" if found.num_trials == 1 else f"{trials} are"
+        yield f"What mattered cannot be said yet: {few} too few."
+        return
+    if not found.says_something:
+        yield f"What mattered cannot be said yet: shuffled results of these {trials} say as much."
+        return
+    parts: dict[str | None, list[str]] = {"matters": [], "little": [], None: []}
+    for row in found.rows:
+        between = f"{row.share:.0%} ({row.low:.0%} to {row.high:.0%})"
+        words = {"matters": between, "little": f"(at most {row.high:.0%})", None: ""}[row.says]
+        parts[row.says].append(f"{row.name} {words}".replace("%", " %").strip())
+    yield f"What mattered, of the order of {trials}: {', '.join(parts['matters'])}."
+    if parts["little"]:
+        yield f"What did not matter: {', '.join(parts['little'])}."
+    if parts[None]:
+        yield f"Nothing can be said yet of {', '.join(parts[None])}."
 
 
 def _confirmed(found: Confirmation) -> str:

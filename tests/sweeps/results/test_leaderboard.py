@@ -13,7 +13,8 @@ import pytest
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
 from sweeps.results.comparable import COMPARABLE, CONTENTS
-from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard, Row
+from sweeps.results.ranking import make_leaderboard
 from sweeps.results.reports import cells, header, markdown, to_csv, to_html
 from sweeps.results.told_apart import told_apart
 from sweeps.results.verdict.sentences import headline

@@ -10,8 +10,10 @@ import pytest
 from peft_jobs import Kind, State, TrialResult
 from sweeps import SweepSpec, open_sweep
 from sweeps.records.layout import SweepFolder
-from sweeps.results.leaderboard import make_leaderboard
+from sweeps.results.importances import Importance, Importances
+from sweeps.results.ranking import make_leaderboard
 from sweeps.results.verdict import Verdict, verdict_of
+from sweeps.results.verdict.sentences import mattered
 from sweeps.run import launch
 from sweeps.study.study import SweepStudy
 
@@ -91,7 +93,7 @@ def test_a_single_run_is_told_as_one(open_study: Open) -> None:
     assert "It is no better than the mean of the training rows (0.5000)." in words
     assert [step.command and step.command.split()[1] for step in verdict.steps] == [
         *(None, None),
-        *("confirm", "export"),
+        *("confirm", "export", "train"),
     ]
     rows = make_leaderboard(study).rows
     apart = replace(rows[1], interval=(0.2, 0.9))
@@ -200,4 +202,22 @@ def test_a_confirmed_sweep_is_told_over_seeds_everywhere_the_same(
     assert record["verdict"]["sentences"] == verdict.sentences()
     assert verdict.headline in (SweepFolder.of(spec).path / "leaderboard.html").read_text()
     assert verdict.status == "ended"
-    assert [step.command.split()[1] for step in verdict.steps if step.command] == ["export"]
+    steps = [step.command.split()[1] for step in verdict.steps if step.command]
+    assert steps == ["export", "train"]
+
+
+def test_what_mattered_is_told_as_far_as_it_is_known() -> None:
+    rows = (
+        Importance("adapter.r", 0.61, 0.4, 0.75, 0.001, 20, "matters"),
+        Importance("adapter.lora_alpha", 0.02, 0.0, 0.24, 0.6, 20, "little"),
+        Importance("training.learning_rate", 0.1, 0.0, 0.5, 0.07, 20, None),
+    )
+    assert [*mattered(Importances(rows, 20, 12))] == [
+        "What mattered, of the order of 20 trials: adapter.r 61 % (40 % to 75 %).",
+        "What did not matter: adapter.lora_alpha (at most 24 %).",
+        "Nothing can be said yet of training.learning_rate.",
+    ]
+    (noise,) = mattered(Importances(rows[2:], 12, 12))
+    assert noise.endswith("shuffled results of these 12 trials say as much.")
+    (few,) = mattered(Importances((), 5, 5))
+    assert few == "What mattered cannot be said yet: 5 trials are too few."
