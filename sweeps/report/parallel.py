@@ -45,8 +45,8 @@ def parallel_coordinates(board: Leaderboard, study: SweepStudy) -> Figure | None
 def _of_the_page(figure: dict[str, Any], num_axes: int, direction: str) -> Figure:
     """Optuna's figure in the page's colours, without its title, and wide enough for its axes.
 
-    The better its place, the stronger a trial's line: Optuna's own scale goes from white to dark blue,
-    which a dark page turns round. Its first axis, from 0 to 1, is the objective.
+    The better its place, the stronger a trial's line: Optuna's own scale goes from white to dark
+    blue, which a dark page turns round. Its first axis, from 0 to 1, is the objective.
     """
     lines = [trace for trace in figure["data"] if trace["mode"] == "lines"]
     lines.sort(key=lambda trace: trace["y"][0], reverse=direction == "minimize")
