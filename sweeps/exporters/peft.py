@@ -7,6 +7,9 @@ from peft_jobs import TrialSpec
 from peft_jobs.references import load
 from sweeps.exporters.exporter import Draft
 
+NUM_SAMPLES = 3
+"""Answers that the model card shows."""
+
 
 class PeftExporter:
     """Scores the adapter on a fresh base; the test split is read once."""
@@ -24,7 +27,7 @@ class PeftExporter:
         if known["validation"] is not None and not (draft.test and known["test"] is None):
             return {}
         score = load("peft_jobs.engines.solo.adapter_export:score_adapter")
-        validation, test = score(draft.spec_json, draft.path, draft.cache, draft.test)
+        validation, test = score(draft.spec_json, draft.path, draft.cache, draft.test, NUM_SAMPLES)
         return {"validation": validation, "test": test or known["test"]}
 
     def form(self, spec: TrialSpec, record: Mapping[str, Any]) -> None:

@@ -18,26 +18,28 @@ from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
 from peft_jobs.base.stored_quantization import forget_stored
 from peft_jobs.device.this_device import this_device
+from peft_jobs.evaluation.samples import sample_answers
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.evaluation.serving import serving_settings
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.spec import QuantizationSpec, TaskSpec, TrialSpec
-from peft_jobs.storage.attempt_folder import read_labels, write_labels
-from peft_jobs.storage.files import follow_umask
+from peft_jobs.storage.attempt_folder import SAMPLES_FILE, read_labels, write_labels
+from peft_jobs.storage.files import follow_umask, write_json
 from peft_jobs.tasks.chat import template_of
 from peft_jobs.training.counts import Counts
 from peft_jobs.training.oom_ladder import OomLadder
 
 
 def score_adapter(
-    spec_json: str, adapter: Path, cache_dir: Path, test: bool
+    spec_json: str, adapter: Path, cache_dir: Path, test: bool, num_samples: int = 0
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(validation, test) metrics of a saved adapter on a freshly loaded base.
 
     The test metrics are empty unless `test` is asked for and the data have such a split. The names
     of the classes are written beside the adapter if they are not there, and so are the tokenizer
-    with its chat template, and the generation settings.
+    with its chat template, and the generation settings; with `num_samples`, also how many examples
+    there were, and the answers to as many prompts (see `sample_answers`).
     """
     spec = TrialSpec.model_validate_json(spec_json)
     base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
@@ -48,6 +50,11 @@ def score_adapter(
     if settings is not None:
         settings.save_pretrained(str(adapter))
     model = load_adapter(base.model, adapter)
+    if num_samples:
+        splits = {"train": data.train, "validation": data.validation, "test": data.test}
+        examples = {split: len(rows) for split, rows in splits.items() if rows is not None}
+        answers = sample_answers(model, base, spec, data.validation, num_samples)
+        write_json(adapter / SAMPLES_FILE, {"examples": examples, "answers": answers})
     return _scored(model, base, spec, data.validation), (
         {} if data.test is None else _scored(model, base, spec, data.test, "test")
     )

@@ -8,6 +8,7 @@ from peft_jobs import State
 from sweeps.confirmation.confirmed import Confirmation
 from sweeps.confirmation.seeds import Interval
 from sweeps.records.layout import SweepFolder
+from sweeps.records.reader import final_trainings
 from sweeps.results.importances import Importances, importances
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.states import INTERRUPTED, RUNNING
@@ -76,6 +77,8 @@ class Verdict:
     importances: Importances
     """What decided how trials did, and what did not."""
     spent: Spending
+    trained: tuple[str, ...]
+    """Final trainings of its configurations, by name; none are known of an object store."""
     steps: tuple[Step, ...]
     headline: str
     """One sentence: who won, against what, among how many, and how sure that is."""
@@ -112,6 +115,7 @@ def verdict_of(board: Leaderboard, study: SweepStudy, folder: SweepFolder) -> Ve
         else tuple(touched(trials[choice.number], [trials[n] for n in tied], study.spec.trial)),
         importances=importances(study.launched(), board.direction),
         spent=spent,
+        trained=() if folder.in_store else final_trainings(folder.storage, board.sweep),
         steps=tuple(_steps(board, choice, spent, status, folder)),
         headline=sentences.headline(board),
     )

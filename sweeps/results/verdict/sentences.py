@@ -66,6 +66,8 @@ def told(verdict: "Verdict") -> Iterator[str]:
         numbers = numbered(verdict.failed_repeats)
         yield f"Under fresh seeds {numbers} did not run to the end: not to be relied on."
     yield spending(verdict.spent)
+    if verdict.trained:
+        yield f"Trained on all the data: {', '.join(verdict.trained)}."
 
 
 def next_steps(verdict: "Verdict") -> Iterator[str]:
