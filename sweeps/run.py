@@ -17,6 +17,7 @@ from sweeps.driver.confirming import ConfirmingDriver, repeats_at_once
 from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
+from sweeps.driver.predictor import predictions
 from sweeps.driver.tracked_runs import Status, end_sweep, open_tracker
 from sweeps.futures import future_of
 from sweeps.records.inputs import functions, space_functions, with_inputs
@@ -146,7 +147,8 @@ def _launch(
             ended = callbacks.heartbeat.trial_ended
             if not confirm_only:
                 driver = Driver(*known, on_end=ended)
-                _drive(backend, driver)
+                with predictions(spec, prepared, study):
+                    _drive(backend, driver)
             if confirm_only or (spec.confirm is not None and _status(driver)[0] == "complete"):
                 driver = ConfirmingDriver(*known, on_end=ended, confirm=confirm)
                 _drive(backend, driver)

@@ -17,9 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_jobs.base.loading import Base
 from peft_jobs.device.precision import autocast
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.prediction.attention import attention_of
-from peft_jobs.prediction.batches import Lengths, example_of
+from peft_jobs.prediction.batches import example_of, shortened
 from peft_jobs.prediction.fake_base import CPU, Kind, Unvalued, fake_in_place, hold_model
 from peft_jobs.prediction.meter import Meter, Operation, Peak
 from peft_jobs.prediction.optimizers import clip, make_optimizer
@@ -81,7 +82,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     trainable = model.get_nb_trainable_parameters()[0]
     rows = [example_of(spec.task, lengths)] * training.per_device_train_batch_size
     batch = trainee.collate(rows)
-    short = trainee.collate([example_of(spec.task, lengths.short())] * len(rows))
+    short = trainee.collate([example_of(spec.task, shortened(lengths))] * len(rows))
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     meter = Meter(vocabulary)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
