@@ -8,6 +8,7 @@ roofline            seconds from kernels
 solo_steps          steps of a trial alone
 packed_steps        packed steps of K slots
 fake_base           the base and its adapter without weights
+unvalued            PEFT's initialisations without values
 quantized_layers    quantized layers by shape
 batches             rows of a given length
 optimizers          optimizer and clipping as the Trainer has them
