@@ -24,8 +24,9 @@ PACKAGES = (
 
 @cache
 def environment() -> dict[str, Any]:
-    """Python, platform, cores, package versions, and the commit when run from a checkout."""
+    """Machine, Python, platform, cores, packages, and the commit when run from a checkout."""
     return {
+        "node": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
-    from sweeps.exporters.export import Exported, export_trial
-    from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
+    from sweeps.exporters.export import Exported, export_top, export_trial
+    from sweeps.report.report import write_report
+    from sweeps.results.leaderboard import Leaderboard, Row
+    from sweeps.results.ranking import make_leaderboard
     from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
     from sweeps.run import run_sweep
     from sweeps.spec import SweepSpec
@@ -28,11 +30,13 @@ __all__ = [
     "SweepSpec",
     "Unavailable",
     "build_sweep",
+    "export_top",
     "export_trial",
     "load_sweep",
     "make_leaderboard",
     "open_sweep",
     "run_sweep",
+    "write_report",
 ]
 _HOMES = {
     "Exported": "exporters.export",
@@ -44,11 +48,13 @@ _HOMES = {
     "SweepSpec": "spec",
     "Unavailable": "errors",
     "build_sweep": "spec.loading",
+    "export_top": "exporters.export",
     "export_trial": "exporters.export",
     "load_sweep": "spec.loading",
-    "make_leaderboard": "results.leaderboard",
+    "make_leaderboard": "results.ranking",
     "open_sweep": "results.recorded_sweep",
     "run_sweep": "run",
+    "write_report": "report.report",
 }
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -19,18 +18,19 @@ from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
 from sweeps.driver.predictor import predictions
 from sweeps.driver.tracked_runs import Status, end_sweep, open_tracker
-from sweeps.futures import future_of
+from sweeps.futures import while_ticking
 from sweeps.records.inputs import functions, space_functions, with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
 from sweeps.records.own_code import code_fingerprints
 from sweeps.records.ownership import home_of, own_id
+from sweeps.report.report import keep_report
 from sweeps.results.comparable import COMPARABLE
-from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.plots import write_plots
+from sweeps.results.recorded_sweep import RecordedSweep
 from sweeps.results.reports import write_reports
-from sweeps.results.rows import rows_reader
-from sweeps.results.told_apart import told_apart
+from sweeps.results.verdict import Verdict
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
 from sweeps.spec.loading import as_file
@@ -44,8 +44,7 @@ from sweeps.study.study import SweepStudy
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-FLUSH_SECONDS = 30.0
-"""How long the end of a sweep waits for the tracking server."""
+FLUSH_SECONDS = 30.0  # that the end of a sweep waits for the tracking server
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Outcome:
     """How a launch ended."""
 
     leaderboard: Leaderboard
+    verdict: Verdict
     status: Status
     reason: str | None
     undelivered: int
@@ -91,10 +91,9 @@ def launch(
     moved: bool = False,
     confirm_only: bool = False,
 ) -> Outcome:
-    """`run_sweep` with what a command line needs.
-
-    `retry_failed` runs the trials that failed once more; `moved` says that the storage was
-    elsewhere before; `confirm_only` starts no new trial, but the repeats of `spec.confirm`.
+    """`run_sweep` with what a command line needs: `retry_failed` runs the trials that failed once
+    more; `moved` says that the storage was elsewhere before; `confirm_only` starts no new trial,
+    but the repeats of `spec.confirm`.
     """
     folder = SweepFolder.of(spec)
     with mirrored(folder.path, FLUSH_SECONDS) as mirror:
@@ -117,9 +116,7 @@ def _launch(
     with _driving(Lease(storage, spec.name), callbacks.heartbeat) as tick:
         key = own_id(spec, folder, moved)  # once more: of two that begin at once, one has waited
         folder.write_now(folder.id, key)
-        spec = _while_ticking(
-            partial(with_inputs, spec, folder), lambda: _stop_if(tick()), "inputs"
-        )
+        spec = while_ticking(partial(with_inputs, spec, folder), lambda: _stop_if(tick()), "inputs")
         callbacks.on_stage("ray" if spec.resources.backend == "ray" else "load")
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(
@@ -143,21 +140,20 @@ def _launch(
             if confirm_only:
                 check_confirmable(study)
             tracker = open_tracker(study, folder, prepared)
-            known = (spec, study, tracker, folder, callbacks.on_change, tick)
             ended = callbacks.heartbeat.trial_ended
+            known = (spec, study, tracker, folder, callbacks.on_change, tick, ended)
             if not confirm_only:
-                driver = Driver(*known, on_end=ended)
-                with predictions(spec, prepared, study):
-                    _drive(backend, driver)
+                driver = Driver(*known)
+                _drive(backend, driver, prepared)
             if confirm_only or (spec.confirm is not None and _status(driver)[0] == "complete"):
-                driver = ConfirmingDriver(*known, on_end=ended, confirm=confirm)
-                _drive(backend, driver)
-        return _while_ticking(partial(_finish, driver), tick, "reports")
+                driver = ConfirmingDriver(*known, confirm=confirm)
+                _drive(backend, driver, prepared)
+        return while_ticking(partial(_finish, driver), tick, "reports")
 
 
-def _drive(backend: Backend, driver: Driver) -> None:
+def _drive(backend: Backend, driver: Driver, prepared: Prepared) -> None:
     try:
-        with interrupted_by_signals(driver):
+        with predictions(driver.study, prepared), interrupted_by_signals(driver):
             backend.run(driver)
     except BaseException:
         driver.finish_files()
@@ -177,14 +173,6 @@ def _driving(lease: Lease, heartbeat: Heartbeat) -> Iterator[Callable[[], bool]]
         lease.release()
 
 
-def _while_ticking(call: Callable[[], _T], tick: Callable[[], object], thread: str) -> _T:
-    """`call()`, in a thread, because it may take long; `tick` is called once a second meanwhile."""
-    done = future_of(call, thread=thread)
-    while not wait([done], 1.0).done:
-        tick()
-    return done.result()
-
-
 def _stop_if(wanted: bool) -> None:
     if wanted:
         raise KeyboardInterrupt
@@ -192,18 +180,20 @@ def _stop_if(wanted: bool) -> None:
 
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
-    rows = rows_reader(driver.study, driver.folder)
-    leaderboard = told_apart(make_leaderboard(driver.study), rows)
+    sweep = RecordedSweep(driver.study, driver.folder)
+    leaderboard = sweep.leaderboard(intervals=True)
+    verdict = sweep.verdict(leaderboard)
     with _enduring_if(True, "the leaderboard"):
-        write_reports(leaderboard, driver.folder)
-        plots = driver.folder.plots
-        if driver.spec.tracking.enabled and write_plots(driver.study.optuna, plots):
-            driver.folder.keep(plots)
+        write_reports(leaderboard, verdict, driver.folder)
+        if driver.spec.tracking.enabled:
+            if write_plots(driver.study.optuna, driver.folder.plots):
+                driver.folder.keep(driver.folder.plots)
+            keep_report(sweep, leaderboard, verdict)
     status, reason = _status(driver)
-    end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, status)
+    end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, verdict, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)
     driver.drop_adapters()
-    return Outcome(leaderboard, status, reason, undelivered)
+    return Outcome(leaderboard, verdict, status, reason, undelivered)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from peft_jobs.data.class_labels import label_names
 from peft_jobs.data.label_lists import hold_vectors
 from peft_jobs.data.labels import Form, Labels, is_unscored
 from peft_jobs.data.selection import by_mistake, check_columns, told
-from peft_jobs.data.sources import Rows, read
+from peft_jobs.data.sources import Rows, training_rows
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError
 from peft_jobs.spec import DataSpec, TaskSpec, TrialSpec
@@ -39,7 +39,7 @@ def labels_of(data: DataSpec, spec: TaskSpec, task: Task[Any], cache_dir: Path) 
     if field is None:
         return Labels(named)
     (column,) = columns = task.columns(spec)[field]
-    rows = read(data.train, "train", cache_dir)
+    rows = training_rows(data, cache_dir)
     check_columns(rows, {field: columns})
     own = label_names(rows, task, spec)
     names = named or own

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Json, LargeList, List, Value
 
 from peft_jobs.data.conversations import columns_of
 from peft_jobs.data.labels import Labels
-from peft_jobs.data.sources import Rows, read
+from peft_jobs.data.sources import Rows, read, training_rows
 from peft_jobs.data.task_rows import task_rows
 from peft_jobs.errors import DataError, SpecError
 from peft_jobs.spec import DataSpec, QuestionAnsweringSpec, Source, TaskSpec, TrialSpec
@@ -82,7 +82,8 @@ def select(data: DataSpec, split: str, cache_dir: Path) -> Selection:
     if not isinstance(source, Source):
         raise SpecError(f"data.{split}: no such split is given")
     size = {"train": data.subset, "validation": data.validation_subset, "test": None}[split]
-    rows = read(source, "train" if source is data.train else split, cache_dir)
+    is_trained_on = source is data.train
+    rows = training_rows(data, cache_dir) if is_trained_on else read(source, split, cache_dir)
     return Selection(rows, split, data.seed, share, size, None if share is None else data.group_by)
 
 

@@ -7,13 +7,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from peft_jobs.data.hub import read_hub
 from peft_jobs.data.text_files import READERS, TextFormat, file_digest, read_text_files
 from peft_jobs.errors import DataError, GivenUp, SpecError
-from peft_jobs.spec import COMPRESSED, DEMO, FILE_FORMATS, Source, file_format
+from peft_jobs.spec import COMPRESSED, DEMO, FILE_FORMATS, DataSpec, Source, file_format
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.files import canonical_json, sha256
 from peft_jobs.storage.object_store import cached, is_url
@@ -55,6 +55,33 @@ def read(source: Source, split: str, cache_dir: Path) -> Rows:
     else:
         dataset = _read_parquet(path, entry)
     return _not_empty(Rows(dataset, str(path), digest))
+
+
+def training_rows(data: DataSpec, cache_dir: Path) -> Rows:
+    """The rows of `data.train`, then those of `data.train_also`.
+
+    Raises what `read` does, and DataError if the columns of the two are not the same.
+    """
+    rows = read(data.train, "train", cache_dir)
+    if data.train_also is None:
+        return rows
+    also = read(data.train_also, "train", cache_dir)
+    names, others = sorted(rows.dataset.column_names), sorted(also.dataset.column_names)
+    if names != others:
+        raise DataError(
+            f"data.train_also: {also.origin} has the columns {', '.join(others)}, and "
+            f"{rows.origin} has {', '.join(names)}; they must be the same"
+        )
+    types, other_types = rows.dataset.features, also.dataset.features
+    if differing := [name for name in names if types[name] != other_types[name]]:
+        name = differing[0]  # joined by force, numbers and lists would become texts
+        raise DataError(
+            f"data.train_also: column {name!r} of {also.origin} holds {other_types[name]}, and of "
+            f"{rows.origin} {types[name]}; they must be the same"
+        )
+    joined = concatenate_datasets([rows.dataset, also.dataset])
+    both = f"{rows.origin} and then {also.origin}"
+    return Rows(joined, both, sha256(canonical_json([rows.fingerprint, also.fingerprint])))
 
 
 def _read_parquet(path: Path, cache: Path) -> Dataset:

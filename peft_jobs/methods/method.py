@@ -204,10 +204,15 @@ def _check_wrapped(model: nn.Module, setting: Setting) -> None:
         raise SpecError(f"adapter.target_modules: PEFT leaves out {differing}")
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Switch gradient checkpointing on; SpecError if the model has none."""
+def checkpoint_activations(model: PreTrainedModel) -> list[nn.Module]:
+    """Switch gradient checkpointing on; SpecError if the model has none.
+
+    Gives the modules whose attribute `gradient_checkpointing` says so.
+    """
     try:
-        # Also makes the embeddings' output require gradients, without which a frozen base has none.
         model.activation_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
         raise SpecError(f"training.gradient_checkpointing: {error}") from error
+    # Not reentrant, it needs no gradient of the embeddings' output.
+    model.disable_input_require_grads()  # type: ignore[no-untyped-call]
+    return [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]

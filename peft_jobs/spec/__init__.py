@@ -15,7 +15,15 @@ mistakes          what is wrong with a spec, in words
 """
 
 from peft_jobs.spec.adapters import ADAPTERS, AdapterSpec, LoraSpec
-from peft_jobs.spec.data import COMPRESSED, DEMO, FILE_FORMATS, DataSpec, Source, file_format
+from peft_jobs.spec.data import (
+    COMPRESSED,
+    DEMO,
+    FILE_FORMATS,
+    SOURCES,
+    DataSpec,
+    Source,
+    file_format,
+)
 from peft_jobs.spec.generation import GenerationSpec
 from peft_jobs.spec.tasks import (
     TASK_SPECS,
@@ -41,6 +49,7 @@ __all__ = [
     "DEMO",
     "FILE_FORMATS",
     "INCOMPATIBLE",
+    "SOURCES",
     "TASK_SPECS",
     "AdapterSpec",
     "CausalLMSpec",

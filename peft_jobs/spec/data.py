@@ -71,10 +71,16 @@ KEYS = {
 }
 
 
+SOURCES = ("train", "train_also", "validation", "test")
+"""The fields of DataSpec that may hold a Source."""
+
+
 class DataSpec(Section):
-    LATER = ("format", "roles", "keys", "on_bad_row", "on_leak")
+    LATER = ("format", "roles", "keys", "on_bad_row", "on_leak", "train_also")
 
     train: AnySource
+    train_also: AnySource | None = None
+    """A second source of training rows, with the same columns: they follow those of `train`."""
     validation: Validation = 0.1
     """Source, or the share of the training rows that is held out (before any subset)."""
     group_by: str | None = None
@@ -107,6 +113,12 @@ class DataSpec(Section):
     padding; each still sees itself alone, and what is learned is the same. Causal models only."""
     seed: Seed = 0
     """Of the held-out rows and the subsets; apart from the trial's seed, so trials share them."""
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Those that are given, by field."""
+        given = {name: getattr(self, name) for name in SOURCES}
+        return {name: source for name, source in given.items() if isinstance(source, Source)}
 
     @model_validator(mode="after")
     def _keys_are_known(self) -> Self:

@@ -271,6 +271,53 @@ _takes_up(
 
 
 @app.command(
+    cls=NamesEntries,
+    **_example("peft-sweep train demo", "peft-sweep train demo --trial 4 --epochs 3 --seeds 5"),
+)
+def train(
+    name: Name,
+    overrides: Overrides = None,
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Trial; by default the one that is recommended."),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E", help="Passes over all rows; by default as in the sweep, one at least."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Fresh seeds.")] = 3,
+    with_validation: Annotated[
+        bool,
+        typer.Option(
+            "--with-validation", help="Train on the validation rows too; measure on the test rows."
+        ),
+    ] = False,
+    to: Annotated[
+        str, typer.Option(metavar="A,B", help="Forms to write ({sweeps.exporters:EXPORTERS}).")
+    ] = "peft",
+    storage: Storage = RUNS,
+    address: Address = None,
+    inline: Inline = False,
+    plain: Plain = False,
+    supervise: Supervise = True,
+    moved: Moved = False,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Train the winner's configuration on all the data; export it."""
+    from sweeps.cli.commands.run import Options
+    from sweeps.cli.commands.train import Wanted, train
+
+    given = overrides or []
+    options = Options(given, address, inline, study_url, plain, json, supervise, moved)
+    forms = tuple(form.strip() for form in to.split(",") if form.strip())
+    wanted = Wanted(trial, epochs, seeds, with_validation, forms)
+    raise typer.Exit(train(storage, name, wanted, options))
+
+
+@app.command(
     **_example("peft-sweep status demo", "peft-sweep status demo --address http://127.0.0.1:8265")
 )
 def status(
@@ -381,6 +428,25 @@ def show(
     show(open_sweep(storage, name, study_url), number, json)
 
 
+@app.command(**_example("peft-sweep report demo", "peft-sweep report demo --out demo.html"))
+def report(
+    name: Name,
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Page to write; by default in the sweep's folder."
+        ),
+    ] = None,
+    storage: Storage = RUNS,
+    study_url: StudyUrl = None,
+) -> None:
+    """Write a sweep as one HTML page, with figures."""
+    from sweeps.cli.commands.report import report
+    from sweeps.results.recorded_sweep import open_sweep
+
+    report(open_sweep(storage, name, study_url), path)
+
+
 @app.command("list", **_example("peft-sweep list --storage /shared/runs"))
 def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json = False) -> None:
     """List the sweeps of a storage."""
@@ -391,12 +457,15 @@ def list_sweeps(storage: Storage = RUNS, study_url: StudyUrl = None, json: Json 
 
 @app.command(
     cls=NamesEntries,
-    **_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --to peft,merged"),
+    **_example("peft-sweep export demo", "peft-sweep export demo --trial 4 --to peft,trl,vllm"),
 )
 def export(
     name: Name,
     trial: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Trial; by default the winner.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="The best K trials, each in a folder.")
     ] = None,
     path: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
@@ -418,7 +487,7 @@ def export(
     from sweeps.cli.commands.export import export
     from sweeps.results.recorded_sweep import open_sweep
 
-    export(open_sweep(storage, name, study_url), trial, path, forms, test, json)
+    export(open_sweep(storage, name, study_url), trial, top, path, forms, test, json)
 
 
 @app.command(**_example("peft-sweep delete demo", "peft-sweep delete demo --keep-best --yes"))
@@ -483,15 +552,19 @@ def restore(
     restore(file, storage)
 
 
-@app.command(**_example("peft-sweep ui --port 5001"))
+@app.command(**_example("peft-sweep ui --port 5001", "peft-sweep ui --optuna"))
 def ui(
     storage: Storage = RUNS,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Optuna's dashboard instead, where it is installed.")
+    ] = False,
+    study_url: StudyUrl = None,
 ) -> None:
     """Browse the sweeps in MLflow, on this machine only."""
-    from sweeps.cli.commands.ui import ui
+    from sweeps.cli.commands.ui import optuna_ui, ui
 
-    ui(storage, port)
+    optuna_ui(storage, study_url, port) if optuna else ui(storage, port)
 
 
 @app.command(**_example("peft-sweep doctor"))

@@ -16,7 +16,6 @@ from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.references import load
-from peft_jobs.spec import Source
 from peft_jobs.storage.object_store import is_url, local_folder
 from sweeps.cli.screen import err, say
 from sweeps.records.layout import SweepFolder
@@ -32,7 +31,6 @@ MAX_ROWS = 20_000
 """Rows of a split that are encoded for a summary, unless a person says otherwise."""
 MAX_ROWS_OF_RUN = 1_000
 """Rows of a split that are encoded before a sweep runs: its hosts encode all of them anyway."""
-_SPLITS = ("train", "validation", "test")
 
 
 def summary_of(spec: SweepSpec, max_rows: int = MAX_ROWS) -> dict[str, Any]:
@@ -140,8 +138,7 @@ def _cache(spec: SweepSpec) -> Path:
 
 def _is_near(spec: SweepSpec) -> bool:
     """Whether the data need not come from a store for nothing but this."""
-    sources = [getattr(spec.trial.data, split) for split in _SPLITS]
-    far = any(isinstance(source, Source) and is_url(source.path) for source in sources)
+    far = any(is_url(source.path) for source in spec.trial.data.sources.values())
     return spec.resources.address is None or not far
 
 

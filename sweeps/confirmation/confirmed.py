@@ -1,6 +1,6 @@
 """What to train, and how sure that is: the repeats of a study, compared and told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -29,6 +29,8 @@ class Confirmed:
     behind: Interval
     """How much worse it is than the first one, over common seeds; the intervals of all hold
     together."""
+    behind_winner: Interval
+    """The same against the one that is recommended."""
     probability_best: float
     trainable_parameters: int | None
     peak_memory_bytes: int | None
@@ -59,33 +61,6 @@ class Confirmation:
         """The rows that are not told apart from the first one, itself among them."""
         return [row for row in self.rows if row.group == 1]
 
-    def words(self) -> list[str]:
-        """The verdict in sentences."""
-        best, others = self.winner, [row for row in self.tied if row.number != self.recommended]
-        value = best.expected
-        told = [
-            f"Train the configuration of trial {best.number:04d}: expected {self.metric} "
-            f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f}, {best.num_seeds} seeds); "
-            f"recorded {best.recorded:.4f}."
-        ]
-        if others:
-            numbers = ", ".join(f"{row.number:04d}" for row in others)
-            told.append(
-                f"{numbers} {'is' if len(others) == 1 else 'are'} not told apart from the first; "
-                f"of these {best.number:04d} trains the fewest parameters"
-                f"{_count(best.trainable_parameters)}."
-            )
-        if worse := [row for row in self.rows if row.group > 1]:
-            gap = worse[0].behind
-            told.append(
-                f"{worse[0].number:04d}, the next one, is worse by {gap.value:.4f} "
-                f"({gap.low:.4f} to {gap.high:.4f})."
-            )
-        if self.failed:
-            numbers = ", ".join(f"{number:04d}" for number in self.failed)
-            told.append(f"Repeats of {numbers} did not complete: not to be relied on.")
-        return told
-
 
 def confirmation_of(study: SweepStudy) -> Confirmation | None:
     """What the study's repeats have shown so far; None before two seeds of one configuration."""
@@ -101,15 +76,16 @@ def confirmation_of(study: SweepStudy) -> Confirmation | None:
         _row(one, trials[one.number], groups[one.number], best[one.number], is_loss)
         for one in ranked
     )
-    tied = [row for row in rows if row.group == 1]
+    recommended = min((row for row in rows if row.group == 1), key=_size).number
+    behind = {one.number: one.behind for one in standings(losses, against=recommended)}
     repeated = sum(len(of) for of in all_losses.values()) + len(failed)
     return Confirmation(
         metric=objective.metric,
         direction=objective.direction,
-        rows=rows,
+        rows=tuple(replace(row, behind_winner=behind[row.number]) for row in rows),
         failed=tuple(sorted(failed)),
         num_repeats=repeated,
-        recommended=min(tied, key=_size).number,
+        recommended=recommended,
     )
 
 
@@ -123,6 +99,7 @@ def _row(one: Standing, trial: FrozenTrial, group: int, best: float, is_loss: bo
         sd=one.sd,
         num_seeds=one.num_seeds,
         behind=one.behind,
+        behind_winner=one.behind,
         probability_best=best,
         trainable_parameters=result.trainable_parameters,
         peak_memory_bytes=result.peak_memory_bytes,
@@ -156,7 +133,3 @@ def _size(row: Confirmed) -> tuple[float, float, float, int]:
 def _turned(interval: Interval) -> Interval:
     """Of a loss, as the metric that is better when larger."""
     return Interval(-interval.value, -interval.high, -interval.low)
-
-
-def _count(parameters: int | None) -> str:
-    return "" if parameters is None else f" ({parameters:,})"

@@ -67,13 +67,14 @@ def recorded_trials(study: SweepStudy) -> list[Recorded]:
     return found
 
 
-def fresh_seeds(study: SweepStudy, number: int) -> list[int]:
-    """Seeds that no trial of the sweep was trained under, the same at every launch."""
+def fresh_seeds(study: SweepStudy, number: int, purpose: str = "confirm") -> list[int]:
+    """Seeds that no trial of the sweep was trained under, the same at every launch; others for
+    another purpose."""
     used = {trial.user_attrs["params"].get("seed", study.spec.seed) for trial in study.launched()}
     seeds: list[int] = []
     turn = 0
     while len(seeds) < number:
-        text = f"confirm {study.spec.seed} {turn}"
+        text = f"{purpose} {study.spec.seed} {turn}"
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
         turn += 1
         if seed not in used and seed not in seeds:

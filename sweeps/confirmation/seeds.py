@@ -56,16 +56,17 @@ class Standing:
         return self.behind.low <= 0
 
 
-def standings(losses: Losses, looks: int = 0) -> list[Standing]:
+def standings(losses: Losses, looks: int = 0, against: int | None = None) -> list[Standing]:
     """The configurations with two seeds or more, the leader first, then by how far behind.
 
     Each might have been the leader, so intervals hold over all pairs; with `looks`, over as many
-    looks at a race instead, in each of which all are compared with one.
+    looks at a race instead, in each of which all are compared with one. `against` takes the place
+    of the leader.
     """
     known = {number: of for number, of in losses.items() if len(of) >= 2}
     if not known:
         return []
-    leader = leader_of(known)
+    leader = leader_of(known) if against is None else against
     alone = _pooled([list(of.values()) for of in known.values()])
     paired = _pooled(_differences(a, b) for a, b in combinations(known.values(), 2))
     others = len(known) - 1
@@ -126,8 +127,13 @@ def _interval(
     """A sample's mean with its interval, the mean's standard error, and degrees of freedom."""
     spread, df = _shrunk(sample, pooled)
     error, value = math.sqrt(spread / len(sample)), mean(sample)
+    return student_interval(value, error, df, comparisons), error, df
+
+
+def student_interval(value: float, error: float, df: float, comparisons: int = 1) -> Interval:
+    """Around an estimate with that standard error; so many of them hold together."""
     half = _quantile(1 - (1 - LEVEL) / (2 * comparisons), df) * error
-    return Interval(value, value - half, value + half), error, df
+    return Interval(value, value - half, value + half)
 
 
 @cache

@@ -18,11 +18,11 @@ from peft_jobs import Kind, Progress, State, TrialResult
 from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Report
 from sweeps.driver.budget import Budget
 from sweeps.driver.late_files import LateFiles
+from sweeps.driver.objective_fault import fault_of
 from sweeps.driver.retention import Retention
 from sweeps.driver.running import Running, overdue
 from sweeps.driver.tracked_runs import all_metrics, now_ms, track_interruption, track_start
 from sweeps.driver.trial_record import claim_adapter, record_end, record_missing, record_start
-from sweeps.driver.verdict import fault_of
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
 from sweeps.study.point import Point
@@ -190,7 +190,8 @@ class Driver:
         self.study.tell(number, result)
         self.budget.check_first(result.state, result.kind)
         self._count(number, result)
-        known = (self.folder, self.tracker, number, running.attempt, result, now_ms())
+        trial = (number, running.attempt, running.point.spec)
+        known = (self.folder, self.tracker, *trial, result, now_ms())
         self._files.write(_files_of(number), partial(record_end, *known))
         self._retention.trial_ended(number)
         self.drop_adapters()

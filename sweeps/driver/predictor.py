@@ -4,7 +4,6 @@ The process has no GPU and ends with the driver: it reads its questions from a p
 tell, trials are tried; that is said once.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -20,7 +19,6 @@ from peft_jobs import TrialSpec
 from peft_jobs.host.gpus import Device
 from peft_jobs.host.job import Prepared
 from peft_jobs.host.prediction import PREDICTED, Lengths, PredictedTrial
-from sweeps.spec import SweepSpec
 from sweeps.spec.sample_points import drawn_trials
 from sweeps.study.study import SweepStudy
 
@@ -34,41 +32,30 @@ _PREDICTS = ("solo", "packed")
 
 class Predictor:
     """Of a sweep whose trials differ in adapter, quantization and training alone; one thread at a
-    time may ask."""
+    time may ask. The process starts with the first question."""
 
     def __init__(
         self, base: TrialSpec, device: Device, lengths: Lengths, among: Sequence[TrialSpec]
     ) -> None:
         """`lengths` are of the rows of `base`; `among` are trials such as will be asked for."""
         self._base = base
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "peft_jobs.prediction"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # an interruption is for the driver
-        )
-        self._has_told = False
-        asked = {
+        self._asked = {
             "device": device.model_dump(mode="json"),
             "lengths": lengths.model_dump(mode="json"),
             "among": [trial.model_dump(mode="json") for trial in among],
         }
-        with contextlib.suppress(OSError):  # it has ended, which the first answer tells
-            self._write(json.dumps(asked))
+        self._process: subprocess.Popen[str] | None = None
+        self._is_closed = self._has_told = False
 
     def of(self, spec: TrialSpec) -> PredictedTrial | None:
         """What a trial will take; None where that cannot be told."""
         seen = ("model", "task", "data")
         if any(getattr(spec, name) != getattr(self._base, name) for name in seen):
             return self._untold("trials on another base or other data are not predicted")
-        if self._process.poll() is not None:
-            return self._untold(f"its process has ended ({self._process.returncode})")
+        if self._is_closed:
+            return None
         try:
-            self._write(spec.to_json())
-            answer = self._read()
+            answer = self._answer(spec.to_json())
         except OSError as error:
             return self._untold(f"its process does not answer: {error}")
         try:
@@ -78,21 +65,26 @@ class Predictor:
 
     def close(self) -> None:
         """End the process; who waits for an answer gets None."""
-        self._process.kill()
-        self._process.wait()
-
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _read(self) -> str:
-        """A line; "" if the process ends. Raises TimeoutError, and ends the process then."""
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0]:
+        self._is_closed = True
+        if self._process is not None:
             self._process.kill()
+            self._process.wait()
+
+    def _answer(self, line: str) -> str:
+        """The line that comes for one; "" if the process ends. Raises OSError, and ends the process
+        where it takes too long."""
+        if self._process is None:
+            self._process = _started()
+            line = f"{json.dumps(self._asked)}\n{line}"
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+        if not select.select([process.stdout], [], [], ANSWER_SECONDS)[0]:
+            process.kill()
             raise TimeoutError(f"no answer in {ANSWER_SECONDS:g} s")
-        return self._process.stdout.readline()
+        return process.stdout.readline()
 
     def _untold(self, why: str) -> PredictedTrial | None:
         level = logging.DEBUG if self._has_told else logging.WARNING
@@ -101,11 +93,23 @@ class Predictor:
         return None
 
 
+def _started() -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "peft_jobs.prediction"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # an interruption is for the driver
+    )
+
+
 @contextmanager
-def predictions(spec: SweepSpec, prepared: Prepared, study: SweepStudy) -> Iterator[None]:
+def predictions(study: SweepStudy, prepared: Prepared) -> Iterator[None]:
     """A block in which new points of the study are predicted, where something follows from it: on
     a GPU, and where a constraint is on what can be told beforehand (PREDICTED)."""
-    device, lengths = prepared.device, prepared.lengths
+    spec, device, lengths = study.spec, prepared.device, prepared.lengths
     is_asked = any(name in PREDICTED for name in spec.constraints)
     if (
         device is None

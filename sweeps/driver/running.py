@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from peft_jobs import Kind, Progress
-from sweeps.driver.verdict import Fault
+from sweeps.driver.objective_fault import Fault
 from sweeps.study.point import Point
 
 CANCEL_AGAIN_SECONDS = 10.0

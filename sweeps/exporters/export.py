@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.attempt_folder import TRIAL_FILE
 from peft_jobs.storage.files import follow_umask, whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
-from sweeps.exporters import EXPORTERS, Draft, Exporter
+from sweeps.exporters import EXPORTERS, Draft
 from sweeps.exporters.merged import MERGED_FOLDER
+from sweeps.exporters.model_card import model_card
 from sweeps.file_names import EXPORT_FILE, EXPORTS_FOLDER
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard, Row
-from sweeps.results.model_card import model_card
 from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
 from sweeps.spec import SweepSpec
 
@@ -45,6 +45,8 @@ class Exported:
     """Of the winner only, and read once: a later export repeats the first figures."""
     merged: dict[str, float] | None
     merged_path: Path | None
+    differences: dict[str, list[str]] = field(default_factory=dict)
+    """By form: what it does otherwise than the trial, or cannot express, in sentences."""
 
 
 def export_trial(
@@ -68,20 +70,48 @@ def export_trial(
     return write_export(open_sweep(storage, name, study_url), number, out, to, test)
 
 
+def export_top(
+    storage: str | Path,
+    name: str,
+    top: int,
+    out: Path | None = None,
+    to: Sequence[str] = (ALWAYS,),
+    test: bool = True,
+    study_url: str | None = None,
+) -> list[Exported]:
+    """`export_trial` for each of the best `top` trials, by the leaderboard, into folders named
+    `trial-0007` below `out`. SpecError if fewer trials have a rank."""
+    return write_top(open_sweep(storage, name, study_url), top, out, to, test)
+
+
+def write_top(
+    sweep: RecordedSweep, top: int, out: Path | None, to: Sequence[str], test: bool
+) -> list[Exported]:
+    """`export_top`, of a sweep that is open already."""
+    numbers = [row.number for row in sweep.leaderboard().rows if row.rank is not None]
+    if top > len(numbers):
+        raise SpecError(f"--top {top}: the sweep {sweep.name!r} has {len(numbers)} ranked trials")
+    folders = [None if out is None else out / f"trial-{n:04d}" for n in numbers[:top]]
+    places = zip(numbers, folders, strict=False)
+    return [write_export(sweep, number, folder, to, test) for number, folder in places]
+
+
 def write_export(
     sweep: RecordedSweep, number: int | None, out: Path | None, to: Sequence[str], test: bool
 ) -> Exported:
     """`export_trial`, of a sweep that is open already."""
-    exporters = _exporters(to)
+    names = _names(to)
     board, folder = sweep.leaderboard(), sweep.folder
     row = _choose(board, number)
     exports = Path(EXPORTS_FOLDER) / sweep.name if folder.in_store else folder.exports
     out = out or exports / f"trial-{row.number:04d}"
     record = _begin(out, folder, row, sweep.spec)
     spec = TrialSpec.model_validate_json((out / TRIAL_FILE).read_text(encoding="utf-8"))
+    names |= {needed for name in names for needed in EXPORTERS[name].needs(spec)}
+    exporters = [exporter for name, exporter in EXPORTERS.items() if name in names]
     for exporter in exporters:
         exporter.check(spec)
-    winner = board.best is not None and board.best.number == row.number
+    winner = board.chosen is not None and board.chosen.number == row.number
     test = test and winner and spec.data.test is not None
     with _cache(folder) as cache:
         for exporter in exporters:
@@ -97,6 +127,7 @@ def write_export(
         test=record["test"],
         merged=record["merged"],
         merged_path=out / MERGED_FOLDER if record["merged"] is not None else None,
+        differences=record.get("differences", {}),
     )
 
 
@@ -110,15 +141,15 @@ def _cache(folder: SweepFolder) -> Iterator[Path]:
         yield Path(aside)
 
 
-def _exporters(to: Sequence[str]) -> list[Exporter]:
+def _names(to: Sequence[str]) -> set[str]:
     names = {ALWAYS, *([to] if isinstance(to, str) else to)}
     for name in sorted(names - EXPORTERS.keys()):
         raise SpecError(f"unknown exporter {name!r}{suggest(name, EXPORTERS)}")
-    return [exporter for name, exporter in EXPORTERS.items() if name in names]
+    return names
 
 
 def _choose(board: Leaderboard, number: int | None) -> Row:
-    row = board.best
+    row = board.chosen
     if number is not None:
         row = next((row for row in board.rows if row.number == number), None)
     if row is None and number is None:
@@ -134,9 +165,11 @@ def _choose(board: Leaderboard, number: int | None) -> Row:
 def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[str, Any]:
     """Copy the adapter and the trial to `out`, or take up the export that is there."""
     identity = {"sweep": spec.name, "trial": row.number, "recorded": _validation(row.metrics)}
+    trained = _trained(folder, row.number)
     if (out / EXPORT_FILE).is_file():
         record: dict[str, Any] = json.loads((out / EXPORT_FILE).read_text(encoding="utf-8"))
         if all(record.get(key) == value for key, value in identity.items()):
+            record.setdefault("trained", trained)  # an export of 0.1.0
             return record
     if out.exists() and any(out.iterdir()):
         raise SpecError(f"{out} holds something else; give another --out, or remove it")
@@ -146,7 +179,8 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
         "validation": None,
         "test": None,
         "merged": None,
-        "quantized_checkpoint": _is_quantized_checkpoint(folder, row.number),
+        "quantized_checkpoint": bool(trained["quantization"].get("from_checkpoint")),
+        "trained": trained,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_folder(out) as begun:
@@ -162,10 +196,18 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
     return record
 
 
-def _is_quantized_checkpoint(folder: SweepFolder, number: int) -> bool:
-    """Whether the trial's base was quantized as it was stored, as its result tells."""
+def _trained(folder: SweepFolder, number: int) -> dict[str, Any]:
+    """Of a trial's result, what an export tells or builds on."""
     result = json.loads(folder.read(folder.result(number)) or "{}")
-    return bool(result.get("provenance", {}).get("quantization", {}).get("from_checkpoint"))
+    known = result.get("provenance", {})
+    return {
+        **{name: result.get(name) for name in ("step", "samples", "tokens", "seconds", "memory")},
+        "trainable_parameters": result.get("trainable_parameters"),
+        "device": known.get("device", "cpu"),
+        "precision": known.get("precision", dict.fromkeys(("bf16", "fp16", "tf32"), False)),
+        "quantization": known.get("quantization", {}),
+        "versions": known.get("versions", {}),
+    }
 
 
 def _gone(folder: SweepFolder, number: int, adapter: str, spec: SweepSpec) -> str:

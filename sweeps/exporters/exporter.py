@@ -1,13 +1,25 @@
 """What an exporter is: it writes one form of a trial into a folder, and measures what it wrote."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from peft_jobs import TrialSpec
 from peft_jobs.storage.attempt_folder import TRIAL_FILE
-from sweeps.results.model_card import Form
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an export holds beside the adapter."""
+
+    title: str
+    """Heads its figures in the card's table."""
+    metrics: Mapping[str, float]
+    """Empty if nothing was measured on it."""
+    text: str
+    """What it is, and how it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,17 @@ class Draft:
     """Whether the test split is to be read, unless it was."""
 
     @property
+    def title(self) -> str:
+        """What is exported, in words."""
+        return f"trial {self.record['trial']:04d} of the sweep {self.record['sweep']}"
+
+    @property
+    def slug(self) -> str:
+        """A name for what is served or run: small letters, digits and dashes."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.record["sweep"].lower()).strip("-")
+        return f"{name[:40] or 'sweep'}-{self.record['trial']:04d}"
+
+    @property
     def spec_json(self) -> str:
         """The trial as it was recorded."""
         return (self.path / TRIAL_FILE).read_text(encoding="utf-8")
@@ -36,6 +59,9 @@ class Exporter(Protocol):
     def check(self, spec: TrialSpec) -> None:
         """SpecError if a trial has no such form; asked before anything is loaded."""
 
+    def needs(self, spec: TrialSpec) -> tuple[str, ...]:
+        """Names of the forms, earlier in EXPORTERS, that this one is made of."""
+
     def write(self, draft: Draft) -> dict[str, Any]:
         """Write what the record does not tell of yet; the entries to add to the record.
 
@@ -44,3 +70,19 @@ class Exporter(Protocol):
 
     def form(self, spec: TrialSpec, record: Mapping[str, Any]) -> Form | None:
         """What the model card says of it; None if it is not there, or the card's own subject."""
+
+
+_DIFFERENCES = "differences"
+
+
+def differences_of(record: Mapping[str, Any], name: str) -> list[str] | None:
+    """What the form `name` does otherwise than the trial; None if it is not written."""
+    found: list[str] | None = record.get(_DIFFERENCES, {}).get(name)
+    return found
+
+
+def with_differences(
+    record: Mapping[str, Any], name: str, lines: Sequence[str]
+) -> dict[str, dict[str, list[str]]]:
+    """The entry of a record that tells what its forms do otherwise, with those of `name`."""
+    return {_DIFFERENCES: {**record.get(_DIFFERENCES, {}), name: list(lines)}}

@@ -5,8 +5,7 @@ from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.references import load
-from sweeps.exporters.exporter import Draft
-from sweeps.results.model_card import Form
+from sweeps.exporters.exporter import Draft, Form
 
 MERGED_FOLDER = "merged"
 
@@ -17,6 +16,10 @@ class MergedExporter:
     def check(self, spec: TrialSpec) -> None:
         """SpecError if the method cannot become part of the base's weights."""
         spec.adapter.check_merges()
+
+    def needs(self, spec: TrialSpec) -> tuple[str, ...]:
+        """Nothing but the adapter."""
+        return ()
 
     def write(self, draft: Draft) -> dict[str, Any]:
         """The folder `merged`, whole, and its validation metrics."""

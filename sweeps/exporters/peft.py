@@ -14,6 +14,10 @@ class PeftExporter:
     def check(self, spec: TrialSpec) -> None:
         """Every trial that completed has an adapter."""
 
+    def needs(self, spec: TrialSpec) -> tuple[str, ...]:
+        """Nothing else."""
+        return ()
+
     def write(self, draft: Draft) -> dict[str, Any]:
         """`validation` and `test`, as far as they are not there; names the classes of a head."""
         known = draft.record

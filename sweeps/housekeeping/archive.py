@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 
 from peft_jobs import SpecError
+from peft_jobs.spec import SOURCES
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import name_beside, write_json
 from sweeps.file_names import (
@@ -157,9 +158,7 @@ def _left_out(sweep: dict[str, Any]) -> tuple[str, ...]:
     found = [f"the storage's {CACHE_FOLDER}/, which is made again", "the base model"]
     data = sweep["trial"]["data"]
     outside = [
-        str(source["path"])
-        for split in ("train", "validation", "test")
-        if isinstance(source := data.get(split), dict)
+        str(source["path"]) for field in SOURCES if isinstance(source := data.get(field), dict)
     ]
     found += [f"data: {path}" for path in dict.fromkeys(outside) if path != "demo"]
     tracking = sweep["tracking"]

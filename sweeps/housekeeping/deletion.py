@@ -65,7 +65,7 @@ def _delete_runs(remains: Remains) -> int:
 
 def _keep_best(remains: Remains) -> Path:
     folder = remains.folder
-    best = open_sweep(folder.location, folder.name, remains.study_url).leaderboard().best
+    best = open_sweep(folder.location, folder.name, remains.study_url).leaderboard().chosen
     if best is None or best.adapter is None:
         raise SpecError(f"the sweep {folder.name!r} has no winner whose adapter could be kept")
     root = Path() if folder.in_store else folder.storage

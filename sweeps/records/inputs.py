@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from peft_jobs.spec import DEMO, Source
+from peft_jobs.spec import DEMO
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_once
 from peft_jobs.storage.saved_adapter import FILES as ADAPTER_FILES
@@ -27,7 +27,6 @@ from sweeps.spec import SweepSpec
 MAX_BYTES = 100 * 2**20
 """Of a file, or an adapter, that is copied into a folder that nodes share; a larger one must be
 shared itself."""
-SPLITS = ("train", "validation", "test")
 
 
 def with_inputs(spec: SweepSpec, folder: SweepFolder) -> SweepSpec:
@@ -40,10 +39,9 @@ def with_inputs(spec: SweepSpec, folder: SweepFolder) -> SweepSpec:
         return spec
     trial = spec.trial
     data, update = trial.data, {}
-    for split in SPLITS:
-        source = getattr(data, split)
-        if isinstance(source, Source) and source.is_file and _travels(source.path, folder):
-            update[split] = source.model_copy(update={"path": _put(Path(source.path), folder)})
+    for field, source in data.sources.items():
+        if source.is_file and _travels(source.path, folder):
+            update[field] = source.model_copy(update={"path": _put(Path(source.path), folder)})
     trial = trial.model_copy(update={"data": data.model_copy(update=update)})
     saved = trial.adapter.source
     if saved is not None and saved.is_local and _travels(saved.name_or_path, folder):

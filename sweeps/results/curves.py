@@ -1,6 +1,6 @@
 """What trials reported while they ran, read from the `metrics.jsonl` of their attempts."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,13 +51,17 @@ class Curves:
         return pandas.DataFrame(rows, columns=[*COLUMNS, *metrics]).astype({"rung": "Int64"})
 
 
-def read_curves(study: SweepStudy, folder: SweepFolder) -> Curves:
-    """The reports of all trials so far; Unavailable if the storage cannot be read.
+def read_curves(
+    study: SweepStudy, folder: SweepFolder, numbers: Collection[int] | None = None
+) -> Curves:
+    """The reports so far of the trials of these `numbers`, by default of all; Unavailable if the
+    storage cannot be read.
 
     An attempt that went on from a checkpoint repeats the steps that came after it: a step is
     given once, as the last attempt that made it measured it.
     """
-    return Curves(tuple(row for trial in study.trials() for row in _reports(trial, folder)))
+    trials = (t for t in study.trials() if numbers is None or t.number in numbers)
+    return Curves(tuple(row for trial in trials for row in _reports(trial, folder)))
 
 
 def _reports(trial: FrozenTrial, folder: SweepFolder) -> Iterator[CurvePoint]:

@@ -1,22 +1,12 @@
-"""Leaderboard: which configuration won, as a pure function of the study.
+"""Leaderboard: which configuration won, and what it must beat, as data."""
 
-Ranks complete, feasible trials by the objective on the validation rows; pruned and failed trials
-follow unranked. Rows are ranked only if they saw the same base, data and template.
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial
-
-from peft_jobs import State, TrialResult
-from sweeps.confirmation.confirmed import Confirmation, confirmation_of
-from sweeps.results.comparable import changed_contents, check_comparable
-from sweeps.results.states import minutes_so_far, state_of
+from sweeps.confirmation.confirmed import Confirmation
+from sweeps.results.final_training import FinalTraining
 from sweeps.spec.metrics import as_loss
-from sweeps.study.lease import Holder
-from sweeps.study.study import SweepStudy
 
 if TYPE_CHECKING:
     import pandas
@@ -36,6 +26,10 @@ FIELDS = (
     *("difference_low", "difference_high", "note"),
 )
 """Of a row, what a table of all that is known has beside its parameters and metrics."""
+
+
+_LATER = {"majority": None, "goes_on": False, "confirmation": None, "final": None}
+"""Of a board, what is written where it is not this: earlier versions knew nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +103,8 @@ class Leaderboard:
     without an adapter."""
     confirmation: Confirmation | None = None
     """What repeats of the best trials under fresh seeds have shown."""
+    final: FinalTraining | None = None
+    """Of a final training, what it came to."""
 
     @property
     def references(self) -> dict[str, float]:
@@ -137,7 +133,25 @@ class Leaderboard:
         """The winner; None while no feasible trial is complete."""
         return self.rows[0] if self.rows and self.rows[0].rank == 1 else None
 
+    @cached_property
+    def has_notes(self) -> bool:
+        """Whether some row has one."""
+        return any(row.note for row in self.rows)
+
     @property
+    def chosen(self) -> Row | None:
+        """The row to export: what a confirmation recommends, the median seed of a final training,
+        otherwise the winner."""
+        if self.best is None:
+            return None
+        number = self.best.number
+        if self.confirmation is not None:
+            number = self.confirmation.recommended
+        if self.final is not None:
+            number = self.final.median
+        return next(row for row in self.rows if row.number == number)
+
+    @cached_property
     def varying(self) -> list[str]:
         """The parameters whose value differs between rows."""
         names = dict.fromkeys(name for row in self.rows for name in row.params)
@@ -162,7 +176,7 @@ class Leaderboard:
 
     def to_json(self) -> dict[str, Any]:
         known = asdict(self)
-        for name, absent in (("majority", None), ("goes_on", False), ("confirmation", None)):
+        for name, absent in _LATER.items():
             if known[name] is absent:  # as earlier versions have recorded it
                 del known[name]
         for line, row in zip(known["rows"], self.rows, strict=True):
@@ -171,77 +185,3 @@ class Leaderboard:
                     del line[name]
             line |= {"note": row.note} if row.note else {}
         return {**known, "varying": self.varying}
-
-
-def make_leaderboard(study: SweepStudy) -> Leaderboard:
-    """The leaderboard of the study as it stands; SpecError if its rows cannot be compared."""
-    trials = study.launched()
-    changed = changed_contents(trials)
-    check_comparable([trial for trial in trials if trial.number not in changed])
-    objective = study.spec.objective
-    holder = study.holder
-    rows = [_row(trial, study, holder, changed.get(trial.number)) for trial in trials]
-
-    def order(row: Row) -> tuple[bool, bool, float, int]:
-        value = objective.as_loss(row.value) if row.value is not None else 0.0
-        return (row.rank is None, row.value is None, value, row.number)
-
-    rows.sort(key=order)
-    known = study.optuna.user_attrs
-    baseline, majority = (
-        known.get(name, {}).get(objective.metric) for name in ("baseline", "majority")
-    )
-    board = Leaderboard(
-        study.spec.name,
-        objective.metric,
-        objective.direction,
-        (),
-        baseline,
-        majority=majority,
-        goes_on=study.spec.trial.adapter.source is not None,
-        confirmation=confirmation_of(study),
-    )
-    return replace(board, rows=tuple(_ranked(rows, board)))
-
-
-def _ranked(rows: Sequence[Row], board: Leaderboard) -> Iterator[Row]:
-    """The rows, which are in order, with their ranks, and with what they do not beat."""
-    rank, before = 1, None
-    for place, row in enumerate(rows, start=1):
-        if row.rank is None or row.value is None:
-            yield row
-            continue
-        if row.value != before:
-            rank, before = place, row.value
-        loss = as_loss(row.value, board.direction)
-        known = board.references.items()
-        unbeaten = (words for words, v in known if loss >= as_loss(v, board.direction))
-        yield replace(row, rank=rank, unbeaten=tuple(unbeaten))
-
-
-def _row(trial: FrozenTrial, study: SweepStudy, holder: Holder | None, changed: str | None) -> Row:
-    record = trial.user_attrs.get("result")
-    result = TrialResult.model_validate(record) if record else TrialResult(state=State.RUNNING)
-    ranked = result.state is State.COMPLETE and study.feasible(result) and changed is None
-    value = trial.value if trial.value is not None else _last(trial)
-    return Row(
-        rank=0 if ranked else None,
-        number=trial.number,
-        state=state_of(trial, holder),
-        kind=result.kind,
-        value=value,
-        peak_memory_bytes=result.peak_memory_bytes,
-        trainable_parameters=result.trainable_parameters,
-        minutes=result.minutes if record else minutes_so_far(trial, holder),
-        params=trial.user_attrs.get("params", {}),
-        metrics=dict(result.metrics),
-        adapter=result.adapter,
-        error=result.error,
-        memory=dict(result.memory),
-        changed=changed,
-    )
-
-
-def _last(trial: FrozenTrial) -> float | None:
-    values = trial.intermediate_values
-    return values[max(values)] if values else None

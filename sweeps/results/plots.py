@@ -1,4 +1,4 @@
-"""Optuna's pictures of a sweep, as PNG files: history, rungs, importances."""
+"""Pictures of a sweep as PNG files: history and rungs are Optuna's, and importances."""
 
 import logging
 import warnings
@@ -9,12 +9,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.results.importances import Importances, importances
 from sweeps.study.reruns import is_repeat
 
 log = logging.getLogger(__name__)
 
-_MIN_COMPLETE = 8
-"""Below, importances say nothing."""
 _MAX_CURVES = 200
 """Of the picture of rungs, the newest; beyond a few a legend with a line for each helps nobody."""
 _MAX_LEGEND = 20
@@ -38,9 +37,9 @@ def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
         "history": draw.plot_optimization_history,
         "rungs": _rungs,
     }
-    sampled = {name for trial in complete for name in trial.params}
-    if len(complete) >= _MIN_COMPLETE and len(sampled) > 1:
-        plots["importances"] = draw.plot_param_importances
+    found = importances(trials, study.direction.name.lower())
+    if len(found.rows) > 1:
+        plots["importances"] = lambda _: _importances(found)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, plot in plots.items():
@@ -59,6 +58,24 @@ def _rungs(study: optuna.Study) -> Any:
     axes = draw.plot_intermediate_values(_study_of(trials, study.direction))
     if len(trials) > _MAX_LEGEND and (legend := axes.get_legend()) is not None:
         legend.remove()
+    return axes
+
+
+def _importances(found: Importances) -> Any:
+    """Shares with their intervals; grey where nothing can be said."""
+    from matplotlib import pyplot
+
+    rows = [*reversed(found.rows)]
+    colours = {"matters": "tab:blue", "little": "lightsteelblue", None: "lightgrey"}
+    _, axes = pyplot.subplots()
+    for place, row in enumerate(rows):
+        axes.barh(place, row.share, color=colours[row.says])
+        axes.plot([row.low, row.high], [place, place], color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the order of trials that it explains, with its 95 % interval")
+    said = "" if found.says_something else ": nothing can be said yet"
+    axes.set_title(f"Importances, {found.num_trials} trials{said}")
     return axes
 
 

@@ -20,10 +20,12 @@ from sweeps.records.ownership import check_own
 from sweeps.records.reader import read_record, recorded_names, validated, without_credentials
 from sweeps.redact import redact
 from sweeps.results.curves import Curves, read_curves
-from sweeps.results.leaderboard import Leaderboard, make_leaderboard
+from sweeps.results.leaderboard import Leaderboard
+from sweeps.results.ranking import make_leaderboard
 from sweeps.results.rows import read_rows, rows_reader
 from sweeps.results.told_apart import told_apart
 from sweeps.results.trials import Trials, read_trials
+from sweeps.results.verdict import Verdict, verdict_of
 from sweeps.spec import SweepSpec
 from sweeps.study.database import open_to_read
 from sweeps.study.lease import Holder, read_lease
@@ -59,6 +61,13 @@ class RecordedSweep:
         """
         board = make_leaderboard(self.study)
         return told_apart(board, rows_reader(self.study, self.folder)) if intervals else board
+
+    def verdict(self, board: Leaderboard | None = None) -> Verdict:
+        """What the sweep says now: what to train, how sure that is, what it cost, what to do next.
+
+        `board` is one with intervals that was made before. Raises as `leaderboard`.
+        """
+        return verdict_of(board or self.leaderboard(intervals=True), self.study, self.folder)
 
     def trials(self) -> Trials:
         """All trials of the study, also those that were turned away before launch."""

@@ -6,8 +6,8 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from peft_jobs import State
 from peft_jobs.storage.files import write_json, write_whole
 from sweeps.confirmation.confirmed import Confirmed
 from sweeps.file_names import (
@@ -16,11 +16,14 @@ from sweeps.file_names import (
     LEADERBOARD_JSON,
     PLOTS_FOLDER,
     RECORD_FILE,
+    REPORT_FILE,
     SOURCE_FILE,
 )
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import SHORT, Leaderboard, Row
 from sweeps.results.states import word
+from sweeps.results.verdict import Verdict
+from sweeps.results.words import shown, size
 from sweeps.spec.metrics import numbers
 from sweeps.tracking import Artifact
 
@@ -33,7 +36,7 @@ tr.reference{font-style:italic;background:#f8f4e8}"""
 def header(board: Leaderboard) -> list[str]:
     """Column names: fixed ones, those that were asked for, then the parameters that vary."""
     fixed = ["rank", "trial", board.metric, "state", "peak memory", "trainable", "minutes"]
-    return [*fixed, *board.shown, *board.varying, *(["note"] if _has_notes(board) else [])]
+    return [*fixed, *board.shown, *board.varying, *(["note"] if board.has_notes else [])]
 
 
 def cells(row: Row | tuple[str, float], board: Leaderboard) -> list[str]:
@@ -48,18 +51,14 @@ def cells(row: Row | tuple[str, float], board: Leaderboard) -> list[str]:
         f"{row.number:04d}",
         "" if row.value is None else f"{row.value:.4f}",
         word(row.state) + kind,
-        _bytes(row.peak_memory_bytes),
+        size(row.peak_memory_bytes),
         "" if row.trainable_parameters is None else f"{row.trainable_parameters:,}",
         f"{row.minutes:.2f}",
     ]
     known = numbers(row)
     fixed += [_number(name, known.get(name)) for name in board.shown]
-    fixed += [_value(row.params[n]) if n in row.params else "" for n in board.varying]
-    return fixed + ([row.note] if _has_notes(board) else [])
-
-
-def _has_notes(board: Leaderboard) -> bool:
-    return any(row.note for row in board.rows)
+    fixed += [shown(row.params[n]) if n in row.params else "" for n in board.varying]
+    return fixed + ([row.note] if board.has_notes else [])
 
 
 CONFIRMED = ("group", "trial", "expected", "95 %", "seeds", "recorded", "behind", "95 %", "P(best)")
@@ -81,9 +80,9 @@ def confirmed_cells(row: Confirmed) -> list[str]:
     ]
 
 
-def markdown(board: Leaderboard, limit: int = 20) -> str:
-    """The first rows as a Markdown table, with the winner in a sentence above it."""
-    lines = [f"**Sweep `{board.sweep}`**: {summary(board)}", ""]
+def markdown(board: Leaderboard, said: Sequence[str], limit: int = 20) -> str:
+    """The first rows as a Markdown table, below the verdict's sentences `said`."""
+    lines = [f"**Sweep `{board.sweep}`**", "", *(f"* {sentence}" for sentence in said), ""]
     names = header(board)
     lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     entries = replace(board, rows=board.rows[:limit]).entries
@@ -94,39 +93,20 @@ def markdown(board: Leaderboard, limit: int = 20) -> str:
         lines += ["", "Trained again under fresh seeds:", ""]
         lines += ["| " + " | ".join(CONFIRMED) + " |", "|" + "---|" * len(CONFIRMED)]
         lines += ["| " + " | ".join(confirmed_cells(row)) + " |" for row in found.rows]
-        lines += ["", *found.words()]
     return "\n".join(lines)
 
 
-def summary(board: Leaderboard) -> str:
-    """One sentence: who won, against what, among how many, and how sure that is."""
-    best, complete = board.best, sum(row.state == State.COMPLETE for row in board.rows)
-    changed = sum(row.changed is not None for row in board.rows)
-    what = "trials are" if changed > 1 else "trial is"
-    ends = [f"{changed} complete {what} not ranked, see its note"] if changed else []
-    if best is None:
-        none = "no complete trial can be ranked" if complete else "no trial has completed yet"
-        return "; ".join([none, *ends]) + "."
-    others = "; ".join(f"{words}: {value:.4f}" for words, value in board.references.items())
-    against = f" ({others})" if others else ""
-    if board.confirmation is not None:
-        return f"{board.confirmation.words()[0].rstrip('.')}{against}."
-    told = [f"trial {best.number:04d} is best, {board.metric} {best.value:.4f}{against}"]
-    if best.unbeaten:
-        told.append(f"it is no better than the {' and the '.join(best.unbeaten)}")
-    told.append(f"{complete} of {len(board.rows)} ran to the end")
-    if ties := sum(row.is_told_apart is False for row in board.rows):
-        are = "are" if ties > 1 else "is"
-        told.append(f"{ties} {are} not told apart from it (at least: one seed each)")
-    return "; ".join([*told, *ends]) + "."
-
-
-def write_reports(board: Leaderboard, folder: SweepFolder) -> None:
+def write_reports(board: Leaderboard, verdict: Verdict, folder: SweepFolder) -> None:
     """`leaderboard.{json,csv,html}` in the sweep's folder, each whole."""
-    write_json(folder.path / LEADERBOARD_JSON, board.to_json())
+    write_json(folder.path / LEADERBOARD_JSON, to_json(board, verdict))
     write_whole(folder.path / LEADERBOARD_CSV, to_csv(board))
-    write_whole(folder.path / LEADERBOARD_HTML, to_html(board))
+    write_whole(folder.path / LEADERBOARD_HTML, to_html(board, verdict.sentences()))
     folder.keep(*(folder.path / f"leaderboard.{kind}" for kind in ("json", "csv", "html")))
+
+
+def to_json(board: Leaderboard, verdict: Verdict) -> dict[str, Any]:
+    """The board as plain JSON values, with its verdict."""
+    return {**board.to_json(), "verdict": verdict.to_json()}
 
 
 def to_csv(board: Leaderboard) -> str:
@@ -156,8 +136,8 @@ def to_csv(board: Leaderboard) -> str:
     return text.getvalue()
 
 
-def to_html(board: Leaderboard, said: str | None = None) -> str:
-    """A page that stands alone; `said` is its sentence where the board is part of another."""
+def to_html(board: Leaderboard, said: Sequence[str]) -> str:
+    """A page that stands alone, with the verdict's sentences `said` above the table."""
 
     def line(tag: str, values: Sequence[str], kind: str = "") -> str:
         inner = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
@@ -172,7 +152,8 @@ def to_html(board: Leaderboard, said: str | None = None) -> str:
     return "\n".join(
         [
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>",
-            f"<style>{_STYLE}</style><h1>{title}</h1><p>{html.escape(said or summary(board))}</p>",
+            f"<style>{_STYLE}</style><h1>{title}</h1>",
+            *(f"<p>{html.escape(sentence)}</p>" for sentence in said),
             f"<table>{line('th', header(board))}",
             *rows,
             "</table>",
@@ -191,10 +172,8 @@ def _confirmed_html(board: Leaderboard) -> list[str]:
         "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
         for tag, cells in zip(tags, table, strict=True)
     ]
-    said = html.escape(" ".join(found.words()))
     return [
         "<h2>Trained again under fresh seeds</h2>",
-        f"<p>{said}</p>",
         "<table>",
         *lines,
         "</table>",
@@ -202,8 +181,10 @@ def _confirmed_html(board: Leaderboard) -> list[str]:
 
 
 def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
-    """What the parent run keeps: spec, leaderboard, plots, the best adapter with its trial."""
-    names = (SOURCE_FILE, RECORD_FILE, LEADERBOARD_JSON, LEADERBOARD_CSV, LEADERBOARD_HTML)
+    """What the parent run keeps: spec, report, leaderboard, plots, the best adapter with its
+    trial."""
+    boards = (LEADERBOARD_JSON, LEADERBOARD_CSV, LEADERBOARD_HTML)
+    names = (SOURCE_FILE, RECORD_FILE, REPORT_FILE, *boards)
     artifacts = [Artifact(folder.path / name) for name in names]
     artifacts.append(Artifact(folder.plots, PLOTS_FOLDER))
     if best is not None:
@@ -216,19 +197,5 @@ def report_artifacts(folder: SweepFolder, best: Row | None) -> list[Artifact]:
 
 def _number(name: str, value: float | None) -> str:
     if name.startswith("memory/"):
-        return _bytes(None if value is None else int(value))
+        return size(None if value is None else int(value))
     return "" if value is None else f"{value:.4f}"
-
-
-def _bytes(count: int | None) -> str:
-    if count is None:
-        return ""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

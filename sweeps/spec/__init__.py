@@ -9,6 +9,7 @@ checks          contradictions between sections
 space_checks    what is wrong with the space, seen from the trial
 sample_points   seeded random points of a space, for checks
 plan            what a sweep will ask of its trials: variants, horizon, rungs
+final           a final training as a sweep: one configuration on all the data
 identity        what makes two launches the same sweep
 """
 

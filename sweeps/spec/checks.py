@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import sqlalchemy
 from sqlalchemy.engine import make_url
 
-from peft_jobs.spec import DEMO, Source
+from peft_jobs.spec import DEMO
 from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.object_store import is_url
 from search_spaces import SpaceError
@@ -76,11 +76,8 @@ def _contradictions(spec: SweepSpec) -> list[str]:
         model.name_or_path == DEMO or Path(model.name_or_path).is_dir()
     ):
         found.append(f"model.revision: {model.name_or_path} is a folder here; leave it out")
-    for field in ("train", "validation", "test"):
-        source = getattr(spec.trial.data, field)
-        if not isinstance(source, Source) or is_url(source.path):
-            continue
-        if source.is_file and not Path(source.path).is_file():
+    for field, source in spec.trial.data.sources.items():
+        if source.is_file and not is_url(source.path) and not Path(source.path).is_file():
             found.append(f"data.{field}: no such file: {source.path}")
     found += [
         f"budget.{name}: must be at most {most:,}, got {value:,}"

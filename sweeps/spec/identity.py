@@ -24,10 +24,11 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
     A larger or smaller budget (n_trials, times, costs, max_failures), the resources and the
     tracking may differ. What a file may hold only since a later version counts if the file does.
     """
+    free = _FREE if spec.final_of is None else (*_FREE, *_SINCE)  # it may get more seeds
     return {
         name: value
         for name, value in flatten(spec).items()
-        if name not in _FREE
+        if name not in free
         and not name.startswith(("checkpoints.", "confirm.", "resources.", "tracking."))
         and (value != [] or name not in _SINCE)
     }

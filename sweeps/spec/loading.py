@@ -21,7 +21,6 @@ from sweeps.spec.checks import problems
 from sweeps.spec.yaml_file import SweepFileError, override, read_yaml
 
 _OF_DATA = ("model", "task", "data", "resources", "storage")
-_SPLITS = ("train", "validation", "test")
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -119,8 +118,7 @@ def _bad_paths(spec: SweepSpec) -> list[str]:
     found = []
     if not spec.storage:
         found.append("storage: must be a folder or an object store's URL, got ''")
-    sources = {f"data.{name}": getattr(spec.trial.data, name) for name in _SPLITS}
-    paths = {name: item.path for name, item in sources.items() if isinstance(item, Source)}
+    paths = {f"data.{name}": source.path for name, source in spec.trial.data.sources.items()}
     paths |= {} if is_url(spec.storage) else {"storage": spec.storage}
     paths |= {"model.name_or_path": spec.trial.model.name_or_path}
     for name, text in paths.items():
@@ -168,11 +166,7 @@ def _absolute(spec: SweepSpec) -> SweepSpec:
     """The spec with local paths made absolute: trials run in other folders."""
     trial = spec.trial
     data = trial.data
-    update: dict[str, Any] = {
-        name: _absolute_source(source)
-        for name in _SPLITS
-        if isinstance(source := getattr(data, name), Source)
-    }
+    update = {name: _absolute_source(source) for name, source in data.sources.items()}
     model = trial.model
     if model.name_or_path != DEMO and Path(model.name_or_path).expanduser().is_dir():
         folder = Path(model.name_or_path).expanduser().resolve()

@@ -122,6 +122,13 @@ class ConfirmSpec(Section):
     """Of all configurations together."""
 
 
+class FinalOf(Section):
+    """The trial whose configuration is trained on all the data."""
+
+    sweep: str
+    trial: Whole
+
+
 def _confirm(value: Any) -> Any:
     return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
 
@@ -132,6 +139,8 @@ def _tracking(value: Any) -> Any:
 
 class SweepSpec(Section):
     """A sweep file, resolved. `trial` is what all trials share; the space varies it."""
+
+    LATER = ("final_of",)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     trial: TrialSpec
@@ -156,6 +165,8 @@ class SweepSpec(Section):
     """Folder of databases, artifacts and one folder per sweep; absolute once loaded."""
     study_url: str | None = None
     """SQLAlchemy URL of Optuna's database; by default `optuna.db` in the storage."""
+    final_of: FinalOf | None = None
+    """Of a final training, what it trains: `peft-sweep train` writes it."""
 
     @model_validator(mode="before")
     @classmethod

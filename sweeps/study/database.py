@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -185,6 +186,14 @@ def _connect_args(url: sqlalchemy.engine.URL) -> dict[str, object]:
         answer = int(ANSWER_SECONDS)
         args = {"connect_timeout": CONNECT_SECONDS, "read_timeout": answer, "write_timeout": answer}
     return {name: value for name, value in args.items() if name not in url.query}
+
+
+def name_metric(study: optuna.Study, metric: str) -> None:
+    """Give the study's objective its name, by which Optuna's pictures and dashboard show it."""
+    if study.metric_names != [metric]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric])
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 One driver at a time writes to it (`lease`). Every trial carries user attributes: `params`
 (all names of the point, decoded), `fingerprint`, `attempt`, where it has one `checkpoint`, and once
-it has ended `kind` and `result`. A failed trial that is run again has a successor, `retry_of`.
+it has ended `kind`, `result` and numbers for Optuna's dashboard. A failed trial that is run again
+has a successor, `retry_of`.
 """
 
 import time
@@ -19,9 +20,10 @@ from sweeps.search.pruners import build
 from sweeps.search.samplers import SAMPLERS
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import difference, identity, with_contents
+from sweeps.spec.metrics import readable
 from sweeps.study.asker import Asker
 from sweeps.study.cached_storage import CachedStorage
-from sweeps.study.database import retry
+from sweeps.study.database import name_metric, retry
 from sweeps.study.lease import Holder, read_lease
 from sweeps.study.point import Point
 from sweeps.study.pruning import rung_records, should_stop
@@ -91,6 +93,7 @@ class SweepStudy:
             )
         if before != now:
             self.optuna.set_user_attr("spec", now)
+        name_metric(self.optuna, self.spec.objective.metric)
         if "key" not in self.optuna.user_attrs:
             self.optuna.set_user_attr("key", key or f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
         if home is not None and self.optuna.user_attrs.get("home") != home:
@@ -180,7 +183,7 @@ class SweepStudy:
         """End a trial, once, with its true state, kind and violated constraints."""
         trial = self._live.pop(number)
         record = result.model_dump(mode="json", exclude={"traceback"})
-        self._set(trial, kind=result.kind, result=record)
+        self._set(trial, kind=result.kind, result=record, **readable(result))
         faults.passing("tell.result")
         self._finish(trial, result)
         faults.passing("tell.told")

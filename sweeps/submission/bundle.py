@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import SpecError
-from peft_jobs.spec import DEMO, file_format
+from peft_jobs.spec import DEMO, SOURCES, file_format
 from peft_jobs.storage.object_store import is_url
 from sweeps.records.inputs import (
     MAX_BYTES,
-    SPLITS,
     copy_adapter,
     functions,
     modules,
@@ -106,14 +105,14 @@ def _shared(tree: dict[str, Any], path: Path) -> str:
 
 
 def _data_files(tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Split and path, as written, of the data that are files; of a tree that may be wrong."""
+    """Field and path, as written, of the data that are files; of a tree that may be wrong."""
     data = tree.get("data")
     given = data if isinstance(data, dict) else {}
-    for split in SPLITS:
-        source = given.get(split)
+    for field in SOURCES:
+        source = given.get(field)
         path = source.get("path") if isinstance(source, dict) else source
         if isinstance(path, str) and file_format(path) is not None:
-            yield split, path
+            yield field, path
 
 
 def _without_what_the_cluster_has(tree: dict[str, Any]) -> dict[str, Any]:

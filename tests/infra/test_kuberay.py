@@ -1,8 +1,4 @@
-"""The manifests: Kubernetes' own parts against its schemas, KubeRay's against its field list.
-
-No package carries KubeRay's schemas; the fields below are those of its API reference, 1.6, as far
-as the manifests may use them.
-"""
+"""The manifests: Kubernetes' own parts against its schemas, KubeRay's against its field list."""
 
 from typing import Any
 
@@ -11,58 +7,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.support.documents import documents, found
+from tests.support.kuberay import CLUSTER, JOB, check
 
 DOCUMENTS = [document for path in found("kuberay/*.yaml") for document in documents(path)]
-VERSION = kubernetes_validate.latest_version()
-TEXT, WHOLE, YES_NO = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
-PART: dict[str, Any] = {"type": "object"}
-
-
-def fields(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
-PARAMETERS = {"type": "object", "additionalProperties": TEXT}
-CLUSTER = fields(
-    ("headGroupSpec", "rayVersion"),
-    rayVersion=TEXT,
-    authOptions=fields(mode={"enum": ["disabled", "token"]}, secretName=TEXT),
-    enableInTreeAutoscaling=YES_NO,
-    autoscalerOptions=fields(
-        idleTimeoutSeconds=WHOLE,
-        upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
-        resources=PART,
-        securityContext=PART,
-    ),
-    headGroupSpec=fields(("template", "rayStartParams"), template=PART, rayStartParams=PARAMETERS),
-    workerGroupSpecs={
-        "type": "array",
-        "items": fields(
-            ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),
-            groupName=TEXT,
-            replicas=WHOLE,
-            minReplicas=WHOLE,
-            maxReplicas=WHOLE,
-            rayStartParams=PARAMETERS,
-            template=PART,
-        ),
-    },
-)
-JOB = fields(
-    ("entrypoint", "rayClusterSpec"),
-    entrypoint=TEXT,
-    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-    shutdownAfterJobFinishes=YES_NO,
-    ttlSecondsAfterFinished=WHOLE,
-    backoffLimit=WHOLE,
-    submitterPodTemplate=PART,
-    rayClusterSpec=CLUSTER,
-)
 
 
 def of_kind(kind: str) -> dict[str, Any]:
@@ -79,10 +26,6 @@ def templates() -> list[dict[str, Any]]:
     heads = [spec["headGroupSpec"]["template"] for spec in specs]
     workers = [group["template"] for spec in specs for group in spec["workerGroupSpecs"]]
     return [*heads, *workers, of_kind("RayJob")["spec"]["submitterPodTemplate"]]
-
-
-def check(document: dict[str, Any]) -> None:
-    kubernetes_validate.validate(document, VERSION, strict=True)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["kind"])

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeps import build_sweep
+from sweeps import build_sweep, open_sweep
 from sweeps.run import launch
 
 mlflow = pytest.importorskip("mlflow")
@@ -57,6 +57,9 @@ def runs(storage: Path) -> dict[int, Any]:
     (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert parent.info.status == "FINISHED"
+    said = open_sweep(storage, "mixed").verdict().sentences()
+    assert parent.data.tags["verdict"] == " ".join(said)
+    assert all(f"* {sentence}\n" in parent.data.tags["mlflow.note.content"] for sentence in said)
     return {int(run.data.tags["trial.number"]): run for run in children}
 
 
@@ -86,6 +89,10 @@ def test_study_mlflow_and_files_agree(
         result = json.loads((folder / "result.json").read_text())
         spec = json.loads((folder / "trial.json").read_text())
         assert result["state"] == trial.state.name == run.data.tags["trial.state"]
+        for name, peak in result["memory"].items():
+            gib = run.data.metrics[f"memory/{name.removesuffix('_bytes')}_gib"]
+            assert run.data.metrics[f"memory/{name}"] == peak
+            assert gib == pytest.approx(peak / 2**30, abs=6e-4)
         assert MLFLOW_STATUS[trial.state.name] == run.info.status
         assert result["kind"] == trial.user_attrs["kind"]
         assert run.data.tags["trial.kind"] == (result["kind"] or "complete")

@@ -174,8 +174,7 @@ class Composition:
 
     def _changed(self) -> None:
         """Trials have come or gone: settings that all share follow, and peaks are theirs."""
-        model = self.trials[0].base.model
-        if self._wants_checkpointing != model.is_activation_checkpointing:
+        if self._wants_checkpointing != bool(self.pack.recomputing):
             with self.bare():
                 pass
         self._watch(gives_back=False)
@@ -242,7 +241,6 @@ class Composition:
 
     def _put_on(self) -> None:
         self.pack.put_on()
-        model = self.trials[0].base.model
-        if self._wants_checkpointing:
-            checkpoint_activations(model)
+        model, wanted = self.trials[0].base.model, self._wants_checkpointing
+        self.pack.recomputing = checkpoint_activations(model) if wanted else []
         model.train()

@@ -12,6 +12,7 @@ inputs and outputs, P a row's parameters.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,8 @@ class Pack:
         self.alone: int | None = None
         """The one slot to which all rows of the batch belong, in an evaluation."""
         self.masks: SlotMasks | None = None
+        self.recomputing: list[Any] = []
+        """Modules that compute their activations again in steps of trials that ask for it."""
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
         self._layers: dict[str, nn.Module] = {}
@@ -123,6 +126,11 @@ class Pack:
             yield
         finally:
             self.alone = None
+
+    def recompute(self, asked: bool) -> None:
+        """Have steps compute activations again, or keep them."""
+        for module in self.recomputing:
+            module.gradient_checkpointing = asked
 
     @contextmanager
     def stepping(self, slots: Sequence[int], masks: SlotMasks | None) -> Iterator[None]:

@@ -126,10 +126,11 @@ class Rounds:
         return True
 
     def _groups(self, ready: Sequence[PackedTrial]) -> list[list[PackedTrial]]:
-        """The trials of each step; those whose next rows are of like lengths go together."""
+        """The trials of each step. Those that compute activations again go together, as one has
+        all of a step do so; and those whose next rows are of like lengths."""
         if self.width >= len(ready):
             return [sorted(ready, key=slot_of)]
-        ordered = sorted(ready, key=lambda s: (s.feed.rows_per_micro_batch, s.feed.longest))
+        ordered = sorted(ready, key=_order)
         # Neighbours in the pack are a slice of its rows, which costs no copy.
         return [sorted(group, key=slot_of) for group in groups(ordered, self.width)]
 
@@ -191,6 +192,12 @@ class Rounds:
 def _ended(trial: PackedTrial) -> None:
     if not trial.is_due:
         trial.end_step()
+
+
+def _order(trial: PackedTrial) -> tuple[bool, int, int]:
+    feed = trial.feed
+    recomputes = trial.spec.training.gradient_checkpointing
+    return recomputes, feed.rows_per_micro_batch, feed.longest
 
 
 def _kind(trials: Sequence[PackedTrial]) -> Hashable:

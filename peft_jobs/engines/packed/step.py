@@ -43,7 +43,7 @@ def packed_step(
 
     A loss is the chunk's part of the mean over the supervised tokens of the slot's effective batch.
     The sum over slots is what is differentiated, so no slot's loss touches another's gradient. Each
-    brings the same number of rows.
+    brings the same number of rows. Where one asks for gradient checkpointing, all have it.
     """
     examples = [example for work in works for example in work.chunk.examples]
     batch = to_device(task.collate(examples, pad_token_id), device)
@@ -54,6 +54,7 @@ def packed_step(
         masks = SlotMasks(pack.mask_columns, seeds, rates, chunks, length)
     # Before the forward: a copy after it would wait until it is done.
     weights_K = torch.tensor([work.chunk.weight for work in works], dtype=torch.float64).to(device)
+    pack.recompute(any(work.spec.training.gradient_checkpointing for work in works))
     with pack.stepping([work.slot for work in works], masks):
         with autocast(device, training):
             losses_B = task.losses(model, batch)

@@ -51,5 +51,7 @@ def _rows(data: DataSpec) -> str:
         chosen["validation"] = data.validation
     parts = {**named, **{name: value for name, value in chosen.items() if value}}
     path = parts.pop("path")
+    if data.train_also is not None:
+        path += f" and {data.train_also.path}"
     told = ", ".join(f"{name} {value}" for name, value in parts.items())
     return f"training rows of {path}" + (f" ({told})" if told else "")

@@ -6,6 +6,7 @@ the base is loaded anew. `solo_trial` is the table of contents of a trial.
 """
 
 import logging
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -225,8 +226,10 @@ class SoloEngine:
             **base.contents,
             **data.fingerprints,
             "dropped_rows": data.dropped,
+            "num_rows": {"train": len(data.train), "validation": len(data.validation)},
             "seed": spec.seed,
             "device": _device_name(self.device),
+            "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "precision": precision_of(spec.training, self.device).as_provenance(),
             "threads": torch.get_num_threads(),
         }

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
+from peft_jobs import SpecError
 from sweeps.cli.screen import err, out, print_json
 
 if TYPE_CHECKING:
@@ -18,25 +20,41 @@ if TYPE_CHECKING:
 def export(
     sweep: "RecordedSweep",
     number: int | None,
+    top: int | None,
     path: Path | None,
     to: Sequence[str],
     test: bool,
     json: bool,
 ) -> None:
     """Export and print; SpecError for an unknown trial or form, or a trial without an adapter."""
-    from sweeps.exporters.export import write_export
+    from sweeps.exporters.export import write_export, write_top
 
+    if top is not None and number is not None:
+        raise SpecError("give either --trial or --top")
     with err.status("Writing the adapter, and scoring it on a fresh base ..."):
-        exported = write_export(sweep, number, path, to, test)
+        if top is None:
+            found = [write_export(sweep, number, path, to, test)]
+        else:
+            found = write_top(sweep, top, path, to, test)
     if json:
-        print_json(asdict(exported))
+        print_json(asdict(found[0]) if top is None else [asdict(one) for one in found])
         return
-    out.print(
-        f"Trial {exported.number:04d} of {sweep.name} is in [bold]{escape(str(exported.path))}[/]"
-    )
+    for exported in found:
+        tell_export(exported, sweep.name)
+
+
+def tell_export(exported: "Exported", name: str) -> None:
+    """Where the trial of the sweep `name` lies, and what was measured on it."""
+    path = escape(str(exported.path))
+    out.print(f"Trial {exported.number:04d} of {name} is in [bold]{path}[/]")
     out.print(scores(exported))
     if exported.merged_path is not None:
         out.print(f"The merged model is in [bold]{escape(str(exported.merged_path))}[/]")
+    for form, lines in exported.differences.items():
+        folder = escape(str(exported.path / form))
+        out.print(f"[bold]{folder}[/]" + (", where is different:" if lines else ""))
+        for line in lines:
+            out.print(Padding(f"- {escape(line)}", (0, 0, 0, 2)))
 
 
 def scores(exported: "Exported") -> Table:

@@ -10,13 +10,13 @@ from rich.table import Table
 from peft_jobs import SpecError
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
-from sweeps.cli.display.table import DEFAULT_ROWS, print_board
+from sweeps.cli.display.table import DEFAULT_ROWS, print_board, print_sentences
 from sweeps.cli.screen import out, print_json, say, size
 from sweeps.housekeeping.leftovers import lost_studies
 from sweeps.housekeeping.remains import size_of
 from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep, Unreadable, open_sweeps
-from sweeps.results.reports import summary, to_csv, to_html
+from sweeps.results.reports import to_csv, to_html, to_json
 from sweeps.results.selection import best_of_each, pareto_front
 from sweeps.results.states import ENDED, STATES, state_of, word
 
@@ -36,20 +36,22 @@ def leaderboard(
     if html is not None and html.exists():
         raise SpecError(f"{html} is there already; name another file, or remove it")
     board = sweep.leaderboard(intervals=True)
+    verdict = sweep.verdict(board)
     part = best_of_each(board, by) if by is not None else board
     if pareto is not None:
         part = pareto_front(part, [name.strip() for name in pareto.split(",") if name.strip()])
     cut = replace(part, rows=part.rows[:limit]) if limit else part
     if json:
-        print_json(cut.to_json())
+        print_json(to_json(cut, verdict))
     elif csv:
         typer.echo(to_csv(cut), nl=False)
     elif html is not None:
-        write_whole(html, to_html(cut, summary(board)))
+        write_whole(html, to_html(cut, verdict.sentences()))
         say(f"Wrote {html}")
     else:
-        out.print(f"Sweep {sweep.name}: {summary(board)}\n", markup=False)
+        out.print(f"Sweep {sweep.name}: {verdict.headline}\n", markup=False)
         print_board(part, out, DEFAULT_ROWS if limit is None else limit)
+        print_sentences(verdict.sentences()[1:], out)
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,9 @@ def run(path: Path, options: Options) -> int:
         check_tracking(spec, str(path))  # once: not when a driver is started again, nor to go on
         check_data(spec, str(path))
     command = ["run", str(path), *options.words()]
-    if _supervises(spec, options):
-        return _supervise(options, command, command)
-    return _drive(spec, options, path)
+    if supervises(spec, options):
+        return supervise_again(options, command, command)
+    return drive(spec, options, _again(spec, path))
 
 
 def resume(storage: Path, name: str, options: Options, verb: Verb = "resume") -> int:
@@ -99,46 +99,50 @@ def resume(storage: Path, name: str, options: Options, verb: Verb = "resume") ->
     spec = recorded_spec(storage, name, [*options.as_overrides()], options.study_url)
     rest = [name, *options.words(), "--storage", SweepFolder(storage, name).location]
     command = [verb, *rest, "--failed"] if verb == "retry" else [verb, *rest]
-    if _supervises(spec, options):
-        return _supervise(options, command, ["resume" if verb == "retry" else verb, *rest])
-    return _drive(spec, options, verb=verb)
+    if supervises(spec, options):
+        return supervise_again(options, command, ["resume" if verb == "retry" else verb, *rest])
+    return drive(spec, options, _again(spec, verb=verb), verb)
 
 
-def _supervises(spec: SweepSpec, options: Options) -> bool:
+def supervises(spec: SweepSpec, options: Options) -> bool:
+    """Whether the sweep's driver is to be a child process."""
     return options.supervised and spec.resources.backend == "ray"
 
 
-def _supervise(options: Options, command: Sequence[str], again: Sequence[str]) -> int:
+def supervise_again(options: Options, command: Sequence[str], again: Sequence[str]) -> int:
+    """Run `command` as a driver, and `again` each time that it has died; its exit code."""
     if options.study_url is not None:
         os.environ["PEFT_SWEEPS_STUDY_URL"] = options.study_url
     program = [sys.executable, "-m", "sweeps.cli"]
     return supervise([*program, *command], [*program, *again])
 
 
-def _drive(
-    spec: SweepSpec, options: Options, path: Path | None = None, verb: Verb = "resume"
+def drive(
+    spec: SweepSpec, options: Options, again: str, verb: Verb = "resume", shows: bool = True
 ) -> ExitCode:
-    """Drive the sweep, of the file at `path` or recorded, in this process."""
+    """Drive the sweep in this process, and say what came of it unless `shows` is False.
+
+    `again` is the command that takes it up.
+    """
     heartbeat = Heartbeat.of_environment()
     say(f"Sweep {spec.name}", style="bold")
     err.print(pairs(uses(spec)))
     watcher = _watcher(spec, options.plain)
     outcome = _launch(spec, watcher, heartbeat, verb, options.moved)
     heartbeat.ended()
-    again = _again(spec, path, verb)
     if outcome is None:
         say("Interrupted.", style="yellow")
         say(f"`{again}` takes the sweep up where the study stands.")
         return ExitCode.INTERRUPTED
-    if options.json:
+    if shows and options.json:
         print_json(record(spec, outcome, watcher.interrupted))
-    else:
+    elif shows:
         tell(spec, outcome)
     return tell_status(spec, again, outcome, watcher.interrupted)
 
 
-def _again(spec: SweepSpec, path: Path | None, verb: Verb) -> str:
-    """The command that takes the sweep up again."""
+def _again(spec: SweepSpec, path: Path | None = None, verb: Verb = "resume") -> str:
+    """The command that takes the sweep up again, of the file at `path` or recorded."""
     folder = SweepFolder.of(spec)
     if verb == "confirm":
         return f"peft-sweep confirm {spec.name}{folder.option}"

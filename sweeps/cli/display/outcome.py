@@ -6,18 +6,18 @@ from typing import Any
 from rich.markup import escape
 
 from peft_jobs import State
-from sweeps.cli.display.table import print_board
+from sweeps.cli.display.table import print_board, print_sentences
 from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import out, say
 from sweeps.records.layout import SweepFolder
-from sweeps.results.reports import summary
+from sweeps.results.reports import to_json
 from sweeps.run import Outcome
 from sweeps.spec import SweepSpec
 
 
 def record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dict[str, Any]:
     """The outcome as plain JSON values."""
-    folder, best = SweepFolder.of(spec), outcome.leaderboard.best
+    folder, best = SweepFolder.of(spec), outcome.leaderboard.chosen
     return {
         "sweep": spec.name,
         "folder": folder.location_of(folder.path),
@@ -26,27 +26,31 @@ def record(spec: SweepSpec, outcome: Outcome, interrupted: Sequence[int]) -> dic
         "interrupted": sorted(interrupted),
         "undelivered": outcome.undelivered,
         "adapter": _adapter(folder, best.adapter) if best and best.adapter else None,
-        "leaderboard": outcome.leaderboard.to_json(),
+        "leaderboard": to_json(outcome.leaderboard, outcome.verdict),
     }
 
 
 def tell(spec: SweepSpec, outcome: Outcome) -> None:
     """The leaderboard, where the winner lies, what to do next."""
     board, folder = outcome.leaderboard, SweepFolder.of(spec)
-    out.print(f"\nSweep {spec.name}: {summary(board)}\n", markup=False)
+    out.print(f"\nSweep {spec.name}: {outcome.verdict.headline}\n", markup=False)
     if board.rows:
         print_board(board, out)
+        print_sentences(outcome.verdict.sentences(with_steps=False)[1:], out)
         out.print()
-    if board.best is None or outcome.status != "complete":
+    if board.chosen is None or outcome.status != "complete" or board.final is not None:
         return
-    if board.best.adapter is not None:
-        adapter = _adapter(folder, board.best.adapter)
+    if board.chosen.adapter is not None:
+        adapter = _adapter(folder, board.chosen.adapter)
         out.print(f"The winner's adapter is in [bold]{escape(adapter)}[/]\n", soft_wrap=True)
     where = folder.option
+    told = "train that configuration on all the data, under three seeds; export the median"
+    train = {f"peft-sweep train {spec.name}{where}": told}
     steps = {f"peft-sweep export {spec.name}{where}": "write the winner, scored again as written"}
     if board.confirmation is None:
         told = "train the best ones again, under fresh seeds: is that the winner?"
         steps = {f"peft-sweep confirm {spec.name}{where}": told} | steps
+    steps |= train
     if spec.tracking.enabled and spec.tracking.uri is None:
         steps = {f"peft-sweep ui{where}": "browse the trials in MLflow"} | steps
     width = max(map(len, steps))

@@ -1,6 +1,6 @@
 """The leaderboard as a table that fits the terminal."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -38,8 +38,15 @@ def print_board(board: Leaderboard, console: Console, limit: int = DEFAULT_ROWS)
         _print_confirmation(board.confirmation, console)
 
 
+def print_sentences(sentences: Sequence[str], console: Console) -> None:
+    """Print each on a line of its own."""
+    console.print()
+    for sentence in sentences:
+        console.print(sentence, markup=False, soft_wrap=True)
+
+
 def _print_confirmation(found: Confirmation, console: Console) -> None:
-    """What was trained again, and the verdict."""
+    """What was trained again."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in CONFIRMED:
         table.add_column(_broken(title), justify="right", no_wrap=True, vertical="bottom")
@@ -48,9 +55,6 @@ def _print_confirmation(found: Confirmation, console: Console) -> None:
         table.add_row(*confirmed_cells(row), style=style if row.group == 1 else "dim")
     console.print(f"\nTrained again under fresh seeds, {found.num_repeats} times in all:\n")
     console.print(table)
-    console.print()
-    for sentence in found.words():
-        console.print(sentence, markup=False, soft_wrap=True)
 
 
 def leaderboard_table(

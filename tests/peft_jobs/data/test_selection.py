@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from peft_jobs.data.selection import hold_out, select, subset
 from peft_jobs.data.sources import read
@@ -46,6 +47,41 @@ def tokenizer(tiny_llama_path: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_llama_path)
+
+
+def test_a_second_source_follows_the_first_and_a_share_is_held_out_of_both(tmp_path: Path) -> None:
+    rows = rows_of(25)
+    first, second = write_jsonl(tmp_path / "a.jsonl", rows[:15]), tmp_path / "b.jsonl"
+    write_jsonl(second, [dict(reversed(row.items())) for row in rows[15:]])
+    whole = write_jsonl(tmp_path / "whole.jsonl", rows)
+    for size in (None, 0.5):
+        two = trial(first, train_also=str(second), validation=0.2, subset=size).data
+        one = trial(whole, validation=0.2, subset=size).data
+        for split in ("train", "validation"):
+            found, wanted = (select(data, split, tmp_path / "cache") for data in (two, one))
+            assert found.numbers() == wanted.numbers()
+            assert found.rows.dataset.to_list() == wanted.rows.dataset.to_list()
+            assert found.fingerprint != wanted.fingerprint
+    alone = select(trial(first).data, "train", tmp_path / "cache")
+    assert alone.fingerprint != select(two, "train", tmp_path / "cache").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"question": "q", "reply": "r"},
+            r"b\.parquet has the columns question, reply, and .*a",
+        ),
+        ({"question": "q", "answer": 7}, r"column 'answer' of .*b\.parquet holds Value.*int64"),
+    ],
+)
+def test_a_second_source_of_other_columns(tmp_path: Path, row: dict[str, Any], told: str) -> None:
+    first = write_jsonl(tmp_path / "a.jsonl", rows_of(5))
+    second = tmp_path / "b.parquet"
+    Dataset.from_list([row, row]).to_parquet(second)
+    with pytest.raises(DataError, match=rf"^data\.train_also: .*{told}"):
+        select(trial(first, train_also=str(second)).data, "train", tmp_path / "cache")
 
 
 def test_held_out_rows_are_disjoint_from_training_rows_and_lose_none() -> None:

@@ -38,7 +38,7 @@ def modules_after(*lines: str, cwd: Path | None = None) -> set[str]:
 
 def test_the_commands_are_those_of_the_readme() -> None:
     expected = """init data validate plan run confirm submit logs resume retry status watch stop
-        leaderboard show list export ui doctor schema delete gc archive restore"""
+        leaderboard report show list export train ui doctor schema delete gc archive restore"""
     assert sorted(expected.split()) == COMMANDS
 
 

@@ -14,7 +14,7 @@ from peft_jobs.spec.tasks import Direction, TaskSection
 from peft_jobs.tasks import TASKS
 from sweeps import load_sweep
 from sweeps.cli.app import app
-from sweeps.results.model_card import loading
+from sweeps.exporters.loading_code import loading
 from sweeps.spec.metrics import default_direction
 
 

@@ -58,5 +58,5 @@ def test_points_are_predicted_where_something_follows_from_it(
     study = open_study(resources={"engine": engine}, constraints=constraints)
     prepared = Prepared.model_validate({"train_rows": 9, "device": device, "lengths": LENGTHS})
     assert not study.is_slow
-    with predictions(study.spec, prepared, study):
+    with predictions(study, prepared):
         assert study.is_slow is expected

@@ -13,9 +13,11 @@ import pytest
 
 from peft_jobs import Kind, Progress, SpecError, State, TrialResult
 from sweeps.results.comparable import COMPARABLE, CONTENTS
-from sweeps.results.leaderboard import Leaderboard, Row, make_leaderboard
-from sweeps.results.reports import cells, header, markdown, summary, to_csv, to_html
+from sweeps.results.leaderboard import Leaderboard, Row
+from sweeps.results.ranking import make_leaderboard
+from sweeps.results.reports import cells, header, markdown, to_csv, to_html
 from sweeps.results.told_apart import told_apart
+from sweeps.results.verdict.sentences import headline
 from sweeps.study.study import SweepStudy
 
 Open = Callable[..., SweepStudy]
@@ -87,9 +89,9 @@ def test_the_winner_is_told_with_what_it_must_beat(open_study: Open) -> None:
     board = make_leaderboard(study)
     assert board.to_json()["majority"] == 1.5
     words = "(base without adapter: 2.0000; mean of the training rows: 1.5000)"
-    assert words in summary(board)
+    assert words in headline(board)
     classes = replace(board, metric="validation/accuracy", baseline=None)
-    assert "accuracy 0.7500 (majority class: 1.5000)" in summary(classes)
+    assert "accuracy 0.7500 (majority class: 1.5000)" in headline(classes)
 
 
 def test_a_leaderboard_is_a_pure_function_of_the_study(open_study: Open) -> None:
@@ -164,7 +166,7 @@ def test_what_was_changed_in_place_is_not_ranked_with_what_saw_it_as_it_was(
     ]
     assert board.rows[2].changed == f"other {part} than trial {first}"
     assert f"other {part} than trial {first}" in cells(board.rows[2], board)
-    assert "1 complete trial is not ranked" in summary(board)
+    assert "1 complete trial is not ranked" in headline(board)
 
 
 def test_weights_are_compared_by_quantization_and_device(open_study: Open) -> None:
@@ -227,7 +229,7 @@ def test_references_stand_among_the_rows_and_what_does_not_beat_them_is_marked(
     assert notes == ["", "no better than the majority", both, both, ""]
     assert header(board)[-1] == "note"
     assert [cells(row, board)[-1] for row in board.rows] == notes
-    assert "; 4 of 5 ran to the end." in summary(board)
+    assert "; 4 of 5 ran to the end." in headline(board)
     known = board.to_json()["rows"]
     assert "note" not in known[0]
     assert known[2]["note"] == both
@@ -235,7 +237,7 @@ def test_references_stand_among_the_rows_and_what_does_not_beat_them_is_marked(
     assert [line["number"] for line in text] == ["1", "", "0", "", "2", "3", "4"]
     assert text[1]["note"] == "majority class"
     assert text[4]["note"] == both
-    for page in (to_html(board), markdown(board)):
+    for page in (to_html(board, []), markdown(board, [])):
         assert both in page
         table = page[page.rindex("peak memory") :]
         order = [table.index(word) for word in ("0001", "majority", "base", "0003")]
@@ -246,7 +248,7 @@ def test_a_winner_that_beats_nothing_is_told_so(open_study: Open) -> None:
     study = open_study()
     study.optuna.set_user_attr("baseline", {"validation/loss": 1.0})
     end(study, 1.0)
-    assert "it is no better than the base without adapter; 1 of 1 ran" in summary(
+    assert "it is no better than the base without adapter; 1 of 1 ran" in headline(
         make_leaderboard(study)
     )
 
@@ -274,7 +276,7 @@ def test_rows_that_are_not_told_apart_are_marked(open_study: Open) -> None:
     low, high = board.rows[2].interval or (0.0, 0.0)
     assert low < board.rows[2].value - board.rows[0].value < high  # type: ignore[operator]
     assert board.rows[1].note == "not told apart"
-    assert "1 is not told apart from it (at least: one seed each)" in summary(board)
+    assert "1 is not told apart from it (at least: one seed each)" in headline(board)
     known = board.to_json()["rows"][2]
     assert known["interval"] == (low, high)
     line = list(csv.DictReader(io.StringIO(to_csv(board))))[2]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from peft_jobs import Kind, State, TrialResult
-from sweeps.results.leaderboard import make_leaderboard
+from sweeps.results.ranking import make_leaderboard
 from sweeps.results.reports import cells, header
 from sweeps.results.states import minutes_so_far, state_of, word
 from sweeps.results.trials import read_trials

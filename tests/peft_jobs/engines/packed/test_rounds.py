@@ -132,3 +132,41 @@ def test_a_pack_that_does_not_fit_is_made_smaller(
     widths = [end.provenance["slots"] for end in found[1].values() if fitting]
     assert max(widths, default=0) == fitting
     assert engine.num_slots == (5 if fitting else 1), "after those who fitted there is room again"
+
+
+def test_activations_are_computed_again_in_steps_with_a_trial_that_asks(
+    cache: str, mixed: Any, tmp_path: Path
+) -> None:
+    """Where a step is of some of the trials, those who ask for it share one."""
+    specs = [
+        mixed(**{"training.max_steps": 8})[4].with_params(
+            {"seed": seed, "training.gradient_checkpointing": seed % 2 == 1}
+        )
+        for seed in range(4)
+    ]
+    engine = PackedEngine(cache, num_slots=4, threads=1)
+    base, _ = engine.solo.check(specs[0])
+    rows_of_calls: list[int] = []
+    steps: list[tuple[int, int]] = []
+    """Rows and forwards of the first layer's attention, in each step."""
+
+    def begun(module: Any, _inputs: Any, _arguments: Any) -> None:
+        if module.training:
+            if rows_of_calls:
+                steps.append((rows_of_calls[0], len(rows_of_calls)))
+            rows_of_calls.clear()
+
+    def called(module: Any, _inputs: Any, arguments: dict[str, Any]) -> None:
+        if module.training:
+            rows_of_calls.append(len(arguments["hidden_states"]))
+
+    base.model.register_forward_pre_hook(begun, with_kwargs=True)
+    attention = base.model.get_submodule("model.layers.0.self_attn")
+    attention.register_forward_pre_hook(called, with_kwargs=True)
+    _, ends = run_all(engine, specs, tmp_path)
+    steps.append((rows_of_calls[0], len(rows_of_calls)))
+    assert engines_of((None, ends)) == ["packed"] * 4
+    rows = specs[0].training.per_device_train_batch_size
+    together, apart = ([n for r, n in steps if r == k * rows] for k in (4, 2))
+    assert set(together) == {2}
+    assert apart.count(1) == apart.count(2) == len(apart) // 2 > 0

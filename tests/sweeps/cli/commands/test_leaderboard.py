@@ -31,7 +31,7 @@ def test_the_table_shows_what_counts(ended: Cli, folder: Path) -> None:
     text = ended("leaderboard", "waves").stdout
     best = board(folder).best
     assert best is not None
-    assert text.startswith(f"Sweep waves: trial {best.number:04d} is best")
+    assert text.startswith(f"Sweep waves: Trial {best.number:04d} is best")
     for title in ("rank", "validation/", "memory", "trainable", "minutes", "learning_"):
         assert title in text
     assert "failed (bug)" in text

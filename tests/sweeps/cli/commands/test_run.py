@@ -99,7 +99,7 @@ def test_a_sweep_without_a_complete_trial_failed(cli: Cli) -> None:
         "run", "waves.yaml", "budget.n_trials=1", "resources.engine_options={faults: {0: oom}}"
     )
     assert result.exit_code == 1
-    assert "no trial has completed yet" in result.stdout
+    assert "No trial has completed yet" in result.stdout
 
 
 def test_an_exhausted_space_is_done(cli: Cli) -> None:

@@ -8,7 +8,7 @@ import pytest
 from peft_jobs import Kind, State, TrialResult
 from sweeps import SweepSpec
 from sweeps.driver.driver import NOTE_SECONDS, Driver
-from sweeps.driver.verdict import fault_of
+from sweeps.driver.objective_fault import fault_of
 from sweeps.records.layout import SweepFolder
 from sweeps.run import launch
 from sweeps.spec.sweep import ObjectiveSpec

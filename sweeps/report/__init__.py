@@ -1,0 +1,13 @@
+"""The report of a sweep: one HTML page that stands alone, and asks no network for anything.
+
+report     `write_report`: what the page shows, in order
+page       the page around its sections: styles, scripts, and what it forbids itself
+tables     tables of the page: the leaderboard, which sorts, and lists of facts
+facts      cost, data and environment
+figures    the objective of trials by number, by samples, and against what they cost
+repeats    what a confirmation has measured, seed by seed
+lanes      when trials ran, and where
+parallel   the ranked trials' parameters: Optuna's parallel coordinates
+
+`page.css`, `page.js`: the page's own; plotly.js is the installed package's.
+"""
