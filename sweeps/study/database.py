@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import optuna
 import sqlalchemy
@@ -43,6 +43,12 @@ _MISTAKES = (
 """Those of them that asking again does not mend."""
 
 _T = TypeVar("_T")
+
+
+class Write(Protocol):
+    """Runs what changes the study's database, and waits for a database that is away."""
+
+    def __call__(self, call: Callable[[], _T], /) -> _T: ...
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:

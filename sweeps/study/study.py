@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from peft_jobs import Kind, Progress, SpecError, State, TrialResult, faults
+from peft_jobs import Progress, SpecError, State, TrialResult, faults
 from sweeps.search.pruners import build
+from sweeps.search.samplers import SAMPLERS
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import difference, identity, with_contents
-from sweeps.spec.metrics import numbers, readable
+from sweeps.spec.metrics import readable
 from sweeps.study.asker import Asker
 from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import name_metric, retry
@@ -29,10 +30,9 @@ from sweeps.study.pruning import rung_records, should_stop
 from sweeps.study.reruns import is_repeat
 from sweeps.study.transaction import Changes
 from sweeps.study.turned_away import is_launched
+from sweeps.study.violations import Predict, violations
 
 _T = TypeVar("_T")
-_OF_THE_POINT = (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED, Kind.TIMEOUT)
-"""Ends that are told as a violated constraint, for the sampler to learn from."""
 _SPENT = ("driven_seconds", "gpu_seconds")
 
 
@@ -134,6 +134,15 @@ class SweepStudy:
             if not t.state.is_finished() or "result" in t.user_attrs  # else somebody else's
         ]
 
+    def use_predictions(self, predict: Predict) -> None:
+        """Turn new points away that break a constraint by what `predict` tells of them."""
+        self._asker.predict = predict
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether `ask` may take seconds: it is then better called in a thread."""
+        return SAMPLERS[self.spec.sampler.type].slow or self._asker.predict is not None
+
     def adopt(self, number: int) -> None:
         """Take a running trial of the study that nobody asked for; see `reruns`."""
         self._live[number] = Trial(self.optuna, self.ledger.trial(number)._trial_id)
@@ -181,7 +190,7 @@ class SweepStudy:
 
     def feasible(self, result: TrialResult) -> bool:
         """Whether a result keeps the sweep's constraints."""
-        return all(value <= 0 for value in self._violations(result).values())
+        return all(value <= 0 for value in violations(self.spec, result).values())
 
     def _begun(self, found: tuple[Trial, Point] | None) -> Point | None:
         if found is not None:
@@ -213,7 +222,7 @@ class SweepStudy:
 
     def _finish(self, trial: Trial, result: TrialResult) -> None:
         with self.ledger.gathering(trial._trial_id) as changes:
-            for name, violation in self._violations(result).items():
+            for name, violation in violations(self.spec, result).items():
                 if name not in trial.constraints:
                     trial.set_constraint(name, violation)
         self._write(lambda: self.ledger.write(trial._trial_id, changes))
@@ -221,19 +230,6 @@ class SweepStudy:
         state = TrialState[result.state]
         final = value if result.state is State.COMPLETE else None
         self._write(lambda: self.optuna.tell(trial, final, state, skip_if_finished=True))
-
-    def _violations(self, result: TrialResult) -> dict[str, float]:
-        """Constraint values, positive where violated; Optuna's samplers read them."""
-        violations = {}
-        known = numbers(result)
-        for name, limit in self.spec.constraints.items():
-            if name in known:
-                violations[name] = (known[name] - limit) / (abs(limit) or 1.0)
-            elif name in result.not_finite:
-                violations[name] = 1.0
-        if result.kind in _OF_THE_POINT:
-            violations[str(result.kind)] = 1.0
-        return violations
 
     def _finish_tells(self) -> None:
         """End the trials whose result an earlier driver recorded and then died."""
