@@ -5,7 +5,7 @@ from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec import CausalLMSpec
-from sweeps.exporters.exporter import Form
+from sweeps.exporters.exporter import Form, intervals_of
 from sweeps.exporters.front_matter import base_card, is_hub_id
 from sweeps.exporters.loading_code import GENERATION_FILE
 from sweeps.exporters.names import base_title, local_paths, sources
@@ -50,7 +50,7 @@ def results(board: Leaderboard, record: Mapping[str, Any], forms: Sequence[Form]
         "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
         **{form.title: form.metrics for form in forms if form.metrics},
     }
-    intervals = record.get("intervals", {})
+    intervals = intervals_of(record)
     heads = [*columns, *(["95 % interval over rows"] if intervals else [])]
     yield "| metric | " + " | ".join(heads) + " |"
     yield "|---" * (len(heads) + 1) + "|"

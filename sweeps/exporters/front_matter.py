@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_fr
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec import DEMO, Source
+from sweeps.exporters.exporter import intervals_of
 from sweeps.exporters.names import base_title, sources
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _is_hub_set(source: Source) -> bool:
 
 def _results(spec: TrialSpec, record: Mapping[str, Any], task: str) -> list[EvalResult]:
     measured = {**record["validation"], **(record["test"] or {})}
-    intervals = record.get("intervals", {})
+    intervals = intervals_of(record)
     data = sources(spec)
     found = []
     for name, value in measured.items():

@@ -9,7 +9,7 @@ from peft_jobs import TrialSpec
 from peft_jobs.references import load
 from peft_jobs.storage.attempt_folder import ROWS_FILE
 from sweeps.exporters.exporter import Draft
-from sweeps.results.row_intervals import value_interval
+from sweeps.results.row_intervals import interval
 
 NUM_SAMPLES = 3
 """Answers that the model card shows."""
@@ -52,5 +52,5 @@ def _intervals(folder: Path, test: Mapping[str, float]) -> dict[str, tuple[float
         frame = pandas.read_parquet(folder / ROWS_FILE)
     except OSError:  # a full disk, which was told
         return {}
-    found = {name: value_interval(name.removeprefix("test/"), frame) for name in test}
-    return {name: interval for name, interval in found.items() if interval is not None}
+    found = {name: interval(name.removeprefix("test/"), frame) for name in test}
+    return {name: known for name, known in found.items() if known is not None}
