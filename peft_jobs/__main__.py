@@ -18,6 +18,7 @@ from peft_jobs.errors import DataError, DeviceLost, SpecError
 from peft_jobs.host.gpus import find_gpu
 from peft_jobs.host.job import Engine
 from peft_jobs.host.messages import Assignment, End, Message, Report
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.host.result import Kind, Progress, State, TrialResult
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.phases import Phases
@@ -88,7 +89,7 @@ def predicted(spec: TrialSpec, options: argparse.Namespace) -> str:
 
     device = find_gpu(options.device)
     longest = spec.data.max_length if options.longest_tokens is None else options.longest_tokens
-    [found] = predict([spec], device, longest, slots=options.slots)
+    [found] = predict([spec], device, Lengths.of(longest), slots=options.slots)
     return found.model_dump_json()
 
 

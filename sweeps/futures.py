@@ -1,7 +1,7 @@
 """Runs a call, perhaps in a thread, whose answer is taken later and elsewhere."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Thread
 from typing import TypeVar
 
@@ -26,3 +26,11 @@ def future_of(call: Callable[[], _T], thread: str | None = None) -> "Future[_T]"
     else:
         Thread(target=resolve, name=thread, daemon=True).start()
     return future
+
+
+def while_ticking(call: Callable[[], _T], tick: Callable[[], object], thread: str) -> _T:
+    """`call()`, in a thread, because it may take long; `tick` is called once a second meanwhile."""
+    done = future_of(call, thread=thread)
+    while not wait([done], 1.0).done:
+        tick()
+    return done.result()

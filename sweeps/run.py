@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -17,8 +16,9 @@ from sweeps.driver.confirming import ConfirmingDriver, repeats_at_once
 from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
+from sweeps.driver.predictor import predictions
 from sweeps.driver.tracked_runs import Status, end_sweep, open_tracker
-from sweeps.futures import future_of
+from sweeps.futures import while_ticking
 from sweeps.records.inputs import functions, space_functions, with_inputs
 from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
@@ -116,9 +116,7 @@ def _launch(
     with _driving(Lease(storage, spec.name), callbacks.heartbeat) as tick:
         key = own_id(spec, folder, moved)  # once more: of two that begin at once, one has waited
         folder.write_now(folder.id, key)
-        spec = _while_ticking(
-            partial(with_inputs, spec, folder), lambda: _stop_if(tick()), "inputs"
-        )
+        spec = while_ticking(partial(with_inputs, spec, folder), lambda: _stop_if(tick()), "inputs")
         callbacks.on_stage("ray" if spec.resources.backend == "ray" else "load")
         with contextlib.closing(make_backend(spec, folder)) as backend:
             prepared = backend.prepare(
@@ -142,20 +140,20 @@ def _launch(
             if confirm_only:
                 check_confirmable(study)
             tracker = open_tracker(study, folder, prepared)
-            known = (spec, study, tracker, folder, callbacks.on_change, tick)
             ended = callbacks.heartbeat.trial_ended
+            known = (spec, study, tracker, folder, callbacks.on_change, tick, ended)
             if not confirm_only:
-                driver = Driver(*known, on_end=ended)
-                _drive(backend, driver)
+                driver = Driver(*known)
+                _drive(backend, driver, prepared)
             if confirm_only or (spec.confirm is not None and _status(driver)[0] == "complete"):
-                driver = ConfirmingDriver(*known, on_end=ended, confirm=confirm)
-                _drive(backend, driver)
-        return _while_ticking(partial(_finish, driver), tick, "reports")
+                driver = ConfirmingDriver(*known, confirm=confirm)
+                _drive(backend, driver, prepared)
+        return while_ticking(partial(_finish, driver), tick, "reports")
 
 
-def _drive(backend: Backend, driver: Driver) -> None:
+def _drive(backend: Backend, driver: Driver, prepared: Prepared) -> None:
     try:
-        with interrupted_by_signals(driver):
+        with predictions(driver.study, prepared), interrupted_by_signals(driver):
             backend.run(driver)
     except BaseException:
         driver.finish_files()
@@ -173,14 +171,6 @@ def _driving(lease: Lease, heartbeat: Heartbeat) -> Iterator[Callable[[], bool]]
         yield lambda: lease.renew(heartbeat.beat) or not heartbeat.beat()
     finally:
         lease.release()
-
-
-def _while_ticking(call: Callable[[], _T], tick: Callable[[], object], thread: str) -> _T:
-    """`call()`, in a thread, because it may take long; `tick` is called once a second meanwhile."""
-    done = future_of(call, thread=thread)
-    while not wait([done], 1.0).done:
-        tick()
-    return done.result()
 
 
 def _stop_if(wanted: bool) -> None:

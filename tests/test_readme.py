@@ -9,8 +9,8 @@
 | `text` | is not run |
 
 Each command is a process of its own that need not import torch: see `tests.support.fork_server`.
-The demo's budget is made small, and so is every `budget.n_trials=` of the README. What cannot run
-on one machine is a `text` block.
+The demo's budget is made small, and so is every `budget.n_trials=` and `--epochs` of the README.
+What cannot run on one machine is a `text` block.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = Path("sweeps", "examples", "demo.yaml")
 BUDGET = {"n_trials": 2, "max_samples": 32, "num_rungs": 1}
 MORE_TRIALS = 3
+FEW_EPOCHS = 0.02
 MAX_SECONDS = 600  # of a block, on a machine that does other things too
 SERVER = re.compile(r"peft-sweep ui\b")
 PYTHONS = {"peft-sweep": ["-m", "sweeps.cli"], "python": []}
@@ -72,6 +73,7 @@ def tagged(tag: str) -> list[Block]:
 
 def small(text: str) -> str:
     """The block with every larger number of trials made `MORE_TRIALS`."""
+    text = re.sub(r"--epochs \d+", f"--epochs {FEW_EPOCHS}", text)
     return re.sub(r"\bbudget\.n_trials=\d+", f"budget.n_trials={MORE_TRIALS}", text)
 
 

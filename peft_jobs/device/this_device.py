@@ -4,9 +4,11 @@ import os
 import platform
 from pathlib import Path
 
+import psutil
 import torch
 
 from peft_jobs.errors import SpecError
+from peft_jobs.host.gpus import Device, cpu_of, device_of
 
 BUILDS = "https://pytorch.org/get-started/locally"
 
@@ -50,3 +52,11 @@ def _unusable() -> str:
         f"torch {torch.__version__} cannot use the GPU of {platform.node()}: {reason}; {remedy}, "
         "or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU"
     )
+
+
+def as_device(device: torch.device) -> Device:
+    """What a prediction must know of a device of this process."""
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return device_of(found.name, found.total_memory)
+    return cpu_of(psutil.virtual_memory().total, os.cpu_count() or 1)

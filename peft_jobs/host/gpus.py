@@ -18,6 +18,8 @@ LAUNCH_SECONDS = 5e-6
 a current server; of no machine in particular."""
 CONTEXT_BYTES = 600 << 20
 """What CUDA's context and its libraries take beside PyTorch's allocator, at most."""
+CORE_FLOPS, CPU_BYTES_PER_SECOND = 30 * _GIGA, 10 * _GIGA
+"""What a core adds in float32, and what all of them read: orders of magnitude of a server."""
 NOMINAL = 0.98
 """GiB that a card of 1 GB by its name has for programs (24 GB: 23.6; 48 GB: 47.5)."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|GiB)", re.IGNORECASE)
@@ -41,8 +43,9 @@ class Device(BaseModel):
     float_flops: Rate
     """Per second, in float32."""
     launch_seconds: Rate = LAUNCH_SECONDS
-    efficiency: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Of these rates, what real steps reach; learned from finished trials."""
+    efficiency: Rate = 1.0
+    """Of the time that its rates and launches come to, what real steps reach; learned from finished
+    trials."""
 
     @property
     def usable_bytes(self) -> int:
@@ -94,12 +97,43 @@ def find_gpu(text: str) -> Device:
     if match := _SIZE.fullmatch(text.strip()):
         share = 1.0 if match[2].lower() == "gib" else NOMINAL
         size = int(float(match[1]) * share * GIB)
-        nearest = min(GPUS.values(), key=lambda gpu: abs(gpu.memory_bytes - size))
-        return nearest.model_copy(update={"name": text.strip(), "memory_bytes": size})
+        return _nearest(size).model_copy(update={"name": text.strip(), "memory_bytes": size})
     known = [*GPUS, "24GB"]
     raise SpecError(
         f"there is no GPU {text!r} in the table{suggest(text, known)}; known: {', '.join(known)}"
     )
+
+
+def device_of(name: str, memory_bytes: int) -> Device:
+    """The GPU that CUDA calls `name` (`NVIDIA A100-SXM4-80GB`), with so much memory. Its rates are
+    those of the one in GPUS whose words the name has, of several the nearest in memory; where there
+    is none, of the nearest of all."""
+    words = set(re.split(r"[\s_-]+", name.upper()))
+    shared = {key: words & set(key.upper().split()) - {"RTX"} for key in GPUS}
+    models = {key: key.upper().removeprefix("RTX ").split()[0] for key in GPUS}
+    named = [key for key, found in shared.items() if models[key] in found]
+
+    def far(key: str) -> tuple[int, int]:
+        return -len(shared[key]), abs(GPUS[key].memory_bytes - memory_bytes)
+
+    near = min(named, key=far) if named else _nearest(memory_bytes).name
+    return GPUS[near].model_copy(update={"name": name, "memory_bytes": memory_bytes})
+
+
+def cpu_of(memory_bytes: int, num_cores: int) -> Device:
+    """A CPU by its cores, as good a guess as there is before trials have been timed on it."""
+    return Device(
+        name=f"CPU, {num_cores} cores",
+        kind="cpu",
+        memory_bytes=memory_bytes,
+        bytes_per_second=CPU_BYTES_PER_SECOND,
+        half_flops=CORE_FLOPS * num_cores,
+        float_flops=CORE_FLOPS * num_cores,
+    )
+
+
+def _nearest(memory_bytes: int) -> Device:
+    return min(GPUS.values(), key=lambda gpu: abs(gpu.memory_bytes - memory_bytes))
 
 
 def _plain(name: str) -> str:

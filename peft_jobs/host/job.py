@@ -11,9 +11,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from peft_jobs.host.gpus import Device
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.host.result import Kind, Progress, TrialResult
 from peft_jobs.host.uploads import Uploads
 from peft_jobs.spec import TrialSpec
+from peft_jobs.spec.memory_settings import LadderRung
 
 
 class Prepared(BaseModel):
@@ -39,6 +42,10 @@ class Prepared(BaseModel):
     """Fingerprints of all that trials of the sweep see, by words: a later launch must find them."""
     leaks: tuple[str, ...] = ()
     """What held-out rows share with those that are trained on, in words."""
+    device: Device | None = None
+    """What a trial has to itself; None where that cannot be said, as of a base that is spread."""
+    lengths: Lengths | None = None
+    """Of the rows that trials train on."""
 
 
 class Job:
@@ -53,8 +60,11 @@ class Job:
         checkpoint: Path | None,
         changed: threading.Condition,
         uploads: Uploads | None = None,
+        ladder: LadderRung | None = None,
     ) -> None:
         self.trial, self.attempt, self.spec = trial, attempt, spec
+        self.ladder = ladder
+        """Settings that are known not to fit; of an attempt that starts from no checkpoint."""
         self.directory = directory
         """`attempts/<k>`: the only place this attempt may write to."""
         self.checkpoint = checkpoint

@@ -22,6 +22,8 @@ class Assignment:
     """`attempts/<k>` of the trial: a path, or a store's URL."""
     checkpoint: str | None = None
     """Where an earlier attempt left off; None to start at the first step."""
+    ladder_json: str | None = None
+    """The LadderRung below which its memory settings begin, if not at those of its spec."""
 
 
 class Report(BaseModel):

@@ -115,7 +115,11 @@ class TrialResult(BaseModel):
     peak_rss_bytes (resident set of the host process while the trial ran). After memory ran out,
     those of the last settings that were tried."""
     memory_ladder: list[LadderRung] = []
-    """Each time that memory ran out in training or evaluation, and the trial went on with less."""
+    """Each time that memory ran out in training or evaluation, or would have by prediction, and
+    the trial went on with less."""
+    predicted: dict[str, float] = {}
+    """What was told before it began (`PredictedTrial.numbers`): of the trial alone, to be compared
+    with `memory` and `seconds`. Empty where nothing was."""
     trainable_parameters: int | None = None
     adapter: str | None = None
     """Folder of the saved adapter, relative to the attempt's folder."""

@@ -22,6 +22,7 @@ from peft_jobs.host.messages import Assignment, End, Interrupted, Message, Repor
 from peft_jobs.host.result import TrialResult
 from peft_jobs.host.uploads import Uploads
 from peft_jobs.spec import TrialSpec
+from peft_jobs.spec.memory_settings import LadderRung
 from peft_jobs.storage.object_store import is_url, local_folder
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,10 @@ class TrialHost:
             spec = TrialSpec.model_validate_json(assignment.spec_json)
             start = Path(checkpoint) if checkpoint else None
             uploads = Uploads(directory, local_folder(directory)) if is_url(directory) else None
-            job = Job(trial, attempt, spec, local_folder(directory), start, self._changed, uploads)
+            rung = assignment.ladder_json
+            ladder = None if rung is None else LadderRung.model_validate_json(rung)
+            local = local_folder(directory)
+            job = Job(trial, attempt, spec, local, start, self._changed, uploads, ladder)
             self._jobs[trial] = job
             if uploads is None:
                 self._enqueue(job)

@@ -1,7 +1,6 @@
 """Batches of a given length, as a task's own `collate` makes them, of rows that nobody has."""
 
-from dataclasses import dataclass, replace
-
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.spec import SequenceClassificationSpec, TaskSpec
 from peft_jobs.tasks import IGNORED, Example
 
@@ -10,21 +9,10 @@ SHORT = 8
 """Times as long as a short row is the longest."""
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """What decides the shapes of a batch."""
-
-    tokens: int
-    """Of its longest row; all are taken to be as long."""
-    supervised: int
-    """Tokens of a row that count in the loss; of an encoder with a decoder, the target's."""
-    num_labels: int = 2
-    """Of a head; tasks without one have none."""
-
-    def short(self) -> "Lengths":
-        """Of a batch of short rows."""
-        tokens, supervised = (max(2, n // SHORT) for n in (self.tokens, self.supervised))
-        return replace(self, tokens=tokens, supervised=min(tokens, supervised))
+def shortened(lengths: Lengths) -> Lengths:
+    """Of a batch of short rows."""
+    tokens, supervised = (max(2, n // SHORT) for n in (lengths.tokens, lengths.supervised))
+    return lengths.model_copy(update={"tokens": tokens, "supervised": min(tokens, supervised)})
 
 
 def example_of(task: TaskSpec, lengths: Lengths) -> Example:

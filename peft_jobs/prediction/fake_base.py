@@ -15,7 +15,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_any, tree_map_only
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
@@ -27,8 +26,8 @@ from peft_jobs.base.quantization import bnb_config
 from peft_jobs.base.stored_quantization import check_stored, drop_stored
 from peft_jobs.base.text_reach import note_unreached
 from peft_jobs.prediction.depth import at_depth
-from peft_jobs.prediction.meter import Meter, one
-from peft_jobs.prediction.quantized_layers import quantize_by_shape
+from peft_jobs.prediction.meter import Meter
+from peft_jobs.prediction.quantized_layers import fake_weight, quantize_by_shape
 from peft_jobs.spec import TrialSpec
 
 Kind = Literal["cuda", "cpu"]
@@ -94,25 +93,6 @@ def dtype_of(spec: TrialSpec, config: PretrainedConfig, kind: Kind) -> torch.dty
     return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
-class Unvalued(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lets code that looks at values run on the meta device.
-
-    What asks for a value is told a 1, what is copied from there to a real device stays.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        aten, kwargs = torch.ops.aten, kwargs or {}
-        if func is aten._local_scalar_dense.default and args[0].is_meta:
-            return one(args[0].dtype)
-        if func is aten.equal.default and (args[0].is_meta or args[1].is_meta):
-            return True
-        if func is aten._to_copy.default and args[0].is_meta:
-            kwargs = {**kwargs, "device": META}
-        if func is aten.copy_.default and args[1].is_meta:
-            return args[0]
-        return func(*args, **kwargs)
-
-
 def fake_in_place(model: nn.Module, mode: FakeTensorMode) -> None:
     """Make every tensor of `model` a fake one, in place: parameters, buffers, and what
     modules hold beside them."""
@@ -125,7 +105,7 @@ def fake_in_place(model: nn.Module, mode: FakeTensorMode) -> None:
         on_meta = tensor.detach() if tensor.is_meta else tensor.detach().to("meta")
         fake: Tensor = converter.from_meta_and_device(mode, on_meta, CPU)
         if isinstance(tensor, nn.Parameter):
-            fake = nn.Parameter(fake, requires_grad=tensor.requires_grad)
+            fake = fake_weight(tensor, nn.Parameter(fake, requires_grad=tensor.requires_grad))
             for name, value in vars(tensor).items():
                 setattr(fake, name, _faked(value, faked))
         known[id(tensor)] = tensor, fake

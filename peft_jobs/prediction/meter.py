@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from peft_jobs.host.prediction import CATEGORIES
 from peft_jobs.prediction.caching_allocator import Block, CachingAllocator, rounded
-from peft_jobs.prediction.operations import flops_of, is_kernel
+from peft_jobs.prediction.operations import INDEXED, answer, flops_of, is_kernel, nonzero, unmasked
 
 
 @dataclass
@@ -57,6 +57,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._phase, self._category = "build", "weights"
         self._held: dict[int, tuple[str, int]] = {}
         """Category and bytes of each live storage."""
+        self._sparse: dict[tuple[int, ...], int] = {}
+        """Values of a sparse tensor of each shape."""
 
     @contextmanager
     def phase(self, name: str, category: str) -> Iterator[None]:
@@ -126,17 +128,23 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             peak.by_category = {name: self.live[name] for name in CATEGORIES}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return one(args[0].dtype)
-        if func is torch.ops.aten.equal.default:
+        aten, kwargs = torch.ops.aten, kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            return answer(args[0])
+        if func is aten.equal.default:
             return args[0].shape == args[1].shape and args[0] is args[1]
-        out = func(*args, **kwargs)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._held:
+        if func in INDEXED:
+            args = (args[0], unmasked(args[1]), *args[2:])
+        if func is aten._sparse_coo_tensor_with_dims_and_tensors.default:
+            self._sparse[tuple(args[2])] = args[4].numel()
+        out = self._made(func, args, kwargs)
+        if func is aten.any.default:
+            out.is_any = True
+        for tensor in _dense(out):
+            if tensor.untyped_storage()._cdata not in self._held:
                 self.hold(tensor, self._category_of(tensor))
         if self.is_counting and is_kernel(func):
-            tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+            tensors = _dense((args, kwargs, out))
             if tensors:
                 moved = sum({id(t): t.nbytes for t in tensors}.values())
                 dtype = max(tensors, key=lambda t: t.nbytes).dtype
@@ -145,14 +153,23 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.operations.append(Operation(flops, moved, name))
         return out
 
+    def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operator gives, where that is of a size which values would decide, too."""
+        aten = torch.ops.aten
+        if func is aten.nonzero.default:
+            return nonzero(args[0])
+        if func is aten._values.default:
+            number = self._sparse[tuple(args[0].shape)]
+            return torch.empty(number, dtype=args[0].dtype, device=args[0].device)
+        return func(*args, **kwargs)
+
     def _category_of(self, tensor: Tensor) -> str:
         if self.vocabulary is not None and self.vocabulary in tensor.shape[1:]:
             return "logits" if self._category in ("activations", "workspace") else self._category
         return self._category
 
 
-def one(dtype: torch.dtype) -> bool | int | float:
-    """The value that is told where one is asked for and none is there."""
-    if dtype is torch.bool:
-        return True
-    return 1.0 if dtype.is_floating_point else 1
+def _dense(values: Any) -> list[Tensor]:
+    """The tensors in `values`, but for sparse ones: their parts are tensors that were seen."""
+    leaves = tree_leaves(values)
+    return [t for t in leaves if isinstance(t, Tensor) and t.layout is torch.strided]

@@ -1,10 +1,20 @@
-"""What one operator is to a device: whether it is a kernel, and its floating-point operations."""
+"""What one operator is: whether it is a kernel, its floating-point operations, and what it tells
+where there are no values."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
+INDEXED = {
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+}
+"""Operators whose second argument are indices, perhaps masks."""
 _NO_KERNEL = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
     *("detach", "_unsafe_view", "lift_fresh", "_local_scalar_dense"),
@@ -32,3 +42,28 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
         second = args[1] if packet.__name__ == "int8_scaled_mm" else args[2]
         return int(2 * math.prod(args[0].shape[:-1]) * second.numel())
     return 0
+
+
+def answer(tensor: Tensor) -> bool | int | float:
+    """The value that is told where one is asked for and none is there: that not any is so, and that
+    all are; else 1."""
+    if tensor.dtype is torch.bool:
+        return not getattr(tensor, "is_any", False)
+    return 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def nonzero(tensor: Tensor, number: int | None = None) -> Tensor:
+    """The places of what is not zero, without values: `number` of them, by default all."""
+    rows = tensor.numel() if number is None else number
+    return tensor.new_empty((rows, tensor.dim()), dtype=torch.int64)
+
+
+def unmasked(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices of `aten.index` and its like, with the places of all elements for each mask."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype is torch.bool:
+            found += nonzero(index).unbind(1)
+        else:
+            found.append(index)
+    return found

@@ -14,9 +14,10 @@ from peft_jobs.engines.packed.micro_batches import Chunk, MicroBatch
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.prediction.attention import attention_of
-from peft_jobs.prediction.batches import Lengths, example_of
+from peft_jobs.prediction.batches import example_of, shortened
 from peft_jobs.prediction.fake_base import CPU, Kind, fake_in_place, hold_model
 from peft_jobs.prediction.meter import Meter
 from peft_jobs.prediction.solo_steps import Steps
@@ -52,7 +53,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
     trained = sum(r * sum(features(model.get_submodule(name))) for name in parts.adapted)
     trained += sum(p.numel() for name in parts.whole for p in _parameters(model, name))
     number = slots * training.per_device_train_batch_size
-    examples = [example_of(spec.task, each) for each in (lengths.short(), lengths)]
+    examples = [example_of(spec.task, each) for each in (shortened(lengths), lengths)]
     pad = base.tokenizer.pad_token_id
     batches = {len(e["input_ids"]): task.collate([e] * number, pad) for e in examples}
     meter = Meter(getattr(model.config.get_text_config(), "vocab_size", None))

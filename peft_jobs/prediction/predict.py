@@ -4,34 +4,25 @@ A base of many layers is run with few, twice, and the rest follows: see `depth`.
 are equal are run once, and those that differ in LoRA's rank alone twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from peft_jobs.base.architecture import read_config
 from peft_jobs.host.gpus import Device
-from peft_jobs.host.prediction import CATEGORIES, Prediction
-from peft_jobs.prediction.batches import Lengths
+from peft_jobs.host.prediction import CATEGORIES, Lengths, Prediction
 from peft_jobs.prediction.depth import depths, extrapolated, full_depth
 from peft_jobs.prediction.fake_base import Kind, meta_base
 from peft_jobs.prediction.packed_steps import packed_steps
 from peft_jobs.prediction.roofline import Work, seconds_of, work_of
+from peft_jobs.prediction.shapes import but_rank, rank_of, ranks_of, shape_key
 from peft_jobs.prediction.solo_steps import Steps, solo_steps, trainee_of
-from peft_jobs.spec import LoraSpec, TrialSpec
-from peft_jobs.storage.files import canonical_json
+from peft_jobs.spec import TrialSpec
 
 Run = Callable[[int | None], Steps]
 """The steps with so many layers, or with all."""
 MOST_STATE = 0.25
 """Share of the peak up to which the optimizer's state tells little of the allocator's fragments;
 where it is more, as in full fine-tuning, they are not affine in the number of layers."""
-_NO_SHAPE = {
-    "training": (
-        *("learning_rate", "lr_scheduler_type", "warmup_steps", "adam_beta1", "adam_beta2"),
-        *("adam_epsilon", "max_loss", "logging_steps", "num_train_epochs", "max_samples"),
-    ),
-    "adapter": ("lora_alpha", "alpha", "use_rslora", "init_lora_weights", "delora_lambda"),
-}
-"""Fields that change no shape and no operator."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +40,20 @@ class Whole:
 def predict(
     specs: Sequence[TrialSpec],
     device: Device,
-    longest_tokens: int,
+    lengths: Lengths,
     *,
-    supervised_tokens: int | None = None,
-    num_labels: int = 2,
     slots: int = 1,
+    ranks: Mapping[str, tuple[int, int]] | None = None,
+    known: dict[str, Whole] | None = None,
 ) -> list[Prediction]:
     """What each of the trials takes on `device`, in their order.
 
-    `longest_tokens` are those of the longest batch's rows, of which `supervised_tokens` count in
-    the loss, all by default; `num_labels` are the classes of a task that has some. With more than
-    one of `slots`, so many trials like each share a packed step. Reads config.json alone. Raises
-    SpecError where the base cannot be had, or takes no such adapter.
+    With more than one of `slots`, so many trials like each share a packed step. Reads config.json
+    alone. `ranks` are of all trials that may be asked for, see `ranks_of`, by default of these;
+    `known` is what was found before for the same device, lengths and slots, and takes what is found
+    now. Raises SpecError where the base cannot be had, or takes no such adapter.
     """
-    supervised = longest_tokens if supervised_tokens is None else supervised_tokens
-    lengths = Lengths(longest_tokens, supervised, num_labels)
-    known: dict[str, Whole] = {}
+    known = {} if known is None else known
 
     def whole_of(spec: TrialSpec) -> Whole:
         key = shape_key(spec)
@@ -72,37 +61,17 @@ def predict(
             known[key] = _whole(spec, device, lengths, slots)
         return known[key]
 
-    ends = _ranks(specs)
+    ends = ranks_of(specs) if ranks is None else ranks
     found = []
     for spec in specs:
-        low, high = ends.get(_but_rank(spec), (0, 0))
+        low, high = ends.get(but_rank(spec), (0, 0))
         if low < high:
             few = [whole_of(spec.with_params({"adapter.r": r})) for r in (low, high)]
-            one = _between(few, (_rank(spec) - low) / (high - low))
+            one = _between(few, (rank_of(spec) - low) / (high - low))
         else:
             one = whole_of(spec)
-        found.append(_prediction(spec, one, device, longest_tokens, slots))
+        found.append(_prediction(spec, one, device, lengths, slots))
     return found
-
-
-def _ranks(specs: Sequence[TrialSpec]) -> dict[str, tuple[int, int]]:
-    """Lowest and highest rank of plain LoRA trials that differ in nothing else: what they take is
-    affine in it."""
-    ranks: dict[str, list[int]] = {}
-    for spec in specs:
-        adapter = spec.adapter
-        if isinstance(adapter, LoraSpec) and not adapter.rank_pattern:
-            ranks.setdefault(_but_rank(spec), []).append(adapter.r)
-    return {key: (min(found), max(found)) for key, found in ranks.items()}
-
-
-def _rank(spec: TrialSpec) -> int:
-    return spec.adapter.r if isinstance(spec.adapter, LoraSpec) else 0
-
-
-def _but_rank(spec: TrialSpec) -> str:
-    is_lora = isinstance(spec.adapter, LoraSpec)
-    return shape_key(spec.with_params({"adapter.r": 1}) if is_lora else spec)
 
 
 def _between(few: Sequence[Whole], share: float) -> Whole:
@@ -127,19 +96,6 @@ def _between(few: Sequence[Whole], share: float) -> Whole:
             )
         ),
     )
-
-
-def shape_key(spec: TrialSpec) -> str:
-    """Equal for trials whose steps are of equal shapes."""
-    tree = spec.model_dump(mode="json", exclude={"data", "evaluation", "seed"})
-    for section, names in _NO_SHAPE.items():
-        for name in names:
-            tree[section].pop(name, None)
-    adapter = tree["adapter"]
-    for name in adapter:
-        if name.endswith("dropout"):
-            adapter[name] = bool(adapter[name])
-    return canonical_json(tree)
 
 
 def _whole(spec: TrialSpec, device: Device, lengths: Lengths, slots: int) -> Whole:
@@ -206,13 +162,13 @@ def extrapolate(few: tuple[int, int], runs: Sequence[Steps], device: Device, dep
 
 
 def _prediction(
-    spec: TrialSpec, found: Whole, device: Device, longest_tokens: int, slots: int
+    spec: TrialSpec, found: Whole, device: Device, lengths: Lengths, slots: int
 ) -> Prediction:
     seconds = seconds_of(found.work, device)
     return Prediction(
         device=device.name,
         slots=slots,
-        longest_tokens=longest_tokens,
+        longest_tokens=lengths.tokens,
         peak_bytes=found.peak_bytes,
         memory=found.memory,
         trainable_parameters=found.trainable_parameters,
@@ -222,6 +178,9 @@ def _prediction(
         flops=round(found.work.flops),
         moved_bytes=round(found.work.bytes),
         seconds_per_step=seconds,
-        seconds_per_sample=seconds / spec.training.samples_per_step / slots,
+        seconds_per_sample=seconds_of(found.work, device, lengths.mean_share)
+        / spec.training.samples_per_step
+        / slots,
         usable_bytes=device.usable_bytes,
+        is_of_gpu=device.kind == "cuda",
     )

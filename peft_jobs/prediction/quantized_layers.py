@@ -1,15 +1,16 @@
 """Layers that are quantized by shape alone: no values, what bitsandbytes' kernels ask of them.
 
 `Params4bit` itself wraps no fake tensor: the weight is a plain parameter that carries what the
-layers and PEFT read of one.
+layers and PEFT read of one, its class's name among them.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from peft_jobs.spec import QuantizationSpec
 
@@ -17,6 +18,33 @@ BLOCK = 64
 """Weights that share a scale (bitsandbytes' default, which transformers takes)."""
 NESTED_BLOCK = 256
 """Scales that share one in double quantization (`bitsandbytes.functional.quantize_4bit`)."""
+
+
+class _Quantized(nn.Parameter):
+    def __deepcopy__(self, memo: Any) -> "_Quantized":
+        copied: Any = type(self)(self.data.clone(), self.requires_grad)
+        vars(copied).update(vars(self))
+        return cast(_Quantized, copied)
+
+
+class Params4bit(_Quantized):
+    """PEFT goes by this name."""
+
+
+class Int8Params(_Quantized):
+    """The same."""
+
+
+_FAKE: dict[type, Any] = {
+    kind: type(kind.__name__, (FakeTensor,), {"__doc__": "The same, of a fake tensor."})
+    for kind in (Params4bit, Int8Params)
+}
+
+
+def fake_weight(weight: nn.Parameter, fake: nn.Parameter) -> nn.Parameter:
+    """`fake`, by the name of the class of the `weight` that it stands for."""
+    fake.__class__ = _FAKE.get(type(weight), type(fake))
+    return fake
 
 
 def quantize_by_shape(model: nn.Module, quantization: QuantizationSpec) -> None:
@@ -55,7 +83,7 @@ def _in_four_bits(layer: Any, quantization: QuantizationSpec) -> None:
         offset=torch.empty((), device="meta") if double else None,
         state2=nested,
     )
-    weight: Any = nn.Parameter(
+    weight: Any = Params4bit(
         torch.empty(-(-size // 2), 1, dtype=torch.uint8, device="meta"), requires_grad=False
     )
     for name, value in {
@@ -73,7 +101,7 @@ def _in_four_bits(layer: Any, quantization: QuantizationSpec) -> None:
 
 
 def _in_eight_bits(layer: Any) -> None:
-    weight: Any = nn.Parameter(
+    weight: Any = Int8Params(
         torch.empty(layer.weight.shape, dtype=torch.int8, device="meta"), requires_grad=False
     )
     weight.CB = weight.SCB = None

@@ -34,11 +34,12 @@ def work_of(operations: Sequence[Operation], device: Device) -> Work:
     )
 
 
-def seconds_of(work: Work, device: Device) -> float:
-    """Of a step: kernels, and launches, which overlap with them less than a whole step would let
-    them. On PEFT's method comparison the sum orders methods as measured (0.86 by ranks), the larger
-    of both less well (0.82)."""
-    return work.launches * device.launch_seconds + work.kernel_seconds / device.efficiency
+def seconds_of(work: Work, device: Device, share: float = 1.0) -> float:
+    """Of a step, with `share` of its tokens: kernels, and launches, which overlap with them less
+    than a whole step would let them. On PEFT's method comparison the sum orders methods as measured
+    (0.86 by ranks), the larger of both less well (0.82)."""
+    seconds = work.launches * device.launch_seconds + work.kernel_seconds * share
+    return seconds / device.efficiency
 
 
 def _seconds(operation: Operation, device: Device) -> float:

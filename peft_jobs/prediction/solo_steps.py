@@ -17,12 +17,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_jobs.base.loading import Base
 from peft_jobs.device.precision import autocast
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.prediction.attention import attention_of
-from peft_jobs.prediction.batches import Lengths, example_of
-from peft_jobs.prediction.fake_base import CPU, Kind, Unvalued, fake_in_place, hold_model
+from peft_jobs.prediction.batches import example_of, shortened
+from peft_jobs.prediction.fake_base import CPU, Kind, fake_in_place, hold_model
 from peft_jobs.prediction.meter import Meter, Operation, Peak
 from peft_jobs.prediction.optimizers import clip, make_optimizer
+from peft_jobs.prediction.unvalued import without_values
 from peft_jobs.spec import LoraSpec, TrialSpec
 from peft_jobs.tasks import TASKS, Batch
 
@@ -62,8 +64,11 @@ class Steps:
 def trainee_of(spec: TrialSpec, base: Base) -> Trainee:
     """The trial's own model, loss and hooks. Raises like `Method.attach`."""
     task, method = TASKS[spec.task.type], METHODS[spec.adapter.method]
-    with Unvalued(), torch.random.fork_rng(devices=[]):  # type: ignore[no-untyped-call]
-        model = method.attach(base, without_values(spec), rows=cast(Any, range(_ROWS)))
+    with without_values():
+        model = method.attach(base, plainly_initialized(spec), rows=cast(Any, range(_ROWS)))
+    for name, parameter in model.named_parameters():
+        if "ranknum" in name:  # PEFT 0.21.2 makes AdaLoRA's ranks trainable where it moves them
+            parameter.requires_grad_(False)
     clock = clock_of(model)
 
     def begin() -> None:
@@ -76,12 +81,12 @@ def trainee_of(spec: TrialSpec, base: Base) -> Trainee:
 def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) -> Steps:
     """Two steps of the model, which is fake from then on, with the trial's `training`."""
     training, model = spec.training, trainee.model
-    with Unvalued():  # type: ignore[no-untyped-call]
+    with without_values():
         saved = adapter_bytes(model)
     trainable = model.get_nb_trainable_parameters()[0]
     rows = [example_of(spec.task, lengths)] * training.per_device_train_batch_size
     batch = trainee.collate(rows)
-    short = trainee.collate([example_of(spec.task, lengths.short())] * len(rows))
+    short = trainee.collate([example_of(spec.task, shortened(lengths))] * len(rows))
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     meter = Meter(vocabulary)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -141,7 +146,7 @@ def _update(
             meter.hold(tensor, "optimizer")
 
 
-def without_values(spec: TrialSpec) -> TrialSpec:
+def plainly_initialized(spec: TrialSpec) -> TrialSpec:
     """The trial with an initialisation that looks at no values; what it trains is of the same
     shapes."""
     adapter = spec.adapter

@@ -25,7 +25,7 @@ class MemorySettings(BaseModel):
 
 
 class LadderRung(BaseModel):
-    """One time that memory ran out: in what, with what settings."""
+    """One time that memory ran out, or would have by prediction: in what, with what settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +36,8 @@ class LadderRung(BaseModel):
     peak: dict[str, int] = {}
     """Bytes, as in a result's `memory`, up to the failure."""
     error: str
+    is_predicted: bool = False
+    """Whether the settings were never tried."""
 
 
 def settings_of(spec: TrialSpec) -> MemorySettings:

@@ -131,7 +131,10 @@ class Attempt:
         self.job, self.base, self.data, self.draft = job, base, data, draft
         self.score_test = options.score_test
         self.saver = Saver(job, options.checkpoint_seconds, options.writer, options.pace)
-        self.ladder = OomLadder(job.spec, base.device, () if start is None else start.state.ladder)
+        rungs = () if job.ladder is None else (job.ladder,)
+        self.ladder = OomLadder(
+            job.spec, base.device, rungs if start is None else start.state.ladder
+        )
         self.task = TASKS[job.spec.task.type]
         draft.memory_ladder = self.ladder.rungs
         draft.provenance["resumed_from"] = 0 if start is None else start.state.step

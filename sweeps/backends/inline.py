@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from peft_jobs import TrialSpec
@@ -13,6 +14,8 @@ from peft_jobs.host.job import Prepared
 from peft_jobs.host.messages import Interrupted, Message, Report
 from peft_jobs.host.trial_host import TrialHost
 from sweeps.driver.driver import Driver
+from sweeps.futures import future_of
+from sweeps.study.point import Point
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ class InlineBackend:
         self._is_hung = False
         self._live: dict[int, tuple[int, int]] = {}
         """Of what runs, the attempt, and the last report that was taken."""
+        self._drawing: Future[Point | None] | None = None
+        """The next point, which a slow sampler draws in a thread of its own."""
 
     def prepare(
         self,
@@ -51,7 +56,7 @@ class InlineBackend:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""
         while not driver.stop_requested:
             self._fill(driver)
-            if not self._live:
+            if not self._live and self._drawing is None:
                 break
             self._news.wait(TICK_SECONDS)
             self._news.clear()
@@ -88,7 +93,17 @@ class InlineBackend:
     def _fill(self, driver: Driver) -> None:
         resources = driver.spec.resources
         slots = resources.max_concurrent or resources.slots
-        while driver.has_room(slots) and (assignment := driver.ask()) is not None:
+        while driver.has_room(slots):
+            if self._drawing is None:
+                thread = "sampler" if driver.study.is_slow else None
+                self._drawing = future_of(driver.next_point, thread)
+                self._drawing.add_done_callback(lambda _: self._news.set())
+            if not self._drawing.done():
+                return
+            point, self._drawing = self._drawing.result(), None
+            if point is None:
+                return
+            assignment = driver.start(point)
             self._host.submit(assignment)
             self._live[assignment.trial] = (assignment.attempt, 0)
 

@@ -565,15 +565,19 @@ def restore(
     restore(file, storage)
 
 
-@app.command(**_example("peft-sweep ui --port 5001"))
+@app.command(**_example("peft-sweep ui --port 5001", "peft-sweep ui --optuna"))
 def ui(
     storage: Storage = RUNS,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Optuna's dashboard instead, where it is installed.")
+    ] = False,
+    study_url: StudyUrl = None,
 ) -> None:
     """Browse the sweeps in MLflow, on this machine only."""
-    from sweeps.cli.commands.ui import ui
+    from sweeps.cli.commands.ui import optuna_ui, ui
 
-    ui(storage, port)
+    optuna_ui(storage, study_url, port) if optuna else ui(storage, port)
 
 
 @app.command(**_example("peft-sweep doctor"))

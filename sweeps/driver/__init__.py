@@ -7,6 +7,7 @@ trial_record     trial.json of a trial that starts; result.json and adapter of o
 late_files       LateFiles: what the disk does not take now is written later
 tracked_runs     what the tracker is told of a sweep and of its trials
 objective_fault  whether what a trial tells can be compared
+predictor        Predictor: what new points will take, from a process of its own
 budget           what may still start, and whether the sweep has failed
 retention        which checkpoints and adapters stay
 interrupts       SIGINT and SIGTERM

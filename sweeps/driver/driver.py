@@ -141,8 +141,7 @@ class Driver:
         self.running[point.number] = Running(point, time.time(), point.attempt, self.clock())
         track_start(self.tracker, point, now_ms())
         self.on_change(self)
-        spec_json, location = point.spec.to_json(), self.folder.location_of(directory)
-        return Assignment(point.number, point.attempt, spec_json, location, point.checkpoint)
+        return point.assignment(self.folder.location_of(directory))
 
     def take(self, number: int, message: Message) -> Kind | None:
         """Take a host's message of a running trial; the kind that it is to be stopped with."""
@@ -187,10 +186,12 @@ class Driver:
         if (fault := running.fault or fault_of(self.spec.objective, result)) is not None:
             result = fault.of(result)
         result = claim_adapter(self.folder, number, running.attempt, result)
+        result = running.point.with_prediction(result)
         self.study.tell(number, result)
         self.budget.check_first(result.state, result.kind)
         self._count(number, result)
-        known = (self.folder, self.tracker, number, running.attempt, result, now_ms())
+        trial = (number, running.attempt, running.point.spec)
+        known = (self.folder, self.tracker, *trial, result, now_ms())
         self._files.write(_files_of(number), partial(record_end, *known))
         self._retention.trial_ended(number)
         self.drop_adapters()

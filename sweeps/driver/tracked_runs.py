@@ -4,12 +4,14 @@ import math
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from peft_jobs import Progress, State, TrialResult
+from peft_jobs import Progress, State, TrialResult, TrialSpec
 from peft_jobs.host.job import Prepared
+from peft_jobs.spec import Source
 from peft_jobs.spec.dotted import flatten
 from peft_jobs.storage.attempt_folder import (
     ADAPTER_FOLDER,
@@ -27,10 +29,11 @@ from sweeps.results.verdict import Verdict
 from sweeps.spec.sample_points import varying_names
 from sweeps.study.point import Point
 from sweeps.study.study import SweepStudy
-from sweeps.tracking import Artifact, MlflowTracker, NoTracker, RunStatus, Tracker, View
+from sweeps.tracking import Artifact, Dataset, MlflowTracker, NoTracker, RunStatus, Tracker, View
 
 Status = Literal["complete", "failed", "interrupted"]
 """How a launch ended."""
+_DIGEST_CHARACTERS = 16
 _RUN_STATUS: dict[State, RunStatus] = {
     State.COMPLETE: "FINISHED",
     State.PRUNED: "FINISHED",
@@ -44,7 +47,7 @@ def open_tracker(study: SweepStudy, folder: SweepFolder, prepared: Prepared) -> 
     if not spec.tracking.enabled:
         return NoTracker()
     on_gpu = prepared.provenance.get("device") != "cpu"
-    memory = "memory/peak_allocated_bytes" if on_gpu else "memory/peak_rss_bytes"
+    memory = "memory/peak_allocated_gib" if on_gpu else "memory/peak_rss_gib"
     view = View(
         objective.metric,
         objective.direction,
@@ -66,7 +69,8 @@ def open_tracker(study: SweepStudy, folder: SweepFolder, prepared: Prepared) -> 
         if not name.startswith("space.")
     }
     tags = {"mlflow.note.content": f"Sweep `{spec.name}`\n\n```\n{spec.space.describe()}\n```"}
-    tracker.sweep_started(params, tags, report_artifacts(folder, best=None))
+    datasets = _datasets(spec.trial, prepared.provenance)
+    tracker.sweep_started(params, tags, report_artifacts(folder, best=None), datasets)
     return tracker
 
 
@@ -106,6 +110,8 @@ def track_start(tracker: Tracker, point: Point, time_ms: int) -> None:
     if point.confirm_of is not None:
         tags["trial.confirm_of"] = str(point.confirm_of)
     name = run_name(point.number, point.params)
+    if point.confirm_of is not None:
+        name = f"repeat-{point.number:04d}-of-{point.confirm_of:04d}"
     tracker.trial_started(point.number, name, flatten(point.spec), tags, time_ms)
 
 
@@ -120,11 +126,20 @@ def all_metrics(measured: Progress | TrialResult) -> dict[str, float]:
 
 
 def track_end(
-    tracker: Tracker, number: int, result: TrialResult, artifacts: list[Artifact], time_ms: int
+    tracker: Tracker,
+    number: int,
+    spec: TrialSpec,
+    result: TrialResult,
+    artifacts: list[Artifact],
+    time_ms: int,
 ) -> None:
     tracker.trial_progress(number, all_metrics(result), result.step, time_ms)
     metrics = {
         **{f"memory/{name}": float(value) for name, value in result.memory.items()},
+        **{
+            f"memory/{name.removesuffix('_bytes')}_gib": round(value / 2**30, 3)
+            for name, value in result.memory.items()
+        },
         **{f"seconds/{name}": value for name, value in result.seconds.items()},
         "samples": float(result.samples),
         "tokens": float(result.tokens),
@@ -134,7 +149,28 @@ def track_end(
     tags = {"trial.state": str(result.state), "trial.kind": str(result.kind or "complete")}
     if result.error:
         tags["trial.error"] = result.error
-    tracker.trial_ended(number, _RUN_STATUS[result.state], metrics, tags, artifacts, time_ms)
+    datasets = _datasets(spec, result.provenance)
+    status = _RUN_STATUS[result.state]
+    tracker.trial_ended(number, status, metrics, tags, artifacts, time_ms, datasets)
+
+
+def _datasets(spec: TrialSpec, seen: Mapping[str, Any]) -> list[Dataset]:
+    """The training and validation rows of what has provenance; none of what broke before it."""
+    train, validation = spec.data.train, spec.data.validation
+    held_out = validation if isinstance(validation, Source) else train
+    known, rows = (("train_data", "train"), ("data", "validation")), seen.get("num_rows", {})
+    sources = {"train": train, "validation": held_out}
+    return [
+        Dataset(
+            name=f"{Path(sources[split].path).name} ({split})",
+            digest=str(seen[part])[:_DIGEST_CHARACTERS],
+            source=sources[split].path,
+            context="training" if split == "train" else "validation",
+            num_rows=rows.get(split),
+        )
+        for part, split in known
+        if seen.get(part)
+    ]
 
 
 def now_ms() -> int:

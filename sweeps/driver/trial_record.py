@@ -53,6 +53,7 @@ def record_end(
     tracker: Tracker,
     number: int,
     attempt: int,
+    spec: TrialSpec,
     result: TrialResult,
     time_ms: int,
 ) -> None:
@@ -60,7 +61,7 @@ def record_end(
     _write_result(folder, number, attempt, result)
     faults.passing("end.file")
     artifacts = list(trial_artifacts(folder, number, attempt, result))
-    track_end(tracker, number, result, artifacts, time_ms)
+    track_end(tracker, number, spec, result, artifacts, time_ms)
 
 
 def record_missing(
@@ -92,7 +93,8 @@ def record_missing(
         return
     track_start(tracker, point, milliseconds(trial.datetime_start))
     artifacts = list(trial_artifacts(folder, number, attempt, result, adapter_may_be_gone=True))
-    track_end(tracker, number, result, artifacts, milliseconds(trial.datetime_complete))
+    ended = milliseconds(trial.datetime_complete)
+    track_end(tracker, number, point.spec, result, artifacts, ended)
 
 
 def _is_whole(folder: SweepFolder, path: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.gpus import Device
-from peft_jobs.host.prediction import Prediction
+from peft_jobs.host.prediction import Lengths, Prediction
 from peft_jobs.references import load
 from peft_jobs.spec.dotted import flatten
 from peft_jobs.spec.memory_settings import MemorySettings, below, settings_of, with_settings
@@ -25,6 +25,12 @@ class Rows:
     mean_tokens: float
     longest_tokens: int
     how: How
+
+    @property
+    def lengths(self) -> Lengths:
+        """For a prediction, which takes all tokens to count."""
+        longest = self.longest_tokens
+        return Lengths(tokens=longest, supervised=longest, mean_tokens=self.mean_tokens)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def predicted(
 ) -> list[Prediction]:
     """What each of them takes; see `peft_jobs.prediction.predict`."""
     found: list[Prediction] = load("peft_jobs.prediction.predict:predict")(
-        trials, device, rows.longest_tokens, slots=slots
+        trials, device, rows.lengths, slots=slots
     )
     return found
 

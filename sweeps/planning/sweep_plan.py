@@ -113,8 +113,7 @@ def plan_sweep(
     at_once = max(num_gpus, trials_at_once(spec, 0))
     per_gpu, gain = shared(alone, one, device, rows, -(-at_once // num_gpus), spec)
     at_once = min(per_gpu * num_gpus, at_once)
-    scale = rows.mean_tokens / rows.longest_tokens / gain
-    seconds = sorted(p.seconds_per_sample * scale * samples for p in fits)
+    seconds = sorted(p.seconds_per_sample / gain * samples for p in fits)
     known = (spec.pruner, spec.budget.n_trials, samples, rungs, at_once)
     left = survival(*known, first_learnt(spec.sampler))
     evaluation = mean(seconds) / samples * rows.validation * EVALUATION_SHARE

@@ -1,6 +1,7 @@
 """Reads `sweep.json`, the record of a sweep, from its storage; changes nothing."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ def recorded_names(storage: Path, by: str = RECORD_FILE) -> list[str]:
         except OSError as error:
             raise Unavailable(f"{url} cannot be read: {error}") from error
     return sorted(path.parent.name for path in storage.glob(f"*/{by}"))
+
+
+def final_trainings(storage: Path, name: str) -> tuple[str, ...]:
+    """The names of the final trainings of a sweep in `storage`."""
+    found = recorded_names(storage)
+    return tuple(other for other in found if re.fullmatch(f"{re.escape(name)}-final-[0-9]+", other))
 
 
 def read_record(storage: Path, name: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Facts of a sweep that no leaderboard has: what it cost, on which data, and with what it ran."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from sweeps.results.leaderboard import Leaderboard
+from sweeps.results.verdict import Spending
 from sweeps.spec import SweepSpec
 from sweeps.study.reruns import is_repeat
 from sweeps.study.study import SweepStudy
@@ -15,10 +16,8 @@ Record = Mapping[str, Any]
 _MOST_CLASSES = 20
 
 
-def cost(board: Leaderboard, study: SweepStudy, record: Record) -> dict[str, str]:
+def cost(board: Leaderboard, study: SweepStudy, spent: Spending) -> dict[str, str]:
     """What the sweep took, and what its pruner left undone."""
-    driven, held = (seconds / 3600 for seconds in study.spent)
-    held_by = "hosts" if record["prepared"]["provenance"].get("device") == "cpu" else "GPUs"
     complete = [row for row in board.rows if row.state == "COMPLETE"]
     others = [row for row in board.rows if row.state != "COMPLETE"]
     minutes = {
@@ -26,17 +25,19 @@ def cost(board: Leaderboard, study: SweepStudy, record: Record) -> dict[str, str
         "of all others": sum(row.minutes for row in others),
         "of repeats": sum(_minutes(trial) for trial in study.trials() if is_repeat(trial)),
     }
-    told = {
-        "driven": _hours(driven),
-        f"{held_by} held": _hours(held) if held else "not recorded",
-        **{f"minutes {what}": f"{value:,.1f}" for what, value in minutes.items() if value},
-    }
-    if saved := _saved(study.launched(), study.spec):
-        told["samples that pruning saved"] = saved
+    told = {"driven": _hours(spent.hours)}
+    if spent.gpu_hours is not None:
+        told["GPUs held, together"] = _hours(spent.gpu_hours)
+    told |= {f"minutes {what}": f"{value:,.1f}" for what, value in minutes.items() if value}
+    if spent.share_saved is not None:
+        told["pruning saved"] = (
+            f"{spent.share_saved:.0%} of the samples of complete and weak trials, "
+            f"by stopping {spent.num_pruned} early"
+        )
     return told
 
 
-def data(spec: SweepSpec, record: Record, num_validation_rows: int | None) -> dict[str, str]:
+def data(spec: SweepSpec, record: Record) -> dict[str, str]:
     """Where the rows come from, and how many there are."""
     prepared, given = record["prepared"], spec.trial.data
     validation = given.validation
@@ -50,8 +51,8 @@ def data(spec: SweepSpec, record: Record, num_validation_rows: int | None) -> di
             else validation.path
         ),
     }
-    if num_validation_rows is not None:
-        told["validation rows"] = f"{num_validation_rows:,}"
+    if (rows := _seen(record).get("num_rows")) is not None:
+        told["validation rows"] = f"{rows['validation']:,}"
     if given.test is not None:
         told["test rows from"] = f"{given.test.path}, read by `export` alone"
     if dropped := {n: c for n, c in _seen(record).get("dropped_rows", {}).items() if c}:
@@ -91,19 +92,6 @@ def environment(spec: SweepSpec, record: Record) -> dict[str, str]:
 def _seen(record: Record) -> Mapping[str, Any]:
     seen: Mapping[str, Any] = record["prepared"]["provenance"]
     return seen
-
-
-def _saved(trials: Sequence[FrozenTrial], spec: SweepSpec) -> str | None:
-    """The share of the samples that the weak trials would have taken to their ends; None if the
-    pruner has stopped none."""
-    most = spec.trial.training.max_samples
-    pruned = [t.user_attrs["result"] for t in trials if t.user_attrs.get("kind") == "weak"]
-    if most is None or not pruned:
-        return None
-    complete = [t for t in trials if t.user_attrs.get("result", {}).get("state") == "COMPLETE"]
-    left = sum(max(0, most - result["samples"]) for result in pruned)
-    whole = most * (len(pruned) + len(complete))
-    return f"{left:,} of {whole:,} ({left / whole:.0%}), by stopping {len(pruned)} trials early"
 
 
 def _minutes(trial: FrozenTrial) -> float:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from peft_jobs import SpecError
 from peft_jobs.storage.files import write_whole
 from sweeps.errors import Unavailable
 from sweeps.file_names import REPORT_FILE
 from sweeps.records.reader import read_record
 from sweeps.report import facts, figures
+from sweeps.report.explained import explained
 from sweeps.report.lanes import timeline
 from sweeps.report.page import Figure, Section, paragraphs, render, text
 from sweeps.report.parallel import parallel_coordinates
@@ -84,6 +84,8 @@ def _sections(
         "",
         [figures.history(board), figures.by_samples(board, trials), *_drawn(_losses(sweep, board))],
     )
+    if importances := explained(verdict.importances):
+        yield Section("What mattered", "", [importances])
     if compared := parallel_coordinates(board, study):
         yield Section("Parameters of the ranked trials", "", [compared])
     if costs := figures.against_costs(board):
@@ -93,10 +95,8 @@ def _sections(
         "",
         _drawn(timeline(study.trials())),
     )
-    yield Section("Cost", facts_table(facts.cost(board, study, record)))
-    yield Section(
-        "Data", facts_table(facts.data(sweep.spec, record, _validation_rows(sweep, board)))
-    )
+    yield Section("Cost", facts_table(facts.cost(board, study, verdict.spent)))
+    yield Section("Data", facts_table(facts.data(sweep.spec, record)))
     yield Section("Environment", facts_table(facts.environment(sweep.spec, record)))
     if (source := sweep.folder.read(sweep.folder.source)) is not None:
         folded = f"<details><summary>sweep.yaml</summary><pre>{text(source)}</pre></details>"
@@ -118,14 +118,4 @@ def _losses(sweep: RecordedSweep, board: Leaderboard) -> Figure | None:
         return figures.training_loss(board, read_curves(sweep.study, sweep.folder, first))
     except Unavailable as error:
         log.warning("the report lacks training losses: %s", error)
-        return None
-
-
-def _validation_rows(sweep: RecordedSweep, board: Leaderboard) -> int | None:
-    """How many rows of the source the winner was measured on; None if no file says so."""
-    if board.best is None:
-        return None
-    try:
-        return int(sweep.rows(board.best.number)["row"].nunique())
-    except (SpecError, Unavailable):
         return None

@@ -1,6 +1,7 @@
 """Leaderboard: which configuration won, and what it must beat, as data."""
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sweeps.confirmation.confirmed import Confirmation
@@ -132,6 +133,11 @@ class Leaderboard:
         """The winner; None while no feasible trial is complete."""
         return self.rows[0] if self.rows and self.rows[0].rank == 1 else None
 
+    @cached_property
+    def has_notes(self) -> bool:
+        """Whether some row has one."""
+        return any(row.note for row in self.rows)
+
     @property
     def chosen(self) -> Row | None:
         """The row to export: what a confirmation recommends, the median seed of a final training,
@@ -145,7 +151,7 @@ class Leaderboard:
             number = self.final.median
         return next(row for row in self.rows if row.number == number)
 
-    @property
+    @cached_property
     def varying(self) -> list[str]:
         """The parameters whose value differs between rows."""
         names = dict.fromkeys(name for row in self.rows for name in row.params)

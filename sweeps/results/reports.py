@@ -36,7 +36,7 @@ tr.reference{font-style:italic;background:#f8f4e8}"""
 def header(board: Leaderboard) -> list[str]:
     """Column names: fixed ones, those that were asked for, then the parameters that vary."""
     fixed = ["rank", "trial", board.metric, "state", "peak memory", "trainable", "minutes"]
-    return [*fixed, *board.shown, *board.varying, *(["note"] if _has_notes(board) else [])]
+    return [*fixed, *board.shown, *board.varying, *(["note"] if board.has_notes else [])]
 
 
 def cells(row: Row | tuple[str, float], board: Leaderboard) -> list[str]:
@@ -58,11 +58,7 @@ def cells(row: Row | tuple[str, float], board: Leaderboard) -> list[str]:
     known = numbers(row)
     fixed += [_number(name, known.get(name)) for name in board.shown]
     fixed += [shown(row.params[n]) if n in row.params else "" for n in board.varying]
-    return fixed + ([row.note] if _has_notes(board) else [])
-
-
-def _has_notes(board: Leaderboard) -> bool:
-    return any(row.note for row in board.rows)
+    return fixed + ([row.note] if board.has_notes else [])
 
 
 CONFIRMED = ("group", "trial", "expected", "95 %", "seeds", "recorded", "behind", "95 %", "P(best)")

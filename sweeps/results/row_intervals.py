@@ -64,6 +64,13 @@ def _percentiles(values: Numbers) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def value_interval(metric: str, frame: "pandas.DataFrame") -> tuple[float, float] | None:
+    """Of one adapter's value on other rows: the percentile interval of LEVEL; None if the metric
+    does not follow from rows."""
+    values = resampled(metric, [frame])
+    return None if values is None else difference_interval(np.zeros_like(values[0]), values[0])
+
+
 def _weights(num_rows: int, num_examples: int) -> Iterator[Numbers]:
     """How often each row is drawn, in parts that together are RESAMPLES draws of as many rows."""
     source = np.random.default_rng(_SEED)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from peft_jobs import TrialResult
 from peft_jobs.spec import TASK_SPECS
 from peft_jobs.spec.tasks import Direction
 
-__all__ = ["Direction", "Measured", "as_loss", "default_direction", "numbers"]
+__all__ = ["Direction", "Measured", "as_loss", "default_direction", "numbers", "readable"]
 
 _OF_WRITTEN_TEXTS = ("exact_match", "rouge1", "rouge2", "rougeL", "bleu")
 """Of `evaluation.generation`, where more is better."""
@@ -31,6 +32,16 @@ def numbers(trial: Measured) -> dict[str, float]:
     found |= {f"memory/{name}": float(peak) for name, peak in trial.memory.items()}
     if trial.trainable_parameters is not None:
         found["trainable_parameters"] = float(trial.trainable_parameters)
+    return found
+
+
+def readable(result: TrialResult) -> dict[str, float]:
+    """Of a result, what a person looks for in Optuna's dashboard beside value and parameters."""
+    found: dict[str, float] = {"minutes": round(result.minutes, 3)}
+    if result.peak_memory_bytes is not None:
+        found["peak_memory_gib"] = round(result.peak_memory_bytes / 2**30, 3)
+    if result.trainable_parameters is not None:
+        found["trainable_parameters"] = result.trainable_parameters
     return found
 
 

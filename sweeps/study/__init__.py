@@ -4,6 +4,7 @@ study            SweepStudy: asks, reports, ends, and what is adopted from an ea
 asker            from a sampler to a point that may be launched
 point            Point: a trial that is to be launched
 turned_away      which points are not launched, and why
+violations       constraint values of a trial, measured or predicted
 reruns           trials that are run again: failed ones, and repeats of candidates
 draws            all parameters of a point drawn before any is written
 history          the trials that a sampler is shown

@@ -8,8 +8,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -23,9 +24,9 @@ from sweeps.search.samplers import Grid, SamplerSpec, make_sampler
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import check_adapter
 from sweeps.study.cached_storage import CachedStorage
-from sweeps.study.database import DATABASE_ERRORS
+from sweeps.study.database import DATABASE_ERRORS, Write
 from sweeps.study.draws import Drawn, draw
-from sweeps.study.point import Point
+from sweeps.study.point import Point, predicted_of
 from sweeps.study.reruns import REPEAT_OF, is_repeat, spec_of
 from sweeps.study.transaction import Changes
 from sweeps.study.turned_away import (
@@ -37,6 +38,7 @@ from sweeps.study.turned_away import (
     reason,
     told_of,
 )
+from sweeps.study.violations import Predict, predicted_violations, told
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +48,6 @@ MAX_LISTED = 100_000
 """Points of a space that is listed where its sampler finds no new one."""
 MAX_DUPLICATES = 10
 """Duplicates in a row after which points are drawn at random until one is new."""
-
-_T = TypeVar("_T")
-
-
-class Write(Protocol):
-    """Runs what changes the study's database, and waits for a database that is away."""
-
-    def __call__(self, call: Callable[[], _T], /) -> _T: ...
 
 
 class Asker:
@@ -77,6 +71,8 @@ class Asker:
         self._listed = ListedPoints(spec, self._seen)
         self.ended: str | None = None
         """Why `new` has given None."""
+        self.predict: Predict | None = None
+        """Tells what a point would take: one that breaks a constraint by that is turned away."""
 
     def new(self) -> tuple[Trial, Point] | None:
         """The next trial to launch; None, and `ended` says why, when there is none."""
@@ -114,7 +110,8 @@ class Asker:
         spec = spec_of(self._spec.trial, known)
         check_adapter(spec, self._attributes)
         left = (known.get("checkpoint"), known.get("retry_of"), known.get(REPEAT_OF))
-        return trial, Point(number, attempt, known["params"], spec, *left)
+        point = Point(number, attempt, known["params"], spec, *left)
+        return trial, replace(point, predicted=predicted_of(known))
 
     def _attributes(self) -> dict[str, Any]:
         return self._write(lambda: self._study.user_attrs)
@@ -180,13 +177,19 @@ class Asker:
         if fingerprint in self._seen and retry_of is None:
             same = f"the same as trial {self._seen[fingerprint]}"
             return self._turn_away(trial, changes, Kind.DUPLICATE, same)
+        predicted = None if self.predict is None else self.predict(trial_spec)
+        if predicted is not None:
+            changes.user_attrs["predicted"] = predicted.model_dump(mode="json")
+            if values := predicted_violations(self._spec, predicted):
+                why = told(self._spec, values)
+                return self._turn_away(trial, changes, Kind.REJECTED, why, values)
         self._seen[fingerprint] = trial.number
         now = time.time()
         changes.user_attrs |= {"attempt": 1, "started_at": now, "fingerprint": fingerprint}
         faults.passing("ask.drawing")
         self._write(lambda: self._ledger.write(trial._trial_id, changes))
         faults.passing("ask.recorded")
-        return Point(trial.number, 1, params, trial_spec, retry_of=retry_of)
+        return Point(trial.number, 1, params, trial_spec, None, retry_of, predicted=predicted)
 
     def _draw(self, trial: Trial, changes: Changes) -> Params:
         """Draw the parameters of a trial into `changes`; each try starts from the same state.
@@ -222,13 +225,22 @@ class Asker:
         index = sum("retry_of" not in t.user_attrs and not is_repeat(t) for t in before)
         return space.given(index) if index < len(space.points_to_evaluate) else {}
 
-    def _turn_away(self, trial: Trial, changes: Changes, kind: Kind, reason: str) -> Point | None:
+    def _turn_away(
+        self,
+        trial: Trial,
+        changes: Changes,
+        kind: Kind,
+        reason: str,
+        values: Mapping[str, float] | None = None,
+    ) -> Point | None:
+        """End a trial that is not launched; it has constraint values, as `values` or by kind."""
         queued = "fixed_params" in self._ledger.trial(trial.number).system_attrs
         level = logging.WARNING if queued or self._given(trial) else logging.INFO
         log.log(level, "trial %d is %s: %s", trial.number, kind, reason)
         changes.user_attrs |= {"kind": kind, "reason": reason}
         with self._ledger.gathering(trial._trial_id) as noted:
-            trial.set_constraint(str(kind), 1.0)
+            for name, value in (values or {str(kind): 1.0}).items():
+                trial.set_constraint(name, value)
         changes.update(noted)
         self._write(lambda: self._ledger.write(trial._trial_id, changes))
         # A sampler that sees a trial without parameters takes the space to have none in common.

@@ -6,11 +6,12 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import optuna
 import sqlalchemy
@@ -42,6 +43,12 @@ _MISTAKES = (
 """Those of them that asking again does not mend."""
 
 _T = TypeVar("_T")
+
+
+class Write(Protocol):
+    """Runs what changes the study's database, and waits for a database that is away."""
+
+    def __call__(self, call: Callable[[], _T], /) -> _T: ...
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
@@ -179,6 +186,14 @@ def _connect_args(url: sqlalchemy.engine.URL) -> dict[str, object]:
         answer = int(ANSWER_SECONDS)
         args = {"connect_timeout": CONNECT_SECONDS, "read_timeout": answer, "write_timeout": answer}
     return {name: value for name, value in args.items() if name not in url.query}
+
+
+def name_metric(study: optuna.Study, metric: str) -> None:
+    """Give the study's objective its name, by which Optuna's pictures and dashboard show it."""
+    if study.metric_names != [metric]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric])
 
 
 @contextlib.contextmanager

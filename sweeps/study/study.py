@@ -2,7 +2,8 @@
 
 One driver at a time writes to it (`lease`). Every trial carries user attributes: `params`
 (all names of the point, decoded), `fingerprint`, `attempt`, where it has one `checkpoint`, and once
-it has ended `kind` and `result`. A failed trial that is run again has a successor, `retry_of`.
+it has ended `kind`, `result` and numbers for Optuna's dashboard. A failed trial that is run again
+has a successor, `retry_of`.
 """
 
 import time
@@ -14,24 +15,24 @@ from typing import Any, TypeVar
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from peft_jobs import Kind, Progress, SpecError, State, TrialResult, faults
+from peft_jobs import Progress, SpecError, State, TrialResult, faults
 from sweeps.search.pruners import build
+from sweeps.search.samplers import SAMPLERS
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import difference, identity, with_contents
-from sweeps.spec.metrics import numbers
+from sweeps.spec.metrics import readable
 from sweeps.study.asker import Asker
 from sweeps.study.cached_storage import CachedStorage
-from sweeps.study.database import retry
+from sweeps.study.database import name_metric, retry
 from sweeps.study.lease import Holder, read_lease
 from sweeps.study.point import Point
 from sweeps.study.pruning import rung_records, should_stop
 from sweeps.study.reruns import is_repeat
 from sweeps.study.transaction import Changes
 from sweeps.study.turned_away import is_launched
+from sweeps.study.violations import Predict, violations
 
 _T = TypeVar("_T")
-_OF_THE_POINT = (Kind.OUT_OF_MEMORY, Kind.DIVERGED, Kind.REFUSED, Kind.TIMEOUT)
-"""Ends that are told as a violated constraint, for the sampler to learn from."""
 _SPENT = ("driven_seconds", "gpu_seconds")
 
 
@@ -92,6 +93,7 @@ class SweepStudy:
             )
         if before != now:
             self.optuna.set_user_attr("spec", now)
+        name_metric(self.optuna, self.spec.objective.metric)
         if "key" not in self.optuna.user_attrs:
             self.optuna.set_user_attr("key", key or f"{self.spec.name}-{uuid.uuid4().hex[:12]}")
         if home is not None and self.optuna.user_attrs.get("home") != home:
@@ -131,6 +133,15 @@ class SweepStudy:
             if is_launched(t) and t.number not in idle
             if not t.state.is_finished() or "result" in t.user_attrs  # else somebody else's
         ]
+
+    def use_predictions(self, predict: Predict) -> None:
+        """Turn new points away that break a constraint by what `predict` tells of them."""
+        self._asker.predict = predict
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether `ask` may take seconds: it is then better called in a thread."""
+        return SAMPLERS[self.spec.sampler.type].slow or self._asker.predict is not None
 
     def adopt(self, number: int) -> None:
         """Take a running trial of the study that nobody asked for; see `reruns`."""
@@ -172,14 +183,14 @@ class SweepStudy:
         """End a trial, once, with its true state, kind and violated constraints."""
         trial = self._live.pop(number)
         record = result.model_dump(mode="json", exclude={"traceback"})
-        self._set(trial, kind=result.kind, result=record)
+        self._set(trial, kind=result.kind, result=record, **readable(result))
         faults.passing("tell.result")
         self._finish(trial, result)
         faults.passing("tell.told")
 
     def feasible(self, result: TrialResult) -> bool:
         """Whether a result keeps the sweep's constraints."""
-        return all(value <= 0 for value in self._violations(result).values())
+        return all(value <= 0 for value in violations(self.spec, result).values())
 
     def _begun(self, found: tuple[Trial, Point] | None) -> Point | None:
         if found is not None:
@@ -211,7 +222,7 @@ class SweepStudy:
 
     def _finish(self, trial: Trial, result: TrialResult) -> None:
         with self.ledger.gathering(trial._trial_id) as changes:
-            for name, violation in self._violations(result).items():
+            for name, violation in violations(self.spec, result).items():
                 if name not in trial.constraints:
                     trial.set_constraint(name, violation)
         self._write(lambda: self.ledger.write(trial._trial_id, changes))
@@ -219,19 +230,6 @@ class SweepStudy:
         state = TrialState[result.state]
         final = value if result.state is State.COMPLETE else None
         self._write(lambda: self.optuna.tell(trial, final, state, skip_if_finished=True))
-
-    def _violations(self, result: TrialResult) -> dict[str, float]:
-        """Constraint values, positive where violated; Optuna's samplers read them."""
-        violations = {}
-        known = numbers(result)
-        for name, limit in self.spec.constraints.items():
-            if name in known:
-                violations[name] = (known[name] - limit) / (abs(limit) or 1.0)
-            elif name in result.not_finite:
-                violations[name] = 1.0
-        if result.kind in _OF_THE_POINT:
-            violations[str(result.kind)] = 1.0
-        return violations
 
     def _finish_tells(self) -> None:
         """End the trials whose result an earlier driver recorded and then died."""

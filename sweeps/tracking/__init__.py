@@ -19,11 +19,12 @@ ui               MLflow's server on a local storage
 """
 
 from sweeps.tracking.mlflow_tracker import MlflowTracker, deliver_pending
-from sweeps.tracking.tracker import Artifact, NoTracker, RunStatus, Tracker
+from sweeps.tracking.tracker import Artifact, Dataset, NoTracker, RunStatus, Tracker
 from sweeps.tracking.view import View
 
 __all__ = [
     "Artifact",
+    "Dataset",
     "MlflowTracker",
     "NoTracker",
     "RunStatus",

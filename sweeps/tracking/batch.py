@@ -1,10 +1,12 @@
 """What a few neighbouring operations add to what MLflow already holds of a run."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow.entities import Metric, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Run
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from sweeps.tracking.outbox import Op
 
@@ -31,6 +33,7 @@ class Batch:
     metrics: list[Metric] = field(default_factory=list)
     points: dict[str, tuple[int, float]] = field(default_factory=dict)
     """The last step of each of `metrics`, and the value there."""
+    datasets: list[DatasetInput] = field(default_factory=list)
     started_as: str = ""
     """The run's name, when it was started (again)."""
     end: tuple[str, int] | None = None
@@ -56,6 +59,7 @@ def gather(run: KnownRun, ops: Sequence[Op]) -> Batch:
     for op in ops:
         body: dict[str, Any] = op.body
         batch.tags |= body["tags"]
+        batch.datasets += map(_dataset, body.get("datasets", ()))  # 0.1.0 has put none
         if op.kind == "start":
             batch.started_as, batch.end = body["run_name"], None
             batch.experiment_tags |= body["experiment_tags"]
@@ -65,6 +69,18 @@ def gather(run: KnownRun, ops: Sequence[Op]) -> Batch:
         if op.kind == "end":
             batch.end = body["status"], body["time_ms"]
     return batch
+
+
+def _dataset(told: dict[str, Any]) -> DatasetInput:
+    rows = {} if told["num_rows"] is None else {"num_rows": told["num_rows"]}
+    dataset = Dataset(
+        name=told["name"],
+        digest=told["digest"],
+        source_type="local",
+        source=json.dumps({"uri": told["source"]}),
+        profile=json.dumps(rows),
+    )
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, told["context"])])
 
 
 def _add_params(batch: Batch, run: KnownRun, params: dict[str, str]) -> None:

@@ -144,6 +144,8 @@ class Delivery:
                 tags=tags[:TAGS_AT_ONCE],
             )
             del metrics[:METRICS_AT_ONCE], params[:PARAMS_AT_ONCE], tags[:TAGS_AT_ONCE]
+        if batch.datasets:  # MLflow takes one that a run has already for the same
+            self._client.log_inputs(run.id, datasets=batch.datasets)
         if batch.end:
             status, time_ms = batch.end
             self._client.set_terminated(run.id, status, time_ms)

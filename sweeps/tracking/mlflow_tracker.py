@@ -8,12 +8,13 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from sweeps.tracking.destination import Destination
 from sweeps.tracking.drain import Drain
 from sweeps.tracking.outbox import SWEEP, UPLOADS, NewOp, Outbox
-from sweeps.tracking.tracker import Artifact, RunStatus
+from sweeps.tracking.tracker import Artifact, Dataset, RunStatus
 from sweeps.tracking.values import fit_params, fit_tags, split_metrics
 from sweeps.tracking.view import View, view_tag
 
@@ -57,9 +58,13 @@ class MlflowTracker:
         """Keys with an artifact that MLflow will not get: not even queued, or refused."""
 
     def sweep_started(
-        self, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Sequence[Artifact]
+        self,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        artifacts: Sequence[Artifact],
+        datasets: Sequence[Dataset] = (),
     ) -> None:
-        self._start(SWEEP, self._sweep, params, tags, artifacts, _now_ms())
+        self._start(SWEEP, self._sweep, params, tags, artifacts, _now_ms(), datasets)
 
     def sweep_updated(self, tags: Mapping[str, str], artifacts: Sequence[Artifact]) -> None:
         self._start(SWEEP, self._sweep, {}, tags, artifacts, _now_ms())
@@ -94,8 +99,9 @@ class MlflowTracker:
         tags: Mapping[str, str],
         artifacts: Sequence[Artifact],
         time_ms: int,
+        datasets: Sequence[Dataset] = (),
     ) -> None:
-        self._end(str(number), status, metrics, tags, artifacts, time_ms)
+        self._end(str(number), status, metrics, tags, artifacts, time_ms, datasets)
 
     def sweep_ended(
         self,
@@ -135,6 +141,7 @@ class MlflowTracker:
         tags: Mapping[str, str],
         artifacts: Sequence[Artifact],
         time_ms: int,
+        datasets: Sequence[Dataset] = (),
     ) -> None:
         fit, fit_tag = fit_params(params), fit_tags({"sweep": self._sweep, **tags})
         body = {
@@ -143,6 +150,7 @@ class MlflowTracker:
             "tags": fit_tag.values,
             "experiment_tags": self._view_tag(time_ms) if key == SWEEP else {},
             "time_ms": time_ms,
+            "datasets": [asdict(dataset) for dataset in datasets],
         }
         uploads = self._uploads(key, artifacts, fit.artifacts | fit_tag.artifacts)
         self._put(NewOp(key, "start", body), *uploads)
@@ -158,10 +166,17 @@ class MlflowTracker:
         tags: Mapping[str, str],
         artifacts: Sequence[Artifact],
         time_ms: int,
+        datasets: Sequence[Dataset] = (),
     ) -> None:
         finite, not_finite = split_metrics(metrics, step=None)
         fit = fit_tags({**tags, **not_finite})
-        body = {"status": status, "metrics": finite, "tags": fit.values, "time_ms": time_ms}
+        body = {
+            "status": status,
+            "metrics": finite,
+            "tags": fit.values,
+            "time_ms": time_ms,
+            "datasets": [asdict(dataset) for dataset in datasets],
+        }
         self._put(NewOp(key, "end", body), *self._uploads(key, artifacts, fit.artifacts))
 
     def _uploads(

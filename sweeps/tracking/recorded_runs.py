@@ -129,6 +129,8 @@ def _copy(
             tags=marks[:TAGS_AT_ONCE],
         )
         del metrics[:METRICS_AT_ONCE], params[:PARAMS_AT_ONCE], marks[:TAGS_AT_ONCE]
+    if run.inputs is not None and run.inputs.dataset_inputs:
+        other.log_inputs(number, datasets=run.inputs.dataset_inputs)
     if any(client.list_artifacts(run.info.run_id)):
         other.log_artifacts(number, client.download_artifacts(run.info.run_id, ""))
     if run.info.status != "RUNNING":

@@ -23,6 +23,19 @@ class Artifact:
     """Whether nothing is wrong if it is not there by then."""
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """Rows that a run has used; MLflow's table has a column for them."""
+
+    name: str
+    digest: str
+    """Of the rows as they were used, 36 characters at most."""
+    source: str
+    context: Literal["training", "validation"]
+    num_rows: int | None = None
+    """As tokenized: a long row may be several."""
+
+
 class Tracker(Protocol):
     """Where a sweep and its trials are mirrored. Times are milliseconds since the epoch.
 
@@ -32,7 +45,11 @@ class Tracker(Protocol):
     """
 
     def sweep_started(
-        self, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Sequence[Artifact]
+        self,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        artifacts: Sequence[Artifact],
+        datasets: Sequence[Dataset] = (),
     ) -> None:
         """Create or reopen the parent run."""
         ...
@@ -70,6 +87,7 @@ class Tracker(Protocol):
         tags: Mapping[str, str],
         artifacts: Sequence[Artifact],
         time_ms: int,
+        datasets: Sequence[Dataset] = (),
     ) -> None:
         """Record the final metrics and end the run.
 

@@ -38,6 +38,18 @@ def ui_command(
     return command, os.environ | _ENVIRONMENT
 
 
+def check_port(host: str, port: int) -> None:
+    """PortBusy when nothing can listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortBusy(
+                error.errno, f"cannot listen on {host}:{port} ({error.strerror}); name another port"
+            ) from error
+
+
 def serve(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
     """Become the MLflow server on `storage`, until Ctrl-C; does not return.
 
@@ -47,14 +59,7 @@ def serve(storage: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
         raise FileNotFoundError(
             f"no sweep was tracked here: {storage / TRACKING_DATABASE} is not there"
         )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortBusy(
-                error.errno, f"cannot listen on {host}:{port} ({error.strerror}); name another port"
-            ) from error
+    check_port(host, port)
     follow_database(storage / TRACKING_DATABASE)
     command, environment = ui_command(storage, host, port)
     os.execve(command[0], command, environment)

@@ -15,6 +15,23 @@ from typing import Literal
 from urllib.parse import quote
 
 _TAG_PREFIX = "mlflow.sharedViewState."  # viewStateShareKey in MLflow's JavaScript
+_SECTION = "peft-sweeps"
+_DEFAULTS: dict[str, dict[str, object]] = {
+    "LINE": {
+        "lineSmoothness": 0,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "range": {},
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+    }
+}
+"""What the UI gives a new chart, by its type."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,10 @@ def view_tag(sweep: str, view: View, time_ms: int) -> dict[str, str]:
     widths = {name: 40 + 7 * len(name.split("`")[1]) for name in columns}  # pixels; names in full
     widths = {"0": 73, "attributes.`Run Name`": 260, "runDateAndNestInfo": 140} | widths
     state = {
-        "searchFilter": f"tags.sweep = '{sweep}'",
+        "searchFilter": (
+            f"tags.sweep = '{sweep}' AND tags.`trial.number` IS NOT NULL "
+            "AND tags.`trial.confirm_of` IS NULL"
+        ),
         "orderByKey": f"metrics.`{view.objective}`",
         "orderByAsc": view.direction == "minimize",
         "startTime": "ALL",
@@ -58,6 +78,9 @@ def view_tag(sweep: str, view: View, time_ms: int) -> dict[str, str]:
         "selectedColumns": [*columns, "attributes.`Duration`"],
         "columnOrder": [*widths, "duration"],
         "columnWidths": widths,
+        "compareRunSections": [_section()],
+        "compareRunCharts": _charts(view),
+        "isAccordionReordered": True,  # else the sections are sorted by name
     }
     envelope = {
         "name": f"{sweep}: trials by {view.objective}",
@@ -66,6 +89,37 @@ def view_tag(sweep: str, view: View, time_ms: int) -> dict[str, str]:
         "state": json.dumps(state),
     }
     return {tag_name(sweep): json.dumps(envelope)}
+
+
+def _section() -> dict[str, object]:
+    return {"uuid": _SECTION, "name": "objective", "display": True, "isReordered": True}
+
+
+def _charts(view: View) -> list[dict[str, object]]:
+    """The charts that come first: the objective by step, by what varies, against the metrics.
+
+    The UI adds a section for each group of metrics behind them; by itself it begins with memory.
+    """
+    objective = {"key": view.objective, "type": "METRIC"}
+    charts: list[dict[str, object]] = [{"type": "LINE", "metricKey": view.objective}]
+    if view.params:
+        charts.append(
+            {
+                "type": "PARALLEL",
+                "selectedParams": list(view.params),
+                "selectedMetrics": [view.objective],
+                "showAllRuns": True,
+            }
+        )
+    charts += [
+        {"type": "SCATTER", "xaxis": {"key": name, "type": "METRIC"}, "yaxis": objective}
+        for name in view.metrics
+    ]
+    common = {"metricSectionId": _SECTION, "runsCountToCompare": 100, "deleted": False}
+    return [
+        {**_DEFAULTS.get(str(chart["type"]), {}), **chart, **common, "uuid": f"{_SECTION}-{number}"}
+        for number, chart in enumerate(charts)
+    ]
 
 
 def view_url(server_url: str, experiment_id: str, sweep: str) -> str:

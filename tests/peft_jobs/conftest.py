@@ -226,7 +226,13 @@ class Listening:
         self.job: Any = None
         self.on_report: Callable[[Any], None] = lambda progress: None
 
-    def run(self, spec: Any, attempt: int = 1, checkpoint: Path | str | None = None) -> Any:
+    def run(
+        self,
+        spec: Any,
+        attempt: int = 1,
+        checkpoint: Path | str | None = None,
+        ladder: Any = None,
+    ) -> Any:
         """The result of an attempt; `reports` are those of this attempt alone."""
         from peft_jobs.host.job import Job
 
@@ -240,7 +246,8 @@ class Listening:
         directory = self.folder / "attempts" / str(attempt)
         start = None if checkpoint is None else Path(checkpoint)
         self.reports = []
-        self.job = Decided(0, attempt, spec, directory, start, threading.Condition())
+        changed = threading.Condition()
+        self.job = Decided(0, attempt, spec, directory, start, changed, ladder=ladder)
         return self.engine.run(self.job)
 
     def checkpoints(self, attempt: int = 1) -> list[Path]:

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 from torch import Tensor, nn
 
 from peft_jobs.base.loading import Base
-from peft_jobs.prediction.fake_base import Unvalued
 from peft_jobs.prediction.solo_steps import Trainee
+from peft_jobs.prediction.unvalued import without_values
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS, Example
 
@@ -95,7 +94,7 @@ def compared(row: dict[str, Any], base: Base) -> Trainee:
         return Trainee(_Whole(base.model), loss.collate, loss.losses)
     fields = {k: v for k, v in own.items() if v is not None and k != "rank_pattern"}
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(fields.pop("peft_type"))]
-    with Unvalued(), torch.random.fork_rng(devices=[]):
+    with without_values():
         model = get_peft_model(base.model, kind(**fields | {"task_type": "CAUSAL_LM"}))
     for name, parameter in model.named_parameters():
         if "ranknum" in name:  # PEFT 0.21.2 makes it trainable where it moves it

@@ -70,6 +70,12 @@ def test_more_seeds_can_be_added_later(sweep: Sweep) -> None:
             train(Path(spec.storage), spec.name, Wanted(trial=1, seeds=number), options)
         study = trained(spec, "simulated-final-0001")
         seeds.append([trial.user_attrs["params"]["seed"] for trial in study.launched()])
+    verdict = open_sweep(spec.storage, spec.name).verdict()
+    assert verdict.trained == ("simulated-final-0001",)
+    assert "Trained on all the data: simulated-final-0001." in verdict.sentences()
+    final = open_sweep(spec.storage, "simulated-final-0001").verdict()
+    assert final.headline.startswith("Trial 0001 of simulated on all the data: validation/loss ")
+    assert (final.tied, final.bounds, final.trained) == ((), (), ())
     assert len(seeds[0]) == 1
     assert len({*seeds[1]}) == 3
     assert seeds[1][:1] == seeds[0]

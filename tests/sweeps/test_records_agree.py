@@ -89,6 +89,10 @@ def test_study_mlflow_and_files_agree(
         result = json.loads((folder / "result.json").read_text())
         spec = json.loads((folder / "trial.json").read_text())
         assert result["state"] == trial.state.name == run.data.tags["trial.state"]
+        for name, peak in result["memory"].items():
+            gib = run.data.metrics[f"memory/{name.removesuffix('_bytes')}_gib"]
+            assert run.data.metrics[f"memory/{name}"] == peak
+            assert gib == pytest.approx(peak / 2**30, abs=6e-4)
         assert MLFLOW_STATUS[trial.state.name] == run.info.status
         assert result["kind"] == trial.user_attrs["kind"]
         assert run.data.tags["trial.kind"] == (result["kind"] or "complete")

@@ -28,7 +28,8 @@ from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device, precision_of
-from peft_jobs.device.this_device import this_device
+from peft_jobs.device.this_device import as_device, this_device
+from peft_jobs.engines.solo.batch_lengths import lengths_of
 from peft_jobs.engines.solo.contents import contents
 from peft_jobs.engines.solo.solo_trial import run_alone
 from peft_jobs.engines.solo.untrained import baseline, check_continues
@@ -102,6 +103,8 @@ class SoloEngine:
             provenance=provenance,
             contents=contents(spec, variants, base, data, name, cache_dir),
             leaks=tuple(leak.message for leak in leaks),
+            device=None if self._resident.spread else as_device(self.device),
+            lengths=lengths_of(spec, data),
         )
 
     def check(
@@ -223,6 +226,7 @@ class SoloEngine:
             **base.contents,
             **data.fingerprints,
             "dropped_rows": data.dropped,
+            "num_rows": {"train": len(data.train), "validation": len(data.validation)},
             "seed": spec.seed,
             "device": _device_name(self.device),
             "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),

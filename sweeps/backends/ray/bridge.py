@@ -23,13 +23,14 @@ from sweeps.backends.ray.fleet import Fleet
 from sweeps.backends.ray.proxy import resources_of
 from sweeps.driver.driver import Driver
 from sweeps.futures import future_of
-from sweeps.search.samplers import SAMPLERS
 from sweeps.study.point import Point
 
 log = logging.getLogger(__name__)
 
 PROXY_RETRIES = 3
 """Proxies of a trial that may die in a row, without a new step of the trial in between."""
+DRAWING_SECONDS = 1.0
+"""How long Tune's loop waits for a point that is being drawn."""
 _KEPT = ("attempt", "checkpoint", "deaths", "furthest")
 """What a trial's next proxy must know from its last one."""
 
@@ -151,10 +152,10 @@ class StudySearcher(Searcher):
         """Whether the next point is there; a slow sampler draws it in a thread of its own."""
         driver = self._bridge.driver
         if self._drawing is None:
-            is_slow = SAMPLERS[driver.spec.sampler.type].slow
-            self._drawing = future_of(driver.next_point, thread="sampler" if is_slow else None)
+            thread = "sampler" if driver.study.is_slow else None
+            self._drawing = future_of(driver.next_point, thread)
         if not driver.running:  # nobody else waits; Tune would sleep for a second
-            wait([self._drawing])
+            wait([self._drawing], DRAWING_SECONDS)
         return self._drawing.done()
 
     def on_trial_complete(

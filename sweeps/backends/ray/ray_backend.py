@@ -112,6 +112,7 @@ class RayBackend:
                     with contextlib.suppress(ray.exceptions.RayActorError):  # its node has gone
                         found = self._prepare_on(host, spec.to_json(), texts, on_tick, on_stage)
                         self._useful[other] = found.slots
+                        prepared = _with_larger(prepared, found)
             return prepared
         raise SpecError(
             f"{MAX_STARTS} hosts died while they loaded base and data: {died}"
@@ -201,3 +202,12 @@ class RayBackend:
         # makes Ray 2.60 end this process (`core_worker_process.cc`); Tune leaves some in cycles.
         gc.collect()
         ray.shutdown()
+
+
+def _with_larger(prepared: Prepared, other: Prepared) -> Prepared:
+    """`prepared` with the device of the two that has more memory: a trial that fits one of them can
+    be tried."""
+    one, two = prepared.device, other.device
+    if one is None or two is None or one.memory_bytes >= two.memory_bytes:
+        return prepared
+    return prepared.model_copy(update={"device": two})

@@ -15,7 +15,7 @@ delete            delete and gc: sweeps, and what no sweep needs, removed
 archive           archive and restore: a sweep as one file
 export            write a trial's adapter, and print what was measured on the written files
 train             the recommended configuration on all the data, and exported
-ui                hand over to MLflow's server on a storage
+ui                hand over to MLflow's server, or Optuna's dashboard, on a storage
 submit            submit, and logs, status and stop with --address: sweeps as jobs of a cluster
 doctor            is this machine ready for a sweep?
 doctor_packages   versions of the packages that it needs

@@ -1,5 +1,6 @@
 """Verdict: what a sweep says, as one value, however far it has come."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -7,7 +8,9 @@ from typing import Any, Literal
 from peft_jobs import State
 from sweeps.confirmation.confirmed import Confirmation
 from sweeps.confirmation.seeds import Interval
+from sweeps.file_names import EXPORT_FILE
 from sweeps.records.layout import SweepFolder
+from sweeps.records.reader import final_trainings
 from sweeps.results.importances import Importances, importances
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.states import INTERRUPTED, RUNNING
@@ -45,6 +48,10 @@ class Choice:
     minutes: float
     unbeaten: tuple[str, ...]
     """Of the board's references, those that the recorded trial does not beat."""
+    test: Interval | None = None
+    """What `export` measured on the test rows, which it reads once and for this trial alone, with
+    the 95 % interval of this adapter on other rows; the value alone where that is not known. None
+    before an export into the sweep's folder."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Verdict:
     importances: Importances
     """What decided how trials did, and what did not."""
     spent: Spending
+    trained: tuple[str, ...]
+    """Final trainings of its configurations, by name; none are known of an object store."""
     steps: tuple[Step, ...]
     headline: str
     """One sentence: who won, against what, among how many, and how sure that is."""
@@ -93,7 +102,7 @@ def verdict_of(board: Leaderboard, study: SweepStudy, folder: SweepFolder) -> Ve
 
     Whether rows are told apart before a confirmation is known only of a board with intervals.
     """
-    choice, spent, status = _choice(board), spending_of(study), _status(board)
+    choice, spent, status = _choice(board, folder), spending_of(study), _status(board)
     tied = _tied(board)
     trials = study.trials()
     return Verdict(
@@ -112,12 +121,13 @@ def verdict_of(board: Leaderboard, study: SweepStudy, folder: SweepFolder) -> Ve
         else tuple(touched(trials[choice.number], [trials[n] for n in tied], study.spec.trial)),
         importances=importances(study.launched(), board.direction),
         spent=spent,
+        trained=() if folder.in_store else final_trainings(folder.storage, board.sweep),
         steps=tuple(_steps(board, choice, spent, status, folder)),
         headline=sentences.headline(board),
     )
 
 
-def _choice(board: Leaderboard) -> Choice | None:
+def _choice(board: Leaderboard, folder: SweepFolder) -> Choice | None:
     found = board.confirmation
     row = board.chosen
     if row is None or row.value is None:
@@ -138,7 +148,18 @@ def _choice(board: Leaderboard) -> Choice | None:
         peak_memory_bytes=row.peak_memory_bytes,
         minutes=row.minutes,
         unbeaten=row.unbeaten,
+        test=_tested(row.number, board.metric, folder),
     )
+
+
+def _tested(number: int, metric: str, folder: SweepFolder) -> Interval | None:
+    text = folder.read(folder.exports / f"trial-{number:04d}" / EXPORT_FILE)
+    record = json.loads(text or "{}")
+    name = f"test/{metric.removeprefix('validation/')}"
+    value = (record.get("test") or {}).get(name)
+    if value is None or record["trial"] != number:
+        return None
+    return Interval(value, *record.get("test_intervals", {}).get(name, (value, value)))
 
 
 def _behind_first(found: Confirmation) -> Interval | None:

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from peft_jobs.host.gpus import GPUS
-from peft_jobs.prediction.batches import Lengths
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.prediction.depth import depths, full_depth
 from peft_jobs.prediction.fake_base import meta_base
 from peft_jobs.prediction.predict import Whole, whole
@@ -43,7 +43,7 @@ def predicted(
     base = write_config(folder, common["model_config"] | {"torch_dtype": "bfloat16"})
     training = {"per_device_train_batch_size": common["batch_size"], "optim": "adamw_torch"}
     spec = spec_on(base, training=training)
-    lengths = Lengths(tokens, tokens)
+    lengths = Lengths.of(tokens)
 
     def run(depth: int | None) -> Steps:
         fake = meta_base(spec, "cuda", 2, depth)

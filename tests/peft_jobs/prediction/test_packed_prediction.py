@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from peft_jobs.host.gpus import GPUS
+from peft_jobs.host.prediction import Lengths
 from peft_jobs.prediction.predict import predict, shape_key
 from peft_jobs.spec import TrialSpec
 
@@ -24,7 +25,7 @@ def spec() -> TrialSpec:
 
 
 def test_slots_multiply_state_and_not_launches(spec: TrialSpec) -> None:
-    two, eight = (predict([spec], GPUS["L4"], 64, slots=k)[0] for k in (2, 8))
+    two, eight = (predict([spec], GPUS["L4"], Lengths.of(64), slots=k)[0] for k in (2, 8))
     for found in (two, eight):
         assert found.trainable_parameters == PARAMETERS
         assert found.memory["optimizer"] == pytest.approx(8 * found.slots * PARAMETERS, rel=1e-3)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from peft_jobs.host.gpus import GIB, GPUS, find_gpu
-from peft_jobs.host.prediction import Prediction
+from peft_jobs.host.prediction import Lengths, Prediction
 from peft_jobs.prediction.predict import predict
 from tests.support.fake_bases import LLAMA_8B, LLAMA_70B, spec_on, write_config
 
@@ -20,7 +20,7 @@ def of(base: Path, r: int, gpu: str, **training: Any) -> Prediction:
         adapter={"method": "lora", "r": r},
         training={"per_device_train_batch_size": 1, "bf16": True, **training},
     )
-    [found] = predict([spec], find_gpu(gpu), 512)
+    [found] = predict([spec], find_gpu(gpu), Lengths.of(512))
     return found
 
 
@@ -61,8 +61,8 @@ def test_ranks_between_two_that_were_run_are_as_if_they_were_run(tmp_path: Path)
         for r in (4, 24, 64)
     ]
     gpu = find_gpu("24GB")
-    alone = predict([specs[1]], gpu, 256)[0]
-    between = predict(specs, gpu, 256)[1]
+    alone = predict([specs[1]], gpu, Lengths.of(256))[0]
+    between = predict(specs, gpu, Lengths.of(256))[1]
     assert between.trainable_parameters == alone.trainable_parameters
     assert between.adapter_bytes == alone.adapter_bytes
     assert between.launches == alone.launches

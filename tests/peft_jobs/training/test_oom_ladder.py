@@ -17,7 +17,7 @@ import torch
 from peft_jobs.engines.solo.adapter_export import score_adapter
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.errors import SpecError
-from peft_jobs.spec.memory_settings import below, settings_of
+from peft_jobs.spec.memory_settings import LadderRung, below, settings_of
 from tests.support.devices import needs_cuda
 from tests.support.repository import REPOSITORY
 
@@ -181,6 +181,21 @@ def test_without_checkpoints_training_begins_again(
     assert [(p.step, p.rung) for p in short.reports] == [(p.step, p.rung) for p in plain.reports]
     assert losses(short) == pytest.approx(losses(plain), rel=1e-4)
     assert result.metrics == pytest.approx(expected.metrics, rel=1e-4)
+
+
+def test_a_trial_begins_below_the_settings_that_are_known_not_to_fit(
+    engine: SoloEngine, listen: Any, spec: Any, short_of_memory: Any, tmp_path: Path
+) -> None:
+    rung = LadderRung(
+        phase="train", step=0, tried=settings_of(spec), error="predicted", is_predicted=True
+    )
+    plain, told = listen(engine, tmp_path / "plain"), listen(engine, tmp_path / "told")
+    plain.run(spec)
+    with short_of_memory(lambda training, rows: False) as passes:
+        result = told.run(spec, ladder=rung)
+    assert {rows for training, rows in passes if training} == {4}
+    assert result.memory_ladder == [rung]
+    assert losses(told) == pytest.approx(losses(plain), rel=1e-4)
 
 
 def test_gradient_checkpointing_is_the_last_resort(

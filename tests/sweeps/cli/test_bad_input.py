@@ -40,6 +40,7 @@ Start = Callable[..., object]
         (["list", "--storage", "nowhere"], "there is no folder nowhere"),
         (["export", "waves"], "there is no sweep"),
         (["ui"], "no sweep was tracked here"),
+        (["report", "waves"], "there is no sweep"),
         (["init", "--out", "nowhere/sweep.yaml"], "No such file or directory"),
         (["fly"], "fly"),
     ],

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -326,3 +327,20 @@ def test_what_was_turned_away_may_not_be_counted(open_study: Open, run: Any) -> 
     ask_and_run(study, run, 6)
     away = [t for t in study.trials() if t.user_attrs.get("kind") in NOT_LAUNCHED]
     assert len(study.launched()) == len(study.trials()) - len(away) == 6
+
+
+def test_optuna_s_own_tools_find_names_and_numbers(open_study: Open, tmp_path: Path) -> None:
+    study = open_study()
+    point = study.ask()
+    assert point is not None
+    memory = {"peak_allocated_bytes": 3 * 2**29, "peak_rss_bytes": 1}
+    measured = {"seconds": {"train": 90.0}, "memory": memory, "trainable_parameters": 7}
+    metrics = {"validation/loss": 1.0}
+    study.tell(point.number, TrialResult(state=State.COMPLETE, metrics=metrics, **measured))
+    seen = optuna.load_study(
+        study_name="simulated", storage=f"sqlite:///{tmp_path / 'runs' / 'optuna.db'}"
+    )
+    assert seen.metric_names == ["validation/loss"]
+    attrs = seen.trials[0].user_attrs
+    assert (attrs["minutes"], attrs["peak_memory_gib"]) == (1.5, 1.5)
+    assert attrs["trainable_parameters"] == 7

@@ -15,7 +15,7 @@ import pytest
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec.dotted import flatten
-from sweeps.tracking import Artifact, MlflowTracker, Tracker, View, deliver_pending
+from sweeps.tracking import Artifact, Dataset, MlflowTracker, Tracker, View, deliver_pending
 from sweeps.tracking.outbox import Outbox
 
 T0 = 1_700_000_000_000
@@ -221,6 +221,29 @@ def test_an_end_that_is_told_again_adds_nothing(tmp_path, database, look) -> Non
     store = look(database, "told-again")
     assert store.points(store.children[0], "validation/loss") == [(9, 2.5)]
     assert store.points(store.children[0], "samples") == [(0, 72.0)]
+
+
+def test_datasets_are_inputs_of_their_runs_told_once(tmp_path, database, look) -> None:
+    rows = Dataset("rows.jsonl (train)", "0123456789abcdef", "/data/rows.jsonl", "training", 1200)
+    held_out = Dataset("rows.jsonl (validation)", "f" * 16, "/data/rows.jsonl", "validation")
+    for _ in range(2):  # the second launch tells it again
+        tracker = MlflowTracker(tmp_path / "outbox.db", database, "inputs", "sweep")
+        tracker.sweep_started({}, {}, [], [rows, held_out])
+        tracker.trial_started(0, "trial-0000", {}, {}, T0)
+        tracker.trial_ended(0, "FINISHED", {}, {}, [], T0, [rows])
+        assert tracker.close(60) == 0
+    store = look(database, "inputs")
+    found = {
+        run.info.run_name: {
+            (i.dataset.name, i.dataset.digest, i.dataset.profile, i.tags[0].value)
+            for i in run.inputs.dataset_inputs
+        }
+        for run in store.runs
+    }
+    of_rows = ("rows.jsonl (train)", "0123456789abcdef", '{"num_rows": 1200}', "training")
+    assert found["trial-0000"] == {of_rows}
+    assert found["sweep"] == {of_rows, (held_out.name, held_out.digest, "{}", "validation")}
+    assert [len(run.inputs.dataset_inputs) for run in store.runs].count(1) == 1
 
 
 def test_long_and_odd_values(tmp_path, database, look) -> None:
