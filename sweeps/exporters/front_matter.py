@@ -60,7 +60,8 @@ def base_card(spec: TrialSpec) -> dict[str, Any]:
     if not text.startswith("---"):
         return {}
     try:
-        found: dict[str, Any] = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
+        card = ModelCard(text, ignore_metadata_errors=True)
+        found: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     except ValueError as error:  # what stands there is no metadata
         log.warning("the card of the base %s is left aside: %s", name, error)
         return {}
