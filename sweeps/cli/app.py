@@ -486,6 +486,10 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what --push-to-hub would send; send nothing.")
     ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Make it the champion of this model in MLflow."),
+    ] = None,
     storage: Storage = RUNS,
     study_url: StudyUrl = None,
     json: Json = False,
@@ -495,7 +499,7 @@ def export(
     from sweeps.cli.commands.export import Push, export
     from sweeps.results.recorded_sweep import open_sweep
 
-    push = Push(hub, private, dry_run)
+    push = Push(hub, private, dry_run, register)
     export(open_sweep(storage, name, study_url), trial, top, path, forms, test, push, json)
 
 

@@ -57,8 +57,12 @@ def base_card(spec: TrialSpec) -> dict[str, Any]:
         path = try_to_load_from_cache(name, CARD_FILE, revision=spec.model.revision)
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("---"):
+        return {}
     try:
-        found: dict[str, Any] = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+        card = ModelCard(text, ignore_metadata_errors=True)
+        found: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     except ValueError as error:  # what stands there is no metadata
         log.warning("the card of the base %s is left aside: %s", name, error)
         return {}

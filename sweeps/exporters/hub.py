@@ -52,11 +52,14 @@ def parcel(folder: Path) -> Parcel:
             kept[path.name] = reasons[path.name]
         else:
             files.append(path.name)
-    return Parcel(folder, tuple(files), kept, tuple(_warnings(folder, files)))
+    return Parcel(folder, tuple(files), kept, tuple(_warnings(folder, list(kept))))
 
 
-def _warnings(folder: Path, files: list[str]) -> list[str]:
+def _warnings(folder: Path, kept: list[str]) -> list[str]:
     found = []
+    card = (folder / CARD_FILE).read_text(encoding="utf-8")
+    if named := [name for name in kept if f"`{name}" in card]:
+        found.append(f"{CARD_FILE} speaks of what stays: {', '.join(named)}")
     base = json.loads((folder / _CONFIG).read_text("utf-8")).get("base_model_name_or_path") or ""
     if Path(base).is_absolute():
         found.append(f"{_CONFIG} and {CARD_FILE} name the base by its local path, {base}")

@@ -24,13 +24,15 @@ class Push:
     repo_id: str | None = None
     private: bool = False
     dry_run: bool = False
+    register: str | None = None
+    """A registered model of MLflow's."""
 
     def check(self, top: int | None) -> None:
         """SpecError for options that do not go together."""
         if self.repo_id is None and (self.private or self.dry_run):
             raise SpecError("--private and --dry-run go with --push-to-hub")
-        if self.repo_id is not None and top is not None:
-            raise SpecError("--push-to-hub takes one trial: give --trial in place of --top")
+        if (self.repo_id or self.register) and top is not None:
+            raise SpecError("--push-to-hub and --register take one trial: give --trial, not --top")
 
 
 def export(
@@ -54,7 +56,7 @@ def export(
             found = [write_export(sweep, number, path, to, test)]
         else:
             found = write_top(sweep, top, path, to, test)
-    sent = _pushed(found[0].path, push)
+    sent = _pushed(found[0].path, push) | _registered(sweep, found[0], push)
     if json:
         print_json(asdict(found[0]) | sent if top is None else [asdict(one) for one in found])
         return
@@ -78,8 +80,22 @@ def _pushed(folder: Path, push: Push) -> dict[str, Any]:
     return {"hub": told}
 
 
+def _registered(sweep: "RecordedSweep", exported: "Exported", push: Push) -> dict[str, Any]:
+    """What MLflow's registry has of it now; {} if nothing was to be."""
+    if push.register is None:
+        return {}
+    from sweeps.exporters.registration import register_export
+
+    with err.status(f"Registering it as {push.register} ..."):
+        made = register_export(sweep, exported.number, exported.path, push.register)
+    return {"registered": asdict(made)}
+
+
 def _show_sent(sent: Mapping[str, Any]) -> None:
-    if not sent:
+    if (made := sent.get("registered")) is not None:
+        name = escape(f"models:/{made['model']}@{made['alias']}")
+        out.print(f"In MLflow it is [bold]{name}[/], version {made['version']}")
+    if "hub" not in sent:
         return
     told = sent["hub"]
     did = "In" if told["commit"] else "Would go to"
@@ -105,7 +121,7 @@ def tell_export(exported: "Exported", name: str) -> None:
         folder = escape(str(exported.path / form))
         out.print(f"[bold]{folder}[/]" + (", where is different:" if lines else ""))
         for line in lines:
-            out.print(Padding(f"- {escape(line)}", (0, 0, 0, 2)))
+            out.print(Padding(f"- {escape(line)}", (0, 0, 0, 2), expand=False))
 
 
 def scores(exported: "Exported") -> Table:

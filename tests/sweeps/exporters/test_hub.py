@@ -19,7 +19,7 @@ from sweeps.exporters.hub import parcel
 
 Push = Callable[..., str]
 
-CARD = "---\nlibrary_name: peft\nlicense: mit\n---\n\n# A card\n"
+CARD = "---\nlibrary_name: peft\nlicense: mit\n---\n\n# A card\n\nSee `trial.json`, `rows/x`.\n"
 WEIGHTS = bytes(range(256)) * 8
 
 
@@ -155,8 +155,10 @@ def test_what_would_leave_is_listed_and_what_stays_has_a_reason(folder: Path) ->
     assert known.num_bytes == sum((folder / name).stat().st_size for name in LEAVES)
     assert set(known.kept) == {"rows/", "export.json", "samples.json", "trial.json"}
     assert "/models/base, /data/rows.jsonl" in known.kept["trial.json"]
-    assert "local path, /models/base" in known.warnings[0]
-    assert "2 rows of the validation data" in known.warnings[1]
+    stays, local, rows = known.warnings
+    assert stays == "README.md speaks of what stays: rows/, trial.json"
+    assert "local path, /models/base" in local
+    assert "2 rows of the validation data" in rows
 
 
 def test_a_trial_of_the_hub_s_own_names_leaves_too(folder: Path) -> None:
