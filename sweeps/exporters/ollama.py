@@ -71,8 +71,8 @@ def _modelfile(spec: TrialSpec) -> Iterator[str]:
 def _differences(spec: TrialSpec, architectures: Sequence[str]) -> Iterator[str]:
     if not set(architectures) & set(ARCHITECTURES):
         yield (
-            f"Ollama's converter is not known to take {', '.join(architectures) or 'this base'}; "
-            "llama.cpp's convert_hf_to_gguf.py may, and FROM takes its file."
+            f"Ollama's converter is not known to take {', '.join(architectures) or 'this base'} "
+            "(later versions may); llama.cpp's convert_hf_to_gguf.py may, and FROM takes its file."
         )
     if _is_chat(spec):
         yield (

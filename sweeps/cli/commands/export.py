@@ -31,6 +31,8 @@ class Push:
         """SpecError for options that do not go together."""
         if self.repo_id is None and (self.private or self.dry_run):
             raise SpecError("--private and --dry-run go with --push-to-hub")
+        if self.dry_run and self.register:
+            raise SpecError("--dry-run is of --push-to-hub: give it without --register")
         if (self.repo_id or self.register) and top is not None:
             raise SpecError("--push-to-hub and --register take one trial: give --trial, not --top")
 
