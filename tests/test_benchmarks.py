@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "infra" / "benchmarks"
@@ -294,3 +297,58 @@ def test_growth_is_told_from_the_first_and_the_last_quarter(benchmarks: Any) -> 
     assert said(2.0, 2.5, 2.5, 2.2) == "flat"
     assert said(7.0, 8.0, 8.5, 9.0) == "logarithmic"  # as ln(1250) is to ln(8750)
     assert said(1.0, 3.0, 5.0, 7.0) == "growing 7.0x"
+
+
+def test_a_replay_decides_as_a_study_does(benchmarks: Any) -> None:
+    regret = benchmarks("regret")
+    curves = regret.simulated(random.Random(3), 40)
+    study = optuna.create_study(pruner=regret.product()())
+    shares = []
+    for curve in curves:
+        trial, share = study.ask(), 1.0
+        for part in regret.PARTS:
+            trial.report(curve.rungs[part], regret.SAMPLES // part)
+            if trial.should_prune():
+                share = 1 / part
+                break
+        shares.append(share)
+    assert regret.shares(regret.product()(), curves) == shares
+    assert 5 < shares.count(1.0) < 30
+
+
+@pytest.mark.parametrize("size", [8, 12, 20])
+def test_the_default_pruner_rarely_stops_the_best_trial(benchmarks: Any, size: int) -> None:
+    """At most 8 % of sweeps at 12 trials; of 400 orders at most 45 (binomial, 99 %)."""
+    regret = benchmarks("regret")
+    found = regret.replayed(regret.product(), regret.simulated, size, 400)
+    assert found.lost <= 0.1125
+    assert found.samples < 0.72
+    if size == 12:
+        assert found.lost <= 0.08
+        before = regret.replayed(regret.optunas_own, regret.simulated, size, 400)
+        assert before.lost > 0.12
+        assert before.samples < found.samples
+
+
+def test_the_default_pruner_across_methods(benchmarks: Any) -> None:
+    """At most 15 % of sweeps of twelve trials, where Optuna's own loses it in a third."""
+    regret = benchmarks("regret")
+    found, before = (
+        regret.replayed(make, regret.across_methods, 12, 300)
+        for make in (regret.product(), regret.optunas_own)
+    )
+    assert found.lost <= 0.15
+    assert before.lost > 0.25
+
+
+def test_the_default_pruner_on_curves_that_were_trained(benchmarks: Any) -> None:
+    """The goal is 8 % at twelve trials."""
+    regret = benchmarks("regret")
+    (curves,) = regret.recorded().values()
+    found = regret.replayed(regret.product(), partial(drawn_from, curves), 12, 300)
+    assert found.lost <= 0.08
+    assert found.samples < 0.7
+
+
+def drawn_from(curves: list[Any], rng: random.Random, size: int) -> list[Any]:
+    return rng.sample(curves, size)

@@ -17,7 +17,8 @@ class PrunerSpec(Section):
     """Optuna's pruner by `type`, with that pruner's own arguments beside it.
 
     `successive_halving` compares a trial with those of its own adapter method, and stops none at a
-    rung before `n_startup_trials` (5 by default) of them have passed it.
+    rung before `n_startup_trials` (5 by default) of them have passed it. Of those, one of
+    `reduction_factor` goes on, rounded up.
     """
 
     model_config = ConfigDict(extra="allow")

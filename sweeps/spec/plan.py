@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 MIN_STEPS = 3
 """Optimizer steps before which no trial is compared: its losses are hardly more than its base's."""
 FEW_TRIALS = 20
-"""With fewer a pruner is warned of: with 12 it lost the best one in 17 % of sweeps, with 20 in 10 %
-(LoRA on E2E, 30 trials in 4,000 orders, without `n_startup_trials`)."""
+"""With fewer a pruner is warned of: it saves less than half of the samples, and what it loses is
+lost in one sweep of twenty still (`infra/benchmarks/regret.md`); of Optuna's own, one of six."""
 LEARNING_ROUNDS = 4
 """Into so many rounds `slots_per_gpu: auto` divides a sweep that learns from its trials."""
 

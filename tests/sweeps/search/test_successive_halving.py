@@ -38,6 +38,15 @@ def test_none_is_stopped_before_so_many_have_passed_a_rung() -> None:
     assert [goes_on(at_once, float(value)) for value in range(3)] == [True, False, False]
 
 
+def test_the_part_that_goes_on_is_rounded_up() -> None:
+    """Of five the best two, of seven the best three; Optuna's own takes one, and two."""
+    study = study_of()
+    assert [goes_on(study, value) for value in (1.0, 3.0, 4.0, 5.0)] == [True] * 4
+    assert goes_on(study, 2.0), "the second of five"
+    assert not goes_on(study, 2.5), "the third of six"
+    assert goes_on(study, 2.25), "the third of seven"
+
+
 def test_each_rung_waits_for_its_own_trials() -> None:
     study = study_of(n_startup_trials=3)
     assert [goes_on(study, value) for value in (3.0, 2.0, 1.0)] == [True] * 3

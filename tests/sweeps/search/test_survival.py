@@ -26,12 +26,12 @@ def test_successive_halving_one_by_one_leaves_what_ranks_at_random_leave(
     n_trials: int, factor: int, startup: int
 ) -> None:
     """The i-th value at a rung is equally likely to have each rank, and goes on if it is among the
-    first `max(1, i // factor)`, or if fewer than `startup` have come that far."""
+    first `i / factor`, rounded up, or if fewer than `startup` have come that far."""
     pruner = PrunerSpec(
         type="successive_halving", reduction_factor=factor, n_startup_trials=startup
     )
     found = survival(pruner, n_trials, 900, (300,), 1, None)
-    shares = (max(1, i // factor) / i if i >= startup else 1.0 for i in range(1, n_trials + 1))
+    shares = (-(-i // factor) / i if i >= startup else 1.0 for i in range(1, n_trials + 1))
     exact = mean(shares)
     assert found.complete.expected == pytest.approx(exact, abs=0.03)
     in_samples = exact + (1 - exact) / 3
