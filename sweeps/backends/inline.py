@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from peft_jobs import TrialSpec
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 CLOSE_SECONDS = 60.0
+DRAWING_SECONDS = 10.0
+"""How long a stop waits for a point that is being drawn."""
 
 
 class InlineBackend:
@@ -68,6 +70,8 @@ class InlineBackend:
                 return
         if not driver.stop_requested:
             return
+        if self._drawing is not None:  # what it writes is for the next launch to take up
+            wait([self._drawing], DRAWING_SECONDS)
         self._host.close()
         while self._take_all(driver):  # their last checkpoints are among the last reports
             pass

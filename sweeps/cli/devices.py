@@ -3,6 +3,10 @@
 import os
 import subprocess
 
+import psutil
+
+from peft_jobs.host.gpus import Device, cpu_of, device_of
+
 SMI_SECONDS = 30.0
 """Without persistence mode the driver wakes one GPU after the other, for about a second each."""
 
@@ -27,6 +31,22 @@ def gpus(timeout_seconds: float = SMI_SECONDS) -> list[str]:
     if all(item.isdigit() for item in chosen):
         return [names[int(item)] for item in chosen if int(item) < len(names)]
     return names[: len(chosen)]  # given by UUID
+
+
+def as_device() -> Device:
+    """What a prediction must know of the first GPU, or of the CPU where there is none."""
+    names = gpus()
+    if not names:
+        return cpu_of(psutil.virtual_memory().total, cores())
+    return device_of(names[0], _memory_of(names[0]))
+
+
+def _memory_of(name: str) -> int:
+    """Bytes of the GPUs that are called so, as nvidia-smi tells them in MiB."""
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=SMI_SECONDS, check=True)
+    lines = (line.rpartition(",") for line in done.stdout.splitlines())
+    return next(int(mib) << 20 for found, _, mib in lines if found.strip() == name)
 
 
 def cores() -> int:

@@ -21,6 +21,7 @@ from sweeps.planning.planned_points import (
     shared,
 )
 from sweeps.planning.points import points_of
+from sweeps.results.prediction_error import PredictionError
 from sweeps.search.samplers import first_learnt
 from sweeps.search.survival import Survival, survival
 from sweeps.spec import SweepSpec
@@ -37,6 +38,10 @@ STARTING_SECONDS = 120.0
 SPREAD = 2.0
 """A device reaches between its predicted speed times this and divided by this. Assumed until
 finished trials of the machine say more."""
+
+
+MIN_SPREAD = 1.1
+"""Of few trials that agree, too."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class SweepPlan:
     share the GPU."""
     survival: Survival
     costs: Costs
+    spread: float
+    """The sweep takes between its predicted time divided by this and times this."""
+    learned: PredictionError | None
+    """What finished trials on such a device say of predictions."""
     adapter_bytes: tuple[int, int]
     """Of one, smallest and largest."""
     checkpoint_bytes: tuple[int, int]
@@ -79,14 +88,17 @@ class SweepPlan:
         return 2 * complete * self.adapter_bytes[1] + 2 * running * self.checkpoint_bytes[1]
 
     def to_json(self) -> dict[str, Any]:
+        times = ["seconds_per_trial", "costs"]
+        predicted = ["peak_bytes", "trials_per_gpu", "survival", "turned_away"]
         return {
             **asdict(replace(self, device=self.device.name)),  # type: ignore[arg-type]
             "gpu_memory_bytes": self.device.memory_bytes,
             "disk_bytes": self.disk_bytes,
             "how": {
                 "exact": ["n_trials", "rungs", "distinct_points", "trainable_parameters"],
-                "predicted": ["peak_bytes", "trials_per_gpu", "survival", "turned_away"],
-                "assumed": ["seconds_per_trial", "costs"],
+                "predicted": predicted if self.learned is None else [*predicted, *times],
+                "assumed": times if self.learned is None else [],
+                "measured": [] if self.learned is None else ["learned"],
             },
         }
 
@@ -97,9 +109,13 @@ def plan_sweep(
     num_gpus: int,
     rows: Rows,
     usd_per_gpu_hour: float | None = None,
+    learned: PredictionError | None = None,
 ) -> SweepPlan:
-    """The plan of a sweep on so many GPUs. SpecError where no point of it can be trained, or the
-    configuration of its base cannot be read."""
+    """The plan of a sweep on so many GPUs, whose speed is `learned` if it is known. SpecError where
+    no point of it can be trained, or the configuration of its base cannot be read."""
+    if learned is not None:
+        device = device.model_copy(update={"efficiency": learned.efficiency})
+    spread = SPREAD if learned is None else max(MIN_SPREAD, learned.spread)
     space = points_of(spec)
     if not space.trials:
         raise SpecError("no random point of the space may be launched")
@@ -141,8 +157,10 @@ def plan_sweep(
             num_gpus,
             STARTING_SECONDS,
             price,
-            SPREAD,
+            spread,
         ),
+        spread=spread,
+        learned=learned,
         adapter_bytes=_ends(p.adapter_bytes for p in predictions),
         checkpoint_bytes=_ends(p.checkpoint_bytes for p in predictions),
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import optuna
 import sqlalchemy as sa
 
-from peft_jobs import SpecError
+from peft_jobs import SpecError, TrialResult
 from sweeps.confirmation.confirmed import confirmation_of
 from sweeps.file_names import ID_FILE
 from sweeps.records.layout import SweepFolder, storage_folder
@@ -54,6 +54,11 @@ class RecordedSweep:
     def spec(self) -> SweepSpec:
         """What ran: resolved, and with the storage where it was found now."""
         return self.study.spec
+
+    def results(self) -> list[TrialResult]:
+        """Of the trials that were launched and have ended, in order of number."""
+        found = (trial.user_attrs.get("result") for trial in self.study.launched())
+        return [TrialResult.model_validate(result) for result in found if result is not None]
 
     def leaderboard(self, intervals: bool = False) -> Leaderboard:
         """The trials that were launched, ranked; SpecError if they cannot be compared.

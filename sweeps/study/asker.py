@@ -180,7 +180,8 @@ class Asker:
         predicted = None if self.predict is None else self.predict(trial_spec)
         if predicted is not None:
             changes.user_attrs["predicted"] = predicted.model_dump(mode="json")
-            if values := predicted_violations(self._spec, predicted):
+            values = predicted_violations(self._spec, predicted)
+            if values and retry_of is None:
                 why = told(self._spec, values)
                 return self._turn_away(trial, changes, Kind.REJECTED, why, values)
         self._seen[fingerprint] = trial.number

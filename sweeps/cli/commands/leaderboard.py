@@ -15,6 +15,7 @@ from sweeps.cli.screen import out, print_json, say, size
 from sweeps.housekeeping.leftovers import lost_studies
 from sweeps.housekeeping.remains import size_of
 from sweeps.records.layout import SweepFolder
+from sweeps.results.prediction_error import prediction_errors
 from sweeps.results.recorded_sweep import RecordedSweep, Unreadable, open_sweeps
 from sweeps.results.reports import to_csv, to_html, to_json
 from sweeps.results.selection import best_of_each, pareto_front
@@ -52,6 +53,8 @@ def leaderboard(
         out.print(f"Sweep {sweep.name}: {verdict.headline}\n", markup=False)
         print_board(part, out, DEFAULT_ROWS if limit is None else limit)
         print_sentences(verdict.sentences()[1:], out)
+        told = [f"Predicted: {error.sentence()}." for error in prediction_errors(sweep.results())]
+        print_sentences(told, out)
 
 
 @dataclass(frozen=True)

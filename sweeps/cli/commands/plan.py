@@ -9,10 +9,11 @@ from typing import Any
 from rich.markup import escape
 
 from peft_jobs import SpecError
-from peft_jobs.host.gpus import Device, find_gpu
-from sweeps.cli.devices import gpus
+from peft_jobs.host.gpus import find_gpu
+from sweeps.cli.devices import as_device
 from sweeps.cli.preflight import load_checked, summary_of
 from sweeps.cli.screen import err, out, pairs, print_json, shown, size
+from sweeps.planning.learned import learned
 from sweeps.planning.planned_points import PlannedPoint, Rows
 from sweeps.planning.sweep_plan import SweepPlan, plan_sweep
 from sweeps.search.survival import Range
@@ -32,11 +33,12 @@ def plan(
 ) -> None:
     """Print the plan of a sweep file; SpecError where the base's configuration cannot be read."""
     spec = load_checked(path, overrides)
-    device = find_gpu(gpu) if gpu is not None else _this_gpu()
+    device = find_gpu(gpu) if gpu is not None else as_device()
+    known = learned(Path(spec.storage), device)
     with err.status("Looking at the data ..."), contextlib.redirect_stdout(sys.stderr):
         rows, unread = _rows(spec)
     with err.status("Trying steps of its points ..."), contextlib.redirect_stdout(sys.stderr):
-        made = plan_sweep(spec, device, num_gpus, rows, usd_per_gpu_hour)
+        made = plan_sweep(spec, device, num_gpus, rows, usd_per_gpu_hour, known)
     if json:
         print_json({**made.to_json(), "unread": unread})
         return
@@ -44,16 +46,6 @@ def plan(
     out.print(pairs(_words(spec, made)))
     for line in unread:
         out.print(f"\n{line}", style="yellow", markup=False, soft_wrap=True)
-
-
-def _this_gpu() -> Device:
-    names = gpus()
-    if not names:
-        raise SpecError(
-            'this machine has no GPU that nvidia-smi knows: say which one is meant, --gpu "RTX '
-            '4090" or --gpu 24GB'
-        )
-    return find_gpu(names[0])
 
 
 def _rows(spec: SweepSpec) -> tuple[Rows, list[str]]:
@@ -79,6 +71,8 @@ def _rows(spec: SweepSpec) -> tuple[Rows, list[str]]:
 
 def _words(spec: SweepSpec, made: SweepPlan) -> dict[str, str]:
     left, spent = made.survival, made.costs
+    unit = "GPU" if made.device.kind == "cuda" else "CPU"
+    speed = f"assumed at the {unit}'s peak rates" if made.learned is None else "predicted"
     trials = f"{made.n_trials}, of at most {made.max_samples:,} samples ({_span(made.steps)} steps)"
     words = {
         "trials": f"{trials}; exact",
@@ -90,13 +84,14 @@ def _words(spec: SweepSpec, made: SweepPlan) -> dict[str, str]:
         "to the end": f"{_range(left.complete, made.n_trials)} trials, with the pruner "
         f"{spec.pruner.type}; predicted",
         "memory": _memory(made),
-        "at a time": f"{made.trials_per_gpu} on a GPU; predicted",
-        "a trial": f"{_time(made.seconds_per_trial[1])} of a GPU "
-        f"({_time(made.seconds_per_trial[0])} to {_time(made.seconds_per_trial[2])}); assumed at "
-        "the GPU's peak rates",
-        "the sweep": f"{_hours(spent.gpu_hours)} GPU-hours, done in {_hours(spent.hours)} hours; "
-        "half to twice the predicted speed",
+        "at a time": f"{made.trials_per_gpu} on a {unit}; predicted",
+        "a trial": f"{_time(made.seconds_per_trial[1])} of a {unit} "
+        f"({_time(made.seconds_per_trial[0])} to {_time(made.seconds_per_trial[2])}); {speed}",
+        "the sweep": f"{_hours(spent.gpu_hours)} {unit}-hours, done in {_hours(spent.hours)} "
+        f"hours; {1 / made.spread:.2g} to {made.spread:.2g} times that speed",
     }
+    if made.learned is not None:
+        words["predictions"] = f"{made.learned.sentence()}; measured"
     if spent.usd is not None:
         words["price"] = f"{spent.usd.low:,.2f} to {spent.usd.high:,.2f} USD"
     words["disk"] = (
