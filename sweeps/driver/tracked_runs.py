@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from peft_jobs import Progress, State, TrialResult, TrialSpec
 from peft_jobs.host.job import Prepared
-from peft_jobs.spec import Source
+from peft_jobs.spec import DEMO, Source
 from peft_jobs.spec.dotted import flatten
 from peft_jobs.storage.attempt_folder import (
     ADAPTER_FOLDER,
@@ -165,6 +165,7 @@ def _datasets(spec: TrialSpec, seen: Mapping[str, Any]) -> list[Dataset]:
             name=f"{Path(sources[split].path).name} ({split})",
             digest=str(seen[part])[:_DIGEST_CHARACTERS],
             source=sources[split].path,
+            is_on_hub=not sources[split].is_file and sources[split].path != DEMO,
             context="training" if split == "train" else "validation",
             num_rows=rows.get(split),
         )

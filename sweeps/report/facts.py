@@ -5,6 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from peft_jobs.host.job import Prepared
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.verdict import Spending
 from sweeps.spec import SweepSpec
@@ -12,7 +13,7 @@ from sweeps.study.reruns import is_repeat
 from sweeps.study.study import SweepStudy
 
 Record = Mapping[str, Any]
-"""`sweep.json`."""
+"""`sweep.json`, of earlier versions too."""
 _MOST_CLASSES = 20
 
 
@@ -39,12 +40,12 @@ def cost(board: Leaderboard, study: SweepStudy, spent: Spending) -> dict[str, st
 
 def data(spec: SweepSpec, record: Record) -> dict[str, str]:
     """Where the rows come from, and how many there are."""
-    prepared, given = record["prepared"], spec.trial.data
+    prepared, given = Prepared.model_validate(record["prepared"]), spec.trial.data
     validation = given.validation
     told = {
         "task": spec.trial.task.type,
         "training rows from": given.train.path,
-        "rows of an epoch": f"{prepared['train_rows']:,}",
+        "rows of an epoch": f"{prepared.train_rows:,}",
         "validation rows from": (
             f"the training rows: a share of {validation:g}, held out"
             if isinstance(validation, int | float)
@@ -57,12 +58,12 @@ def data(spec: SweepSpec, record: Record) -> dict[str, str]:
         told["test rows from"] = f"{given.test.path}, read by `export` alone"
     if dropped := {n: c for n, c in _seen(record).get("dropped_rows", {}).items() if c}:
         told["left out"] = ", ".join(f"{count:,} of {name}" for name, count in dropped.items())
-    if counts := prepared["class_counts"]:
+    if counts := prepared.class_counts:
         first = sorted(counts.items(), key=lambda item: -item[1])[:_MOST_CLASSES]
         more = f", and {len(counts) - len(first)} more" if len(counts) > len(first) else ""
         told["classes"] = ", ".join(f"{name} {count:,}" for name, count in first) + more
-    if prepared["leaks"]:
-        told["leaks"] = "; ".join(prepared["leaks"])
+    if prepared.leaks:
+        told["leaks"] = "; ".join(prepared.leaks)
     for title, part in (("validation", "data"), ("training", "train_data")):
         if digest := _seen(record).get(part):
             told[f"fingerprint, {title} rows"] = str(digest)

@@ -123,7 +123,6 @@ def training_loss(board: Leaderboard, curves: Curves) -> Figure | None:
                     "y": [y for _, y in points],
                     "hovertemplate": "%{fullData.name}: %{y:.4f} at %{x:,} samples<extra></extra>",
                     "line": {"color": style[0], "width": style[1]},
-                    "showlegend": False,
                 }
             )
     if not traces:
@@ -132,7 +131,11 @@ def training_loss(board: Leaderboard, curves: Curves) -> Figure | None:
     return {
         "caption": f"Training loss of the first {len(traces)} of the board.",
         "data": traces[::-1],  # the first one on top
-        "layout": {"xaxis": {"title": {"text": "samples seen"}}, "yaxis": {"title": title}},
+        "layout": {
+            "showlegend": False,
+            "xaxis": {"title": {"text": "samples seen"}},
+            "yaxis": {"title": title},
+        },
     }
 
 
@@ -176,7 +179,7 @@ def against_costs(board: Leaderboard) -> list[Figure]:
             "line": {"shape": "hv", "color": "--best", "width": 2},
             "marker": {"color": "--best", "size": 9},
         }
-        ticks = {"dtick": "D2"} if scale == "log" else {"nticks": 6}  # at 1, 2, 5, 10, ...
+        ticks = {"nticks": 6} if scale == "linear" else _ticks([cost for _, cost in rows])
         layout = {
             "xaxis": {"title": {"text": title}, "type": scale, **ticks},
             "yaxis": _objective(board),
@@ -192,6 +195,18 @@ def told(row: Row, board: Leaderboard) -> str:
     params = (f"{name} {row.params[name]}" for name in board.varying if name in row.params)
     lines = (f"trial {row.number:04d}, {_state(row)}", value, *params)
     return "<br>".join(text(line) for line in lines if line)
+
+
+def _ticks(costs: Sequence[float]) -> dict[str, Any]:
+    """Ticks at 1, 2, 5, 10, ... about some costs: plotly's own say nothing within a decade."""
+    places = [figure * 10.0**power for power in range(13) for figure in (1, 2, 5)]
+    above = next((place for place in places if place >= max(costs)), places[-1])
+    below = next((place for place in reversed(places) if place <= min(costs)), places[0])
+    kept = [place for place in places if below <= place <= above]
+    kept = kept[:: 1 + len(kept) // 6]
+    units = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
+    names = [next(f"{p / unit:g}{name}" for unit, name in units if p >= unit) for p in kept]
+    return {"tickvals": kept, "ticktext": names}
 
 
 def _objective(board: Leaderboard) -> dict[str, Any]:

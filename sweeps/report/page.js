@@ -25,7 +25,7 @@
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
       dragmode: touch ? false : "zoom",
       ...layout,
-      margin: { l: 8, r: width < 500 ? 8 : 16, t: 40, b: 8, ...layout.margin },
+      margin: { l: 8, r: width < 500 ? 8 : 16, t: layout.showlegend === false ? 12 : 40, b: 8, ...layout.margin },
       xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
     };
     return coloured(given);

@@ -62,6 +62,7 @@ def _of_the_page(figure: dict[str, Any], num_axes: int, direction: str) -> Figur
         "caption": f"A line for each of {len(lines)} ranked trials: the better, the stronger.",
         "data": traces,
         "layout": {
+            "showlegend": False,
             "xaxis": {**layout["xaxis"], "tickangle": 0, "fixedrange": True},
             "yaxis": layout["yaxis"],
             "annotations": notes,

@@ -15,13 +15,17 @@ _WORDS = "note"
 def board_table(board: Leaderboard) -> str:
     """The leaderboard, with the intervals of the differences to its first row where it has them."""
     has_intervals = any(row.interval is not None for row in board.rows)
-    titles = [*header(board), *[_DIFFERENCE] * has_intervals]
+    titles = header(board)
+    place = titles.index(board.metric) + 1
+    if has_intervals:
+        titles.insert(place, _DIFFERENCE)
     lines = []
     for entry in board.entries:
         shown, keys = cells(entry, board), _keys(entry, board)
         if has_intervals:
-            shown.append(_interval(entry))
-            keys.append("" if isinstance(entry, tuple) or not entry.interval else entry.interval[0])
+            interval = None if isinstance(entry, tuple) else entry.interval
+            shown.insert(place, "" if interval is None else "{:+.4f} to {:+.4f}".format(*interval))
+            keys.insert(place, "" if interval is None else interval[0])
         kind = "reference" if isinstance(entry, tuple) else _KINDS.get(entry.rank, "")
         lines.append(_line(titles, shown, keys, kind))
     heads = "".join(
@@ -101,9 +105,3 @@ def _line(titles: Sequence[str], shown: Sequence[str], keys: Sequence[object], k
 
 def _class(title: str) -> str:
     return ' class="words"' if title == _WORDS else ""
-
-
-def _interval(entry: Row | tuple[str, float]) -> str:
-    if isinstance(entry, tuple) or entry.interval is None:
-        return ""
-    return f"{entry.interval[0]:+.4f} to {entry.interval[1]:+.4f}"

@@ -76,8 +76,8 @@ def _dataset(told: dict[str, Any]) -> DatasetInput:
     dataset = Dataset(
         name=told["name"],
         digest=told["digest"],
-        source_type="local",
-        source=json.dumps({"uri": told["source"]}),
+        source_type="hf" if told["is_on_hub"] else "local",
+        source=json.dumps({"path" if told["is_on_hub"] else "uri": told["source"]}),
         profile=json.dumps(rows),
     )
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, told["context"])])

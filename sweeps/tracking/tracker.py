@@ -31,6 +31,8 @@ class Dataset:
     digest: str
     """Of the rows as they were used, 36 characters at most."""
     source: str
+    """A path or a URL; of the Hub, an id."""
+    is_on_hub: bool
     context: Literal["training", "validation"]
     num_rows: int | None = None
     """As tokenized: a long row may be several."""

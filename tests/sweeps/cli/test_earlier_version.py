@@ -66,6 +66,13 @@ def test_a_trial_is_shown(cli: Cli, earlier: Path) -> None:
     assert "bottleneck" in told(cli, "show", "recorded", "0")
 
 
+def test_a_page_is_made_of_it(cli: Cli, earlier: Path) -> None:
+    told(cli, "report", "recorded")
+    page = (earlier / "report.html").read_text(encoding="utf-8")
+    assert "What to train: trial 0001" in page
+    assert "bottleneck" in page
+
+
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(cli: Cli, earlier: Path) -> None:
     before = {n: (earlier / f"trials/000{n}/result.json").read_text() for n in range(3)}
     told(cli, "resume", "recorded")

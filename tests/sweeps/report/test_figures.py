@@ -1,5 +1,6 @@
 """Figures and facts of a report against values by hand."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from sweeps.report.figures import against_costs, by_samples, history
 from sweeps.report.lanes import timeline
 from sweeps.report.parallel import parallel_coordinates
 from sweeps.report.repeats import seeds
+from sweeps.report.tables import board_table
 from sweeps.results.importances import Importance, Importances
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.recorded_sweep import open_sweep
@@ -89,6 +91,27 @@ def test_fronts_hold_what_nothing_beats_in_both() -> None:
     assert minutes["layout"]["xaxis"]["title"]["text"] == "minutes"
     assert trace(minutes, "nothing is better in both")["x"] == [1.0]
     assert against_costs(board(row(0, 1.0))) == []
+
+
+def test_ticks_of_a_decade_are_numbers_that_can_be_read() -> None:
+    rows = [
+        row(number, 1.0 + number, number + 1, trainable_parameters=size, metrics={}, minutes=1.0)
+        for number, size in enumerate((13_056, 52_224))
+    ]
+    rows = [replace(r, metrics={"validation/loss": r.value or 0.0}) for r in rows]
+    (figure,) = against_costs(board(*rows))
+    axis = figure["layout"]["xaxis"]
+    assert axis["tickvals"] == [10_000, 20_000, 50_000, 100_000]
+    assert axis["ticktext"] == ["10k", "20k", "50k", "100k"]
+
+
+def test_the_difference_to_the_first_stands_beside_the_value() -> None:
+    rows = row(0, 1.0, 1), row(1, 1.5, 2, interval=(-0.25, 0.5)), row(2, 3.0)
+    page = board_table(board(*rows))
+    first, second, third = re.findall(r"<tr class=.*?</tr>", page)
+    assert re.findall(r">([^<]*)</td>", second)[:4] == ["2", "0001", "1.5000", "-0.2500 to +0.5000"]
+    assert re.findall(r'data-key="([^"]*)"', second)[:4] == ["2", "1", "1.5", "-0.25"]
+    assert re.findall(r">([^<]*)</td>", first)[3] == re.findall(r">([^<]*)</td>", third)[3] == ""
 
 
 NOON = datetime(2026, 1, 1, 12)

@@ -224,8 +224,9 @@ def test_an_end_that_is_told_again_adds_nothing(tmp_path, database, look) -> Non
 
 
 def test_datasets_are_inputs_of_their_runs_told_once(tmp_path, database, look) -> None:
-    rows = Dataset("rows.jsonl (train)", "0123456789abcdef", "/data/rows.jsonl", "training", 1200)
-    held_out = Dataset("rows.jsonl (validation)", "f" * 16, "/data/rows.jsonl", "validation")
+    file = "/data/rows.jsonl"
+    rows = Dataset("rows.jsonl (train)", "0123456789abcdef", file, False, "training", 1200)
+    held_out = Dataset("sst2 (validation)", "f" * 16, "glue/sst2", True, "validation")
     for _ in range(2):  # the second launch tells it again
         tracker = MlflowTracker(tmp_path / "outbox.db", database, "inputs", "sweep")
         tracker.sweep_started({}, {}, [], [rows, held_out])
@@ -243,6 +244,15 @@ def test_datasets_are_inputs_of_their_runs_told_once(tmp_path, database, look) -
     of_rows = ("rows.jsonl (train)", "0123456789abcdef", '{"num_rows": 1200}', "training")
     assert found["trial-0000"] == {of_rows}
     assert found["sweep"] == {of_rows, (held_out.name, held_out.digest, "{}", "validation")}
+    sources = {
+        (i.dataset.source_type, i.dataset.source)
+        for run in store.runs
+        for i in run.inputs.dataset_inputs
+    }
+    assert sources == {
+        ("local", '{"uri": "/data/rows.jsonl"}'),
+        ("hf", '{"path": "glue/sst2"}'),
+    }
     assert [len(run.inputs.dataset_inputs) for run in store.runs].count(1) == 1
 
 
