@@ -62,7 +62,9 @@ class FunctionSpace(Declared):
 
         return first_violated(self.constraints, lookup)
 
-    def check_names(self, known: Collection[str]) -> None:
+    def check_names(
+        self, known: Collection[str], meant: Callable[[str], str | None] = lambda name: None
+    ) -> None:
         """SpaceError if the function cannot be imported; its names are known only when drawn."""
         self._load()
 

@@ -12,15 +12,15 @@ from search_spaces.functions import FunctionSpace
 from search_spaces.space import SearchSpace
 
 _FOLDER = Path(__file__).parent / "presets"
-_QUESTIONS = (
+QUESTIONS = (
     *("first-look", "lora-small", "lora", "lora-large", "qlora", "qlora-24gb", "extreme-memory"),
     *("methods", "few-shot", "classification", "generation"),
 )
-_METHODS = (
+METHODS = (
     *("lora-variants", "adalora", "ia3", "ln-tuning", "prompts", "bottleneck", "lycoris", "oft"),
     *("vera", "miss", "full"),
 )
-PRESETS: Mapping[str, Path] = {name: _FOLDER / f"{name}.yaml" for name in (*_QUESTIONS, *_METHODS)}
+PRESETS: Mapping[str, Path] = {name: _FOLDER / f"{name}.yaml" for name in (*QUESTIONS, *METHODS)}
 """By the question that a person has, then by method."""
 
 

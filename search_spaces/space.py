@@ -6,7 +6,7 @@ does not apply, and a `times` is an error. All other names are read from the bas
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Annotated, ClassVar, Protocol, Self, cast
@@ -139,15 +139,22 @@ class SearchSpace(Declared):
         """The first constraint that is false at `params`; None if the point may be launched."""
         return first_violated(self.constraints, self._lookup(params, base))
 
-    def check_names(self, known: Collection[str]) -> None:
-        """SpaceError naming every parameter and every name in an expression not among `known`."""
+    def check_names(
+        self, known: Collection[str], meant: Callable[[str], str | None] = lambda name: None
+    ) -> None:
+        """SpaceError naming every parameter and every name in an expression not among `known`, with
+        what is `meant` by it where that is known otherwise than by its letters."""
         problems = [
-            unknown("parameter", name, known) for name in self.parameters if name not in known
+            unknown("parameter", name, known, meant(name))
+            for name in self.parameters
+            if name not in known
         ]
         readable = {*known, *self.parameters}
         for text in self._expressions():
             missing = (name for name in parse(text).names if name not in readable)
-            problems += [f"{text!r}: {unknown('name', name, readable)}" for name in missing]
+            problems += [
+                f"{text!r}: {unknown('name', name, readable, meant(name))}" for name in missing
+            ]
         if problems:
             raise SpaceError("\n".join(problems))
 

@@ -35,22 +35,26 @@ class Mistake:
     """What came, shortened; None if `must` says it, or nothing came."""
     known: tuple[str, ...] | None = None
     """Of an unknown key: the keys that there are beside it; empty if they cannot be told."""
+    meant: str | None = None
+    """Of an unknown key: what is meant, where that is known otherwise than by its letters."""
 
     def __str__(self) -> str:
         text = f"{'.'.join(self.path) or 'file'}: {self.must}"
         if self.known is not None:
             text += f" in {'.'.join(self.path[:-1]) or 'the file'}"
-            text += suggest(self.path[-1], self.known) if self.known else ""
+            text += suggest(self.path[-1], self.known, self.meant) if self.known else ""
         return text if self.got is None else f"{text}, got {self.got}"
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x' or 'y'? known: ...` for a misspelled `name`: the nearest two, and all.
+def suggest(name: str, known: Iterable[str], meant: str | None = None) -> str:
+    """`; did you mean 'x' or 'y'? known: ...` for a misspelled `name`: `meant`, or the nearest two,
+    and all.
 
     More than MAX_NAMES_LISTED are not listed. `search_spaces.errors.unknown` says the same.
     """
     names = sorted(set(known))
-    close = " or ".join(map(repr, difflib.get_close_matches(name, names, n=2)))
+    near = [meant] if meant is not None else difflib.get_close_matches(name, names, n=2)
+    close = " or ".join(map(repr, near))
     hint = f" did you mean {close}?" if close else ""
     if len(names) <= MAX_NAMES_LISTED:
         hint += f" known: {', '.join(names) or 'none'}"

@@ -105,6 +105,19 @@ def init(
     init(task, path, force)
 
 
+@app.command(**_example("peft-sweep presets", "peft-sweep presets qlora > qlora.yaml"))
+def presets(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Preset to print, with its sources.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the spaces that a sweep file may name, or print one."""
+    from sweeps.cli.commands.init import presets
+
+    presets(name, json)
+
+
 @app.command(**_example("peft-sweep validate sweep.yaml", "peft-sweep validate --fast sweep.yaml"))
 def validate(
     path: SweepFile,

@@ -5,6 +5,7 @@ resources       the section resources
 metrics         names and natural directions of metrics
 yaml_file       the text of a sweep file, and key=value overrides
 loading         from a file to a SweepSpec, all mistakes at once
+other_names     other tools' names for what a sweep file has
 checks          contradictions between sections
 space_checks    what is wrong with the space, seen from the trial
 sample_points   seeded random points of a space, for checks

@@ -18,6 +18,7 @@ from sweeps.file_names import ID_FILE
 from sweeps.redact import redact
 from sweeps.spec import SweepSpec
 from sweeps.spec.checks import problems
+from sweeps.spec.other_names import meant
 from sweeps.spec.yaml_file import SweepFileError, override, read_yaml
 
 _OF_DATA = ("model", "task", "data", "resources", "storage")
@@ -107,10 +108,12 @@ def _in_file(mistake: Mistake) -> Mistake:
     path = mistake.path
     if len(path) > 1 and path[0] == "trial":
         path = path[1:]
-    if mistake.known is None or len(path) > 1:
+    if mistake.known is None:
         return replace(mistake, path=path)
+    if len(path) > 1:
+        return replace(mistake, path=path, meant=meant(path, mistake.known))
     known = {*TrialSpec.model_fields, *SweepSpec.model_fields} - {"trial"}
-    return Mistake(path, f"{mistake.must}{suggest(path[0], known)}")
+    return Mistake(path, f"{mistake.must}{suggest(path[0], known, meant(path, known))}")
 
 
 def _bad_paths(spec: SweepSpec) -> list[str]:

@@ -8,6 +8,7 @@ from peft_jobs.spec.dotted import flatten, paths_of
 from peft_jobs.spec.mistakes import Mistake, mistakes
 from search_spaces import FunctionSpace, GivenSuggest, Params, RandomSuggest, SpaceError
 from sweeps.spec import SweepSpec
+from sweeps.spec.other_names import parameter_meant
 from sweeps.spec.sample_points import (
     MAX_TRIED,
     POINTS_CHECKED,
@@ -33,7 +34,7 @@ def space_problems(spec: SweepSpec) -> list[str]:
     """What is wrong with the space, seen from the trial: names, and points drawn from it."""
     try:
         known = {*flatten(spec.trial), *paths_of(TrialSpec)}
-        spec.space.check_names(known)
+        spec.space.check_names(known, lambda name: parameter_meant(name, known))
         points = draw_points(spec)
         given = _bad_given_points(spec)
     except SpaceError as error:
