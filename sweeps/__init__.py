@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweeps.errors import LeaseLost, Unavailable
     from sweeps.exporters.export import Exported, export_top, export_trial
+    from sweeps.exporters.hub import push_to_hub
     from sweeps.report.report import write_report
     from sweeps.results.leaderboard import Leaderboard, Row
     from sweeps.results.ranking import make_leaderboard
@@ -35,6 +36,7 @@ __all__ = [
     "load_sweep",
     "make_leaderboard",
     "open_sweep",
+    "push_to_hub",
     "run_sweep",
     "write_report",
 ]
@@ -53,6 +55,7 @@ _HOMES = {
     "load_sweep": "spec.loading",
     "make_leaderboard": "results.ranking",
     "open_sweep": "results.recorded_sweep",
+    "push_to_hub": "exporters.hub",
     "run_sweep": "run",
     "write_report": "report.report",
 }

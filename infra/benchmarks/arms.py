@@ -112,7 +112,7 @@ class LoopedAdapter(PackedAdapter):
         places = by_module(self.pack.layout)[self.name]
         self.slots = [
             (self._leaf(slot, places["lora_A"]), self._leaf(slot, places["lora_B"]), scale)
-            for slot, scale in enumerate(self.pack.scales_K.tolist())
+            for slot, scale in enumerate(self.pack.scales_MK[self.pack.numbers[self.name]].tolist())
         ]
 
     def _leaf(self, slot: int, place: Place) -> nn.Parameter:

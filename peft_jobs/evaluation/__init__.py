@@ -5,6 +5,7 @@ row_scores       what an evaluation has found of each row, as a file
 majority         metrics of the majority class, which looks at no row
 generation       metrics of the answers that a model writes
 decoding         how answers begin and end
+samples          some answers, for people to read
 serving          the same, as an exported model's generation settings
 custom_metrics   a person's own metrics
 """

@@ -104,13 +104,21 @@ def _weights(layer: Any, module: str, name: str, setting: Setting) -> tuple[Tens
     (r, inputs), (outputs, _) = (
         part[ADAPTER].weight.shape for part in (layer.lora_A, layer.lora_B)
     )
+    if name == "loftq":
+        return loftq.factors(setting.base, setting.spec, module, r, layer.scaling[ADAPTER])
+    return drawn_factors(name, seed, module, r, inputs, outputs)
+
+
+def drawn_factors(
+    name: str, seed: int, module: str, r: int, inputs: int, outputs: int
+) -> tuple[Tensor, Tensor]:
+    """The first A and B by an initialisation that looks at nothing: default, gaussian,
+    orthogonal."""
+    if name == "orthogonal":
+        return orthogonal(seed, module, r, inputs, outputs)
     zero = torch.zeros(outputs, r)
     if name == "gaussian":
         return torch.randn(r, inputs, generator=generator("cpu", name, seed, module)) / r, zero
-    if name == "orthogonal":
-        return orthogonal(seed, module, r, inputs, outputs)
-    if name == "loftq":
-        return loftq.factors(setting.base, setting.spec, module, r, layer.scaling[ADAPTER])
     return initial_lora_A(seed, module, r, inputs), zero
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_jobs.base.loading import Base
-from peft_jobs.engines.packed.eligibility import lora_of, parts_of
+from peft_jobs.engines.packed.eligibility import parts_of
 from peft_jobs.engines.packed.layout import features, make_layout
 from peft_jobs.engines.packed.micro_batches import Chunk, MicroBatch
 from peft_jobs.engines.packed.pack import Pack
@@ -48,9 +48,10 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
     """Two steps of `slots` trials like `spec`, which must be one that packs. `base` is on the meta
     device, and of no use afterwards."""
     task, training, model = TASKS[spec.task.type], spec.training, base.model
-    parts, r = parts_of(spec, model), lora_of(spec).r
-    layout = make_layout(r, parts.adapted, parts.whole, model)
-    trained = sum(r * sum(features(model.get_submodule(name))) for name in parts.adapted)
+    parts = parts_of(spec, model)
+    layout = make_layout(parts.rank, parts.adapted, parts.whole, model)
+    ranks = {name: low.r for name, low in parts.adapted.items()}
+    trained = sum(r * sum(features(model.get_submodule(name))) for name, r in ranks.items())
     trained += sum(p.numel() for name in parts.whole for p in _parameters(model, name))
     number = slots * training.per_device_train_batch_size
     examples = [example_of(spec.task, each) for each in (shortened(lengths), lengths)]
@@ -72,7 +73,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
                 checkpoint_activations(model)
             model.train()
             rows = [
-                PackRow(pack, slot, spec, Schedule(training, _STEPS), Captured({}))
+                PackRow(pack, slot, spec, parts, Schedule(training, _STEPS), Captured({}))
                 for slot in range(slots)
             ]
             for step in (1, 2):

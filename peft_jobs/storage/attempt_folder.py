@@ -22,6 +22,8 @@ ADAPTER_FOLDER = "adapter"
 CHECKPOINTS_FOLDER = "checkpoints"
 LABELS_FILE = "labels.json"
 """A list of names; the first is that of class 0."""
+SAMPLES_FILE = "samples.json"
+"""Beside an exported adapter: what it was trained and measured on, and some of its answers."""
 
 
 def checkpoint_name(step: int) -> str:

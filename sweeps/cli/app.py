@@ -478,16 +478,29 @@ def export(
         ),
     ] = "peft",
     test: Annotated[bool, typer.Option(help="Score the winner once on the test split.")] = True,
+    hub: Annotated[
+        str | None,
+        typer.Option("--push-to-hub", metavar="ID", help="Put it into this repository of the Hub."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A private repository.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what --push-to-hub would send; send nothing.")
+    ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Make it the champion of this model in MLflow."),
+    ] = None,
     storage: Storage = RUNS,
     study_url: StudyUrl = None,
     json: Json = False,
 ) -> None:
     """Write the winner's adapter, scored again as written."""
     forms = [form.strip() for form in to.split(",") if form.strip()] + ["merged"] * merge
-    from sweeps.cli.commands.export import export
+    from sweeps.cli.commands.export import Push, export
     from sweeps.results.recorded_sweep import open_sweep
 
-    export(open_sweep(storage, name, study_url), trial, top, path, forms, test, json)
+    push = Push(hub, private, dry_run, register)
+    export(open_sweep(storage, name, study_url), trial, top, path, forms, test, push, json)
 
 
 @app.command(**_example("peft-sweep delete demo", "peft-sweep delete demo --keep-best --yes"))

@@ -7,7 +7,14 @@ from optuna.trial import FrozenTrial
 
 from peft_jobs import TrialResult
 from sweeps.confirmation.rounds import losses_of
-from sweeps.confirmation.seeds import Interval, Losses, Standing, chances, standings
+from sweeps.confirmation.seeds import (
+    Interval,
+    Losses,
+    RowNoise,
+    Standing,
+    chances,
+    standings,
+)
 from sweeps.study.study import SweepStudy
 
 
@@ -50,6 +57,9 @@ class Confirmation:
     num_repeats: int
     recommended: int
     """The trial to train: the smallest of those that are not told apart from the first one."""
+    holds_for_rows: bool = False
+    """Whether intervals hold for fresh seeds and other rows together; otherwise for fresh seeds on
+    the validation rows as they are."""
 
     @property
     def winner(self) -> Confirmed:
@@ -62,14 +72,17 @@ class Confirmation:
         return [row for row in self.rows if row.group == 1]
 
 
-def confirmation_of(study: SweepStudy) -> Confirmation | None:
-    """What the study's repeats have shown so far; None before two seeds of one configuration."""
+def confirmation_of(study: SweepStudy, drawn: RowNoise | None = None) -> Confirmation | None:
+    """What the study's repeats have shown so far; None before two seeds of one configuration.
+
+    `drawn` is what other rows would change: a part of all intervals and ties, if it is known.
+    """
     all_losses, failed = losses_of(study)
     losses = {number: of for number, of in all_losses.items() if number not in failed}
-    ranked = standings(losses)
+    ranked = standings(losses, rows=drawn)
     if not ranked:
         return None
-    best, groups, trials = chances(ranked), _groups(losses), study.trials()
+    best, groups, trials = chances(ranked), _groups(losses, drawn), study.trials()
     objective = study.spec.objective
     is_loss = objective.direction == "minimize"
     rows = tuple(
@@ -77,7 +90,7 @@ def confirmation_of(study: SweepStudy) -> Confirmation | None:
         for one in ranked
     )
     recommended = min((row for row in rows if row.group == 1), key=_size).number
-    behind = {one.number: one.behind for one in standings(losses, against=recommended)}
+    behind = {one.number: one.behind for one in standings(losses, against=recommended, rows=drawn)}
     repeated = sum(len(of) for of in all_losses.values()) + len(failed)
     return Confirmation(
         metric=objective.metric,
@@ -86,6 +99,7 @@ def confirmation_of(study: SweepStudy) -> Confirmation | None:
         failed=tuple(sorted(failed)),
         num_repeats=repeated,
         recommended=recommended,
+        holds_for_rows=drawn is not None,
     )
 
 
@@ -108,11 +122,11 @@ def _row(one: Standing, trial: FrozenTrial, group: int, best: float, is_loss: bo
     )
 
 
-def _groups(losses: Losses) -> dict[int, int]:
+def _groups(losses: Losses, drawn: RowNoise | None) -> dict[int, int]:
     """Tie groups, by configuration: each holds what is not told apart from its first one."""
     left = losses
     found: dict[int, int] = {}
-    while ranked := standings(left):
+    while ranked := standings(left, rows=drawn):
         group = 1 + max(found.values(), default=0)
         found |= {one.number: group for one in ranked if one.is_tied}
         left = {number: of for number, of in left.items() if number not in found}

@@ -34,6 +34,18 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class RowNoise:
+    """How far means over seeds scatter when validation rows are drawn anew, the same for all."""
+
+    alone: Mapping[int, float]
+    """Standard deviation of a configuration's mean over its seeds."""
+    pairs: Mapping[frozenset[int], float]
+    """Of the difference of two, over the seeds that both have had."""
+    df: float
+    """Rows, less one."""
+
+
+@dataclass(frozen=True)
 class Standing:
     """Where a configuration stands among those that were repeated."""
 
@@ -56,12 +68,15 @@ class Standing:
         return self.behind.low <= 0
 
 
-def standings(losses: Losses, looks: int = 0, against: int | None = None) -> list[Standing]:
+def standings(
+    losses: Losses, looks: int = 0, against: int | None = None, rows: RowNoise | None = None
+) -> list[Standing]:
     """The configurations with two seeds or more, the leader first, then by how far behind.
 
     Each might have been the leader, so intervals hold over all pairs; with `looks`, over as many
     looks at a race instead, in each of which all are compared with one. `against` takes the place
-    of the leader.
+    of the leader. With `rows`, intervals hold for fresh seeds and other rows together, else for
+    fresh seeds on these rows.
     """
     known = {number: of for number, of in losses.items() if len(of) >= 2}
     if not known:
@@ -74,11 +89,13 @@ def standings(losses: Losses, looks: int = 0, against: int | None = None) -> lis
     found = []
     for number, of in known.items():
         own, spread = list(of.values()), _differences(of, known[leader])
-        behind, error, df = _interval(spread, paired, comparisons)
+        drawn = (0.0, 1.0) if rows is None else (rows.pairs[frozenset((number, leader))], rows.df)
+        behind, error, df = _interval(spread, paired, comparisons, drawn)
         if number == leader:
             behind, error = Interval(0.0, 0.0, 0.0), 0.0
-        expected, alone_error, _ = _interval(own, alone, 1)
-        sd = alone_error * math.sqrt(len(of))
+        drawn = (0.0, 1.0) if rows is None else (rows.alone[number], rows.df)
+        expected, _, _ = _interval(own, alone, 1, drawn)
+        sd = math.sqrt(_shrunk(own, alone)[0])
         found.append(Standing(number, expected, sd, len(of), behind, error, df))
     return sorted(found, key=lambda one: (one.number != leader, one.behind.value, one.number))
 
@@ -122,12 +139,22 @@ def _shrunk(sample: Sequence[float], pooled: tuple[float, float]) -> tuple[float
 
 
 def _interval(
-    sample: Sequence[float], pooled: tuple[float, float], comparisons: int
+    sample: Sequence[float],
+    pooled: tuple[float, float],
+    comparisons: int,
+    of_rows: tuple[float, float],
 ) -> tuple[Interval, float, float]:
-    """A sample's mean with its interval, the mean's standard error, and degrees of freedom."""
-    spread, df = _shrunk(sample, pooled)
-    error, value = math.sqrt(spread / len(sample)), mean(sample)
-    return student_interval(value, error, df, comparisons), error, df
+    """A sample's mean with its interval, the mean's standard error, and degrees of freedom.
+
+    `of_rows` are the standard error that rows add, and its degrees of freedom; both kinds together
+    have those of Satterthwaite (1946).
+    """
+    (spread, df), (row_error, row_df) = _shrunk(sample, pooled), of_rows
+    seeds, rows = spread / len(sample), row_error**2
+    if rows > 0:
+        df = (seeds + rows) ** 2 / (seeds**2 / df + rows**2 / row_df)
+    error = math.sqrt(seeds + rows)
+    return student_interval(mean(sample), error, df, comparisons), error, df
 
 
 def student_interval(value: float, error: float, df: float, comparisons: int = 1) -> Interval:

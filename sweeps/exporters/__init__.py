@@ -13,8 +13,12 @@ llama_factory   for LLaMA-Factory
 vllm            serves adapter or merged model with vLLM
 ollama          makes an Ollama model of the merged model
 rayjob          trains on all data on Kubernetes
+registration    makes an export a version of a registered model of MLflow's
+hub             puts an export into a repository of the Hugging Face Hub
 names           base and data as other programs find them
 model_card      the README.md of an export
+card_sections   its sections
+front_matter    its metadata, as the Hub reads them
 loading_code    the Python in it, which loads the adapter
 
 A new form is one file here and one entry in EXPORTERS.

@@ -15,9 +15,10 @@ from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.spec.mistakes import suggest
-from peft_jobs.storage.attempt_folder import TRIAL_FILE
+from peft_jobs.storage.attempt_folder import SAMPLES_FILE, TRIAL_FILE
 from peft_jobs.storage.files import follow_umask, whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
+from sweeps.errors import Unavailable
 from sweeps.exporters import EXPORTERS, Draft
 from sweeps.exporters.merged import MERGED_FOLDER
 from sweeps.exporters.model_card import model_card
@@ -25,6 +26,7 @@ from sweeps.file_names import EXPORT_FILE, EXPORTS_FOLDER
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
+from sweeps.results.row_intervals import interval
 from sweeps.spec import SweepSpec
 
 ALWAYS = "peft"
@@ -116,8 +118,12 @@ def write_export(
     with _cache(folder) as cache:
         for exporter in exporters:
             record |= exporter.write(Draft(out, spec, record, cache, test))
+    record |= _samples(out)
+    if (intervals := _intervals(sweep, row)) is not None:
+        record["intervals"] = intervals
     forms = [form for e in EXPORTERS.values() if (form := e.form(spec, record)) is not None]
-    write_whole(out / "README.md", model_card(board, row, spec, record, out, forms))
+    said = sweep.verdict().sentences(with_steps=False)
+    write_whole(out / "README.md", model_card(board, row, spec, record, out, forms, said))
     write_json(out / EXPORT_FILE, record)
     return Exported(
         path=out,
@@ -129,6 +135,23 @@ def write_export(
         merged_path=out / MERGED_FOLDER if record["merged"] is not None else None,
         differences=record.get("differences", {}),
     )
+
+
+def _samples(out: Path) -> dict[str, Any]:
+    """How many examples there were, and some answers, as the adapter's exporter has left them."""
+    path = out / SAMPLES_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _intervals(sweep: RecordedSweep, row: Row) -> dict[str, list[float]] | None:
+    """Intervals of 95 % of the metrics that follow from rows, on other validation rows; None where
+    there are no scores by row."""
+    try:
+        frame = sweep.rows(row.number)
+    except (SpecError, Unavailable):
+        return None
+    found = {name: interval(name.partition("/")[2], frame) for name in _validation(row.metrics)}
+    return {name: list(known) for name, known in found.items() if known is not None}
 
 
 @contextmanager

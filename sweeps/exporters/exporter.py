@@ -86,3 +86,8 @@ def with_differences(
 ) -> dict[str, dict[str, list[str]]]:
     """The entry of a record that tells what its forms do otherwise, with those of `name`."""
     return {_DIFFERENCES: {**record.get(_DIFFERENCES, {}), name: list(lines)}}
+
+
+def intervals_of(record: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Of `export.json`, the 95 % intervals over rows by metric, those of the test split too."""
+    return {**record.get("intervals", {}), **record.get("test_intervals", {})}

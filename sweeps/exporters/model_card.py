@@ -1,14 +1,16 @@
 """The README.md of an export: what it is, how good, how to load it, how to train it again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peft_jobs import TrialSpec
-from peft_jobs.spec import DEMO
 from peft_jobs.spec.adapters import OWN
+from sweeps.exporters import card_sections as section
 from sweeps.exporters.exporter import Form
+from sweeps.exporters.front_matter import front_matter
 from sweeps.exporters.loading_code import GENERATION_FILE, loading
+from sweeps.exporters.names import base_title
 from sweeps.results.leaderboard import Leaderboard, Row
 
 ALL_DATA = (
@@ -25,46 +27,43 @@ def model_card(
     record: Mapping[str, Any],
     folder: Path,
     forms: Sequence[Form] = (),
+    said: Sequence[str] = (),
 ) -> str:
-    """The card of an export in `folder`, whose figures are in `record`."""
-    model, is_stored = spec.model, bool(record.get("quantized_checkpoint"))
-    on_hub = model.name_or_path != DEMO and not Path(model.name_or_path).is_absolute()
-    revision = f"@{model.revision}" if model.revision else ""
-    columns = {
-        "recorded in the sweep": record["recorded"],
-        "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
-        **{form.title: form.metrics for form in forms if form.metrics},
-    }
+    """The card of an export in `folder`, whose figures are in `record`; `said` is the sweep's
+    verdict in sentences."""
+    is_stored = bool(record.get("quantized_checkpoint"))
+    title = f"{base_title(spec.model.name_or_path)}, {spec.adapter.method} of {board.sweep}"
     lines = [
         "---",
-        "library_name: peft",
-        *([f"base_model: {model.name_or_path}"] if on_hub else []),
+        front_matter(spec, record, title).to_yaml(),
         "---",
         "",
-        f"# Trial {row.number:04d} of the sweep {board.sweep}",
+        f"# {title}",
         "",
-        f"A {spec.adapter.method} adapter for `{model.name_or_path}{revision}`, trained on "
-        f"{_base_words(spec, is_stored)}. "
-        f"It is rank {row.rank or 'none'} among the sweep's complete trials by {board.metric}.",
-        *_continued(spec),
+        section.what_it_is(board, row, spec, is_stored),
+        *section.continued(spec),
         "",
-        "| metric | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
+        *section.results(board, record, forms),
+        *section.prompt_format(spec, record),
+        "",
+        "## Loading",
+        "",
+        "In this folder:",
+        "",
+        "```python",
+        *loading(spec, folder, is_stored),
+        "```",
     ]
-    for name in columns["adapter, loaded again"]:
-        values = (metrics.get(name) for metrics in columns.values())
-        cells = ["" if value is None else f"{value:.6g}" for value in values]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    for words, value in board.references.items():
-        lines += ["", f"The {words}: {board.metric} {value:.6g}."]
-    lines += ["", "## Loading", "", "In this folder:", ""]
-    lines += ["```python", *loading(spec, folder, is_stored), "```"]
     if spec.adapter.method in OWN:
         lines += ["", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps."]
     if (folder / GENERATION_FILE).is_file():
-        lines += ["", _decoding(spec)]
+        lines += ["", section.decoding(spec)]
     for form in forms:
         lines += ["", form.text]
+    lines += section.sample_answers(record)
+    lines += section.training(spec, record)
+    lines += section.selection(board, row, said)
+    lines += section.limits(board, row, spec, record)
     lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
     lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
     lines += [
@@ -77,35 +76,3 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def _continued(spec: TrialSpec) -> Iterator[str]:
-    """From which adapter the trial went on."""
-    if (source := spec.adapter.source) is not None:
-        at = f"@{source.revision}" if source.revision else ""
-        yield ""
-        yield (
-            f"Its training went on from the adapter `{source.name_or_path}{at}` (sha256 of its "
-            f"files {source.sha256}), whose weights are a part of it: that adapter is not needed."
-        )
-
-
-def _base_words(spec: TrialSpec, is_stored: bool) -> str:
-    scheme = spec.quantization.scheme
-    if is_stored:
-        return f"this checkpoint, which is quantized as it is stored (`{scheme}`)"
-    return f"a `{scheme}` base"
-
-
-def _decoding(spec: TrialSpec) -> str:
-    """What the generation settings of an export are."""
-    if spec.evaluation.generation is None:
-        return (
-            f"`{GENERATION_FILE}` is the base's, with the tokens at which the answers of the data "
-            "end; no answers were measured."
-        )
-    return (
-        f"`{GENERATION_FILE}` has answers decoded as they were measured: greedily, up to the "
-        "tokens at which those of the data end. What else the base's own settings do (sampling, "
-        "beams, penalties, lengths at least) is left out."
-    )

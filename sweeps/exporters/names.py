@@ -13,6 +13,11 @@ def base_name(spec: TrialSpec) -> str:
     return str(BASE) if name == DEMO else name
 
 
+def base_title(path: str) -> str:
+    """A name for a base or data that tells nothing of this machine's folders."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
 def sources(spec: TrialSpec) -> dict[str, Source]:
     """The sources of rows, by split."""
     data = spec.data

@@ -1,11 +1,18 @@
 """The adapter as PEFT reads it: the files that every export starts from, scored again."""
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.references import load
+from peft_jobs.storage.attempt_folder import ROWS_FILE
 from sweeps.exporters.exporter import Draft
+from sweeps.results.row_intervals import interval
+
+NUM_SAMPLES = 3
+"""Answers that the model card shows."""
 
 
 class PeftExporter:
@@ -24,9 +31,26 @@ class PeftExporter:
         if known["validation"] is not None and not (draft.test and known["test"] is None):
             return {}
         score = load("peft_jobs.engines.solo.adapter_export:score_adapter")
-        validation, test = score(draft.spec_json, draft.path, draft.cache, draft.test)
-        return {"validation": validation, "test": test or known["test"]}
+        with tempfile.TemporaryDirectory(prefix="peft-sweeps-") as rows:
+            place = Path(rows)
+            given = (draft.spec_json, draft.path, draft.cache, draft.test, NUM_SAMPLES, place)
+            validation, test = score(*given)
+            found = {"test": test, "test_intervals": _intervals(place, test)} if test else {}
+        return {"validation": validation, **found}
 
     def form(self, spec: TrialSpec, record: Mapping[str, Any]) -> None:
         """The card is about it."""
         return
+
+
+def _intervals(folder: Path, test: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """By metric, the 95 % interval of the adapter's value on other rows; none of those that do not
+    follow from rows."""
+    import pandas
+
+    try:
+        frame = pandas.read_parquet(folder / ROWS_FILE)
+    except OSError:  # a full disk, which was told
+        return {}
+    found = {name: interval(name.removeprefix("test/"), frame) for name in test}
+    return {name: known for name, known in found.items() if known is not None}

@@ -6,6 +6,7 @@ tables     tables of the page: the leaderboard, which sorts, and lists of facts
 facts      cost, data and environment
 figures    the objective of trials by number, by samples, and against what they cost
 repeats    what a confirmation has measured, seed by seed
+explained  what each parameter explains of how the trials did
 lanes      when trials ran, and where
 parallel   the ranked trials' parameters: Optuna's parallel coordinates
 

@@ -14,8 +14,6 @@ from sweeps.spec.metrics import as_loss, numbers
 
 _COLOURS = {"COMPLETE": "--complete", "PRUNED": "--pruned", "FAIL": "--failed"}
 _UNRANKED = "complete, not ranked"
-_MOST_CURVES = 200
-"""Of trials without a rank; those with one are all drawn."""
 
 
 def history(board: Leaderboard) -> Figure:
@@ -68,7 +66,7 @@ def by_samples(board: Leaderboard, trials: Sequence[FrozenTrial]) -> Figure:
     """The objective at the rungs and at the end, by samples seen: a line for each trial."""
     of = {trial.number: trial for trial in trials}
     ranked = [row for row in board.rows if row.rank not in (1, None)]
-    others = [row for row in board.rows if row.rank is None][-_MOST_CURVES:]
+    others = [row for row in board.rows if row.rank is None]
     first = [row for row in board.rows if row.rank == 1]
     groups = {
         "not ranked": (others, "--pruned", 1.0),

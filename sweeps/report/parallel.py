@@ -45,16 +45,17 @@ def parallel_coordinates(board: Leaderboard, study: SweepStudy) -> Figure | None
 def _of_the_page(figure: dict[str, Any], num_axes: int, direction: str) -> Figure:
     """Optuna's figure in the page's colours, without its title, and wide enough for its axes.
 
-    The better a trial, the stronger its line: Optuna's own scale goes from white to dark blue,
-    which a dark page turns round. Its first axis, from 0 to 1, is the objective.
+    The better its place, the stronger a trial's line: Optuna's own scale goes from white to dark
+    blue, which a dark page turns round. Its first axis, from 0 to 1, is the objective.
     """
     lines = [trace for trace in figure["data"] if trace["mode"] == "lines"]
+    lines.sort(key=lambda trace: trace["y"][0], reverse=direction == "minimize")
     traces = []
-    for trace in lines:
-        good = 1 - trace["y"][0] if direction == "minimize" else trace["y"][0]
-        colour, width = ("--best", 3.0) if good == 1 else ("--complete", 1.5)
+    for place, trace in enumerate(lines, start=1):  # the best one last, on top of the others
+        colour, width = ("--best", 3.0) if place == len(lines) else ("--complete", 1.5)
         line = {**trace["line"], "color": colour, "width": width}
-        traces.append({**trace, "line": line, "opacity": _FAINTEST + (1 - _FAINTEST) * good})
+        opacity = _FAINTEST + (1 - _FAINTEST) * place / len(lines)
+        traces.append({**trace, "line": line, "opacity": opacity})
     layout = figure["layout"]
     notes = [{**note, **_NOTE} for note in layout["annotations"]]
     return {

@@ -11,6 +11,7 @@ from sweeps.errors import Unavailable
 from sweeps.file_names import REPORT_FILE
 from sweeps.records.reader import read_record
 from sweeps.report import facts, figures
+from sweeps.report.explained import explained
 from sweeps.report.lanes import timeline
 from sweeps.report.page import Figure, Section, paragraphs, render, text
 from sweeps.report.parallel import parallel_coordinates
@@ -83,6 +84,8 @@ def _sections(
         "",
         [figures.history(board), figures.by_samples(board, trials), *_drawn(_losses(sweep, board))],
     )
+    if importances := explained(verdict.importances):
+        yield Section("What mattered", "", [importances])
     if compared := parallel_coordinates(board, study):
         yield Section("Parameters of the ranked trials", "", [compared])
     if costs := figures.against_costs(board):

@@ -10,6 +10,7 @@ trials           all trials of a study as data
 curves           what trials reported while they ran
 rows             what a trial's last evaluation found of each row
 row_metrics      metrics as functions of how often each row counts
+repeated_rows    what other rows would change in a confirmation
 row_intervals    how far two trials are apart on their rows: a paired bootstrap
 importances      which parameters decided how trials did
 selection        the best of each value, and Pareto fronts

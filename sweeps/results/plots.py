@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.results.importances import Importances, importances
+from sweeps.study.database import name_metric
 from sweeps.study.reruns import is_repeat
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
     every = study.get_trials(deepcopy=False)
     trials = [trial for trial in every if not is_repeat(trial)]
     if len(trials) < len(every):
-        study = _study_of(trials, study.direction)
+        study = _study_of(trials, study)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         return []
@@ -55,7 +56,7 @@ def _rungs(study: optuna.Study) -> Any:
     from optuna.visualization import matplotlib as draw
 
     trials = study.get_trials(deepcopy=False)[-_MAX_CURVES:]
-    axes = draw.plot_intermediate_values(_study_of(trials, study.direction))
+    axes = draw.plot_intermediate_values(_study_of(trials, study))
     if len(trials) > _MAX_LEGEND and (legend := axes.get_legend()) is not None:
         legend.remove()
     return axes
@@ -79,9 +80,11 @@ def _importances(found: Importances) -> Any:
     return axes
 
 
-def _study_of(trials: list[FrozenTrial], direction: optuna.study.StudyDirection) -> optuna.Study:
-    study = optuna.create_study(direction=direction)
+def _study_of(trials: list[FrozenTrial], of: optuna.Study) -> optuna.Study:
+    study = optuna.create_study(direction=of.direction)
     study.add_trials(trials)
+    for name in of.metric_names or ():
+        name_metric(study, name)
     return study
 
 

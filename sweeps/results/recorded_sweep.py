@@ -6,7 +6,7 @@ sweep.leaderboard().to_frame()
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy as sa
 
 from peft_jobs import SpecError, TrialResult
+from sweeps.confirmation.confirmed import confirmation_of
 from sweeps.file_names import ID_FILE
 from sweeps.records.layout import SweepFolder, storage_folder
 from sweeps.records.ownership import check_own
@@ -22,6 +23,7 @@ from sweeps.redact import redact
 from sweeps.results.curves import Curves, read_curves
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.ranking import make_leaderboard
+from sweeps.results.repeated_rows import row_noise
 from sweeps.results.rows import read_rows, rows_reader
 from sweeps.results.told_apart import told_apart
 from sweeps.results.trials import Trials, read_trials
@@ -64,8 +66,10 @@ class RecordedSweep:
         `intervals` reads what each trial's last evaluation has found of each row, and tells which
         rows the validation rows do not tell from the first.
         """
-        board = make_leaderboard(self.study)
-        return told_apart(board, rows_reader(self.study, self.folder)) if intervals else board
+        board, read = make_leaderboard(self.study), rows_reader(self.study, self.folder)
+        if board.confirmation is not None and (drawn := row_noise(self.study, read)) is not None:
+            board = replace(board, confirmation=confirmation_of(self.study, drawn))
+        return told_apart(board, read) if intervals else board
 
     def verdict(self, board: Leaderboard | None = None) -> Verdict:
         """What the sweep says now: what to train, how sure that is, what it cost, what to do next.

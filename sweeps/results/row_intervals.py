@@ -46,10 +46,21 @@ def resampled(metric: str, frames: "list[pandas.DataFrame]") -> Numbers | None:
     return np.concatenate(found, axis=1)
 
 
+def interval(metric: str, frame: "pandas.DataFrame") -> tuple[float, float] | None:
+    """Of a metric (without its split) on other rows: the percentile interval of LEVEL; None if it
+    does not follow from rows."""
+    values = resampled(metric, [frame])
+    return None if values is None else _percentiles(values[0])
+
+
 def difference_interval(first: Numbers, other: Numbers) -> tuple[float, float]:
     """Of `other - first`, from two rows of `resampled`: the percentile interval of LEVEL."""
+    return _percentiles(other - first)
+
+
+def _percentiles(values: Numbers) -> tuple[float, float]:
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(other - first, [tail, 100 - tail])
+    low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 

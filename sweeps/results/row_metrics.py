@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Numbers = NDArray[np.float64]
 Weighted = Callable[[Numbers], Numbers]
 """From weights [W, E] to the metric's values [W]."""
+_TOLERANCE = 1e-6
+"""Of a recorded value that its rows must give again: else they are of another evaluation."""
 _SUMS = {
     "perplexity": ("loss_sum", "count"),
     "bits_per_byte": ("loss_sum", "num_bytes"),
@@ -48,6 +50,17 @@ def weighted(metric: str, frame: "pandas.DataFrame") -> Weighted | None:
     if metric in frame:  # one of each row, or of those for which the model has written an answer
         return _mean_by_row(metric, frame)
     return None
+
+
+def whole_rows(
+    metric: str, recorded: float | None, frame: "pandas.DataFrame | None"
+) -> "pandas.DataFrame | None":
+    """The frame, if the value that was recorded of `metric` follows from it."""
+    value = None if frame is None else weighted(metric, frame)
+    if frame is None or value is None or recorded is None:
+        return None
+    again = float(value(np.ones((1, len(frame))))[0])
+    return frame if np.isclose(again, recorded, rtol=_TOLERANCE, atol=_TOLERANCE) else None
 
 
 def _ratio(top: Any, bottom: Any) -> Weighted:

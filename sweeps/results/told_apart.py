@@ -8,20 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from sweeps.results.leaderboard import Leaderboard, Row
+from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.row_intervals import difference_interval, resampled, same_rows
-from sweeps.results.row_metrics import weighted
+from sweeps.results.row_metrics import whole_rows
 
 if TYPE_CHECKING:
     import pandas
 
 MOST = 50
 """Ranked rows that are compared with the first; those behind have no interval."""
-_SPLIT = "validation/"
-_TOLERANCE = 1e-6
-"""Of a recorded value that its rows must give again: else they are of another evaluation."""
+SPLIT = "validation/"
 
 
 def told_apart(board: Leaderboard, read: "Callable[[int], pandas.DataFrame | None]") -> Leaderboard:
@@ -30,11 +26,11 @@ def told_apart(board: Leaderboard, read: "Callable[[int], pandas.DataFrame | Non
     Rows keep none where there are no scores, or where the objective does not follow from them.
     """
     ranked = [row for row in board.rows if row.rank is not None][: MOST + 1]
-    if len(ranked) < 2 or not board.metric.startswith(_SPLIT):
+    if len(ranked) < 2 or not board.metric.startswith(SPLIT):
         return board
-    metric = board.metric.removeprefix(_SPLIT)
+    metric = board.metric.removeprefix(SPLIT)
     frames = {row.number: read(row.number) for row in ranked}
-    whole = ((row.number, _whole(metric, row, frames[row.number])) for row in ranked)
+    whole = ((row.number, whole_rows(metric, row.value, frames[row.number])) for row in ranked)
     kept = {number: frame for number, frame in whole if frame is not None}
     first = kept.get(ranked[0].number)
     if first is None:
@@ -50,12 +46,3 @@ def told_apart(board: Leaderboard, read: "Callable[[int], pandas.DataFrame | Non
     }
     rows = (replace(row, interval=found.get(row.number)) for row in board.rows)
     return replace(board, rows=tuple(rows))
-
-
-def _whole(metric: str, row: Row, frame: "pandas.DataFrame | None") -> "pandas.DataFrame | None":
-    """A row's scores, if its recorded value follows from them."""
-    value = None if frame is None else weighted(metric, frame)
-    if frame is None or value is None or row.value is None:
-        return None
-    again = float(value(np.ones((1, len(frame))))[0])
-    return frame if np.isclose(again, row.value, rtol=_TOLERANCE, atol=_TOLERANCE) else None

@@ -13,6 +13,7 @@ drain            the thread that empties the outbox
 delivery         carries operations to MLflow, each exactly once
 batch            what a few neighbouring operations add to a run
 recorded_runs    a sweep's runs deleted, or copied to another store
+registry         an exported adapter as a version of a registered model
 view             the table of trials as MLflow's page opens it
 ui               MLflow's server on a local storage
 """

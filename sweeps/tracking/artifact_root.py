@@ -33,6 +33,8 @@ def follow_database(database: Path) -> None:
                 for table, column in (
                     ("experiments", "artifact_location"),
                     ("runs", "artifact_uri"),
+                    ("model_versions", "source"),
+                    ("model_versions", "storage_location"),
                 ):
                     store.execute(
                         f"UPDATE {table} SET {column} = ?1 || substr({column}, length(?2) + 1) "

@@ -95,20 +95,22 @@ def test_a_preempted_node_is_no_failure_and_its_trial_goes_on_from_a_fresh_check
     driver = sweep.launch()
     wait_for(lambda: driver.reported(2))
     (number,) = _trials_on(other, driver)
-    before = driver.trials()[number].user_attrs["checkpoint"]
+
+    def saved() -> str:
+        return Path(driver.trials()[number].user_attrs["checkpoint"]).name
+
+    rungs = ("step-00000009", "step-00000025")
+    assert saved() in rungs
     _drain(other, seconds=60)
-    wait_for(lambda: driver.trials()[number].user_attrs["checkpoint"] != before, 20)
-    saved = driver.trials()[number].user_attrs["checkpoint"]
-    assert Path(saved).name not in ("step-00000009", "step-00000025"), "it is no rung's"
+    wait_for(lambda: saved() not in rungs, 20)
+    fresh = int(saved().removeprefix("step-"))
     died = time.monotonic()
     other.kill()
     wait_for(lambda: driver.trials()[number].user_attrs["attempt"] == 2, 60)
     sweep.note("node preempted, then kill -9", time.monotonic() - died)
     sweep.finish(driver)
     sweep.check_whole()
-    assert driver.trials()[number].user_attrs["result"]["provenance"]["resumed_from"] >= int(
-        Path(saved).name.removeprefix("step-")
-    )
+    assert driver.trials()[number].user_attrs["result"]["provenance"]["resumed_from"] >= fresh
 
 
 def test_a_driver_whose_own_node_is_dead_ends_and_the_next_one_goes_on(

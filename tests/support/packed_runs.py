@@ -11,7 +11,7 @@ from transformers import get_scheduler
 from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
-from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, parts_of
+from peft_jobs.engines.packed.eligibility import Parts, dtype_of, initial_values, parts_of
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
@@ -21,6 +21,7 @@ from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.host.messages import Assignment, End, Report
 from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
+from peft_jobs.methods.lora import learning_rates
 from peft_jobs.tasks import TASKS
 
 
@@ -39,6 +40,7 @@ def plain_losses(base: Any, rows: Any, spec: TrialSpec, num_steps: int) -> list[
         betas=(training.adam_beta1, training.adam_beta2),
         eps=training.adam_epsilon,
     )
+    learning_rates(model, optimizer, spec.adapter.loraplus_lr_ratio)
     warmup = training.warmup_steps
     scheduler = get_scheduler(
         training.lr_scheduler_type,
@@ -84,7 +86,7 @@ class Driven:
         ]
         adapted = {name for parts in self.parts for name in parts.adapted}
         whole = {name for parts in self.parts for name in parts.whole}
-        layout = make_layout(max(s.adapter.r for s in specs), adapted, whole, base.model)
+        layout = make_layout(max(p.rank for p in self.parts), adapted, whole, base.model)
         self._snapshot = Snapshot.of(base.model)
         self.pack = Pack(base.model, layout, len(specs), dtype_of(base))
         self.pack.put_on()
@@ -100,9 +102,9 @@ class Driven:
     def __exit__(self, *error: object) -> None:
         self._snapshot.restore()
 
-    def refill(self, slot: int, spec: TrialSpec, values: Any) -> None:
+    def refill(self, slot: int, spec: TrialSpec, parts: Parts, values: Any) -> None:
         """A new trial in a slot; its modules and rank must fit the pack."""
-        self.specs[slot] = spec
+        self.specs[slot], self.parts[slot] = spec, parts
         self.pack_rows[slot] = self._pack_row(slot, Captured(values))
         self.feeds[slot], self.losses[slot], self._loss[slot] = self._feed(slot), [], 0.0
 
@@ -133,8 +135,9 @@ class Driven:
         return self.losses
 
     def _pack_row(self, slot: int, captured: Captured) -> PackRow:
-        spec = self.specs[slot]
-        return PackRow(self.pack, slot, spec, Schedule(spec.training, self.num_steps), captured)
+        spec, parts = self.specs[slot], self.parts[slot]
+        schedule = Schedule(spec.training, self.num_steps)
+        return PackRow(self.pack, slot, spec, parts, schedule, captured)
 
     def _feed(self, slot: int) -> Feed:
         spec, pad = self.specs[slot], self.base.tokenizer.pad_token_id

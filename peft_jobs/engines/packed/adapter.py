@@ -49,8 +49,9 @@ def save_adapter(
 
     `tensors` are `adapter_tensors` for the base `name_or_path`.
     """
-    config = peft_config(lora_of(spec), parts.adapted, spec.task)
+    config = peft_config(lora_of(spec), [*parts.adapted], spec.task)
     config.modules_to_save = sorted(parts.whole) or None
+    config.fan_in_fan_out = parts.is_transposed
     config.base_model_name_or_path = name_or_path
     config.inference_mode = True
     with whole_folder(directory / ADAPTER_FOLDER) as aside:

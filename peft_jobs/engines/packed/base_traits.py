@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from peft_jobs.base.loading import Base
 from peft_jobs.base.snapshot import Snapshot
@@ -56,7 +57,7 @@ def _detect(base: Base) -> BaseTraits:
     snapshot = Snapshot.of(model)
     try:
         for name, layer in list(model.named_modules()):
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear | Conv1D):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, _Closed(layer, name, found.opened))
         model.train()

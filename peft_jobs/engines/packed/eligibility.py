@@ -1,12 +1,15 @@
 """Which trials can share a step, and why others cannot: rows must be independent of each other."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from peft_jobs.base.architecture import head_modules
 from peft_jobs.base.heads import fresh_modules, initial_head
@@ -15,19 +18,35 @@ from peft_jobs.base.quantization import QUANTIZED
 from peft_jobs.engines.packed.base_traits import traits_of
 from peft_jobs.engines.packed.layout import Named, features
 from peft_jobs.methods.continuation import PREFIX, is_plain, read_weights
-from peft_jobs.methods.targets import resolve_targets
-from peft_jobs.randomness import initial_lora_A
-from peft_jobs.spec import CausalLMSpec, LoraSpec, TrialSpec
+from peft_jobs.methods.lora import drawn_factors
+from peft_jobs.methods.placement import places
+from peft_jobs.spec import LoraSpec, TrialSpec
 from peft_jobs.spec.adapters import saved_adapter
 from peft_jobs.tasks.sequence_classification import reads_last_position
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """LoRA on one module."""
+
+    r: int
+    scale: float
+    """alpha / r, or alpha / sqrt(r)."""
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a trial trains: LoRA on some modules, other modules whole."""
 
-    adapted: tuple[str, ...]
+    adapted: Mapping[str, LowRank]
     whole: tuple[str, ...]
+    is_transposed: bool = False
+    """Whether an adapted module keeps its weight the other way round, [inputs, outputs]."""
+
+    @property
+    def rank(self) -> int:
+        """The highest."""
+        return max(low.r for low in self.adapted.values())
 
 
 def unpackable(spec: TrialSpec, base: Base) -> str | None:
@@ -37,10 +56,10 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return f"method {adapter.method} has no packed form"
     if adapter.target_parameters:
         return "LoRA on parameters outside of linear modules has no packed form"
-    if adapter.exclude_modules or adapter.layers_to_transform is not None:
-        return "only some of the targets are adapted"
-    if not adapter.is_plain:
-        return "a variant or an initialisation of LoRA is asked for"
+    if adapter.use_dora:
+        return "use_dora has no packed form"
+    if adapter.init_lora_weights not in ("default", "gaussian", "orthogonal"):
+        return f"init_lora_weights {adapter.init_lora_weights} looks at the base or at the data"
     if adapter.source is not None and not is_plain(saved_adapter(adapter), adapter):
         return "the saved adapter that it goes on from is a variant of LoRA"
     if adapter.bias != "none" or adapter.modules_to_save:
@@ -67,7 +86,7 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "int8 with an outlier threshold takes outliers over all rows; set it to 0 to pack"
     parts = parts_of(spec, model)
     for name in parts.adapted:
-        if not isinstance(model.get_submodule(name), nn.Linear):
+        if not isinstance(model.get_submodule(name), nn.Linear | Conv1D):
             return f"{name} is no linear layer"
     for name in parts.whole:
         if type(model.get_submodule(name)) is not nn.Linear:
@@ -93,25 +112,36 @@ def lora_of(spec: TrialSpec) -> LoraSpec:
 
 def parts_of(spec: TrialSpec, model: PreTrainedModel) -> Parts:
     """The modules that the trial trains, in the order of the model."""
-    fresh = fresh_modules(model)
-    targets = resolve_targets(model, lora_of(spec).target_modules, exclude=fresh)
-    heads = () if isinstance(spec.task, CausalLMSpec) else (*fresh, *head_modules(model))
-    return Parts(tuple(targets), tuple(dict.fromkeys(heads)))
+    fresh, adapter = fresh_modules(model), lora_of(spec)
+    targets = places(model, adapter, exclude=fresh)
+    heads = (*fresh, *head_modules(model)) if spec.task.HAS_HEAD else ()
+    return Parts(
+        {name: _low_rank(adapter, name) for name in targets},
+        tuple(dict.fromkeys(heads)),
+        any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
+    )
+
+
+def _low_rank(adapter: LoraSpec, name: str) -> LowRank:
+    """With the patterns read as PEFT reads them."""
+    r = adapter.rank_pattern.get(get_pattern_key([*adapter.rank_pattern], name), adapter.r)
+    key = get_pattern_key([*adapter.alpha_pattern], name)
+    alpha = adapter.alpha_pattern.get(key, adapter.lora_alpha)
+    return LowRank(r, alpha / (math.sqrt(r) if adapter.use_rslora else r))
 
 
 def initial_values(spec: TrialSpec, parts: Parts, model: PreTrainedModel) -> Named:
-    """What the trial starts with: keyed A, zero B, and its own copies of the heads; or what a saved
+    """What the trial starts with: keyed A and B, and its own copies of the heads; or what a saved
     adapter has in their place."""
     values: Named = {}
-    r = lora_of(spec).r
-    for name in parts.adapted:
-        inputs, outputs = features(model.get_submodule(name))
-        values[name, "lora_A"] = initial_lora_A(spec.seed, name, r, inputs)
-        values[name, "lora_B"] = torch.zeros(outputs, r)
+    adapter = lora_of(spec)
+    for name, low in parts.adapted.items():
+        shape = low.r, *features(model.get_submodule(name))
+        down, up = drawn_factors(adapter.init_lora_weights, spec.seed, name, *shape)
+        values[name, "lora_A"], values[name, "lora_B"] = down, up
     for name in parts.whole:
         for part, parameter in initial_head(model, name, spec.seed).named_parameters():
             values[name, "bias" if part == "bias" else "weight"] = parameter.detach()
-    adapter = lora_of(spec)
     return values if adapter.source is None else _saved_values(adapter, parts, values)
 
 

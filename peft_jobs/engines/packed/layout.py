@@ -2,22 +2,26 @@
 
 Every slot has one row with room for every module that any slot adapts, at the pack's rank: a slot
 of lower rank leaves the rest of its room at zero, where it stays (no gradient, no decay of zero).
-Decayed parameters come first, so that a row is two slices for the optimizer.
+Decayed parameters come first, so that a row is two slices for the optimizer, or three where B has a
+learning rate of its own.
 
 Dimensions: R the pack's rank, I and O a module's inputs and outputs.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 Part = Literal["lora_A", "lora_B", "weight", "bias"]
 Named = dict[tuple[str, Part], Tensor]
 """A trial's tensors by module and part, at its own rank."""
+_ORDER: tuple[Part, ...] = ("lora_A", "weight", "lora_B", "bias")
+"""Of the places: those that the optimizer treats alike side by side."""
 RANKS = (8, 16, 32, 64, 128)
 
 
@@ -45,8 +49,10 @@ class Layout:
 
     rank: int
     places: tuple[Place, ...]
+    fast: int
+    """Where B begins, to which LoRA+ gives a learning rate of its own."""
     decayed: int
-    """Length of the first slice, to which weight decay applies."""
+    """Length of the first slice, to which weight decay applies; biases follow, fast ones too."""
 
     @property
     def size(self) -> int:
@@ -72,21 +78,20 @@ class Layout:
         for place in self.places:
             value = named.get((place.module, place.part))
             if value is not None:
-                _room(place, row)[tuple(slice(0, length) for length in value.shape)].copy_(value)
+                _cut(_room(place, row), value.shape).copy_(value)
 
-    def parts(self, row: Tensor, own: Collection[tuple[str, Part]], r: int) -> Named:
-        """Views of the tensors `own` of a row, without the room beyond the rank `r`."""
+    def parts(self, row: Tensor, own: Mapping[tuple[str, Part], Sequence[int]]) -> Named:
+        """Views of the tensors of a row that have the shapes `own`, without the room beyond."""
         found: Named = {}
         for place in self.places:
-            if (place.module, place.part) not in own:
-                continue  # another slot's
-            tensor = _room(place, row)
-            if place.part == "lora_A":
-                tensor = tensor[:r]
-            elif place.part == "lora_B":
-                tensor = tensor[:, :r]
-            found[place.module, place.part] = tensor
+            shape = own.get((place.module, place.part))
+            if shape is not None:  # or it is another slot's
+                found[place.module, place.part] = _cut(_room(place, row), shape)
         return found
+
+
+def _cut(room: Tensor, shape: Sequence[int]) -> Tensor:
+    return room[tuple(slice(0, length) for length in shape)]
 
 
 def _room(place: Place, row: Tensor) -> Tensor:
@@ -102,23 +107,22 @@ def make_layout(
     rows change no shape.
     """
     rounded = _rounded(rank)
-    decayed: list[tuple[str, Part, Sequence[int]]] = []
-    biases: list[tuple[str, Part, Sequence[int]]] = []
+    found: dict[Part, list[tuple[str, Sequence[int]]]] = {part: [] for part in _ORDER}
     for name in sorted(adapted):
         inputs, outputs = features(model.get_submodule(name))
-        decayed += [(name, "lora_A", (rounded, inputs)), (name, "lora_B", (outputs, rounded))]
+        found["lora_A"].append((name, (rounded, inputs)))
+        found["lora_B"].append((name, (outputs, rounded)))
     for name in sorted(whole):
-        for part, parameter in model.get_submodule(name).named_parameters():
-            if part == "bias":
-                biases.append((name, "bias", parameter.shape))
-            else:
-                decayed.append((name, "weight", parameter.shape))
+        for own, parameter in model.get_submodule(name).named_parameters():
+            found["bias" if own == "bias" else "weight"].append((name, parameter.shape))
     places: list[Place] = []
-    for module, part, shape in [*decayed, *biases]:
-        start = places[-1].stop if places else 0
-        places.append(Place(module, part, tuple(shape), start))
-    length = sum(place.size for place in places[: len(decayed)])
-    return Layout(rounded, tuple(places), length)
+    starts: dict[Part, int] = {}
+    for part in _ORDER:
+        starts[part] = places[-1].stop if places else 0
+        for module, shape in found[part]:
+            start = places[-1].stop if places else 0
+            places.append(Place(module, part, tuple(shape), start))
+    return Layout(rounded, tuple(places), starts["lora_B"], starts["bias"])
 
 
 def row_size(rank: int, trials: Iterable[Mapping[tuple[str, Part], Sequence[int]]]) -> int:
@@ -152,4 +156,6 @@ def by_module(layout: Layout) -> Mapping[str, dict[Part, Place]]:
 def features(module: nn.Module) -> tuple[int, int]:
     """Inputs and outputs of a linear module, quantized or not."""
     linear: Any = module
+    if isinstance(module, Conv1D):
+        return int(linear.nx), int(linear.nf)
     return int(linear.in_features), int(linear.out_features)

@@ -5,8 +5,8 @@ in two batched products, whatever K; a head that is trained whole is K heads in 
 parameters of a slot are one row of `values`, their gradients one row of `gradients`: layers see
 views of all rows, optimizers see single rows.
 
-Dimensions: K slots, T tokens of a slot (rows times padded length), R rank, I and O a module's
-inputs and outputs, P a row's parameters.
+Dimensions: K slots, M adapted modules, T tokens of a slot (rows times padded length), R rank, I and
+O a module's inputs and outputs, P a row's parameters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,17 +38,20 @@ class Pack:
         self.gradients_KP = torch.zeros_like(self.values_KP)
         self.moments_KP = (torch.zeros_like(self.values_KP), torch.zeros_like(self.values_KP))
         """AdamW's first and second."""
-        self.scales_K = torch.zeros(num_slots, dtype=dtype, device=device)
-        """alpha / r of each slot, or alpha / sqrt(r)."""
-        self.max_norms_K = torch.zeros_like(self.scales_K)
+        modules = [place.module for place in layout.places if place.part == "lora_A"]
+        self.numbers = {name: number for number, name in enumerate(modules)}
+        """Of the adapted modules, M of them."""
+        self.scales_MK = torch.zeros(len(modules), num_slots, dtype=dtype, device=device)
+        """alpha / r of each module in each slot, or alpha / sqrt(r)."""
+        self.max_norms_K = torch.zeros(num_slots, dtype=dtype, device=device)
         """To which each slot's gradients are clipped; 0 where they are not."""
-        self.counts_K2 = torch.zeros(num_slots, 2, device=device)
-        """Steps of each slot's optimizer, of both slices of its row."""
+        self.counts_K3 = torch.zeros(num_slots, 3, device=device)
+        """Steps of each slot's optimizer, of the slices of its row."""
         self.taken: set[int] = set()
         """Slots with a trial. The rows of the others are zero."""
         self.rows: Rows = slice(0, num_slots)
         """The slots that take part in this step."""
-        self.step_scales_K = self.scales_K
+        self.step_scales_MK = self.scales_MK
         """Of these slots, with what makes up for dropout."""
         self._cast: Tensor | None = None
         self._is_cast = False
@@ -78,9 +81,9 @@ class Pack:
 
     def free(self, slot: int) -> None:
         """A trial has left: nothing of it stays in the row."""
-        for state in (self.values_KP, self.gradients_KP, *self.moments_KP, self.counts_K2):
+        for state in (self.values_KP, self.gradients_KP, *self.moments_KP, self.counts_K3):
             state[slot].zero_()
-        self.scales_K[slot] = self.max_norms_K[slot] = 0.0
+        self.scales_MK[:, slot] = self.max_norms_K[slot] = 0.0
         self.taken.discard(slot)
 
     def views(self, place: Place) -> tuple[Tensor, Tensor]:
@@ -104,11 +107,16 @@ class Pack:
         """Values have been written, by an optimizer or a newcomer."""
         self._is_cast = False
 
-    def cast_scales(self, dtype: torch.dtype) -> Tensor:
-        """`step_scales_K` in `dtype`, cast once in a step."""
+    @property
+    def num_at_work(self) -> int:
+        """Slots of this step."""
+        return self.step_scales_MK.shape[1]
+
+    def cast_scales(self, module: str, dtype: torch.dtype) -> Tensor:
+        """Of a module: [K], in `dtype`; all are cast once in a step."""
         if self._cast_scales is None or self._cast_scales.dtype != dtype:
-            self._cast_scales = self.step_scales_K.to(dtype)
-        return self._cast_scales
+            self._cast_scales = self.step_scales_MK.to(dtype)
+        return self._cast_scales[self.numbers[module]]
 
     @cached_property
     def mask_columns(self) -> MaskColumns:
@@ -140,15 +148,15 @@ class Pack:
             self.rows = slice(first, last + 1)
         else:
             self.rows = torch.tensor(slots, device=self.values_KP.device)
-        self.masks, self.step_scales_K = masks, self.scales_K[self.rows]
+        self.masks, self.step_scales_MK = masks, self.scales_MK[:, self.rows]
         if masks is not None:
-            self.step_scales_K = self.step_scales_K * masks.factors_K.to(self.scales_K.dtype)
+            self.step_scales_MK = self.step_scales_MK * masks.factors_K.to(self.scales_MK.dtype)
         self._cast_scales = None
         try:
             yield
         finally:
             self.rows, self.masks = slice(0, len(self.values_KP)), None
-            self.step_scales_K, self._cast_scales = self.scales_K, None
+            self.step_scales_MK, self._cast_scales = self.scales_MK, None
 
 
 def _at(place: Place, rows_KP: Tensor) -> Tensor:
@@ -178,11 +186,11 @@ class PackedAdapter(nn.Module):
             if not mixed or not self.is_quantized:
                 x = x.to(pack.values_KP.dtype)
             update = linear(linear(x, self.down[0][pack.alone]), self.up[0][pack.alone])
-            update = update * pack.scales_K[pack.alone]
+            update = update * pack.scales_MK[pack.numbers[self.name], pack.alone]
             if self.is_quantized:
                 update = update.to(result.dtype)
             return (result + update).to(result.dtype)
-        scales_K = pack.cast_scales(dtype)
+        scales_K = pack.cast_scales(self.name, dtype)
         x_KTI = x.to(dtype).reshape(len(scales_K), -1, x.shape[-1])
         kept = None if pack.masks is None else partial(pack.masks, self.name, x_KTI.shape[1])
         down, up = (
@@ -216,7 +224,7 @@ class PackedWhole(nn.Module):
             return linear(x, self.weight[0][pack.alone], own).to(expected)
         mixed = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if mixed else pack.values_KP.dtype
-        x_KTI = x.to(dtype).reshape(len(pack.step_scales_K), -1, x.shape[-1])
+        x_KTI = x.to(dtype).reshape(pack.num_at_work, -1, x.shape[-1])
         weight = pack.cast_values(self.places["weight"], dtype), self.weight[1]
         bias = None
         if self.bias is not None:

@@ -14,10 +14,10 @@ from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.host_copies import HostCopies
 from peft_jobs.engines.packed.adapter import adapter_to_save, checkpoint_tensors, from_snapshot
-from peft_jobs.engines.packed.eligibility import Parts, initial_values, lora_of
+from peft_jobs.engines.packed.eligibility import Parts, initial_values
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule
+from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, fast_ratios
 from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import TrialResult
@@ -69,7 +69,7 @@ class PackedTrial:
         """Since trials last came or went."""
         training = self.spec.training
         self.num_steps = training.total_steps(len(data.train))
-        self.schedule = Schedule(training, self.num_steps)
+        self.schedule = Schedule(training, self.num_steps, fast_ratios(self.spec, self.shapes))
         num_samples = self.num_steps * training.samples_per_step
         order = SampleOrder(self.spec.seed, len(data.train), num_samples, self.counts.samples)
         pad, step = base.tokenizer.pad_token_id, self.counts.step
@@ -103,7 +103,7 @@ class PackedTrial:
 
     @property
     def rank(self) -> int:
-        return lora_of(self.spec).r
+        return self.parts.rank
 
     @property
     def may_end(self) -> bool:
@@ -119,7 +119,8 @@ class PackedTrial:
     def move_in(self, pack: Pack, number: int) -> None:
         """Take the row `number` of a pack."""
         assert self.captured is not None
-        self.row = PackRow(pack, number, self.spec, self.schedule, self.captured)
+        parts = (self.spec, self.parts, self.schedule, self.captured)
+        self.row = PackRow(pack, number, *parts)
         self.captured, self.has_stepped = None, False
 
     def move_out(self) -> None:

@@ -1,14 +1,13 @@
 """One trial in one slot: its parameters, its optimizer and its schedule.
 
-Clipping and AdamW are torch's own formulas, on the slots' rows: two slices, of which one is
-decayed. So a slot steps when it is due and is untouched when it is not; those that are due step
-together, with one call for those of equal settings. The state of all slots is allocated with the
-pack: a step asks for no memory, nor does a trial that takes the row of another. `capture` and a new
-PackRow move a trial between packs of other shapes, and to and from checkpoints.
+Clipping and AdamW are torch's own formulas, on slices of the slots' rows. So a slot steps when it
+is due and is untouched when it is not; those that are due step together, with one call for those of
+equal settings. The state of all slots is allocated with the pack: a step asks for no memory, nor
+does a trial that takes the row of another. `capture` and a new PackRow move a trial between packs
+of other shapes, and to and from checkpoints.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -20,8 +19,8 @@ from transformers import TrainingArguments, get_scheduler
 
 from peft_jobs.device.host_copies import HostCopies
 from peft_jobs.device.memory import RanOut, tried
-from peft_jobs.engines.packed.eligibility import lora_of
-from peft_jobs.engines.packed.layout import Named
+from peft_jobs.engines.packed.eligibility import Parts, lora_of
+from peft_jobs.engines.packed.layout import Layout, Named, Part
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.spec import TrainingSpec, TrialSpec
 
@@ -52,10 +51,14 @@ def _on_cpu(named: Named) -> Named:
 class Schedule:
     """The learning rate of each step, by transformers' own schedules."""
 
-    def __init__(self, training: TrainingSpec, num_steps: int) -> None:
-        """`num_steps` is the horizon. Groups and state are those of the Trainer's scheduler."""
-        leaves = [torch.nn.Parameter(torch.empty(0)) for _ in range(2)]
-        optimizer = torch.optim.SGD([{"params": [leaf]} for leaf in leaves], training.learning_rate)
+    def __init__(
+        self, training: TrainingSpec, num_steps: int, further: Sequence[float] = ()
+    ) -> None:
+        """`num_steps` is the horizon. Groups and state are those of the Trainer's scheduler, which
+        has two, and one more for each of the ratios `further`."""
+        rates = [training.learning_rate * ratio for ratio in (1.0, 1.0, *further)]
+        groups = [{"params": [torch.nn.Parameter(torch.empty(0))], "lr": rate} for rate in rates]
+        optimizer = torch.optim.SGD(groups, training.learning_rate)
         # It reads nothing else of its arguments.
         warmup = TrainingArguments.get_warmup_steps(cast(Any, training), num_steps)
         self._scheduler: Any = get_scheduler(
@@ -74,7 +77,8 @@ class Schedule:
         """The scheduler's state after `step` steps."""
         scheduler = self._scheduler
         scheduler.last_epoch, scheduler._step_count = step, step + 1
-        scheduler._last_lr = [self.rate(step) for _ in scheduler.base_lrs]
+        factor = scheduler.lr_lambdas[0](step)
+        scheduler._last_lr = [float(rate * factor) for rate in scheduler.base_lrs]
         state: dict[str, Any] = scheduler.state_dict()
         return state
 
@@ -83,24 +87,28 @@ class PackRow:
     """The parameters of one trial while it has a slot of a pack."""
 
     def __init__(
-        self, pack: Pack, slot: int, spec: TrialSpec, schedule: Schedule, captured: Captured
+        self,
+        pack: Pack,
+        slot: int,
+        spec: TrialSpec,
+        parts: Parts,
+        schedule: Schedule,
+        captured: Captured,
     ) -> None:
         self.pack, self.slot, self.spec, self.schedule = pack, slot, spec, schedule
-        self._own = frozenset(captured.values)
+        self._own = {place: value.shape for place, value in captured.values.items()}
         self.steps = captured.steps
-        decayed, size, counts_2 = pack.layout.decayed, pack.layout.size, pack.counts_K2[slot]
         pack.taken.add(slot)
-        counts_2.fill_(captured.steps)
+        pack.counts_K3[slot].fill_(captured.steps)
         self.cuts = [
-            (slice(start, stop), decay, counts_2[number])
-            for number, (start, stop, decay) in enumerate(
-                ((0, decayed, spec.training.weight_decay), (decayed, size, 0.0))
-            )
+            (slice(start, stop), decay, ratio, pack.counts_K3[slot, number])
+            for number, (start, stop, decay, ratio) in enumerate(_slices(pack.layout, spec))
             if stop > start
         ]
-        adapter = lora_of(spec)
-        scale = adapter.lora_alpha / (math.sqrt(adapter.r) if adapter.use_rslora else adapter.r)
-        pack.scales_K[slot], pack.max_norms_K[slot] = scale, spec.training.max_grad_norm
+        low = parts.adapted
+        scales = [low[name].scale if name in low else 0.0 for name in pack.numbers]
+        pack.scales_MK[:, slot] = torch.tensor(scales, dtype=pack.scales_MK.dtype)
+        pack.max_norms_K[slot] = spec.training.max_grad_norm
         moments = [captured.moments.get(name, {}) for name in MOMENTS]
         for rows, named in zip(
             (pack.values_KP, pack.gradients_KP, *pack.moments_KP),
@@ -127,7 +135,7 @@ class PackRow:
         pack, rows = self.pack, {"values": self.pack.values_KP[self.slot]}
         if moments and self.steps:
             rows |= {n: s[self.slot] for n, s in zip(MOMENTS, pack.moments_KP, strict=True)}
-        cut = partial(pack.layout.parts, own=self._own, r=lora_of(self.spec).r)
+        cut = partial(pack.layout.parts, own=self._own)
         steps = self.steps
 
         def arranged(copied: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -151,8 +159,24 @@ class PackRow:
 
     def _copied(self, rows_KP: Tensor) -> Named:
         """Copies of the tensors of the trial's row."""
-        parts = self.pack.layout.parts(rows_KP[self.slot], self._own, lora_of(self.spec).r)
+        parts = self.pack.layout.parts(rows_KP[self.slot], self._own)
         return {place: _copied(tensor.detach()) for place, tensor in parts.items()}
+
+
+def fast_ratios(spec: TrialSpec, places: Collection[tuple[str, Part]]) -> list[float]:
+    """Times which the further groups of the Trainer's optimizer learn, where the trial has these
+    parameters: see `peft_jobs.methods.lora.learning_rates`."""
+    ratio, parts = lora_of(spec).loraplus_lr_ratio, {part for _, part in places}
+    return [ratio for part in ("lora_B", "bias") if part in parts] if ratio != 1 else []
+
+
+def _slices(layout: Layout, spec: TrialSpec) -> list[tuple[int, int, float, float]]:
+    """Of a row: where each begins and ends, its weight decay, and times which it learns."""
+    decay, ratio = spec.training.weight_decay, lora_of(spec).loraplus_lr_ratio
+    decayed = [(0, layout.fast, decay, 1.0), (layout.fast, layout.decayed, decay, ratio)]
+    if ratio == 1:
+        decayed = [(0, layout.decayed, decay, 1.0)]
+    return [*decayed, (layout.decayed, layout.size, 0.0, ratio)]
 
 
 @torch.no_grad()
@@ -171,8 +195,8 @@ def step_rows(rows: Sequence[PackRow]) -> None:
     for row in rows:
         training = row.spec.training
         betas = training.adam_beta1, training.adam_beta2
-        for cut, decay, count in row.cuts:
-            settings = (*betas, training.adam_epsilon, row.learning_rate, decay)
+        for cut, decay, ratio, count in row.cuts:
+            settings = (*betas, training.adam_epsilon, row.learning_rate * ratio, decay)
             together.setdefault(settings, []).append((row.slot, cut, count))
     for (beta1, beta2, epsilon, rate, decay), parts in together.items():
         values, gradients, first, second = (

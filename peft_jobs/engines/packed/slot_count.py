@@ -18,7 +18,7 @@ from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.device.precision import use_tf32
-from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, lora_of, parts_of
+from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, parts_of
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
@@ -79,7 +79,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
     task, pad_token_id = TASKS[spec.task.type], base.tokenizer.pad_token_id
     parts = parts_of(spec, base.model)
     values = Captured(initial_values(spec, parts, base.model))
-    layout = make_layout(lora_of(spec).r, parts.adapted, parts.whole, base.model)
+    layout = make_layout(parts.rank, parts.adapted, parts.whole, base.model)
     schedule = Schedule(spec.training, STEPS_PER_NUMBER)
     snapshot = Snapshot.of(base.model)
     try:
@@ -89,7 +89,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
             checkpoint_activations(base.model)
         use_tf32(spec.training, base.device)
         base.model.train()
-        rows = [PackRow(pack, slot, spec, schedule, values) for slot in range(number)]
+        rows = [PackRow(pack, slot, spec, parts, schedule, values) for slot in range(number)]
         feeds = []
         for slot in range(number):
             order = iter(SampleOrder(spec.seed + slot, len(data.train), 1 << 30))

@@ -18,26 +18,35 @@ from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
 from peft_jobs.base.stored_quantization import forget_stored
 from peft_jobs.device.this_device import this_device
-from peft_jobs.evaluation.scoring import score
+from peft_jobs.evaluation.row_scores import keep_rows
+from peft_jobs.evaluation.samples import sample_answers
+from peft_jobs.evaluation.scoring import Evaluation, examine
 from peft_jobs.evaluation.serving import serving_settings
 from peft_jobs.methods import load_adapter
 from peft_jobs.phases import Phases
 from peft_jobs.spec import QuantizationSpec, TaskSpec, TrialSpec
-from peft_jobs.storage.attempt_folder import read_labels, write_labels
-from peft_jobs.storage.files import follow_umask
+from peft_jobs.storage.attempt_folder import SAMPLES_FILE, read_labels, write_labels
+from peft_jobs.storage.files import follow_umask, write_json
 from peft_jobs.tasks.chat import template_of
 from peft_jobs.training.counts import Counts
 from peft_jobs.training.oom_ladder import OomLadder
 
 
 def score_adapter(
-    spec_json: str, adapter: Path, cache_dir: Path, test: bool
+    spec_json: str,
+    adapter: Path,
+    cache_dir: Path,
+    test: bool,
+    num_samples: int = 0,
+    test_rows: Path | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(validation, test) metrics of a saved adapter on a freshly loaded base.
 
-    The test metrics are empty unless `test` is asked for and the data have such a split. The names
+    The test metrics are empty unless `test` is asked for and the data have such a split; what was
+    found of each of its rows is written into the folder `test_rows`, if one is given. The names
     of the classes are written beside the adapter if they are not there, and so are the tokenizer
-    with its chat template, and the generation settings.
+    with its chat template, and the generation settings; with `num_samples`, also how many examples
+    there were, and the answers to as many prompts (see `sample_answers`).
     """
     spec = TrialSpec.model_validate_json(spec_json)
     base, data = Resident(cache_dir, this_device(), with_test=test).get(spec, Phases())
@@ -48,9 +57,18 @@ def score_adapter(
     if settings is not None:
         settings.save_pretrained(str(adapter))
     model = load_adapter(base.model, adapter)
-    return _scored(model, base, spec, data.validation), (
-        {} if data.test is None else _scored(model, base, spec, data.test, "test")
-    )
+    if num_samples:
+        splits = {"train": data.train, "validation": data.validation, "test": data.test}
+        examples = {split: len(rows) for split, rows in splits.items() if rows is not None}
+        answers = sample_answers(model, base, spec, data.validation, num_samples)
+        write_json(adapter / SAMPLES_FILE, {"examples": examples, "answers": answers})
+    validation = _examined(model, base, spec, data.validation).metrics
+    if data.test is None:
+        return validation, {}
+    tested = _examined(model, base, spec, data.test, "test")
+    if test_rows is not None:
+        keep_rows(test_rows, tested, data.test, data.numbers["test"])
+    return validation, tested.metrics
 
 
 def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> dict[str, float]:
@@ -81,7 +99,7 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     )
     del merged, base  # the plain model takes the memory of this one
     again, data = resident.get(plain, Phases())
-    return _scored(again.model, again, plain, data.validation)
+    return _examined(again.model, again, plain, data.validation).metrics
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, task: TaskSpec, folder: Path) -> None:
@@ -106,12 +124,12 @@ def _restore_cache(model: PreTrainedModel, spec: TrialSpec) -> None:
         del model.config.use_cache
 
 
-def _scored(
+def _examined(
     model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
-) -> dict[str, float]:
-    """Metrics on a split, in as small batches as memory asks for, as the trial took them."""
+) -> Evaluation:
+    """A split, in as small batches as memory asks for, as the trial took them."""
     return OomLadder(spec, base.device).measured(
-        Counts(), lambda smaller: score(model, base, smaller, rows, split)
+        Counts(), lambda smaller: examine(model, base, smaller, rows, split)
     )
 
 

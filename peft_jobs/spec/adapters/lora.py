@@ -9,10 +9,6 @@ from peft_jobs.spec.fields import Names, Positive, Rate, Section, Width
 
 MUTATING = ("pissa", "olora", "corda")
 """Initialisations that move a part of the base's weights into the adapter."""
-_OF_LORA_ITSELF = (
-    *("r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules"),
-    *("bias", "modules_to_save", "from"),
-)
 FROM_DATA = ("eva", "corda")
 """Initialisations that look at the trial's first training rows."""
 
@@ -79,11 +75,6 @@ class LoraSpec(LayeredAdapter):
     @property
     def mutates_base(self) -> bool:
         return self.init_lora_weights.startswith(MUTATING)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is LoRA itself: none of its variants, other initialisations, or patterns."""
-        return self == LoraSpec(**{name: getattr(self, name) for name in _OF_LORA_ITSELF})
 
     def refusal(self, scheme: str, task: str, gradient_checkpointing: bool) -> str | None:
         name = f"init_lora_weights {self.init_lora_weights}"

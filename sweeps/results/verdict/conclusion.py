@@ -1,5 +1,6 @@
 """Verdict: what a sweep says, as one value, however far it has come."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 from peft_jobs import State
 from sweeps.confirmation.confirmed import Confirmation
 from sweeps.confirmation.seeds import Interval
+from sweeps.file_names import EXPORT_FILE
 from sweeps.records.layout import SweepFolder
 from sweeps.records.reader import final_trainings
 from sweeps.results.importances import Importances, importances
@@ -46,6 +48,10 @@ class Choice:
     minutes: float
     unbeaten: tuple[str, ...]
     """Of the board's references, those that the recorded trial does not beat."""
+    test: Interval | None = None
+    """What `export` measured on the test rows, which it reads once and for this trial alone, with
+    the 95 % interval of this adapter on other rows; the value alone where that is not known. None
+    before an export into the sweep's folder."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def verdict_of(board: Leaderboard, study: SweepStudy, folder: SweepFolder) -> Ve
 
     Whether rows are told apart before a confirmation is known only of a board with intervals.
     """
-    choice, spent, status = _choice(board), spending_of(study), _status(board)
+    choice, spent, status = _choice(board, folder), spending_of(study), _status(board)
     tied = _tied(board)
     trials = study.trials()
     return Verdict(
@@ -121,7 +127,7 @@ def verdict_of(board: Leaderboard, study: SweepStudy, folder: SweepFolder) -> Ve
     )
 
 
-def _choice(board: Leaderboard) -> Choice | None:
+def _choice(board: Leaderboard, folder: SweepFolder) -> Choice | None:
     found = board.confirmation
     row = board.chosen
     if row is None or row.value is None:
@@ -142,7 +148,18 @@ def _choice(board: Leaderboard) -> Choice | None:
         peak_memory_bytes=row.peak_memory_bytes,
         minutes=row.minutes,
         unbeaten=row.unbeaten,
+        test=_tested(row.number, board.metric, folder),
     )
+
+
+def _tested(number: int, metric: str, folder: SweepFolder) -> Interval | None:
+    text = folder.read(folder.exports / f"trial-{number:04d}" / EXPORT_FILE)
+    record = json.loads(text or "{}")
+    name = f"test/{metric.removeprefix('validation/')}"
+    value = (record.get("test") or {}).get(name)
+    if value is None or record["trial"] != number:
+        return None
+    return Interval(value, *record.get("test_intervals", {}).get(name, (value, value)))
 
 
 def _behind_first(found: Confirmation) -> Interval | None:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from sweeps.confirmation.confirmed import Confirmation
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.spec.metrics import as_loss
 from sweeps.study.study import SweepStudy
 
-Basis = Literal["seeds", "rows"]
+Basis = Literal["seeds", "rows", "seeds and rows"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Comparison:
     low: float | None = None
     high: float | None = None
     basis: Basis | None = None
-    """What was drawn anew for the interval: training seeds (it is of configurations), or rows (it
-    is of these two adapters)."""
+    """What is taken as drawn anew: training seeds, with rows or without (it is of configurations),
+    or rows alone (it is of these two adapters)."""
 
     @property
     def is_sure(self) -> bool:
@@ -49,11 +50,14 @@ def _references(board: Leaderboard) -> Iterator[Comparison]:
             expected = found.winner.expected
             losses = [as_loss(v, board.direction) for v in (expected.low, expected.high)]
             by = loss - as_loss(expected.value, board.direction)
-            yield Comparison(
-                other, None, value, by, loss - max(losses), loss - min(losses), "seeds"
-            )
+            low, high = loss - max(losses), loss - min(losses)
+            yield Comparison(other, None, value, by, low, high, _basis(found))
         elif best is not None and best.value is not None:
             yield Comparison(other, None, value, loss - as_loss(best.value, board.direction))
+
+
+def _basis(found: Confirmation) -> Basis:
+    return "seeds and rows" if found.holds_for_rows else "seeds"
 
 
 def _trials(board: Leaderboard, study: SweepStudy) -> Iterator[Comparison]:
@@ -75,7 +79,9 @@ def _measured(board: Leaderboard) -> Iterator[Comparison]:
             if row.number != found.recommended:
                 gap, value = row.behind_winner, row.expected.value
                 name = f"trial {row.number:04d}"
-                yield Comparison(name, row.number, value, gap.value, gap.low, gap.high, "seeds")
+                yield Comparison(
+                    name, row.number, value, gap.value, gap.low, gap.high, _basis(found)
+                )
         return
     for other in board.rows:
         if other.rank is None or other.interval is None or best is None:

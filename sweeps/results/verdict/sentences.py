@@ -15,9 +15,11 @@ from sweeps.results.words import numbered, shown, size
 if TYPE_CHECKING:
     from sweeps.results.verdict.conclusion import Choice, Verdict
 
+_THESE = "on other rows of this kind"
 _BASIS = {
-    "rows": "on other rows of this kind; other seeds may differ more",
-    "seeds": "in the mean over seeds",
+    "rows": f"{_THESE}; other seeds may differ more",
+    "seeds": "in the mean over seeds, on these rows",
+    "seeds and rows": "in the mean over seeds, on other rows too",
 }
 
 
@@ -55,6 +57,10 @@ def told(verdict: "Verdict") -> Iterator[str]:
             values = (f"{name}={shown(value)}" for name, value in chosen.params.items())
             yield f"Its configuration: {', '.join(values)}."
         yield _cost(chosen)
+        if (test := chosen.test) is not None:
+            known = test.low < test.high
+            between = f" ({test.low:.4f} to {test.high:.4f} {_THESE})" if known else ""
+            yield f"On the test rows, read once, its adapter has {test.value:.4f}{between}."
         if chosen.expected is not None:
             yield from _ties(verdict, chosen)
         for comparison in verdict.comparisons:

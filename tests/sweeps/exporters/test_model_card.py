@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard, ModelCardData
 
 from peft_jobs import TrialSpec
-from sweeps import build_sweep
+from sweeps import build_sweep, open_sweep
+from sweeps.exporters.card_sections import sample_answers
 from sweeps.exporters.export import Exported, export_trial
+from sweeps.exporters.front_matter import front_matter
 from sweeps.run import launch
 
 ANIMALS = ("zebra", "cat", "dog", "bird")
@@ -131,7 +134,7 @@ def scored(exported: Exported, loaded: dict[str, Any], cache: Path) -> dict[str,
         ),
         pytest.param(CLASSIFY, {"r": 4}, SKIPPING, id="classes, int8"),
         pytest.param(WRITE, {"r": 4}, SKIPPING, id="texts, int8", marks=pytest.mark.slow),
-        pytest.param(WRITE, {"r": 4}, "nf4", id="texts, nf4", marks=pytest.mark.slow),
+        pytest.param(WRITE, {"r": 4}, "nf4", id="texts, nf4"),
     ],
 )
 def test_the_cards_code_loads_the_model_that_was_scored(
@@ -150,8 +153,7 @@ def test_the_cards_code_loads_the_model_that_was_scored(
     loaded: dict[str, Any] = {}
     exec(code_of(card), loaded)
     found = scored(exported, loaded, tmp_path / "tokens")
-    # bitsandbytes' own 4-bit kernel of some CPUs computes in bfloat16
-    close = 2e-2 if quantization == "nf4" else 1e-5
+    close = 1e-6 if quantization == "nf4" else 1e-5
     assert found == pytest.approx({name: exported.recorded[name] for name in found}, rel=close)
 
 
@@ -183,8 +185,8 @@ def test_the_card_of_a_checkpoint_that_is_stored_quantized_says_so_and_loads_it(
     layer = loaded["base"].model.layers[0].mlp.up_proj.base_layer
     assert (layer.weight.quant_type, layer.compute_dtype) == ("fp4", getattr(torch, compute))
     found = scored(exported, loaded, tmp_path / "tokens")
-    # bitsandbytes' own 4-bit kernel of some CPUs computes in bfloat16
-    assert found == pytest.approx({name: exported.recorded[name] for name in found}, rel=2e-2)
+    close = 1e-6 if compute == "float32" else 1e-4
+    assert found == pytest.approx({name: exported.recorded[name] for name in found}, rel=close)
 
 
 def test_an_export_names_the_classes_of_its_outputs(
@@ -231,3 +233,91 @@ def test_a_merge_that_broke_off_is_made_again(export: Any, tmp_path: Path) -> No
     assert (again.merged_path / "config.json").is_file()
     assert not (again.merged_path / "leftover.safetensors").exists()
     assert not (exported.path / ".merged").exists()
+
+
+def metadata(exported: Exported) -> ModelCardData:
+    """The card's metadata, by huggingface_hub's own reader, which refuses what is malformed."""
+    card = (exported.path / "README.md").read_text()
+    found: ModelCardData = ModelCard(card, ignore_metadata_errors=False).data
+    return found
+
+
+def test_the_card_says_what_the_hub_and_its_visitors_ask_for(export: Any) -> None:
+    exported = export(task=WRITE, adapter={"r": 4})
+    found = metadata(exported)
+    assert (found.library_name, found.pipeline_tag) == ("peft", "text-generation")
+    assert found.base_model is None  # the demo's is not on the Hub
+    assert {"lora", "peft-sweeps"} <= set(found.tags or ())
+    results = {result.metric_name: result for result in found.eval_results or ()}
+    assert {name: result.metric_value for name, result in results.items()} == exported.validation
+    loss = results["validation/loss"]
+    assert (loss.dataset_name, loss.dataset_split, loss.metric_type) == (
+        "rows.jsonl",
+        "validation",
+        "loss",
+    )
+    low, high = loss.metric_args["interval_95"]  # type: ignore[index]
+    assert low < loss.metric_value < high
+    assert (low, high) == pytest.approx(bootstrapped(exported), rel=0.02)
+
+    card = (exported.path / "README.md").read_text()
+    rows = [f"{ROWS[n]['question']} " for n in (0, 8, 16)]  # spread evenly over 24
+    shown = re.findall(r"Prompt \d:\n\n```text\n(.*)\n```", card)
+    assert shown == rows
+    references = re.findall(r"Reference:\n\n```text\n(.*)\n```", card)
+    assert references == [ROWS[n]["kind"] for n in (0, 8, 16)]
+    assert "```text\n{question} \n```" in card
+    for words in (
+        *("train: `rows.jsonl`, 24 examples", "seen: 32 samples", "4 optimizer steps of 8"),
+        *("hardware: a CPU", "1 trials were launched", "No test split was scored"),
+        "licence is not known here",
+    ):
+        assert words in card, words
+    sweep = open_sweep(exported.path.parent / "runs", "one")
+    for sentence in sweep.verdict().sentences(with_steps=False):
+        assert f"* {sentence}\n" in card
+    prose = re.sub(r"```.*?```", "", card.split("\n---\n")[1], flags=re.DOTALL)
+    assert str(exported.path.parent) not in prose  # no folder of this machine
+
+
+def bootstrapped(exported: Exported) -> tuple[float, float]:
+    """A second implementation: the mean loss by token on rows drawn with replacement."""
+    import numpy as np
+
+    frame = open_sweep(exported.path.parent / "runs", "one").rows(0)
+    source, found = np.random.default_rng(1), []
+    losses, counts = np.asarray(frame["loss_sum"]), np.asarray(frame["count"])
+    for _ in range(4000):
+        drawn = source.integers(0, len(frame), len(frame))
+        found.append(losses[drawn].sum() / counts[drawn].sum())
+    return float(np.percentile(found, 2.5)), float(np.percentile(found, 97.5))
+
+
+def test_what_the_base_s_own_card_says_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: [en, de]\n---\nA base.\n")
+    trial = {
+        "model": {"name_or_path": "org/base", "revision": "v1"},
+        "task": WRITE,
+        "data": {
+            "train": {"path": "org/rows", "split": "train[:50%]", "revision": "r1"},
+            "validation": str(tmp_path / "held_out.jsonl"),
+        },
+    }
+    record = {"validation": {"validation/loss": 1.5}, "test": {"test/loss": 1.75}}
+    of_hub = front_matter(TrialSpec.model_validate(trial), record, "mine")
+    assert (of_hub.base_model, of_hub.datasets) == ("org/base", ["org/rows"])
+    assert of_hub.to_dict()["base_model_relation"] == "adapter"
+    assert of_hub.license is None
+    split = {r.metric_name: (r.dataset_name, r.dataset_split) for r in of_hub.eval_results or ()}
+    assert split["validation/loss"] == ("held_out.jsonl", "validation")
+    local = front_matter(
+        TrialSpec.model_validate({**trial, "model": str(tmp_path)}), record, "mine"
+    )
+    assert (local.license, local.language, local.base_model) == ("mit", ["en", "de"], None)
+
+
+def test_no_text_of_a_row_ends_its_block() -> None:
+    sample = {"prompt": "```python\nx\n```", "answer": "````", "reference": "a"}
+    lines = list(sample_answers({"answers": [sample]}))
+    assert lines[lines.index("Prompt 1:") + 2] == "````text"
+    assert lines[lines.index("Answer:") + 2] == "`````text"

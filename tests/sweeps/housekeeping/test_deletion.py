@@ -155,4 +155,4 @@ def test_list_tells_sizes_and_studies_without_a_folder(storage: Path) -> None:
     shutil.rmtree(storage / "waves")
     listed = CliRunner().invoke(app, ["list", "--storage", str(storage)])
     assert "waves has a study of 4 trials and no folder" in listed.stderr
-    assert " KiB" in listed.stdout
+    assert " MiB" in listed.stdout

@@ -9,10 +9,12 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.report import facts
+from sweeps.report.explained import explained
 from sweeps.report.figures import against_costs, by_samples, history
 from sweeps.report.lanes import timeline
 from sweeps.report.parallel import parallel_coordinates
 from sweeps.report.repeats import seeds
+from sweeps.results.importances import Importance, Importances
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import launch
@@ -137,8 +139,27 @@ def test_parallel_lines_are_those_of_the_ranked_trials(sweep: Callable[..., Any]
     assert told == {f"{r.value:.3g}" for r in ranked}
     best = min(ranked, key=lambda r: r.value or 0.0)
     (first,) = (line for line in lines if line["line"]["color"] == "--best")
+    assert first is lines[-1], "on top of the others"
     place = axes.index("learning_rate")
     assert first["customdata"][place][1] == f"{best.params['training.learning_rate']:.3g}"
+
+
+def test_shares_are_grey_where_nothing_can_be_said() -> None:
+    rows = (
+        Importance("adapter.r", 0.5, 0.25, 0.75, 0.0, 12, "matters"),
+        Importance("<b>", 0.125, 0.0, 0.25, 0.4, 12, None),
+    )
+    figure = explained(Importances(rows, 12, 5))
+    assert figure is not None
+    (bars,) = figure["data"]
+    assert (bars["y"], bars["x"]) == (["adapter.r", "&lt;b&gt;"], [0.5, 0.125])
+    assert bars["error_x"]["arrayminus"] == bars["error_x"]["array"] == [0.25, 0.125]
+    assert bars["marker"]["color"] == ["--best", "--pruned"]
+    assert "Grey" in figure["caption"]
+    silent = explained(Importances(rows[1:], 12, 5))
+    assert silent is not None
+    assert "Nothing can be said yet" in silent["caption"]
+    assert explained(Importances((), 3, 3)) is None
 
 
 def test_seeds_are_drawn_as_the_study_has_them(sweep: Callable[..., Any]) -> None:

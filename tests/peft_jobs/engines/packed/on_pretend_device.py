@@ -178,7 +178,7 @@ def test_a_tensor_that_was_forgotten_on_the_host_fails_the_step(
     base_and_rows: Any, mixed: Any
 ) -> None:
     with Driven(*base_and_rows, mixed(**NF4), 2) as driven:
-        driven.pack.scales_K = driven.pack.step_scales_K = driven.pack.scales_K.to("cpu")
+        driven.pack.scales_MK = driven.pack.scales_MK.to("cpu")
         with pytest.raises((DevicesDoNotMatch, RuntimeError), match="pretend"):
             forward_and_backward(driven, (0, 1))
 

@@ -267,6 +267,15 @@ def test_either_engine_goes_on_from_the_others_checkpoints(
     cache: str, mixed: Any, tmp_path: Path, first: str, second: str
 ) -> None:
     specs = mixed(**{"task": CLASSES, "quantization.scheme": "nf4", "evaluation.rungs": [9]})
+    for trial, further in enumerate(
+        [
+            {"loraplus_lr_ratio": 4.0},
+            {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 40}},
+            {"layers_to_transform": [1], "init_lora_weights": "gaussian"},
+            {"exclude_modules": ["k_proj"], "init_lora_weights": "orthogonal"},
+        ]
+    ):
+        specs[trial] = specs[trial].with_params({f"adapter.{k}": v for k, v in further.items()})
     kinds: dict[str, Callable[[], Any]] = {
         "solo": lambda: SoloEngine(cache, threads=1, checkpoint_seconds=0),
         "packed": lambda: PackedEngine(cache, num_slots=3, threads=1, checkpoint_seconds=0),

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from peft_jobs import Kind, State, TrialResult
+from peft_jobs.storage.files import write_json
 from sweeps import SweepSpec, open_sweep
+from sweeps.confirmation.seeds import Interval
 from sweeps.records.layout import SweepFolder
 from sweeps.results.importances import Importance, Importances
 from sweeps.results.ranking import make_leaderboard
@@ -102,6 +104,28 @@ def test_a_single_run_is_told_as_one(open_study: Open) -> None:
     assert told.is_sure
     assert told.basis == "rows"
     assert said(study, rows=(rows[0], replace(rows[1], interval=(-0.1, 0.9)))).tied == (other,)
+
+
+def test_the_test_rows_are_told_of_the_chosen_trial_alone(open_study: Open) -> None:
+    study = open_study()
+    best, other = end(study, 1.0), end(study, 1.5)
+    exports = SweepFolder.of(study.spec).exports
+    for number, loss in ((best, 1.25), (other, 9.0)):
+        assert said(study).chosen.test is None  # type: ignore[union-attr]
+        record = {"trial": number, "test": {"test/loss": loss}}
+        record["test_intervals"] = {"test/loss": [loss - 0.25, loss + 0.25]}
+        (exports / f"trial-{number:04d}").mkdir(parents=True)
+        write_json(exports / f"trial-{number:04d}" / "export.json", record)
+        if number == best:
+            verdict = said(study)
+            assert verdict.chosen is not None
+            assert verdict.chosen.test == Interval(1.25, 1.0, 1.5)
+            assert (
+                "On the test rows, read once, its adapter has 1.2500 (1.0000 to 1.5000 on other "
+                "rows of this kind)."
+            ) in verdict.sentences()
+            (exports / f"trial-{number:04d}" / "export.json").unlink()
+    assert said(study).chosen.test is None  # type: ignore[union-attr]
 
 
 def test_what_is_given_is_what_is_beaten(open_study: Open) -> None:
