@@ -9,12 +9,15 @@ looked at on the device where it will.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_iter
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -36,6 +39,8 @@ class BaseTraits:
     """It takes random numbers."""
     mixes: bool = False
     """What it gives for a row is another beside a longer row than alone."""
+    stretches: bool = False
+    """It gives its layers rows of other lengths than it was given."""
     opened: set[str] = field(default_factory=set)
     """Linear layers of which it uses more than what they give when called."""
     failure: str | None = None
@@ -51,7 +56,7 @@ def traits_of(base: Base) -> BaseTraits:
 
 @torch.no_grad()
 def _detect(base: Base) -> BaseTraits:
-    model, found = base.model, BaseTraits()
+    model, found, lengths = base.model, BaseTraits(), set[int]()
     token = base.tokenizer.eos_token_id or 0  # which encoders with a decoder look for
     ids = torch.full((1, 2), token, device=base.device)
     snapshot = Snapshot.of(model)
@@ -59,13 +64,15 @@ def _detect(base: Base) -> BaseTraits:
         for name, layer in list(model.named_modules()):
             if isinstance(layer, nn.Linear | Conv1D):
                 parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, _Closed(layer, name, found.opened))
+                closed = _Closed(layer, name, found.opened, lengths)
+                setattr(model.get_submodule(parent), child, closed)
         model.train()
         with torch.random.fork_rng([base.device] if base.device.type == "cuda" else []):
             before = _generators(base.device)
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            model(**_inputs(model, ids, torch.ones_like(ids)))
             states = zip(before, _generators(base.device), strict=True)
             found.draws = any(not torch.equal(*state) for state in states)
+        found.stretches = not lengths <= {1, ids.shape[1]}
         model.eval()  # type: ignore[no-untyped-call]
         found.mixes = _mixes(base)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
@@ -103,12 +110,20 @@ def _outputs(base: Base, rows: list[list[int]], lengths: list[int]) -> list[torc
     ids = torch.tensor(rows, device=base.device)
     places = torch.arange(ids.shape[1], device=base.device)
     mask = (places < torch.tensor(lengths, device=base.device)[:, None]).long()
-    found = base.model(input_ids=ids, attention_mask=mask, use_cache=False)
+    found = base.model(**_inputs(base.model, ids, mask))
     return [
         value
         for value in found.values()
         if isinstance(value, torch.Tensor) and value.shape[:1] == ids.shape[:1]
     ]
+
+
+def _inputs(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    """What a model is called with; one that writes behind what it reads writes the same."""
+    found = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    if model.config.is_encoder_decoder and model.get_output_embeddings() is not None:  # type: ignore[no-untyped-call]
+        found["decoder_input_ids"] = ids
+    return found
 
 
 def _generators(device: torch.device) -> list[torch.Tensor]:
@@ -118,20 +133,41 @@ def _generators(device: torch.device) -> list[torch.Tensor]:
     return states
 
 
+class _Watched(torch.Tensor):
+    """A weight that tells by `note` that more was asked of it than of which type it is."""
+
+    note: Callable[[], None]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func != torch.Tensor.dtype.__get__:  # type: ignore[attr-defined]
+            for watched in tree_iter((args, kwargs)):
+                if isinstance(watched, cls):
+                    watched.note()
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
 class _Closed(nn.Module):
-    """A layer that notes its name in `opened` where anything but a call is asked of it."""
+    """A layer that notes its name in `opened` where anything but a call is asked of it, and the
+    tokens that it is called with in `lengths`."""
 
-    def __init__(self, layer: nn.Module, name: str, opened: set[str]) -> None:
+    def __init__(self, layer: nn.Module, name: str, opened: set[str], lengths: set[int]) -> None:
         super().__init__()
-        self.layer, self.name, self.opened = layer, name, opened
+        self.layer, self.name, self.opened, self.lengths = layer, name, opened, lengths
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer(*args, **kwargs)
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.lengths.add(x.shape[:-1].numel())
+        return self.layer(x, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             value = getattr(self.layer, name)
+        if name == "weight" and type(value) is nn.Parameter:
+            watched = value.detach().as_subclass(_Watched)
+            watched.note = partial(self.opened.add, self.name)
+            return watched
         self.opened.add(self.name)
         return value

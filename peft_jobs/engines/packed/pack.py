@@ -176,6 +176,11 @@ class PackedAdapter(nn.Module):
         self.is_quantized = isinstance(base_layer, QUANTIZED)
         self.train(base_layer.training)
 
+    @property
+    def weight(self) -> Any:
+        """The base's, at whose type some architectures look."""
+        return self.base_layer.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """[rows, S, I] -> [rows, S, O]; the casts are those of PEFT's own LoRA layers."""
         result: Tensor = self.base_layer(x)

@@ -89,7 +89,7 @@ class PackedTrial:
         assert self.captured is not None
         if start is None:
             return None
-        held = from_snapshot(start.tensors, self.captured.values, start.state.step)
+        held = from_snapshot(start.tensors, self.captured.values, start.state.step, self.parts)
         if held is None:
             log.warning("checkpoint %s cannot be used: it trains other parameters", start.path)
             return None
@@ -234,10 +234,10 @@ class PackedTrial:
 
     def _snapshot(self) -> HostCopies:
         if self.row is not None:
-            return self.row.copies(checkpoint_tensors)
+            return self.row.copies(partial(checkpoint_tensors, parts=self.parts))
         assert self.captured is not None
         held = self.captured.on_cpu()
-        return HostCopies({}, lambda _: checkpoint_tensors(held))
+        return HostCopies({}, lambda _: checkpoint_tensors(held, self.parts))
 
     def _evaluate(self) -> dict[str, float]:
         assert self.row is not None

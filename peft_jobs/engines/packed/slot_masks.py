@@ -29,9 +29,11 @@ class SlotMasks:
         rates: Sequence[float],
         chunks: Sequence[Chunk],
         length: int,
+        target_length: int | None = None,
     ) -> None:
-        """`seeds` are the trials', `length` is S; each chunk has the same number of rows."""
-        self._chunks, self._length = chunks, length
+        """`seeds` are the trials', `length` is S; each chunk has the same number of rows. A decoder
+        behind an encoder sees rows of `target_length`, which is another one."""
+        self._chunks, self._length, self._target_length = chunks, length, target_length
         self._device = device = columns.keys_C.device
         self.factors_K = torch.tensor(
             [1 / (1 - p) for p in rates], dtype=torch.float64, device=device
@@ -51,7 +53,7 @@ class SlotMasks:
     def __call__(self, module: str, num_tokens: int) -> Tensor:
         """What each slot keeps of the inputs of a module: bool [K, T, I]; all where it drops
         nothing. The same for the same module, so that nobody has to keep it. `num_tokens` is T, or
-        b where the module sees one vector for each row."""
+        b where the module sees one vector for each row, or those of targets."""
         return self._masks.kept(module, self._counters_of(num_tokens), self._thresholds_K11)
 
     def _counters_of(self, num_tokens: int) -> Tensor:
@@ -61,8 +63,7 @@ class SlotMasks:
             self._counters[num_tokens] = torch.tensor(
                 [
                     [
-                        (row * (chunk.micro_batch.longest if length == self._length else 1) + place)
-                        * TOKEN_STRIDE
+                        (row * self._own_length(chunk, length) + place) * TOKEN_STRIDE
                         for row in range(chunk.start, chunk.stop)
                         for place in range(length)
                     ]
@@ -71,3 +72,9 @@ class SlotMasks:
                 device=self._device,
             )
         return self._counters[num_tokens]
+
+    def _own_length(self, chunk: Chunk, length: int) -> int:
+        """Of the trial's own rows, where the pack's are of `length`."""
+        if length == self._length:
+            return chunk.micro_batch.longest
+        return chunk.micro_batch.longest_target if length == self._target_length else length

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from peft_jobs.device.precision import autocast
 from peft_jobs.engines.packed.eligibility import lora_of
@@ -17,7 +18,7 @@ from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.slot_masks import SlotMasks
 from peft_jobs.evaluation.scoring import to_device
 from peft_jobs.spec import TrainingSpec, TrialSpec
-from peft_jobs.tasks import Task
+from peft_jobs.tasks import IGNORED, Batch, Task
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,16 @@ def packed_step(
     brings the same number of rows. Where one asks for gradient checkpointing, all have it.
     """
     examples = [example for work in works for example in work.chunk.examples]
-    batch = to_device(task.collate(examples, pad_token_id), device)
-    length = batch["input_ids"].shape[1]
+    collated = task.collate(examples, pad_token_id)
     rates, masks = [lora_of(work.spec).lora_dropout for work in works], None
     if any(rates):
+        lengths = [collated["input_ids"].shape[1]]
+        if works[0].spec.task.type == "seq2seq":
+            collated = _told_apart(collated)
+            lengths.append(collated["labels"].shape[1])
         seeds, chunks = [work.spec.seed for work in works], [work.chunk for work in works]
-        masks = SlotMasks(pack.mask_columns, seeds, rates, chunks, length)
+        masks = SlotMasks(pack.mask_columns, seeds, rates, chunks, *lengths)
+    batch = to_device(collated, device)
     # Before the forward: a copy after it would wait until it is done.
     weights_K = torch.tensor([work.chunk.weight for work in works], dtype=torch.float64).to(device)
     pack.recompute(any(work.spec.training.gradient_checkpointing for work in works))
@@ -62,3 +67,12 @@ def packed_step(
         losses_K = losses_K * weights_K.to(losses_K.dtype)
         torch.autograd.backward(losses_K.sum())
     return losses_K.detach()
+
+
+def _told_apart(batch: Batch) -> Batch:
+    """Targets of another length than the sources', by a token that does not count: a layer's inputs
+    tell by their length whose tokens they are."""
+    labels_BT = batch["labels"]
+    if labels_BT.shape[1] != batch["input_ids"].shape[1]:
+        return batch
+    return {**batch, "labels": pad(labels_BT, (0, 1), value=IGNORED)}
