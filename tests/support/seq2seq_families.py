@@ -19,8 +19,6 @@ LAYERS = {
     "d_model": 64,
     "max_position_embeddings": 64,
     "dropout": 0.0,
-    "attention_dropout": 0.0,
-    "activation_dropout": 0.0,
     "encoder_layerdrop": 0.0,
     "decoder_layerdrop": 0.0,
     "bos_token_id": 0,

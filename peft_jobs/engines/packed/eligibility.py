@@ -107,6 +107,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     for name in (*parts.adapted, *parts.whole):
         if name in habits.opened:
             return f"the base takes the weight of {name} past its adapter"
+        if name in habits.shared:
+            return f"the base gives {name} what belongs to no row"
     return None
 
 
