@@ -71,7 +71,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
             for moments_KP in pack.moments_KP:
                 meter.hold(moments_KP, "optimizer")
             if training.gradient_checkpointing:
-                checkpoint_activations(model)
+                checkpoint_activations(model, pack.again)
             model.train()
             rows = [
                 PackRow(pack, slot, spec, parts, Schedule(training, _STEPS), Captured({}))

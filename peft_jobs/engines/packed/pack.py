@@ -10,7 +10,7 @@ O a module's inputs and outputs, P a row's parameters.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -70,6 +70,12 @@ class Pack:
         for name, places in by_module(layout).items():
             kind = PackedAdapter if "lora_A" in places else PackedWhole
             self._layers[name] = kind(model.get_submodule(name), name, self, places)
+
+    @property
+    def again(self) -> Any:
+        """What `checkpoint_activations` takes, so that what is computed again drops the same."""
+        keyed = self.keyed
+        return None if keyed is None else lambda: (nullcontext(), keyed)
 
     def put_on(self) -> None:
         """Put the layers in the place of those that they adapt, which must be there."""

@@ -87,7 +87,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
         pack = Pack(base.model, layout, number, dtype_of(base))
         pack.put_on()
         if spec.training.gradient_checkpointing:
-            checkpoint_activations(base.model)
+            checkpoint_activations(base.model, pack.again)
         use_tf32(spec.training, base.device)
         base.model.train()
         rows = [PackRow(pack, slot, spec, parts, schedule, values) for slot in range(number)]

@@ -64,8 +64,8 @@ def packed_step(
     # Before the forward: a copy after it would wait until it is done.
     weights_K = torch.tensor([work.chunk.weight for work in works], dtype=torch.float64).to(device)
     pack.recompute(any(work.spec.training.gradient_checkpointing for work in works))
-    with pack.stepping([work.slot for work in works], masks), pack.keyed or nullcontext():
-        with autocast(device, training):
+    with pack.stepping([work.slot for work in works], masks):
+        with pack.keyed or nullcontext(), autocast(device, training):
             losses_B = task.losses(model, batch)
         losses_K = losses_B.view(len(works), -1).sum(dim=1)
         losses_K = losses_K * weights_K.to(losses_K.dtype)
