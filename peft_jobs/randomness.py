@@ -8,7 +8,7 @@ others on a resident base, or beside others in a pack.
 import hashlib
 import json
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,40 +197,3 @@ def key_dropout(adapted: nn.Module, own: Container[nn.Module], seed: int, clock:
             place = full if layer in named else layer
             named.add(place)
             setattr(module, child_name, KeyedDropout(child.p, place, masks))
-
-
-def key_base_dropout(peft_model: nn.Module, seed: int, clock: Clock, always: bool = False) -> None:
-    """Make the dropout that the base itself has (BERT, GPT-2) follow (seed, micro-step) too.
-
-    Such dropout draws from torch's global generators inside fused kernels, so these are seeded
-    before each training forward of `peft_model`. A base without dropout is left alone, unless
-    `always` says that the adapter itself draws in some such way.
-    """
-    if not always and not has_dropout(peft_model):
-        return
-
-    def reseed(module: nn.Module, _inputs: object) -> None:
-        if module.training:
-            torch.manual_seed(key("base dropout", seed, clock.micro_step))
-
-    peft_model.register_forward_pre_hook(reseed)
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Whether the base under `model` may drop something in training: by module or by configuration,
-    where some rates are of heads that it does not have."""
-    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-        return True
-    config: Any = getattr(model, "config", None)
-    return _names_a_rate(config.to_dict() if hasattr(config, "to_dict") else {})
-
-
-def _names_a_rate(values: Mapping[str, Any]) -> bool:
-    """Whether a configuration, or one in it (of the text part), names a rate of dropout: LayerDrop
-    too, which leaves out whole layers."""
-    return any(
-        _names_a_rate(value)
-        if isinstance(value, dict)
-        else "drop" in str(name) and isinstance(value, float) and value > 0
-        for name, value in values.items()
-    )

@@ -16,13 +16,14 @@ from peft_jobs.base.heads import fresh_modules, reset_head
 from peft_jobs.base.loading import Base
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.snapshot import Snapshot
+from peft_jobs.base_dropout import key_base_dropout
 from peft_jobs.errors import Refused, SpecError
 from peft_jobs.methods import loftq
 from peft_jobs.methods.continuation import check_fits, further_settings, load_weights
 from peft_jobs.methods.float32_copies import check_scaled_gradients, train_in_float32
 from peft_jobs.methods.placement import parameter_places, places
 from peft_jobs.methods.setting import Setting
-from peft_jobs.randomness import Clock, key, key_base_dropout, key_dropout, tuner_layers
+from peft_jobs.randomness import Clock, key, key_dropout, tuner_layers
 from peft_jobs.spec import LoraSpec, TrialSpec
 from peft_jobs.spec.adapters import saved_adapter
 
@@ -98,9 +99,9 @@ class Method:
                 load_weights(adapted, setting.saved, setting.whole)
             check_scaled_gradients(adapted, spec.training)
             key_dropout(adapted, own, spec.seed, clock)
-            key_base_dropout(adapted, spec.seed, clock, always=self.name != "lora")
+            again = key_base_dropout(adapted, spec.seed, clock, always=self.name != "lora")
             if spec.training.gradient_checkpointing:
-                checkpoint_activations(model)
+                checkpoint_activations(model, again)
         except BaseException:
             snapshot.restore()
             raise
@@ -204,13 +205,15 @@ def _check_wrapped(model: nn.Module, setting: Setting) -> None:
         raise SpecError(f"adapter.target_modules: PEFT leaves out {differing}")
 
 
-def checkpoint_activations(model: PreTrainedModel) -> list[nn.Module]:
+def checkpoint_activations(model: PreTrainedModel, again: Any = None) -> list[nn.Module]:
     """Switch gradient checkpointing on; SpecError if the model has none.
 
-    Gives the modules whose attribute `gradient_checkpointing` says so.
+    `again` is what torch takes as `context_fn`: in which activations are computed again. Gives the
+    modules whose attribute `gradient_checkpointing` says so.
     """
     try:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        further = {} if again is None else {"context_fn": again}
+        model.activation_checkpointing_enable({"use_reentrant": False, **further})
     except ValueError as error:
         raise SpecError(f"training.gradient_checkpointing: {error}") from error
     # Not reentrant, it needs no gradient of the embeddings' output.

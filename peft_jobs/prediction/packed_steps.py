@@ -12,7 +12,7 @@ from peft_jobs.engines.packed.eligibility import parts_of
 from peft_jobs.engines.packed.layout import features, make_layout
 from peft_jobs.engines.packed.micro_batches import Chunk, MicroBatch
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, step_rows
+from peft_jobs.engines.packed.row import Captured, PackRow, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.host.prediction import Lengths
 from peft_jobs.methods.method import checkpoint_activations
@@ -23,6 +23,7 @@ from peft_jobs.prediction.meter import Meter
 from peft_jobs.prediction.solo_steps import Steps
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS, Batch, Example, Task
+from peft_jobs.training.schedule import Schedule
 
 _STEPS = 10
 """Of the schedule."""
@@ -70,7 +71,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
             for moments_KP in pack.moments_KP:
                 meter.hold(moments_KP, "optimizer")
             if training.gradient_checkpointing:
-                checkpoint_activations(model)
+                checkpoint_activations(model, pack.again)
             model.train()
             rows = [
                 PackRow(pack, slot, spec, parts, Schedule(training, _STEPS), Captured({}))

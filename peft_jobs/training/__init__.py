@@ -5,6 +5,7 @@ loop             what a training run needs beside the model, and its evaluation
 reporter         what happens between two steps: evaluations, reports, checkpoints
 checkpoints      when a checkpoint is left, and where an attempt starts
 writer           the thread that writes what trials leave
+schedule         the learning rate of each step, where no Trainer keeps count of it
 training_state   the tensors of a training run by name
 counts           Counts: steps, samples and tokens so far
 oom_ladder       what is tried when memory runs out

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Kosmos2Config, OPTConfig, OPTForCausalLM
 
+from peft_jobs.base_dropout import has_dropout, key_base_dropout
 from peft_jobs.randomness import (
     Clock,
     KeyedDropout,
@@ -13,10 +14,8 @@ from peft_jobs.randomness import (
     dropped,
     epoch_order,
     generator,
-    has_dropout,
     initial_lora_A,
     key,
-    key_base_dropout,
 )
 from tests.support.operators import Operators
 

@@ -15,7 +15,7 @@ from peft_jobs.engines.packed.eligibility import Parts, dtype_of, initial_values
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, step_rows
+from peft_jobs.engines.packed.row import Captured, PackRow, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.evaluation.scoring import examples_of, to_device
 from peft_jobs.host.messages import Assignment, End, Report
@@ -23,6 +23,7 @@ from peft_jobs.host.trial_host import TrialHost
 from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.methods.lora import learning_rates
 from peft_jobs.tasks import TASKS
+from peft_jobs.training.schedule import Schedule
 
 
 def plain_losses(base: Any, rows: Any, spec: TrialSpec, num_steps: int) -> list[float]:

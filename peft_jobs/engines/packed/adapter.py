@@ -1,6 +1,7 @@
 """A slot's parameters as the solo engine would have saved them: a PEFT adapter, a checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -30,7 +31,7 @@ def adapter_to_save(
     """Writes the adapter that the row holds now (`save_adapter`), in any thread and without the
     base."""
     copies, spec, name_or_path = (
-        row.copies(adapter_tensors, False),
+        row.copies(partial(adapter_tensors, parts=parts), False),
         row.spec,
         base.model.name_or_path,
     )
@@ -50,7 +51,7 @@ def save_adapter(
     `tensors` are `adapter_tensors` for the base `name_or_path`.
     """
     config = peft_config(lora_of(spec), [*parts.adapted], spec.task)
-    config.modules_to_save = sorted(parts.whole) or None
+    config.modules_to_save = parts.heads or None
     config.fan_in_fan_out = parts.is_transposed
     config.base_model_name_or_path = name_or_path
     config.inference_mode = True
@@ -63,44 +64,46 @@ def save_adapter(
     return ADAPTER_FOLDER
 
 
-def adapter_tensors(captured: Captured) -> Tensors:
+def adapter_tensors(captured: Captured, parts: Parts) -> Tensors:
     """A trial's values by the names that they have in PEFT's file, which leaves the adapter's own
     out."""
     found: Tensors = {}
-    for (module, part), value in captured.values.items():
-        name = peft_name(module, part).replace(f".{ADAPTER}.", ".")
+    for place, value in captured.values.items():
+        name = peft_name(*place, parts).replace(f".{ADAPTER}.", ".")
         found[name.replace(".modules_to_save.", ".")] = whole(value)
     return found
 
 
-def peft_name(module: str, part: Part) -> str:
+def peft_name(module: str, part: Part, parts: Parts) -> str:
     """The name of a parameter in PEFT's model of the trial."""
-    whole = part in ("weight", "bias")
-    inner = f"modules_to_save.{ADAPTER}.{part}" if whole else f"{part}.{ADAPTER}.weight"
-    return f"base_model.model.{module}.{inner}"
+    if part in ("lora_A", "lora_B"):
+        return f"base_model.model.{module}.{part}.{ADAPTER}.weight"
+    head = parts.whole[module]
+    inner = module.removeprefix(head)
+    return f"base_model.model.{head}.modules_to_save.{ADAPTER}{inner}.{part}"
 
 
-def checkpoint_tensors(captured: Captured) -> Tensors:
+def checkpoint_tensors(captured: Captured, parts: Parts) -> Tensors:
     """As `training_state.snapshot` of the same trial alone: either engine goes on from it."""
     tensors: Tensors = {}
-    for (module, part), value in captured.values.items():
-        name = peft_name(module, part)
+    for place, value in captured.values.items():
+        name = peft_name(*place, parts)
         tensors[f"model/{name}"] = whole(value)
         for key, named in captured.moments.items():
-            tensors[f"optimizer/{name}/{key}"] = whole(named[module, part])
+            tensors[f"optimizer/{name}/{key}"] = whole(named[place])
         if captured.moments:
             tensors[f"optimizer/{name}/step"] = torch.tensor(float(captured.steps))
     return tensors
 
 
 def from_snapshot(
-    tensors: Tensors, places: Mapping[tuple[str, Part], Tensor], steps: int
+    tensors: Tensors, places: Mapping[tuple[str, Part], Tensor], steps: int, parts: Parts
 ) -> Captured | None:
     """A trial's snapshot, of either engine; `places` are the parameters that it has now.
 
     None if it holds other ones.
     """
-    names = {peft_name(*place): place for place in places}
+    names = {peft_name(*place, parts): place for place in places}
     shapes = {f"model/{name}": places[place].shape for name, place in names.items()}
     held = {name: value.shape for name, value in tensors.items() if name.startswith("model/")}
     if shapes != held:

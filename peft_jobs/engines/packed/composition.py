@@ -242,5 +242,5 @@ class Composition:
     def _put_on(self) -> None:
         self.pack.put_on()
         model, wanted = self.trials[0].base.model, self._wants_checkpointing
-        self.pack.recomputing = checkpoint_activations(model) if wanted else []
+        self.pack.recomputing = checkpoint_activations(model, self.pack.again) if wanted else []
         model.train()

@@ -39,9 +39,15 @@ class Parts:
     """What a trial trains: LoRA on some modules, other modules whole."""
 
     adapted: Mapping[str, LowRank]
-    whole: tuple[str, ...]
+    whole: Mapping[str, str]
+    """Linear layers that are trained whole, with the heads that they are, or lie in."""
     is_transposed: bool = False
     """Whether an adapted module keeps its weight the other way round, [inputs, outputs]."""
+
+    @property
+    def heads(self) -> list[str]:
+        """Sorted."""
+        return sorted(set(self.whole.values()))
 
     @property
     def rank(self) -> int:
@@ -64,8 +70,6 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "the saved adapter that it goes on from is a variant of LoRA"
     if adapter.bias != "none" or adapter.modules_to_save:
         return "biases or modules of the base are trained too"
-    if not spec.task.PACKS:
-        return f"task.type {spec.task.type} has no packed form"
     if spec.data.packing:
         return "data.packing lays several samples into a row"
     if spec.evaluation.generation is not None:
@@ -89,8 +93,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         if not isinstance(model.get_submodule(name), nn.Linear | Conv1D):
             return f"{name} is no linear layer"
     for name in parts.whole:
-        if type(model.get_submodule(name)) is not nn.Linear:
-            return f"the head {name} is no single linear layer"
+        if type(layer := model.get_submodule(name)) is not nn.Linear:
+            return f"the head {parts.whole[name]} has a {type(layer).__name__}, no linear layer"
     habits = traits_of(base)
     if habits.failure is not None:
         return f"the base fails on two tokens: {habits.failure}"
@@ -98,9 +102,13 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "the base itself drops activations, by a generator that all rows share"
     if habits.mixes:
         return "what the base gives for a row depends on the rows beside it, or on padding"
+    if habits.stretches and adapter.lora_dropout:
+        return "the base pads rows itself, and dropout would fall on other tokens"
     for name in (*parts.adapted, *parts.whole):
         if name in habits.opened:
             return f"the base takes the weight of {name} past its adapter"
+        if name in habits.shared:
+            return f"the base gives {name} what belongs to no row"
     return None
 
 
@@ -115,9 +123,15 @@ def parts_of(spec: TrialSpec, model: PreTrainedModel) -> Parts:
     fresh, adapter = fresh_modules(model), lora_of(spec)
     targets = places(model, adapter, exclude=fresh)
     heads = (*fresh, *head_modules(model)) if spec.task.HAS_HEAD else ()
+    whole = {
+        f"{head}.{inner}".rstrip("."): head
+        for head in heads
+        for inner, module in model.get_submodule(head).named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    }
     return Parts(
         {name: _low_rank(adapter, name) for name in targets},
-        tuple(dict.fromkeys(heads)),
+        whole,
         any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
     )
 
@@ -139,8 +153,10 @@ def initial_values(spec: TrialSpec, parts: Parts, model: PreTrainedModel) -> Nam
         shape = low.r, *features(model.get_submodule(name))
         down, up = drawn_factors(adapter.init_lora_weights, spec.seed, name, *shape)
         values[name, "lora_A"], values[name, "lora_B"] = down, up
-    for name in parts.whole:
-        for part, parameter in initial_head(model, name, spec.seed).named_parameters():
+    heads = {head: initial_head(model, head, spec.seed) for head in parts.heads}
+    for name, head in parts.whole.items():
+        layer = heads[head].get_submodule(name[len(head) + 1 :])
+        for part, parameter in layer.named_parameters():
             values[name, "bias" if part == "bias" else "weight"] = parameter.detach()
     return values if adapter.source is None else _saved_values(adapter, parts, values)
 
@@ -152,7 +168,7 @@ def _saved_values(adapter: LoraSpec, parts: Parts, fresh: Named) -> Named:
         for module, part in fresh
     }
     own = {name: fresh[place] for name, place in names.items()}
-    found = read_weights(saved_adapter(adapter), own, parts.whole)
+    found = read_weights(saved_adapter(adapter), own, parts.heads)
     return fresh | {names[name]: tensor.float() for name, tensor in found.items()}
 
 

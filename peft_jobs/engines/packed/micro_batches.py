@@ -26,6 +26,11 @@ class MicroBatch:
         """Tokens to which it is padded alone."""
         return max(len(example["input_ids"]) for example in self.examples)
 
+    @property
+    def longest_target(self) -> int:
+        """The same of what a decoder predicts, behind an encoder."""
+        return max(len(example["labels"]) for example in self.examples)
+
 
 @dataclass(frozen=True)
 class Chunk:

@@ -10,7 +10,7 @@ O a module's inputs and outputs, P a row's parameters.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from peft_jobs.base.quantization import QUANTIZED
+from peft_jobs.base_dropout import KeyedBaseDropout, has_dropout
 from peft_jobs.dropout_masks import MaskColumns, layer_of
 from peft_jobs.engines.packed.layout import Layout, Part, Place, by_module
 from peft_jobs.engines.packed.lora_products import Rows, low_rank_update, whole_linear
@@ -61,12 +62,20 @@ class Pack:
         self.masks: SlotMasks | None = None
         self.recomputing: list[Any] = []
         """Modules that compute their activations again in steps of trials that ask for it."""
+        self.keyed = KeyedBaseDropout(model) if has_dropout(model) else None
+        """Of a base that drops activations itself."""
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         """Makes autograd visit the layers, which add to `gradients_KP` themselves."""
         self._layers: dict[str, nn.Module] = {}
         for name, places in by_module(layout).items():
             kind = PackedAdapter if "lora_A" in places else PackedWhole
             self._layers[name] = kind(model.get_submodule(name), name, self, places)
+
+    @property
+    def again(self) -> Any:
+        """What `checkpoint_activations` takes, so that what is computed again drops the same."""
+        keyed = self.keyed
+        return None if keyed is None else lambda: (nullcontext(), keyed)
 
     def put_on(self) -> None:
         """Put the layers in the place of those that they adapt, which must be there."""
@@ -175,6 +184,11 @@ class PackedAdapter(nn.Module):
         self.down, self.up = (pack.views(place) for place in self.places)
         self.is_quantized = isinstance(base_layer, QUANTIZED)
         self.train(base_layer.training)
+
+    @property
+    def weight(self) -> Any:
+        """The base's, at whose type some architectures look."""
+        return self.base_layer.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, S, I] -> [rows, S, O]; the casts are those of PEFT's own LoRA layers."""

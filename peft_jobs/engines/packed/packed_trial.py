@@ -17,7 +17,7 @@ from peft_jobs.engines.packed.adapter import adapter_to_save, checkpoint_tensors
 from peft_jobs.engines.packed.eligibility import Parts, initial_values
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, fast_ratios
+from peft_jobs.engines.packed.row import Captured, PackRow, fast_ratios
 from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
 from peft_jobs.host.result import TrialResult
@@ -29,6 +29,7 @@ from peft_jobs.training.checkpoints import Start, find_start
 from peft_jobs.training.counts import Counts
 from peft_jobs.training.loop import measure
 from peft_jobs.training.reporter import Reporter, StepEnd
+from peft_jobs.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class PackedTrial:
         assert self.captured is not None
         if start is None:
             return None
-        held = from_snapshot(start.tensors, self.captured.values, start.state.step)
+        held = from_snapshot(start.tensors, self.captured.values, start.state.step, self.parts)
         if held is None:
             log.warning("checkpoint %s cannot be used: it trains other parameters", start.path)
             return None
@@ -119,9 +120,8 @@ class PackedTrial:
     def move_in(self, pack: Pack, number: int) -> None:
         """Take the row `number` of a pack."""
         assert self.captured is not None
-        parts = (self.spec, self.parts, self.schedule, self.captured)
-        self.row = PackRow(pack, number, *parts)
-        self.captured, self.has_stepped = None, False
+        trial = self.spec, self.parts, self.schedule, self.captured
+        self.row, self.captured, self.has_stepped = PackRow(pack, number, *trial), None, False
 
     def move_out(self) -> None:
         """Keep what is in the row, which is about to go."""
@@ -234,10 +234,10 @@ class PackedTrial:
 
     def _snapshot(self) -> HostCopies:
         if self.row is not None:
-            return self.row.copies(checkpoint_tensors)
+            return self.row.copies(partial(checkpoint_tensors, parts=self.parts))
         assert self.captured is not None
         held = self.captured.on_cpu()
-        return HostCopies({}, lambda _: checkpoint_tensors(held))
+        return HostCopies({}, lambda _: checkpoint_tensors(held, self.parts))
 
     def _evaluate(self) -> dict[str, float]:
         assert self.row is not None

@@ -22,11 +22,12 @@ from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, parts
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.row import Captured, PackRow, Schedule, step_rows
+from peft_jobs.engines.packed.row import Captured, PackRow, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import TASKS
+from peft_jobs.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
         pack = Pack(base.model, layout, number, dtype_of(base))
         pack.put_on()
         if spec.training.gradient_checkpointing:
-            checkpoint_activations(base.model)
+            checkpoint_activations(base.model, pack.again)
         use_tf32(spec.training, base.device)
         base.model.train()
         rows = [PackRow(pack, slot, spec, parts, schedule, values) for slot in range(number)]

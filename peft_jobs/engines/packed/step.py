@@ -4,20 +4,22 @@ Dimensions: K slots at work, b rows of each, S the padded length, B = K * b.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from peft_jobs.device.precision import autocast
 from peft_jobs.engines.packed.eligibility import lora_of
 from peft_jobs.engines.packed.micro_batches import Chunk
 from peft_jobs.engines.packed.pack import Pack
-from peft_jobs.engines.packed.slot_masks import SlotMasks
+from peft_jobs.engines.packed.slot_masks import BaseMasks, SlotMasks
 from peft_jobs.evaluation.scoring import to_device
 from peft_jobs.spec import TrainingSpec, TrialSpec
-from peft_jobs.tasks import Task
+from peft_jobs.tasks import IGNORED, Batch, Task
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,35 @@ def packed_step(
     brings the same number of rows. Where one asks for gradient checkpointing, all have it.
     """
     examples = [example for work in works for example in work.chunk.examples]
-    batch = to_device(task.collate(examples, pad_token_id), device)
-    length = batch["input_ids"].shape[1]
+    collated = task.collate(examples, pad_token_id)
     rates, masks = [lora_of(work.spec).lora_dropout for work in works], None
-    if any(rates):
+    if any(rates) or pack.keyed is not None:
+        lengths = [collated["input_ids"].shape[1]]
+        if works[0].spec.task.type == "seq2seq":
+            collated = _told_apart(collated)
+            lengths.append(collated["labels"].shape[1])
         seeds, chunks = [work.spec.seed for work in works], [work.chunk for work in works]
-        masks = SlotMasks(pack.mask_columns, seeds, rates, chunks, length)
+        if any(rates):
+            masks = SlotMasks(pack.mask_columns, seeds, rates, chunks, lengths)
+        if pack.keyed is not None:
+            pack.keyed.draw = BaseMasks(seeds, chunks, lengths, device).dropped
+    batch = to_device(collated, device)
     # Before the forward: a copy after it would wait until it is done.
     weights_K = torch.tensor([work.chunk.weight for work in works], dtype=torch.float64).to(device)
     pack.recompute(any(work.spec.training.gradient_checkpointing for work in works))
     with pack.stepping([work.slot for work in works], masks):
-        with autocast(device, training):
+        with pack.keyed or nullcontext(), autocast(device, training):
             losses_B = task.losses(model, batch)
         losses_K = losses_B.view(len(works), -1).sum(dim=1)
         losses_K = losses_K * weights_K.to(losses_K.dtype)
         torch.autograd.backward(losses_K.sum())
     return losses_K.detach()
+
+
+def _told_apart(batch: Batch) -> Batch:
+    """Targets of another length than the sources', by a token that does not count: a layer's inputs
+    tell by their length whose tokens they are."""
+    labels_BT = batch["labels"]
+    if labels_BT.shape[1] != batch["input_ids"].shape[1]:
+        return batch
+    return {**batch, "labels": pad(labels_BT, (0, 1), value=IGNORED)}

@@ -29,7 +29,6 @@ class CausalLMSpec(TaskSection):
     AUTO_CLASS = "AutoModelForCausalLM"
     HAS_HEAD = False
     STARTER = "start-causal-lm.yaml"
-    PACKS = True
     LATER = ("chat_template",)
 
     type: Literal["causal_lm"] = "causal_lm"

@@ -30,7 +30,6 @@ class SequenceClassificationSpec(TaskSection):
     AUTO_CLASS = "AutoModelForSequenceClassification"
     HAS_HEAD = True
     STARTER = "start-sequence-classification.yaml"
-    PACKS = True
     LATER = ("label_names", "multi_hot", "problem_type")
 
     type: Literal["sequence_classification"]

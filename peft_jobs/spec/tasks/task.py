@@ -32,8 +32,6 @@ class TaskSection(Section):
     """Outputs of the head, where the task fixes them; otherwise there is one for each class."""
     STARTER: ClassVar[str]
     """The file of `sweeps/examples` that `peft-sweep init` writes."""
-    PACKS: ClassVar[bool] = False
-    """Whether several trials of it can train in one step."""
 
     type: str
 

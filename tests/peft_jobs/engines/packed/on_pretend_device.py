@@ -19,6 +19,7 @@ from peft_jobs.methods import METHODS
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.tasks import TASKS
 from peft_jobs.training.training_state import restore_model, restore_optimizer, snapshot
+from tests.peft_jobs.engines.packed.conftest import CLASSES
 from tests.peft_jobs.engines.packed.test_rounds import Answered, Queue
 from tests.support.packed_runs import Driven, furthest, plain_losses
 from tests.support.pretend_device import DevicesDoNotMatch, OnPretendDevice, PretendDevice, move
@@ -55,7 +56,7 @@ def forward_and_backward(driven: Driven, slots: Sequence[int] = SLOTS) -> torch.
     return packed_step(
         driven.pack,
         driven.base.model,
-        TASKS["causal_lm"],
+        TASKS[driven.specs[0].task.type],
         works,
         pad_token_id=driven.base.tokenizer.pad_token_id,
         device=driven.base.device,
@@ -82,6 +83,26 @@ def test_nobody_waits_between_forward_and_backward(
         step_rows([driven.pack_rows[slot] for slot in SLOTS])
         assert pretended.launches["_fused_adamw_"] >= 1
         assert pretended.waits == pretended.sent == []
+
+
+def test_a_base_that_drops_itself_waits_for_nobody_either(
+    pretended: PretendDevice, cache: str, mixed: Any, tiny_bert_path: Path
+) -> None:
+    own = {"model.name_or_path": str(tiny_bert_path), "task": CLASSES}
+    specs = mixed(**own, **{"adapter.target_modules": "attention"})
+    base, data = SoloEngine(cache, threads=1).check(specs[0])
+    assert base.model.config.attention_probs_dropout_prob > 0
+    with Driven(base, data.train, specs, 2) as driven:
+        expected = forward_and_backward(driven)
+        gradients = driven.pack.gradients_KP.clone()
+    with Driven(moved(base, pretended), data.train, specs, 2) as driven:
+        checkpoint_activations(driven.base.model, driven.pack.again)
+        pretended.begin()
+        found = forward_and_backward(driven)
+        assert len(pretended.waits) <= 2
+        assert all(at < pretended.products[0] for _, at in pretended.waits)
+        assert found.tolist() == pytest.approx(expected.tolist(), rel=CLOSE)
+        assert torch.allclose(driven.pack.gradients_KP.to("cpu"), gradients, atol=CLOSE)
 
 
 def test_the_losses_of_a_plain_loop_are_those_of_a_cpu(

@@ -205,9 +205,10 @@ def test_what_cannot_be_packed_runs_alone_in_its_turn(
 ) -> None:
     bert = {"model": {"name_or_path": str(tiny_bert_path)}, "task": CLASSES}
     llama = mixed(**{"training.max_steps": 4})
-    dropping = mixed(**bert, **{"adapter.target_modules": "attention-qv", "training.max_steps": 3})
+    bert |= {"adapter.target_modules": "attention-qv", "adapter.use_dora": True}
+    magnitudes = mixed(**bert, **{"training.max_steps": 3})
     biased = llama[3].with_params({"adapter.modules_to_save": ["lm_head"]})
-    specs = [llama[0], dropping[0], llama[1], llama[2], biased, llama[3], llama[4]]
+    specs = [llama[0], magnitudes[0], llama[1], llama[2], biased, llama[3], llama[4]]
     expected, found, _ = both(cache, specs, tmp_path)
     check_same(expected, found)
     packed = ["packed"]

@@ -1,6 +1,7 @@
 """In float64 a packed trial is the plain loop's trial, whatever is beside it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -219,7 +220,7 @@ def test_a_snapshot_names_what_peft_names(double: Any, mixed: Any) -> None:
     spec = mixed()[1]
     with Driven(base, rows, [spec, mixed()[2]], 2) as driven:
         driven.to_end()
-        held = driven.pack_rows[0].copies(checkpoint_tensors).read()
+        held = driven.pack_rows[0].copies(partial(checkpoint_tensors, parts=driven.parts[0])).read()
     model = METHODS["lora"].attach(base, spec)
     own = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     METHODS["lora"].detach(model)

@@ -35,7 +35,7 @@ def masks() -> SlotMasks:
     keys = {name: dropout_module_key(name) for name in WIDTHS}
     layers = {name: layer_of(name) for name in WIDTHS}
     columns = MaskColumns(WIDTHS, keys, layers, torch.device("cpu"))
-    return SlotMasks(columns, SEEDS, RATES, chunks(), LENGTH)
+    return SlotMasks(columns, SEEDS, RATES, chunks(), [LENGTH])
 
 
 @pytest.mark.parametrize("module", WIDTHS)

@@ -1,0 +1,145 @@
+"""The dropout that a base has itself (BERT, GPT-2), keyed as that of an adapter is.
+
+A base drops by torch's functions, in modules and in attention. They are watched while the model
+runs, and the mask comes from (seed, micro-step, module) instead of torch's generators: whoever
+trains beside a trial, and computing it again in a backward, change nothing. Where in a module a
+mask belongs is its line in the code, so another version of transformers may draw another one.
+
+Dimensions: B rows, H heads, Q queries, S keys.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from peft_jobs.randomness import ADAPTER, Clock, base_name, dropped, key
+
+Draw = Callable[[Tensor, float, str], Tensor]
+"""(x, p, where) -> x with elements dropped, the others scaled."""
+
+
+class KeyedBaseDropout(TorchFunctionMode):
+    """While it is entered, what modules of `model` drop by functions is dropped by `draw`, which is
+    set before."""
+
+    draw: Draw
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._names = {id(module): _name(name) for name, module in model.named_modules()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _dropout(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if not training or p == 0:
+            return input
+        return self.draw(input, p, self._where())
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """As torch's, whose own draws no key reaches: with its probabilities at hand."""
+        if not dropout_p:
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask, is_causal=is_causal, **options
+            )
+        if options.pop("enable_gqa", False):
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = (part.repeat_interleave(groups, -3) for part in (key, value))
+        scale = options.pop("scale", None) or query.shape[-1] ** -0.5
+        assert not options, options
+        scores_BHQS = (query * scale) @ key.transpose(-1, -2)
+        if is_causal:
+            attn_mask = torch.ones_like(scores_BHQS[0, 0], dtype=torch.bool).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores_BHQS = scores_BHQS.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            scores_BHQS = scores_BHQS + attn_mask
+        shares_BHQS = torch._safe_softmax(scores_BHQS, -1)
+        return self.draw(shares_BHQS, dropout_p, self._where()) @ value
+
+    def _where(self) -> str:
+        """The innermost module of the model at work, and the line of its code."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None:
+            frame = frame.f_back
+            held = frame.f_locals
+            for module in (held.get("self"), held.get("module")):
+                if id(module) in self._names:
+                    line = frame.f_lineno - frame.f_code.co_firstlineno
+                    return f"base {self._names[id(module)]} {line}"
+        raise RuntimeError("dropout outside of the modules of the model")
+
+
+def _name(name: str) -> str:
+    """In the base, of a module of a PeftModel."""
+    return base_name(name).replace(f".modules_to_save.{ADAPTER}", "").replace(".base_layer", "")
+
+
+def key_base_dropout(
+    peft_model: nn.Module, seed: int, clock: Clock, always: bool = False
+) -> Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]] | None:
+    """Make what the base itself draws in training follow (seed, micro-step) too.
+
+    What is left to torch's global generators is drawn from a state that follows them as well. A
+    base without dropout is left alone, with None, unless `always` says that the adapter itself
+    draws in some such way. Otherwise gives what `torch.utils.checkpoint` takes as `context_fn`.
+    """
+    if not always and not has_dropout(peft_model):
+        return None
+
+    keyed = KeyedBaseDropout(peft_model)
+    keyed.draw = lambda x, p, where: dropped(x, p, seed, clock.micro_step, where)
+
+    def begin(module: nn.Module, _inputs: object) -> None:
+        if module.training:
+            torch.manual_seed(key("base dropout", seed, clock.micro_step))
+        keyed.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(*_: object) -> None:
+        keyed.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    peft_model.register_forward_pre_hook(begin)
+    peft_model.register_forward_hook(end, always_call=True)
+    return lambda: (nullcontext(), keyed)
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether the base under `model` may drop something in training: by module or by configuration,
+    where some rates are of heads that it does not have."""
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return True
+    config: Any = getattr(model, "config", None)
+    return _names_a_rate(config.to_dict() if hasattr(config, "to_dict") else {})
+
+
+def _names_a_rate(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration, or one in it (of the text part), names a rate of dropout: LayerDrop
+    too, which leaves out whole layers."""
+    return any(
+        _names_a_rate(value)
+        if isinstance(value, dict)
+        else "drop" in str(name) and isinstance(value, float) and value > 0
+        for name, value in values.items()
+    )
