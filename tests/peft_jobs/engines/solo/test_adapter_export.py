@@ -58,7 +58,7 @@ def test_an_adapter_and_its_merge_score_as_recorded(
     trial = spec(tiny_llama_path, tmp_path, task, scheme)
     result, adapter = train(trial, tmp_path)
     cache = tmp_path / "cache"
-    validation, test = score_adapter(trial.to_json(), adapter, cache, True, tmp_path)
+    validation, test = score_adapter(trial.to_json(), adapter, cache, True, test_rows=tmp_path)
     rows = pandas.read_parquet(tmp_path / "rows.parquet")
     assert rows["loss_sum"].sum() / rows["count"].sum() == pytest.approx(test["test/loss"])
     recorded = {name: result.metrics[name] for name in validation}
