@@ -44,7 +44,9 @@ def recorded_board(folder: Path) -> Any:
 
 def test_the_leaderboard_is_the_recorded_one(cli: Cli, earlier: Path) -> None:
     recorded = recorded_board(earlier)
-    assert json.loads(told(cli, "leaderboard", "recorded", "--json")) == recorded
+    found = json.loads(told(cli, "leaderboard", "recorded", "--json"))
+    assert found.pop("verdict")["chosen"]["number"] == recorded["rows"][0]["number"]
+    assert found == recorded
     assert [row["state"] for row in recorded["rows"]].count("COMPLETE") == 2
 
 
