@@ -87,22 +87,38 @@ def peft_sweep(
 
 @app.command(
     cls=NamesEntries,
-    **_example("peft-sweep init --task sequence_classification --out topics.yaml"),
+    **_example(
+        "peft-sweep init --task sequence_classification --out topics.yaml",
+        "peft-sweep init --model Qwen/Qwen2.5-0.5B --data train.jsonl --preset qlora",
+    ),
 )
 def init(
     task: Annotated[
-        str,
-        typer.Option(help="What is learned: {peft_jobs.spec:TASK_SPECS}."),
-    ] = "causal_lm",
+        str | None,
+        typer.Option(
+            help="What is learned: {peft_jobs.spec:TASK_SPECS}; by default what the data are for, "
+            "or causal_lm."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="M", help="The base: a Hub id, or a folder.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Training rows, whose columns and form are guessed."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="P", help="The space: one of `peft-sweep presets`.")
+    ] = None,
     path: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path(
         "sweep.yaml"
     ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented sweep file to start from."""
-    from sweeps.cli.commands.init import init
+    from sweeps.cli.commands.init import Given, init
 
-    init(task, path, force)
+    init(Given(task, model, data, preset), path, force)
 
 
 @app.command(**_example("peft-sweep presets", "peft-sweep presets qlora > qlora.yaml"))
