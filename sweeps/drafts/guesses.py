@@ -109,7 +109,7 @@ def _chats(rows: Sequence[Row], columns: list[str]) -> Iterator[Guess]:
 
 def _labelled(rows: Sequence[Row], columns: list[str]) -> Iterator[Guess]:
     pairs = [pair for pair in _TEXT_PAIRS if set(pair) <= set(columns)]
-    texts = pairs or [(name,) for name in _among(columns, _TEXTS)]
+    texts: Sequence[tuple[str, ...]] = pairs or [(name,) for name in _among(columns, _TEXTS)]
     for label in _among(columns, _LABELS):
         for text in texts:
             task = {"type": "sequence_classification", "text": f"{{{text[0]}}}"}
