@@ -36,8 +36,9 @@ def write_plots(study: optuna.Study, folder: Path) -> list[Path]:
 
     plots: dict[str, Callable[[optuna.Study], Any]] = {
         "history": draw.plot_optimization_history,
-        "rungs": _rungs,
     }
+    if any(trial.intermediate_values for trial in trials):  # else Optuna warns of an empty picture
+        plots["rungs"] = _rungs
     found = importances(trials, study.direction.name.lower())
     if len(found.rows) > 1:
         plots["importances"] = lambda _: _importances(found)
