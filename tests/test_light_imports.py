@@ -26,6 +26,7 @@ NEEDS_A_LIBRARY = {
     "log_filters": "filters the lines of torch's libraries, for the rooms that import them",
     "randomness": "torch's generators",
     "dropout_masks": "bits of tensors",
+    "base_dropout": "dropout of tensors",
     "pretrain": "makes the demo's base",
 }
 """Modules of light rooms that are heavy, and why."""

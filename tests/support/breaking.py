@@ -69,7 +69,7 @@ def in_parallel(storage: Path, address: str | None = None, **sections: Any) -> d
     They take long enough for two to run at once, though a proxy may take ten seconds to start.
     """
     resources = {
-        "engine_options": {"num_slots": 2, "step_seconds": 0.15},
+        "engine_options": {"num_slots": 2, "step_seconds": 0.24},
         "max_concurrent": 2,
         **sections.pop("resources", {}),
     }

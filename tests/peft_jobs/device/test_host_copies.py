@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from peft_jobs.device.host_copies import HostCopies, whole
-from peft_jobs.engines.packed.layout import Layout, Place
+from peft_jobs.engines.packed.layout import Layout, Part, Place
 from tests.support.devices import CUDA
 
 on_each = pytest.mark.parametrize("device", ["cpu", CUDA], indirect=True)
@@ -29,7 +29,7 @@ def test_a_row_is_filled_and_read_back(device: torch.device) -> None:
     """At rank 2, in a row with room for rank 4."""
     places = (Place("q", "lora_A", (4, 6), 0), Place("q", "lora_B", (5, 4), 24))
     layout, named = (
-        Layout(4, places, 44),
+        Layout(4, places, 44, 44),
         {
             ("q", "lora_A"): torch.rand(2, 6),
             ("q", "lora_B"): torch.rand(5, 2),
@@ -48,5 +48,6 @@ def test_a_row_is_filled_and_read_back(device: torch.device) -> None:
 
 
 def _named(layout: Layout, row: torch.Tensor) -> dict[str, torch.Tensor]:
-    own = {("q", "lora_A"), ("q", "lora_B")}
-    return {part: whole(tensor) for (_, part), tensor in layout.parts(row, own, 2).items()}
+    shapes: dict[Part, tuple[int, int]] = {"lora_A": (2, 6), "lora_B": (5, 2)}
+    own = {("q", part): shape for part, shape in shapes.items()}
+    return {part: whole(tensor) for (_, part), tensor in layout.parts(row, own).items()}

@@ -263,7 +263,7 @@ def test_a_variant_of_lora_goes_alone_with_the_reason(
         base, _ = engine.check(spec)
         found.append(unpackable(spec, base))
     assert found[0] is not None
-    assert "variant" in found[0]
+    assert found[0] == "use_dora has no packed form"
     assert found[1] == "the saved adapter that it goes on from is a variant of LoRA"
     assert found[2] is None
 
