@@ -6,7 +6,14 @@ from typing import Any
 import yaml
 
 from sweeps.exporters.exporter import Draft
-from sweeps.exporters.recipe import Recipe, beyond, common_differences, whole_alpha
+from sweeps.exporters.recipe import (
+    Recipe,
+    beyond,
+    common_differences,
+    common_settings,
+    file_differences,
+    whole_alpha,
+)
 from sweeps.exporters.training_tool import TrainingTool, comment
 
 
@@ -24,7 +31,6 @@ def differences(recipe: Recipe) -> Iterator[str]:
     takes = dict.fromkeys(known, True)
     whole = all(value == int(value) for value in recipe.alpha_pattern.values())
     yield from beyond(recipe, {**takes, "alpha_pattern": whole})
-    yield from whole_alpha(recipe)[1]
     if quantization.scheme != "none":
         yield (
             "On a quantized base Axolotl casts what is not quantized to float32 "
@@ -32,9 +38,6 @@ def differences(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.is_4bit and recipe.compute_dtype != _dtype(recipe) and recipe.is_stored:
         yield f"4-bit weights are multiplied in what is stored; the trial: {recipe.compute_dtype}."
-    if quantization.scheme == "int8" and quantization.llm_int8_threshold != 6:
-        threshold = quantization.llm_int8_threshold
-        yield f"quantization.llm_int8_threshold {threshold:g} is not written: it is 6 there."
     if recipe.dtype not in ("auto", _dtype(recipe)):
         yield (
             f"model.dtype {recipe.dtype}: Axolotl loads weights in its training precision, here "
@@ -42,7 +45,7 @@ def differences(recipe: Recipe) -> Iterator[str]:
         )
     if model.attn_implementation is None:
         yield "attn_implementation is Axolotl's own choice: the trial took transformers' default."
-    yield "eval_loss is a mean over batches; the sweep's is one over tokens."
+    yield from file_differences(recipe)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -81,29 +84,17 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         "sequence_len": recipe.spec.data.max_length,
         "sample_packing": False,
         "pad_to_sequence_len": False,
-        "max_steps": recipe.num_steps,
+        **common_settings(recipe),
         "num_epochs": max(1, -(-recipe.num_steps * training.samples_per_step // recipe.num_train)),
         "micro_batch_size": training.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "eval_batch_size": recipe.spec.evaluation.per_device_eval_batch_size,
         "optimizer": training.optim,
-        "learning_rate": training.learning_rate,
         "lr_scheduler": training.lr_scheduler_type,
         "warmup_steps": recipe.warmup_steps,
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.adam_beta1,
-        "adam_beta2": training.adam_beta2,
-        "adam_epsilon": training.adam_epsilon,
-        "max_grad_norm": training.max_grad_norm,
         "gradient_checkpointing": training.gradient_checkpointing,
-        "bf16": recipe.bf16,
-        "fp16": recipe.fp16,
         "tf32": recipe.tf32,
-        "seed": recipe.spec.seed,
-        "logging_steps": training.logging_steps,
         "eval_strategy": "steps",
         "eval_steps": recipe.num_steps,
-        "save_strategy": "no",
         "output_dir": "trained",
     }
     return {name: value for name, value in known.items() if value is not None}

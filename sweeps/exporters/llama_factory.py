@@ -13,6 +13,8 @@ from sweeps.exporters.recipe import (
     Recipe,
     beyond,
     common_differences,
+    common_settings,
+    file_differences,
     whole_alpha,
 )
 from sweeps.exporters.training_tool import TrainingTool, comment
@@ -41,11 +43,10 @@ def files(draft: Draft, recipe: Recipe, told: list[str]) -> dict[str, str]:
 
 def differences(recipe: Recipe) -> Iterator[str]:
     """What LLaMA-Factory does otherwise."""
-    adapter, quantization = recipe.adapter, recipe.quantization
+    adapter = recipe.adapter
     yield from common_differences(recipe)
     takes = adapter.init_lora_weights.startswith("pissa")
     yield from beyond(recipe, {"init_lora_weights": takes, "loraplus_lr_ratio": True})
-    yield from whole_alpha(recipe)[1]
     compute = "bfloat16" if recipe.bf16 else "float16" if recipe.fp16 else None
     if compute is None:
         yield (
@@ -59,12 +60,9 @@ def differences(recipe: Recipe) -> Iterator[str]:
             f"4-bit weights are multiplied in {compute or 'the inferred type'}; the trial took "
             f"{recipe.compute_dtype}."
         )
-    if quantization.scheme == "int8" and quantization.llm_int8_threshold != 6:
-        threshold = quantization.llm_int8_threshold
-        yield f"quantization.llm_int8_threshold {threshold:g} is not written: it is 6 there."
     if recipe.parameters:
         yield "adapter.target_parameters is of no module that LLaMA-Factory's LoRA takes."
-    yield "eval_loss is a mean over batches; the sweep's is one over tokens."
+    yield from file_differences(recipe)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -105,27 +103,15 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         "cutoff_len": recipe.spec.data.max_length,
         "packing": False,
         "disable_shuffling": recipe.in_order,
-        "max_steps": recipe.num_steps,
+        **common_settings(recipe),
         "per_device_train_batch_size": training.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "per_device_eval_batch_size": recipe.spec.evaluation.per_device_eval_batch_size,
         "optim": training.optim,
-        "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": recipe.warmup_steps,
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.adam_beta1,
-        "adam_beta2": training.adam_beta2,
-        "adam_epsilon": training.adam_epsilon,
-        "max_grad_norm": training.max_grad_norm,
-        "bf16": recipe.bf16,
-        "fp16": recipe.fp16,
         "tf32": recipe.tf32 or None,
-        "seed": recipe.spec.seed,
-        "logging_steps": training.logging_steps,
         "eval_strategy": "steps",
         "eval_steps": recipe.num_steps,
-        "save_strategy": "no",
         "report_to": "none",
         "output_dir": "trained",
     }

@@ -154,6 +154,23 @@ def recipe_of(draft: Draft) -> tuple[Recipe, dict[str, Any]]:
     return recipe, {"rows": rows}
 
 
+def common_settings(recipe: Recipe) -> dict[str, Any]:
+    """What every tool calls as transformers' TrainingArguments do."""
+    training = recipe.training
+    same = (
+        *("gradient_accumulation_steps", "learning_rate", "weight_decay", "adam_beta1"),
+        *("adam_beta2", "adam_epsilon", "max_grad_norm", "logging_steps"),
+    )
+    return {
+        "max_steps": recipe.num_steps,
+        **{name: getattr(training, name) for name in same},
+        "bf16": recipe.bf16,
+        "fp16": recipe.fp16,
+        "seed": recipe.spec.seed,
+        "save_strategy": "no",
+    }
+
+
 def common_differences(recipe: Recipe) -> Iterator[str]:
     """What no tool does as the trial did, in sentences."""
     adapter, training = recipe.adapter, recipe.training
@@ -219,6 +236,16 @@ def whole_alpha(recipe: Recipe) -> tuple[int, list[str]]:
     return rounded, [
         f"adapter.lora_alpha is {value:g}; the tool takes whole numbers: {rounded} is written."
     ]
+
+
+def file_differences(recipe: Recipe) -> Iterator[str]:
+    """What every tool does otherwise that is told by a configuration file alone, in sentences."""
+    quantization = recipe.quantization
+    yield from whole_alpha(recipe)[1]
+    if quantization.scheme == "int8" and quantization.llm_int8_threshold != 6:
+        threshold = quantization.llm_int8_threshold
+        yield f"quantization.llm_int8_threshold {threshold:g} is not written: it is 6 there."
+    yield "eval_loss is a mean over batches; the sweep's is one over tokens."
 
 
 def _plain(value: Any) -> str:

@@ -11,6 +11,7 @@ from sweeps.exporters.recipe import (
     Recipe,
     beyond,
     common_differences,
+    file_differences,
     whole_alpha,
 )
 from sweeps.exporters.training_tool import TrainingTool, comment
@@ -20,7 +21,7 @@ from sweeps.exporters.trl_script import script, training_arguments
 def files(draft: Draft, recipe: Recipe, told: list[str]) -> dict[str, str]:
     """The script, and the file for `trl sft --config`."""
     intro = f"Trains {recipe.title} with TRL; in this folder: trl sft --config sft.yaml"
-    heading = comment(list(file_differences(recipe)), intro)
+    heading = comment(list(sft_differences(recipe)), intro)
     return {
         "train.py": script(recipe, list(script_differences(recipe))),
         "sft.yaml": heading + yaml.safe_dump(settings(recipe), sort_keys=False),
@@ -31,7 +32,7 @@ def differences(recipe: Recipe) -> Iterator[str]:
     """What the script does otherwise than the trial, and then the file alone."""
     of_script = list(script_differences(recipe))
     yield from of_script
-    for line in file_differences(recipe):
+    for line in sft_differences(recipe):
         if line not in of_script:
             yield f"trl sft: {line}"
 
@@ -46,11 +47,10 @@ def script_differences(recipe: Recipe) -> Iterator[str]:
         yield "tf32 is written as torch's own switch; it needs a GPU that has it."
 
 
-def file_differences(recipe: Recipe) -> Iterator[str]:
+def sft_differences(recipe: Recipe) -> Iterator[str]:
     """What `trl sft` does otherwise with the YAML file."""
     yield from common_differences(recipe)
     yield from beyond(recipe, {"target_parameters": True})
-    yield from whole_alpha(recipe)[1]
     if recipe.quantization.scheme != "none":
         yield (
             "TRL trains the adapter in bfloat16 on a quantized base, the trial in float32 "
@@ -66,13 +66,8 @@ def file_differences(recipe: Recipe) -> Iterator[str]:
             "On CPUs with AVX512-BF16, bitsandbytes loses the gradient through 4-bit layers after "
             "an evaluation (train.py switches that kernel off)."
         )
-    if recipe.quantization.scheme == "int8" and recipe.quantization.llm_int8_threshold != 6:
-        yield (
-            f"quantization.llm_int8_threshold {recipe.quantization.llm_int8_threshold:g} is not "
-            "written: it is 6 there."
-        )
     yield "The tokenizer is the base's, which pads; template and end tokens are in the rows."
-    yield "eval_loss is a mean over batches; the sweep's is one over tokens."
+    yield from file_differences(recipe)
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeps.exporters.loading_code import OUTPUTS, literal
-from sweeps.exporters.recipe import Recipe
+from sweeps.exporters.recipe import Recipe, common_settings
 from sweeps.exporters.training_tool import comment
 
 _SCRIPT = '''"""{docstring}"""
@@ -106,29 +106,17 @@ def training_arguments(recipe: Recipe) -> dict[str, Any]:
     """Fields of SFTConfig, without `output_dir` and how the base is loaded."""
     training = recipe.training
     return {
-        "max_steps": recipe.num_steps,
+        **common_settings(recipe),
         "per_device_train_batch_size": training.per_device_train_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "per_device_eval_batch_size": recipe.spec.evaluation.per_device_eval_batch_size,
         "optim": training.optim,
-        "learning_rate": training.learning_rate,
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": training.warmup_steps,
-        "weight_decay": training.weight_decay,
-        "adam_beta1": training.adam_beta1,
-        "adam_beta2": training.adam_beta2,
-        "adam_epsilon": training.adam_epsilon,
-        "max_grad_norm": training.max_grad_norm,
         "gradient_checkpointing": training.gradient_checkpointing,
-        "bf16": recipe.bf16,
-        "fp16": recipe.fp16,
         **({"tf32": True} if recipe.tf32 else {}),
         "max_length": recipe.spec.data.max_length,
         "packing": False,
         "train_sampling_strategy": "sequential" if recipe.in_order else "random",
-        "seed": recipe.spec.seed,
-        "logging_steps": training.logging_steps,
-        "save_strategy": "no",
         "report_to": "none",
     }
 

@@ -26,10 +26,10 @@ from peft_jobs.randomness import epoch_order, initial_lora_A
 from sweeps import Exported, build_sweep, export_trial
 from sweeps.exporters import EXPORTERS
 from sweeps.run import launch
-from tests.support.repository import REPOSITORY
+from tests.support.repository import REPOSITORY, SHARED
 
-NLG = Path("/work/shared/data/nlg")
-STORIES = Path("/work/shared/models/stories260k")
+NLG = SHARED / "data" / "nlg"
+STORIES = SHARED / "models" / "stories260k"
 OTHERS = os.environ.get("OTHER_TRAINERS", "")
 TOOLS = ("trl", "axolotl", "llama-factory")
 RECORDS = {"type": "causal_lm", "prompt": "{record}\n", "response": "{sentence}"}
