@@ -15,7 +15,7 @@ from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.spec.mistakes import suggest
-from peft_jobs.storage.attempt_folder import SAMPLES_FILE, TRIAL_FILE
+from peft_jobs.storage.attempt_folder import TRIAL_FILE
 from peft_jobs.storage.files import follow_umask, whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
 from sweeps.errors import Unavailable
@@ -90,20 +90,26 @@ def write_top(
     sweep: RecordedSweep, top: int, out: Path | None, to: Sequence[str], test: bool
 ) -> list[Exported]:
     """`export_top`, of a sweep that is open already."""
-    numbers = [row.number for row in sweep.leaderboard().rows if row.rank is not None]
+    board = sweep.leaderboard(intervals=True)
+    numbers = [row.number for row in board.rows if row.rank is not None]
     if top > len(numbers):
         raise SpecError(f"--top {top}: the sweep {sweep.name!r} has {len(numbers)} ranked trials")
     folders = [None if out is None else out / f"trial-{n:04d}" for n in numbers[:top]]
     places = zip(numbers, folders, strict=False)
-    return [write_export(sweep, number, folder, to, test) for number, folder in places]
+    return [write_export(sweep, number, folder, to, test, board) for number, folder in places]
 
 
 def write_export(
-    sweep: RecordedSweep, number: int | None, out: Path | None, to: Sequence[str], test: bool
+    sweep: RecordedSweep,
+    number: int | None,
+    out: Path | None,
+    to: Sequence[str],
+    test: bool,
+    board: Leaderboard | None = None,
 ) -> Exported:
-    """`export_trial`, of a sweep that is open already."""
-    names = _names(to)
-    board, folder = sweep.leaderboard(), sweep.folder
+    """`export_trial`, of a sweep that is open already; `board` is its own, with intervals."""
+    names, folder = _names(to), sweep.folder
+    board = board or sweep.leaderboard(intervals=True)
     row = _choose(board, number)
     exports = Path(EXPORTS_FOLDER) / sweep.name if folder.in_store else folder.exports
     out = out or exports / f"trial-{row.number:04d}"
@@ -118,11 +124,10 @@ def write_export(
     with _cache(folder) as cache:
         for exporter in exporters:
             record |= exporter.write(Draft(out, spec, record, cache, test))
-    record |= _samples(out)
     if (intervals := _intervals(sweep, row)) is not None:
         record["intervals"] = intervals
     forms = [form for e in EXPORTERS.values() if (form := e.form(spec, record)) is not None]
-    said = sweep.verdict().sentences(with_steps=False)
+    said = sweep.verdict(board).sentences(with_steps=False)
     write_whole(out / "README.md", model_card(board, row, spec, record, out, forms, said))
     write_json(out / EXPORT_FILE, record)
     return Exported(
@@ -135,12 +140,6 @@ def write_export(
         merged_path=out / MERGED_FOLDER if record["merged"] is not None else None,
         differences=record.get("differences", {}),
     )
-
-
-def _samples(out: Path) -> dict[str, Any]:
-    """How many examples there were, and some answers, as the adapter's exporter has left them."""
-    path = out / SAMPLES_FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _intervals(sweep: RecordedSweep, row: Row) -> dict[str, list[float]] | None:

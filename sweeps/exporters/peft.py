@@ -1,5 +1,6 @@
 """The adapter as PEFT reads it: the files that every export starts from, scored again."""
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.references import load
-from peft_jobs.storage.attempt_folder import ROWS_FILE
+from peft_jobs.storage.attempt_folder import ROWS_FILE, SAMPLES_FILE
 from sweeps.exporters.exporter import Draft
 from sweeps.results.row_intervals import interval
 
@@ -26,7 +27,8 @@ class PeftExporter:
         return ()
 
     def write(self, draft: Draft) -> dict[str, Any]:
-        """`validation` and `test`, as far as they are not there; names the classes of a head."""
+        """`validation` and `test`, as far as they are not there, with how many examples there were
+        and some answers; names the classes of a head."""
         known = draft.record
         if known["validation"] is not None and not (draft.test and known["test"] is None):
             return {}
@@ -36,7 +38,8 @@ class PeftExporter:
             given = (draft.spec_json, draft.path, draft.cache, draft.test, NUM_SAMPLES, place)
             validation, test = score(*given)
             found = {"test": test, "test_intervals": _intervals(place, test)} if test else {}
-        return {"validation": validation, **found}
+        samples = json.loads((draft.path / SAMPLES_FILE).read_text(encoding="utf-8"))
+        return {"validation": validation, **found, **samples}
 
     def form(self, spec: TrialSpec, record: Mapping[str, Any]) -> None:
         """The card is about it."""
