@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeps.results.words import shown
+
 out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
 
@@ -51,15 +53,6 @@ def pairs(items: Mapping[str, str]) -> Table:
     for name, value in items.items():
         table.add_row(name, Text(value))
     return table
-
-
-def shown(value: object) -> str:
-    """A parameter's value as a person reads it."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:

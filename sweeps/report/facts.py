@@ -5,11 +5,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from peft_jobs import State, TrialResult
 from peft_jobs.host.job import Prepared
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.verdict import Spending
 from sweeps.spec import SweepSpec
-from sweeps.study.reruns import is_repeat
+from sweeps.study.reruns import repeats
 from sweeps.study.study import SweepStudy
 
 Record = Mapping[str, Any]
@@ -19,12 +20,12 @@ _MOST_CLASSES = 20
 
 def cost(board: Leaderboard, study: SweepStudy, spent: Spending) -> dict[str, str]:
     """What the sweep took, and what its pruner left undone."""
-    complete = [row for row in board.rows if row.state == "COMPLETE"]
-    others = [row for row in board.rows if row.state != "COMPLETE"]
+    complete = [row for row in board.rows if row.state == State.COMPLETE]
+    others = [row for row in board.rows if row.state != State.COMPLETE]
     minutes = {
         "of complete trials": sum(row.minutes for row in complete),
         "of all others": sum(row.minutes for row in others),
-        "of repeats": sum(_minutes(trial) for trial in study.trials() if is_repeat(trial)),
+        "of repeats": sum(_minutes(trial) for trial in repeats(study)),
     }
     told = {"driven": _hours(spent.hours)}
     if spent.gpu_hours is not None:
@@ -96,8 +97,8 @@ def _seen(record: Record) -> Mapping[str, Any]:
 
 
 def _minutes(trial: FrozenTrial) -> float:
-    seconds: Mapping[str, float] = trial.user_attrs.get("result", {}).get("seconds", {})
-    return sum(seconds.values()) / 60
+    record = trial.user_attrs.get("result")
+    return TrialResult.model_validate(record).minutes if record else 0.0
 
 
 def _hours(hours: float) -> str:

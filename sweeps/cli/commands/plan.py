@@ -12,10 +12,11 @@ from peft_jobs import SpecError
 from peft_jobs.host.gpus import find_gpu
 from sweeps.cli.devices import as_device
 from sweeps.cli.preflight import load_checked, summary_of
-from sweeps.cli.screen import err, out, pairs, print_json, shown, size
+from sweeps.cli.screen import err, out, pairs, print_json, size
 from sweeps.planning.learned import learned
 from sweeps.planning.planned_points import PlannedPoint, Rows
 from sweeps.planning.sweep_plan import SweepPlan, plan_sweep
+from sweeps.results.words import shown
 from sweeps.search.survival import Range
 from sweeps.spec import SweepSpec
 

@@ -8,10 +8,11 @@ from optuna.trial import FrozenTrial
 
 from peft_jobs import SpecError, TrialResult
 from peft_jobs.storage.attempt_folder import LOG_FILE, METRICS_FILE
-from sweeps.cli.screen import out, pairs, print_json, shown, size
+from sweeps.cli.screen import out, pairs, print_json, size
 from sweeps.records.layout import SweepFolder
 from sweeps.results.recorded_sweep import RecordedSweep
 from sweeps.results.states import state_of, word
+from sweeps.results.words import shown
 from sweeps.study.lease import Holder
 
 
