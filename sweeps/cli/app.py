@@ -6,29 +6,28 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweeps.cli.exit_codes import Commands
 from sweeps.cli.options import (
     RUNS,
-    Address,
-    Inline,
     JobServer,
     Json,
-    Moved,
     Name,
     NamesEntries,
     OfJob,
     Overrides,
-    Plain,
     Storage,
     StudyUrl,
-    Supervise,
     SweepFile,
+    launching,
 )
 from sweeps.cli.screen import out, set_up_logging
+
+if TYPE_CHECKING:
+    from sweeps.cli.commands.run import Options
 
 app = typer.Typer(
     cls=Commands,
@@ -195,22 +194,12 @@ def plan(
         "peft-sweep run sweep.yaml budget.n_trials=64 training.bf16=true --address auto",
     )
 )
-def run(
-    path: SweepFile,
-    overrides: Overrides = None,
-    address: Address = None,
-    inline: Inline = False,
-    plain: Plain = False,
-    supervise: Supervise = True,
-    moved: Moved = False,
-    study_url: StudyUrl = None,
-    json: Json = False,
-) -> None:
+@launching
+def run(path: SweepFile, *, options: "Options") -> int:
     """Run a sweep, or take it up again where it was left."""
-    from sweeps.cli.commands.run import Options, run
+    from sweeps.cli.commands.run import run
 
-    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
-    raise typer.Exit(run(path, options))
+    return run(path, options)
 
 
 @app.command(**_example("peft-sweep submit sweep.yaml --address http://127.0.0.1:8265"))
@@ -235,77 +224,50 @@ def logs(
     logs(name, address, follow)
 
 
-def _takes_up(verb: Literal["resume", "confirm"], help: str, *examples: str) -> None:
-    """Declare a command that goes on with a recorded sweep."""
+@app.command(**_example("peft-sweep resume demo", "peft-sweep resume demo budget.n_trials=64"))
+@launching
+def resume(name: Name, storage: Storage = RUNS, *, options: "Options") -> int:
+    """Take up a sweep where it was left, without its file."""
+    from sweeps.cli.commands.run import resume
 
-    @app.command(verb, help=help, **_example(*examples))
-    def command(
-        name: Name,
-        overrides: Overrides = None,
-        storage: Storage = RUNS,
-        address: Address = None,
-        inline: Inline = False,
-        plain: Plain = False,
-        supervise: Supervise = True,
-        moved: Moved = False,
-        study_url: StudyUrl = None,
-        json: Json = False,
-    ) -> None:
-        from sweeps.cli.commands.run import Options, resume
-
-        given = overrides or []
-        options = Options(given, address, inline, study_url, plain, json, supervise, moved)
-        raise typer.Exit(resume(storage, name, options, verb))
-
-
-_takes_up(
-    "resume",
-    "Take up a sweep where it was left, without its file.",
-    "peft-sweep resume demo",
-    "peft-sweep resume demo budget.n_trials=64",
-)
+    return resume(storage, name, options)
 
 
 @app.command(**_example("peft-sweep retry demo --failed"))
+@launching
 def retry(
     name: Name,
-    overrides: Overrides = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="Run every failed trial again, under a new number.")
     ] = False,
     storage: Storage = RUNS,
-    address: Address = None,
-    inline: Inline = False,
-    plain: Plain = False,
-    supervise: Supervise = True,
-    moved: Moved = False,
-    study_url: StudyUrl = None,
-    json: Json = False,
-) -> None:
+    *,
+    options: "Options",
+) -> int:
     """Run the trials of a sweep that failed again."""
-    from sweeps.cli.commands.run import Options, resume
+    from sweeps.cli.commands.run import resume
 
     if not failed:
         raise typer.BadParameter("say which trials: --failed")
-    options = Options(overrides or [], address, inline, study_url, plain, json, supervise, moved)
-    raise typer.Exit(resume(storage, name, options, "retry"))
+    return resume(storage, name, options, "retry")
 
 
-_takes_up(
-    "confirm",
-    "Prove the winner: train the best configurations again under fresh seeds.",
-    "peft-sweep confirm demo",
-    "peft-sweep confirm demo confirm.seeds=3",
-)
+@app.command(**_example("peft-sweep confirm demo", "peft-sweep confirm demo confirm.seeds=3"))
+@launching
+def confirm(name: Name, storage: Storage = RUNS, *, options: "Options") -> int:
+    """Prove the winner: train the best configurations again under fresh seeds."""
+    from sweeps.cli.commands.run import resume
+
+    return resume(storage, name, options, "confirm")
 
 
 @app.command(
     cls=NamesEntries,
     **_example("peft-sweep train demo", "peft-sweep train demo --trial 4 --epochs 3 --seeds 5"),
 )
+@launching
 def train(
     name: Name,
-    overrides: Overrides = None,
     trial: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Trial; by default the one that is recommended."),
@@ -327,23 +289,14 @@ def train(
         str, typer.Option(metavar="A,B", help="Forms to write ({sweeps.exporters:EXPORTERS}).")
     ] = "peft",
     storage: Storage = RUNS,
-    address: Address = None,
-    inline: Inline = False,
-    plain: Plain = False,
-    supervise: Supervise = True,
-    moved: Moved = False,
-    study_url: StudyUrl = None,
-    json: Json = False,
-) -> None:
+    *,
+    options: "Options",
+) -> int:
     """Train the winner's configuration on all the data; export it."""
-    from sweeps.cli.commands.run import Options
     from sweeps.cli.commands.train import Wanted, train
 
-    given = overrides or []
-    options = Options(given, address, inline, study_url, plain, json, supervise, moved)
     forms = tuple(form.strip() for form in to.split(",") if form.strip())
-    wanted = Wanted(trial, epochs, seeds, with_validation, forms)
-    raise typer.Exit(train(storage, name, wanted, options))
+    return train(storage, name, Wanted(trial, epochs, seeds, with_validation, forms), options)
 
 
 @app.command(

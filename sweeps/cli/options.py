@@ -1,6 +1,8 @@
 """Arguments and options that several commands share."""
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,4 +88,38 @@ Supervise = Annotated[
         "--supervise/--no-supervise", help="Start the sweep's driver again when it dies or hangs."
     ),
 ]
+_LAUNCH = {
+    "address": (Address, None),
+    "inline": (Inline, False),
+    "plain": (Plain, False),
+    "supervise": (Supervise, True),
+    "moved": (Moved, False),
+    "study_url": (StudyUrl, None),
+    "json": (Json, False),
+}
+
+
+def launching(command: Callable[..., int]) -> Callable[..., None]:
+    """A command that launches a sweep: it has the options of all that do, and gets them as the last
+    argument, an `Options`. Its exit code is what `command` gives."""
+    *own, _ = inspect.signature(command).parameters.values()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(name, kind, default=default, annotation=annotation)
+        for name, (annotation, default) in {"overrides": (Overrides, None), **_LAUNCH}.items()
+    ]
+
+    def launch(**given: Any) -> None:
+        from sweeps.cli.commands.run import Options
+
+        overrides = given.pop("overrides") or []
+        options = Options(overrides, **{name: given.pop(name) for name in _LAUNCH})
+        raise typer.Exit(command(**given, options=options))
+
+    launch.__name__, launch.__doc__, launch.__annotations__ = command.__name__, command.__doc__, {}
+    asked = inspect.Signature([*(each.replace(kind=kind) for each in own), *shared])
+    launch.__signature__ = asked  # type: ignore[attr-defined]
+    return launch
+
+
 RUNS = Path("runs")

@@ -46,7 +46,7 @@ class Options:
     study_url: str | None = None
     plain: bool = False
     json: bool = False
-    supervised: bool = True
+    supervise: bool = True
     moved: bool = False
 
     def words(self) -> Iterator[str]:
@@ -106,7 +106,7 @@ def resume(storage: Path, name: str, options: Options, verb: Verb = "resume") ->
 
 def supervises(spec: SweepSpec, options: Options) -> bool:
     """Whether the sweep's driver is to be a child process."""
-    return options.supervised and spec.resources.backend == "ray"
+    return options.supervise and spec.resources.backend == "ray"
 
 
 def supervise_again(options: Options, command: Sequence[str], again: Sequence[str]) -> int:
