@@ -24,8 +24,8 @@ _OWN_STARTS = ("eva", "corda", "loftq")
 class Recipe:
     """A LoRA trial of a causal model, resolved on the device where it was trained."""
 
-    sweep: str
-    number: int
+    title: str
+    """What is trained, in words."""
     spec: TrialSpec
     adapter: LoraSpec
     num_train: int
@@ -49,10 +49,6 @@ class Recipe:
     @property
     def quantization(self) -> QuantizationSpec:
         return self.spec.quantization
-
-    @property
-    def title(self) -> str:
-        return f"trial {self.number:04d} of the sweep {self.sweep}"
 
     @property
     def base(self) -> str:
@@ -139,8 +135,7 @@ def recipe_of(draft: Draft) -> tuple[Recipe, dict[str, Any]]:
     assert isinstance(spec.adapter, LoraSpec)
     trained = draft.record["trained"]
     recipe = Recipe(
-        sweep=draft.record["sweep"],
-        number=draft.record["trial"],
+        title=draft.title,
         spec=spec,
         adapter=spec.adapter,
         num_train=rows["train"],

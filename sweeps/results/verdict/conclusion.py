@@ -113,9 +113,7 @@ def verdict_of(board: Leaderboard, study: SweepStudy, folder: SweepFolder) -> Ve
         chosen=choice,
         tied=tied,
         failed_repeats=board.confirmation.failed if board.confirmation else (),
-        comparisons=tuple(
-            one for one in comparisons(board, study) if board.final is None or one.number is None
-        ),
+        comparisons=tuple(comparisons(board, study)),
         bounds=()
         if choice is None or board.final is not None
         else tuple(touched(trials[choice.number], [trials[n] for n in tied], study.spec.trial)),

@@ -38,12 +38,14 @@ class Comparison:
 
 
 def comparisons(board: Leaderboard, study: SweepStudy) -> list[Comparison]:
-    """With the references, with what was given to be evaluated, with the next one told apart."""
-    return [*_references(board), *_trials(board, study)]
+    """With the references, with what was given to be evaluated, with the next one told apart; of a
+    final training, whose trials are seeds of one configuration, with the references alone."""
+    others = () if board.final is not None else _trials(board, study)
+    return [*_references(board), *others]
 
 
 def _references(board: Leaderboard) -> Iterator[Comparison]:
-    found, best = board.confirmation, board.best
+    found, chosen = board.confirmation, board.chosen
     for words, value in board.references.items():
         other, loss = f"the {words}", as_loss(value, board.direction)
         if found is not None:
@@ -52,8 +54,8 @@ def _references(board: Leaderboard) -> Iterator[Comparison]:
             by = loss - as_loss(expected.value, board.direction)
             low, high = loss - max(losses), loss - min(losses)
             yield Comparison(other, None, value, by, low, high, _basis(found))
-        elif best is not None and best.value is not None:
-            yield Comparison(other, None, value, loss - as_loss(best.value, board.direction))
+        elif chosen is not None and chosen.value is not None:
+            yield Comparison(other, None, value, loss - as_loss(chosen.value, board.direction))
 
 
 def _basis(found: Confirmation) -> Basis:

@@ -252,7 +252,7 @@ def test_what_a_tool_cannot_express_is_told(sections: dict[str, Any], words: str
     spec = sample.with_params(sections)
     adapter: Any = spec.adapter
     recipe = Recipe(
-        *("s", 0, spec, adapter, 100, ("q_proj",), (), ()),
+        *("a trial", spec, adapter, 100, ("q_proj",), (), ()),
         is_stored=False,
         on_cpu=True,
         bf16=False,
