@@ -9,7 +9,7 @@ from peft_jobs.spec.dotted import flatten
 from sweeps.confirmation.candidates import Recorded, candidates
 from sweeps.confirmation.racing import Race
 from sweeps.spec.sweep import ConfirmSpec
-from sweeps.study.reruns import REPEAT_OF, REPEAT_SEED, repeats
+from sweeps.study.reruns import REPEAT_OF, REPEAT_SEED, given_numbers, repeats
 from sweeps.study.study import SweepStudy
 
 
@@ -48,7 +48,7 @@ def losses_of(study: SweepStudy) -> tuple[dict[int, dict[int, float]], set[int]]
 
 def recorded_trials(study: SweepStudy) -> list[Recorded]:
     """The trials that a leaderboard ranks."""
-    found, num_given = [], len(study.spec.space.points_to_evaluate)
+    found, given = [], given_numbers(study)
     for trial in study.launched():
         if trial.state != TrialState.COMPLETE or trial.value is None:
             continue
@@ -61,7 +61,7 @@ def recorded_trials(study: SweepStudy) -> list[Recorded]:
                     loss=study.spec.objective.as_loss(trial.value),
                     method=str(flatten(spec)["adapter.method"]),
                     trainable_parameters=result.trainable_parameters or 0,
-                    is_given=trial.number < num_given,
+                    is_given=trial.number in given,
                 )
             )
     return found

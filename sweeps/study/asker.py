@@ -27,7 +27,7 @@ from sweeps.study.cached_storage import CachedStorage
 from sweeps.study.database import DATABASE_ERRORS, Write
 from sweeps.study.draws import Drawn, draw
 from sweeps.study.point import Point, predicted_of
-from sweeps.study.reruns import REPEAT_OF, is_repeat, spec_of
+from sweeps.study.reruns import REPEAT_OF, is_rerun, spec_of
 from sweeps.study.transaction import Changes
 from sweeps.study.turned_away import (
     NOT_LAUNCHED,
@@ -223,7 +223,7 @@ class Asker:
         if not space.points_to_evaluate or "retry_of" in trial.user_attrs:
             return {}
         before = self._study.get_trials(deepcopy=False)[: trial.number]
-        index = sum("retry_of" not in t.user_attrs and not is_repeat(t) for t in before)
+        index = sum(not is_rerun(t) for t in before)
         return space.given(index) if index < len(space.points_to_evaluate) else {}
 
     def _turn_away(

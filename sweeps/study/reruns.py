@@ -7,6 +7,7 @@ is no part of the sweep's budget. What its driver left running goes on as any tr
 
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -25,6 +26,18 @@ REPEAT_OF, REPEAT_SEED = "confirm_of", "confirm_seed"
 def is_repeat(trial: FrozenTrial) -> bool:
     """Whether a trial trains another one's configuration under another seed."""
     return REPEAT_OF in trial.user_attrs
+
+
+def is_rerun(trial: FrozenTrial) -> bool:
+    """Whether a trial runs another one again: a failed one, or a candidate under another seed."""
+    return "retry_of" in trial.user_attrs or is_repeat(trial)
+
+
+def given_numbers(study: "SweepStudy") -> set[int]:
+    """Numbers of the trials that took the points that the space was told to evaluate: the first
+    ones that are no reruns."""
+    first = (trial.number for trial in study.trials() if not is_rerun(trial))
+    return set(islice(first, len(study.spec.space.points_to_evaluate)))
 
 
 def repeat_spec(base: TrialSpec, params: Params, seed: int) -> TrialSpec:

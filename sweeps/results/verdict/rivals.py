@@ -7,6 +7,7 @@ from typing import Literal
 from sweeps.confirmation.confirmed import Confirmation
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.spec.metrics import as_loss
+from sweeps.study.reruns import given_numbers
 from sweeps.study.study import SweepStudy
 
 Basis = Literal["seeds", "rows", "seeds and rows"]
@@ -64,9 +65,9 @@ def _basis(found: Confirmation) -> Basis:
 
 def _trials(board: Leaderboard, study: SweepStudy) -> Iterator[Comparison]:
     """Each trial once: what is trained today, then the next one that is told apart."""
-    given = len(study.spec.space.points_to_evaluate)
+    given = given_numbers(study)
     measured = [*_measured(board)]
-    today = [each for each in measured if each.number is not None and each.number < given]
+    today = [each for each in measured if each.number in given]
     yield from (replace(each, other=f"{each.other}, which was given") for each in today)
     following = next((each for each in measured if each.is_sure), None)
     if following is not None and following not in today:
