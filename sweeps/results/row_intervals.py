@@ -53,13 +53,16 @@ def interval(metric: str, frame: "pandas.DataFrame") -> tuple[float, float] | No
     return None if values is None else _percentiles(values[0])
 
 
-def difference_interval(first: Numbers, other: Numbers) -> tuple[float, float]:
-    """Of `other - first`, from two rows of `resampled`: the percentile interval of LEVEL."""
-    return _percentiles(other - first)
+def difference_interval(
+    first: Numbers, other: Numbers, comparisons: int = 1
+) -> tuple[float, float]:
+    """Of `other - first`, from two rows of `resampled`: the percentile interval of LEVEL, which
+    holds of `comparisons` together (Bonferroni)."""
+    return _percentiles(other - first, comparisons)
 
 
-def _percentiles(values: Numbers) -> tuple[float, float]:
-    tail = 50 * (1 - LEVEL)
+def _percentiles(values: Numbers, comparisons: int = 1) -> tuple[float, float]:
+    tail = 50 * (1 - LEVEL) / comparisons
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 

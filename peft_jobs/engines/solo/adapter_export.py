@@ -62,10 +62,10 @@ def score_adapter(
         examples = {split: len(rows) for split, rows in splits.items() if rows is not None}
         answers = sample_answers(model, base, spec, data.validation, num_samples)
         write_json(adapter / SAMPLES_FILE, {"examples": examples, "answers": answers})
-    validation = _examined(model, base, spec, data.validation).metrics
+    validation = examined(model, base, spec, data.validation).metrics
     if data.test is None:
         return validation, {}
-    tested = _examined(model, base, spec, data.test, "test")
+    tested = examined(model, base, spec, data.test, "test")
     if test_rows is not None:
         keep_rows(test_rows, tested, data.test, data.numbers["test"])
     return validation, tested.metrics
@@ -99,7 +99,7 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     )
     del merged, base  # the plain model takes the memory of this one
     again, data = resident.get(plain, Phases())
-    return _examined(again.model, again, plain, data.validation).metrics
+    return examined(again.model, again, plain, data.validation).metrics
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, task: TaskSpec, folder: Path) -> None:
@@ -124,7 +124,7 @@ def _restore_cache(model: PreTrainedModel, spec: TrialSpec) -> None:
         del model.config.use_cache
 
 
-def _examined(
+def examined(
     model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
 ) -> Evaluation:
     """A split, in as small batches as memory asks for, as the trial took them."""

@@ -86,6 +86,7 @@ def _registered(sweep: "RecordedSweep", exported: "Exported", push: Push) -> dic
     """What MLflow's registry has of it now; {} if nothing was to be."""
     if push.register is None:
         return {}
+    assert exported.number is not None
     from sweeps.exporters.registration import register_export
 
     with err.status(f"Registering it as {push.register} ..."):
@@ -117,6 +118,11 @@ def tell_export(exported: "Exported", name: str) -> None:
     path = escape(str(exported.path))
     out.print(f"Trial {exported.number:04d} of {name} is in [bold]{path}[/]")
     out.print(scores(exported))
+    tell_forms(exported)
+
+
+def tell_forms(exported: "Exported") -> None:
+    """What was written beside the adapter, and what is different there."""
     if exported.merged_path is not None:
         out.print(f"The merged model is in [bold]{escape(str(exported.merged_path))}[/]")
     for form, lines in exported.differences.items():
