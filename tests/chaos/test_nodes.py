@@ -1,8 +1,6 @@
 """Machines die: a second node, its raylet, the head, a node that was announced to be taken away."""
 
 import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,7 +101,7 @@ def test_a_preempted_node_is_no_failure_and_its_trial_goes_on_from_a_fresh_check
 
         rungs = ("step-00000009", "step-00000025")
         assert saved() in rungs
-        _drain(other, seconds=60)
+        other.drain(seconds=60)
         wait_for(lambda: saved() not in rungs, 20)
         fresh = int(saved().removeprefix("step-"))
         died = time.monotonic()
@@ -161,17 +159,3 @@ def _trials_on(node: Node, driver: Launched) -> list[int]:
         if trial.state.name == "RUNNING" and place in log:
             found.append(trial.number)
     return found
-
-
-def _drain(node: Node, seconds: int) -> None:
-    """Announce that a node will be taken away, as a cloud's autoscaler does."""
-    command = [
-        str(Path(sys.executable).parent / "ray"),
-        "drain-node",
-        f"--address={node.address}",
-        f"--node-id={node.id}",
-        "--reason=DRAIN_NODE_REASON_PREEMPTION",
-        "--reason-message=spot instance",
-        f"--deadline-remaining-seconds={seconds}",
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
