@@ -496,11 +496,12 @@ def export(
 
 
 @app.command(
+    cls=NamesEntries,
     **_example(
         "peft-sweep compose demo",
         "peft-sweep compose demo --top 4 --type cat,svd --rank 16",
         "peft-sweep compose demo --adapters 3,other:7 --weights 0.7,0.3 --anyway",
-    )
+    ),
 )
 def compose(
     name: Name,
@@ -516,7 +517,7 @@ def compose(
         typer.Option(
             "--type",
             metavar="A,B",
-            help="PEFT's ways to combine: cat, svd, linear, ties, dare_linear, ...",
+            help="PEFT's ways to combine: {peft_jobs.spec.combination:COMBINATION_TYPES}.",
         ),
     ] = "cat",
     weights: Annotated[

@@ -174,6 +174,7 @@ def _measured(
         "recorded": best.metrics,
         "validation": None,
         "test": None if figures is None else figures.combined,
+        "intervals": contest.intervals,
         "test_intervals": {} if figures is None else figures.intervals,
         "merged": None,
         "quantized_checkpoint": bool(trained["quantization"].get("from_checkpoint")),

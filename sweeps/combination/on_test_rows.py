@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from sweeps.combination.soups import Bench, Contest
-from sweeps.results.row_intervals import difference_interval, interval, resampled
+from sweeps.results.row_intervals import difference_interval, intervals_of_metrics, resampled
 from sweeps.results.row_metrics import whole_rows
 
 if TYPE_CHECKING:
@@ -39,11 +39,10 @@ def measure_on_test_rows(bench: Bench, name: str, contest: Contest) -> OnTestRow
     (best,) = contest.alone[0].weights
     alone, rows_alone = bench.measure(best, "test")
     combined, rows = bench.measure(name, "test")
-    found = {metric: interval(metric.removeprefix(SPLIT), rows) for metric in combined}
     return OnTestRows(
         combined=combined,
         alone=alone,
-        intervals={metric: known for metric, known in found.items() if known is not None},
+        intervals=intervals_of_metrics(combined, rows),
         difference=_difference(contest, (alone, rows_alone), (combined, rows)),
     )
 

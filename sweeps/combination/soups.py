@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from peft_jobs import SpecError
 from peft_jobs.spec.combination import CombinationSpec
-from sweeps.results.row_intervals import difference_interval, resampled
+from sweeps.results.row_intervals import difference_interval, intervals_of_metrics, resampled
 from sweeps.results.row_metrics import whole_rows
 from sweeps.spec.metrics import as_loss
 
@@ -72,6 +72,9 @@ class Contest(BaseModel):
     """The adapters by themselves, the best first."""
     soups: tuple[Measured, ...]
     """Every combination that was measured, the best first."""
+    intervals: dict[str, tuple[float, float]] = {}
+    """Of the metrics of `best` on other validation rows; none of those that do not follow from
+    rows."""
 
     @property
     def best(self) -> Measured:
@@ -139,12 +142,15 @@ def hold_contest(
                 kept, least = [*kept, name], loss(soup)
     intervals = _intervals(metric, alone[0], soups)
     told = [
-        soup.model_copy(update={"difference": difference})
-        for (soup, _), difference in zip(soups, intervals, strict=True)
+        (soup.model_copy(update={"difference": difference}), frame)
+        for (soup, frame), difference in zip(soups, intervals, strict=True)
     ]
-    told.sort(key=lambda soup: as_loss(soup.value, direction))
-    singles = tuple(one for one, _ in alone)
-    return Contest(metric=metric, direction=direction, alone=singles, soups=tuple(told))
+    told.sort(key=loss)
+    singles, combined = (tuple(one for one, _ in pairs) for pairs in (alone, told))
+    contest = Contest(metric=metric, direction=direction, alone=singles, soups=combined)
+    frame = told[combined.index(contest.best)][1]
+    found = intervals_of_metrics(contest.best.metrics, frame)
+    return contest.model_copy(update={"intervals": found})
 
 
 def _mean(names: Sequence[str], how: CombinationSpec) -> dict[str, float]:

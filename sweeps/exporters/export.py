@@ -22,7 +22,7 @@ from sweeps.file_names import EXPORT_FILE, EXPORTS_FOLDER
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
-from sweeps.results.row_intervals import interval
+from sweeps.results.row_intervals import intervals_of_metrics
 from sweeps.spec import SweepSpec
 
 
@@ -146,8 +146,8 @@ def _intervals(sweep: RecordedSweep, row: Row) -> dict[str, list[float]] | None:
         frame = sweep.rows(row.number)
     except (SpecError, Unavailable):
         return None
-    found = {name: interval(name.partition("/")[2], frame) for name in _validation(row.metrics)}
-    return {name: list(known) for name, known in found.items() if known is not None}
+    found = intervals_of_metrics(_validation(row.metrics), frame)
+    return {name: list(known) for name, known in found.items()}
 
 
 def _choose(board: Leaderboard, number: int | None) -> Row:

@@ -5,7 +5,7 @@ is that of *these two adapters* on other rows of the same kind; what another see
 in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +51,15 @@ def interval(metric: str, frame: "pandas.DataFrame") -> tuple[float, float] | No
     does not follow from rows."""
     values = resampled(metric, [frame])
     return None if values is None else _percentiles(values[0])
+
+
+def intervals_of_metrics(
+    names: Iterable[str], frame: "pandas.DataFrame"
+) -> dict[str, tuple[float, float]]:
+    """`interval` by the whole name of a metric (`validation/loss`); none of those that do not
+    follow from rows."""
+    found = {name: interval(name.partition("/")[2], frame) for name in names}
+    return {name: known for name, known in found.items() if known is not None}
 
 
 def difference_interval(

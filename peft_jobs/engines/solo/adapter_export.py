@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_jobs.base.architecture import read_config
-from peft_jobs.base.loading import Base
+from peft_jobs.base.loading import Base, no_progress_bar
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
 from peft_jobs.base.stored_quantization import forget_stored
@@ -88,7 +88,8 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     _restore_cache(merged, spec)
     aside = out.with_name(f".{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    merged.save_pretrained(str(aside))
+    with no_progress_bar():
+        merged.save_pretrained(str(aside))
     _save_tokenizer(base.tokenizer, spec.task, aside)
     follow_umask(aside)
     shutil.rmtree(out, ignore_errors=True)

@@ -22,7 +22,7 @@ def what_it_is(board: Leaderboard, row: Row, spec: TrialSpec, is_stored: bool) -
     local = "" if is_hub_id(model.name_or_path) else ", which is not on the Hub"
     base = base_title(model.name_or_path)
     scheme = spec.quantization.scheme
-    on = f"a `{scheme}` base"
+    on = "an unquantized base" if scheme == "none" else f"a `{scheme}` base"
     if is_stored:
         on = f"this checkpoint, which is quantized as it is stored (`{scheme}`)"
     return (

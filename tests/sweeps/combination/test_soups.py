@@ -77,6 +77,9 @@ def test_the_greedy_soup_takes_what_makes_it_no_worse(hold: Any) -> None:
     assert best.weights == {"a": 0.5, "c": 0.5}
     mean = float(((bench.rows + 0.25) ** 2).mean())
     assert best.value == pytest.approx(mean)
+    low, high = contest.intervals["validation/loss"]
+    assert low < mean < high
+    assert "validation/own" not in contest.intervals
 
 
 def test_a_combination_that_was_measured_is_not_measured_again(hold: Any) -> None:
