@@ -97,6 +97,8 @@ def _sections(
         _drawn(timeline(study.trials())),
     )
     yield Section("Cost", facts_table(facts.cost(board, study, verdict.spent)))
+    if words := facts.planned(sweep.folder, sweep.spec):
+        yield Section("What the plan said", facts_table(words))
     yield Section("Data", facts_table(facts.data(sweep.spec, record)))
     yield Section("Environment", facts_table(facts.environment(sweep.spec, record)))
     if (source := sweep.folder.read(sweep.folder.source)) is not None:
