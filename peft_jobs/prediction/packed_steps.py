@@ -58,8 +58,9 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
     pad = base.tokenizer.pad_token_id
     batches = {len(e["input_ids"]): task.collate([e] * number, pad) for e in examples}
     meter = Meter(getattr(model.config.get_text_config(), "vocab_size", None))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake_in_place(model, mode)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake_in_place(model, mode)
+    with mode:
         collated: Any = _Collated(task, batches, mode)
         with attention_of(kind), meter:
             hold_model(meter, model)
@@ -79,7 +80,6 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
             ]
             for step in (1, 2):
                 meter.is_counting = step == 2
-                meter.allocator.empty_cache()
                 batch = MicroBatch([examples[step - 1]] * training.per_device_train_batch_size)
                 with meter.phase("backward", "activations"):
                     for _ in meter.micro_steps(training.gradient_accumulation_steps):

@@ -5,7 +5,7 @@ others moves. It is made anew, with rows to spare, for a newcomer that it has no
 for, and taken off before anything else uses the base.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
 
@@ -134,11 +134,17 @@ class Composition:
         finally:
             self._measure_anew()
 
+    def expect(self, base: Base, beside: Mapping[int, int]) -> SlotRoom:
+        """The room on a base, on which no pack is; see SlotRoom for `beside`."""
+        resident = torch.get_device_module(base.device).memory_allocated(base.device)
+        self._rooms[base.model] = found = SlotRoom(resident, beside)
+        return found
+
     def room(self, trials: Sequence[PackedTrial]) -> int:
         """The number of trials that fit their base's device, as far as is known, where each has as
         much room as a new pack of `trials` gives it."""
         base = trials[0].base
-        if base.device.type != "cuda":
+        if base.device.type == "cpu":
             return UNLIMITED
         if self._pack is not None:
             self.measure()
@@ -156,15 +162,13 @@ class Composition:
         if not all(pack.layout.covers(trial.shapes) for trial in newcomers):
             return False
         base = trials[0].base
-        if base.device.type != "cuda":
+        if base.device.type == "cpu":
             return True
         state = len(pack.values_KP) * self._state_bytes(base, pack.layout)
         return self._room(base).takes(available_bytes(base.device), len(trials), state)
 
     def _room(self, base: Base) -> SlotRoom:
-        if base.model not in self._rooms:
-            self._rooms[base.model] = SlotRoom(torch.cuda.memory_allocated(base.device))
-        return self._rooms[base.model]
+        return self._rooms.get(base.model) or self.expect(base, {})
 
     def _state_bytes(self, base: Base, layout: Layout) -> int:
         """Memory of a trial's rows."""
@@ -186,8 +190,8 @@ class Composition:
         for trial in self.trials:
             trial.has_stepped = False
         device = self.trials[0].base.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if device.type != "cpu":
+            torch.get_device_module(device).reset_peak_memory_stats(device)
 
     def _let_know(self) -> dict[str, int]:
         """The pack's peaks, as they were, and with each trial's share of what was added."""
