@@ -47,11 +47,11 @@ def vera_parts(adapter: VeraSpec, model: PreTrainedModel, targets: Sequence[str]
     shapes["", "vera_A"], shapes["", "vera_B"] = (adapter.r, inputs), (outputs, adapter.r)
     for name, (_, height) in zip(targets, widths, strict=True):
         shapes[name, "lambda_d"], shapes[name, "lambda_b"] = (adapter.r,), (height,)
-    layers = [model.get_submodule(name) for name in targets]
+    halves = _halves(model, targets)
     drawn = partial(_projections, adapter.projection_prng_key, adapter.r, inputs, outputs)
 
     def frozen() -> Named:
-        down, up = (_as_moved(matrix, layers) for matrix in drawn())
+        down, up = (_as_moved(matrix, halves) for matrix in drawn())
         return {("", "vera_A"): down, ("", "vera_B"): up}
 
     return FormParts(shapes, frozen=frozen)
@@ -62,18 +62,22 @@ def vera_values(spec: TrialSpec, form: FormParts, model: PreTrainedModel) -> Nam
     assert isinstance(adapter, VeraSpec)
     starts = {"lambda_d": adapter.d_initial, "lambda_b": 0.0}
     return {
-        (module, part): _as_moved(
-            torch.full(tuple(shape), starts[part]), [model.get_submodule(module)]
-        )
+        (module, part): _as_moved(torch.full(tuple(shape), starts[part]), _halves(model, [module]))
         for (module, part), shape in form.shapes.items()
         if part in starts
     }
 
 
-def _as_moved(tensor: Tensor, layers: Sequence[Any]) -> Tensor:
-    """`tensor` as PEFT keeps it, which gives it the type of each of the layers before it is raised
+def _halves(model: PreTrainedModel, modules: Sequence[str]) -> set[torch.dtype]:
+    """Types in half precision among the weights of modules."""
+    layers: list[Any] = [model.get_submodule(name) for name in modules]
+    return {layer.weight.dtype for layer in layers} & HALF
+
+
+def _as_moved(tensor: Tensor, halves: set[torch.dtype]) -> Tensor:
+    """`tensor` as PEFT keeps it, which gives it the type of each of its layers before it is raised
     to float32 again (`_move_adapter_to_device_of_base_layer`)."""
-    for dtype in {layer.weight.dtype for layer in layers} & HALF:
+    for dtype in halves:
         tensor = tensor.to(dtype).float()
     return tensor
 
