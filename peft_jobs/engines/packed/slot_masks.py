@@ -51,6 +51,8 @@ class SlotMasks:
         ).view(-1, 1, 1)
         self._masks = LayerMasks(columns, _step_keys(seeds, chunks, device))
         self._counters: dict[int, Tensor] = {}
+        for length in lengths:  # sent to the device before the forward has begun
+            self._counters_of(length * (chunks[0].stop - chunks[0].start))
 
     def __call__(self, module: str, num_tokens: int) -> Tensor:
         """What each slot keeps of the inputs of a module: bool [K, T, I]; all where it drops

@@ -53,8 +53,13 @@ OUTPUTS = LAYERS * (5 * HIDDEN + 2 * INTER)
             LAYERS * 7 * 16 + OUTPUTS,
             16 * 2 * INTER,
         ),
+        (
+            {"method": "miss", "r": 16, "target_modules": "all-linear"},
+            16 * OUTPUTS,
+            16 * INTER,
+        ),
     ],
-    ids=["dora", "ia3", "vera"],
+    ids=["dora", "ia3", "vera", "miss"],
 )
 def test_other_forms_are_predicted(
     spec: TrialSpec, adapter: dict[str, Any], count: int, frozen: int
