@@ -14,6 +14,7 @@ rest_of_peft       PEFT's other methods, by its own configuration classes
 targets            named sets of linear modules
 placement          where the other methods put their parameters
 continuation       the weights of a saved adapter in the place of fresh ones
+matched_modules    how many modules each set of targets stands for
 left_out           what a set of targets leaves out, said beforehand
 adapter_files      an adapter's files, written and loaded again
 combination        several adapters on one base, combined into one

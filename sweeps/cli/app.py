@@ -13,6 +13,7 @@ import typer
 from sweeps.cli.exit_codes import Commands
 from sweeps.cli.options import (
     RUNS,
+    Address,
     JobServer,
     Json,
     Name,
@@ -186,16 +187,22 @@ def plan(
         str | None,
         typer.Option(metavar="GPU", help="Its name, or its memory; by default this machine's."),
     ] = None,
-    num_gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them.")] = 1,
+    num_gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="How many of them; one, or the cluster's.")
+    ] = None,
+    address: Address = None,
     usd_per_hour: Annotated[
         float | None, typer.Option(min=0.0, help="What an hour of one of them costs.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.01, help="Tell how many trials so many are enough for.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Tell what a sweep will take: memory, time, money, disk."""
     from sweeps.cli.commands.plan import plan
 
-    plan(path, overrides or [], gpu, num_gpus, usd_per_hour, json)
+    plan(path, overrides or [], gpu, num_gpus, address, usd_per_hour, hours, json)
 
 
 @app.command(

@@ -116,9 +116,9 @@ def write_export(
         record, forms = write_forms(out, spec, record, names, cache, test)
     if (intervals := _intervals(sweep, row)) is not None:
         record["intervals"] = intervals
+    write_json(out / EXPORT_FILE, record)  # the verdict reads it
     said = sweep.verdict(board).sentences(with_steps=False)
     write_whole(out / "README.md", model_card(board, row, spec, record, out, forms, said))
-    write_json(out / EXPORT_FILE, record)
     return Exported(
         path=out,
         number=row.number,

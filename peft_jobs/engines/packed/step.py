@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from peft_jobs.device.precision import autocast
-from peft_jobs.engines.packed.eligibility import lora_of
+from peft_jobs.engines.packed.forms import FORMS
 from peft_jobs.engines.packed.micro_batches import Chunk
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.slot_masks import BaseMasks, SlotMasks
@@ -49,7 +49,8 @@ def packed_step(
     """
     examples = [example for work in works for example in work.chunk.examples]
     collated = task.collate(examples, pad_token_id)
-    rates, masks = [lora_of(work.spec).lora_dropout for work in works], None
+    adapters, masks = [work.spec.adapter for work in works], None
+    rates = [FORMS[adapter.method].dropout(adapter) for adapter in adapters]
     if any(rates) or pack.keyed is not None:
         lengths = [collated["input_ids"].shape[1]]
         if works[0].spec.task.type == "seq2seq":

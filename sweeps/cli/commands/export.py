@@ -48,6 +48,7 @@ def export(
     json: bool,
 ) -> None:
     """Export, print, and push; SpecError for a trial, form or repository that cannot be had."""
+    from sweeps.driver.results_told import tell_again
     from sweeps.exporters.export import write_export, write_top
 
     if top is not None and number is not None:
@@ -58,6 +59,8 @@ def export(
             found = [write_export(sweep, number, path, to, test)]
         else:
             found = write_top(sweep, top, path, to, test)
+    with err.status("Telling the sweep's page, and MLflow, what is known now ..."):
+        tell_again(sweep)
     sent = _pushed(found[0].path, push) | _registered(sweep, found[0], push)
     if json:
         print_json(asdict(found[0]) | sent if top is None else [asdict(one) for one in found])
