@@ -39,7 +39,7 @@ def reused() -> Iterator[None]:
         return cast(Tensor, part)
 
     registry = cast(Any, functional.GlobalPageManager).get_instance()
-    functional.get_paged = get_paged
+    functional.get_paged = cast(Any, get_paged)
     try:
         yield
     finally:
