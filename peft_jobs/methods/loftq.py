@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes import functional
-from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from safetensors import safe_open
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from peft_jobs.base.architecture import location
 from peft_jobs.base.loading import Base
+from peft_jobs.base.quantization import weight_of
 from peft_jobs.errors import SpecError
 from peft_jobs.randomness import key
 from peft_jobs.spec import TrialSpec
@@ -43,7 +42,7 @@ def factors(
 ) -> tuple[Tensor, Tensor]:
     """A [r, in] and B [out, r] with scale * B A nearest to (original - quantized) weight."""
     layer: Any = base.model.get_submodule(f"{module}.base_layer")
-    kept = _dequantized(layer).float()
+    kept = weight_of(layer).float()
     lost = original_weight(base, spec, module).to(kept) - kept
     left, values, right = largest(lost, r, key("loftq", spec.seed, module))
     root = (values / scale).sqrt()
@@ -64,18 +63,6 @@ def largest(matrix: Tensor, r: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.manual_seed(seed)
         left, values, right = torch.svd_lowrank(matrix, q=2 * r + 16, niter=ITERATIONS)
     return left[:, :r], values[:r], right[:, :r].T
-
-
-def _dequantized(layer: Any) -> Tensor:
-    weight = layer.weight
-    if isinstance(layer, Linear8bitLt):
-        scales: Any = weight.SCB if weight.SCB is not None else layer.state.SCB
-        values: Tensor = functional.int8_vectorwise_dequant(weight.data, scales)
-    elif isinstance(layer, Linear4bit):
-        values = functional.dequantize_4bit(weight.data, weight.quant_state)
-    else:  # kept out of quantization
-        values = weight
-    return values
 
 
 def original_weight(base: Base, spec: TrialSpec, module: str) -> Tensor:

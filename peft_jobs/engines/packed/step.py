@@ -6,7 +6,7 @@ Dimensions: K slots at work, b rows of each, S the padded length, B = K * b.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from transformers import masking_utils
 
 from peft_jobs.device.precision import autocast
-from peft_jobs.engines.packed.eligibility import lora_of
+from peft_jobs.engines.packed.forms import FORMS
 from peft_jobs.engines.packed.micro_batches import Chunk
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.slot_masks import BaseMasks, SlotMasks
@@ -50,7 +50,8 @@ def packed_step(
     """
     examples = [example for work in works for example in work.chunk.examples]
     collated = task.collate(examples, pad_token_id)
-    rates, masks = [lora_of(work.spec).lora_dropout for work in works], None
+    adapters, masks = [work.spec.adapter for work in works], None
+    rates = [FORMS[adapter.method].dropout(adapter) for adapter in adapters]
     if any(rates) or pack.keyed is not None:
         lengths = [collated["input_ids"].shape[1]]
         if works[0].spec.task.type == "seq2seq":
@@ -82,12 +83,13 @@ def _padded() -> Iterator[None]:
 
     It asks twice whether there is none, to do without a mask, and each time the host waits.
     """
-    ask = masking_utils.fast_all
-    masking_utils.fast_all = cast(Any, lambda _mask: False)
+    masks: Any = masking_utils
+    ask = masks.fast_all
+    masks.fast_all = lambda _mask: False
     try:
         yield
     finally:
-        masking_utils.fast_all = ask
+        masks.fast_all = ask
 
 
 def _told_apart(batch: Batch) -> Batch:

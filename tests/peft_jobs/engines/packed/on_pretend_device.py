@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from peft_jobs.device.slot_room import PLANNED_SHARE, SlotRoom
+from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.packed.row import step_rows
+from peft_jobs.engines.packed.slot_count import predicted_slots
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.evaluation.scoring import evaluate
@@ -166,6 +169,60 @@ def trained(
     return jobs
 
 
+def move_engine(engine: PackedEngine, pretended: PretendDevice) -> None:
+    """Have an engine's resident base, and all that it does from now on, on the device."""
+    resident = engine.solo._resident
+    resident.base = moved(resident.base, pretended)
+    resident.device = engine.solo.device = pretended.device
+    resident._hash = resident.base.state_hash()
+
+
+class Watched(Composition):
+    """Remembers of how many trials its packs were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def compose(self, trials: Sequence[Any], most: int = 0) -> None:
+        self.sizes.append(len(trials))
+        super().compose(trials, most)
+
+
+def test_a_pack_begins_with_the_slots_that_are_predicted_to_fit(
+    pretended: PretendDevice, cache: str, mixed: Any, tmp_path: Path
+) -> None:
+    """Memory for two and a half: the first pack has two, then what its steps took says how many.
+    The losses are those of a device that is never full."""
+    specs = [mixed(**NF4)[2].with_params({"seed": seed}) for seed in range(4)]
+    on_cpu = PackedEngine(cache, num_slots=4, threads=1)
+    on_cpu.solo.check(specs[0])
+    expected = trained(on_cpu, specs, tmp_path / "cpu", [None] * 4)
+    engine, composition = PackedEngine(cache, num_slots=4, threads=1), Watched()
+    engine.assemble(engine.solo, composition)
+    engine.solo.check(specs[0])
+    move_engine(engine, pretended)
+    memory, resident = pretended.memory, pretended.memory.allocated
+    prepared = engine.prepare(specs[0], [])
+    assert prepared.device is not None
+    assert prepared.lengths is not None
+    told = predicted_slots(specs[0], prepared.device, prepared.lengths)
+    assert told is not None
+    shared, each = SlotRoom(resident, told.beside).parts()
+    before = memory.total
+    try:
+        memory.total = int((resident + shared + 2.5 * (each + told.state_bytes)) / PLANNED_SHARE)
+        jobs = trained(engine, specs, tmp_path / "pretended", [None] * 4)
+    finally:
+        memory.total = before
+    assert composition.sizes[:2] == [2, 4]
+    assert memory.times_full == 0
+    for one, job in zip(expected, jobs, strict=True):
+        assert job.result is not None
+        assert job.result.error is None, job.result.traceback
+        assert furthest(one.heard, job.heard) < CLOSE
+
+
 def test_trials_come_and_go_in_a_pack_as_on_a_cpu(
     pretended: PretendDevice, cache: str, mixed: Any, tmp_path: Path
 ) -> None:
@@ -175,12 +232,9 @@ def test_trials_come_and_go_in_a_pack_as_on_a_cpu(
     found = []
     for place in ("cpu", "pretended"):
         engine = PackedEngine(cache, num_slots=2, threads=1, checkpoint_seconds=0)
-        base, _ = engine.solo.check(specs[0])
+        engine.solo.check(specs[0])
         if place == "pretended":
-            resident = engine.solo._resident
-            resident.base = moved(base, pretended)
-            resident.device = engine.solo.device = pretended.device
-            resident._hash = resident.base.state_hash()
+            move_engine(engine, pretended)
         jobs = trained(engine, specs, tmp_path / place, [None] * 3)
         middle = [next(Path(p.checkpoint) for p in job.heard if p.checkpoint) for job in jobs]
         found.append((jobs, trained(engine, specs, tmp_path / f"{place} again", middle)))
