@@ -94,7 +94,7 @@ class SiteMasks:
         keys_S1 = keys_NK1.bitwise_or_(1).view(num_streams, 1)
         counters_ST = counters_KT.expand(len(group.sites), -1, -1).reshape(num_streams, -1)
         kept_STI = draw_kept(keys_S1, keys_S1 * words_C, counters_ST, threshold(p))[..., :width]
-        return kept_STI.unflatten(0, (len(group.sites), -1))
+        return kept_STI.view(len(group.sites), -1, *kept_STI.shape[1:])
 
     def _constant(self, name: Any, make: Callable[[], Tensor]) -> Tensor:
         if name not in self._constants:

@@ -70,7 +70,7 @@ def _beside(memory: Any, gpu: int) -> int:
     """Bytes of a GPU that are taken now and are not torch's: CUDA's context and libraries, managed
     memory, and whatever other processes have there."""
     free, total = memory.mem_get_info(gpu)
-    return max(0, total - free - int(memory.memory_reserved(gpu)))
+    return max(0, int(total - free - memory.memory_reserved(gpu)))
 
 
 @dataclass(frozen=True)

@@ -83,12 +83,13 @@ def _padded() -> Iterator[None]:
 
     It asks twice whether there is none, to do without a mask, and each time the host waits.
     """
-    ask = masking_utils.fast_all
-    masking_utils.fast_all = lambda _mask: False
+    masks: Any = masking_utils
+    ask = masks.fast_all
+    masks.fast_all = lambda _mask: False
     try:
         yield
     finally:
-        masking_utils.fast_all = ask
+        masks.fast_all = ask
 
 
 def _told_apart(batch: Batch) -> Batch:

@@ -39,11 +39,12 @@ def reused() -> Iterator[None]:
         return cast(Tensor, part)
 
     registry = cast(Any, functional.GlobalPageManager).get_instance()
-    functional.get_paged = get_paged
+    bnb: Any = functional
+    bnb.get_paged = get_paged
     try:
         yield
     finally:
-        functional.get_paged = allocate
+        bnb.get_paged = allocate
         registry.initialize()
         for key, buffer in lent:
             _free[key].append(buffer)
