@@ -124,6 +124,7 @@ class PackedEngine:
             return False
         job, counts = waiting.job, None
         if waiting.trial is not None:
+            self.solo.attempt_options.writer.finish()  # before the same files are written again
             counts = waiting.trial.counts
             waiting.trial.forget()
         del waiting  # the trial holds a base, which may have to make room for another
