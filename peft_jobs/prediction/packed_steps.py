@@ -95,6 +95,8 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
                         )
                 with meter.phase("update", "workspace"):
                     step_rows(rows)
+                if step == 1:
+                    meter.allocator.empty_cache()
     size = 4 * trained
     return Steps(meter.peaks, meter.allocator.reserved, meter.operations, trained, size, 2 * size)
 

@@ -2,6 +2,8 @@
 
 Two, because the optimizer's state is there only after the first. That one has a short batch, as
 most are, and lays the state among what it leaves behind: the longest batch then finds fragments.
+What nothing is in goes back to the device between them, as it does where memory is short; gradients
+live until then, and what they leave serves the next step.
 What transformers' Trainer does around the steps takes no memory of the device: loss, backward,
 clipping and optimizer are the same.
 """
@@ -112,6 +114,8 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
                     if trainee.after_step is not None:
                         with meter.category("optimizer"):
                             trainee.after_step(model, step)
+                if step == 1:
+                    meter.allocator.empty_cache()
                 optimizer.zero_grad()
             state = sum(tensor.nbytes for tensor in _state(optimizer))
     return Steps(meter.peaks, meter.allocator.reserved, meter.operations, trainable, saved, state)
