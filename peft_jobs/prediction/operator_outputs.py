@@ -66,7 +66,7 @@ class OperatorOutputs:
         if known is None:
             return func(*args, **kwargs)
         storage = args[0].untyped_storage() if way == "view" else None
-        with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+        with torch._C._DisableTorchDispatch():
             made = [FakeTensor(fakes[0].fake_mode, _meta(m, storage), CPU) for m in known.parts]
         return made[0] if known.kind is None else known.kind(made)
 

@@ -59,8 +59,9 @@ def _download(what: Literal["base", "adapter", "data"], repo_id: str, revision: 
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     api, kind = HfApi(), "dataset" if what == "data" else "model"
+    info = api.dataset_info if what == "data" else api.model_info
     try:
-        found = api.repo_info(repo_id, revision=revision, repo_type=kind, files_metadata=True)
+        found = info(repo_id, revision=revision, files_metadata=True)
     except OfflineModeIsEnabled:
         return Download(what, repo_id, None, "HF_HUB_OFFLINE is set")
     except HFValidationError:

@@ -36,7 +36,7 @@ def cost(board: Leaderboard, study: SweepStudy, spent: Spending) -> dict[str, st
     told |= {f"minutes {what}": f"{value:,.1f}" for what, value in minutes.items() if value}
     if spent.share_saved is not None:
         told["pruning saved"] = (
-            f"{spent.share_saved:.0%} of the samples of complete and weak trials, "
+            f"{100 * spent.share_saved:.0f} % of the samples of complete and weak trials, "
             f"by stopping {spent.num_pruned} early"
         )
     return told

@@ -17,10 +17,10 @@ from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.device.memory import RanOut, peak_memory, release, tried
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.device.slot_room import SlotRoom, available_bytes
-from peft_jobs.engines.packed.eligibility import dtype_of
-from peft_jobs.engines.packed.layout import make_layout, row_size
+from peft_jobs.engines.packed.layout import Layout, make_layout
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.parts import dtype_of
 from peft_jobs.methods.method import checkpoint_activations
 
 UNLIMITED = 1 << 30
@@ -122,7 +122,7 @@ class Composition:
         allocated = self._let_know().get("peak_allocated_bytes")
         if allocated is not None and all(trial.has_stepped for trial in self.trials):
             base, pack = self.trials[0].base, self.pack
-            state = len(pack.values_KP) * self._state_bytes(base, pack.layout.size)
+            state = len(pack.values_KP) * self._state_bytes(base, pack.layout)
             self._room(base).saw(allocated, len(self.trials), state)
 
     @contextmanager
@@ -148,8 +148,8 @@ class Composition:
             return UNLIMITED
         if self._pack is not None:
             self.measure()
-        size = row_size(max(trial.rank for trial in trials), (trial.shapes for trial in trials))
-        return self._room(base).slots(available_bytes(base.device), self._state_bytes(base, size))
+        layout = make_layout(trial.shapes for trial in trials)
+        return self._room(base).slots(available_bytes(base.device), self._state_bytes(base, layout))
 
     def _takes(self, trials: Sequence[PackedTrial]) -> bool:
         """Whether the pack has rows for these trials, and the device memory for their steps."""
@@ -164,17 +164,17 @@ class Composition:
         base = trials[0].base
         if base.device.type == "cpu":
             return True
-        state = len(pack.values_KP) * self._state_bytes(base, pack.layout.size)
+        state = len(pack.values_KP) * self._state_bytes(base, pack.layout)
         return self._room(base).takes(available_bytes(base.device), len(trials), state)
 
     def _room(self, base: Base) -> SlotRoom:
         return self._rooms.get(base.model) or self.expect(base, {})
 
-    def _state_bytes(self, base: Base, size: int) -> int:
-        """Memory of a trial's rows of `size` parameters."""
+    def _state_bytes(self, base: Base, layout: Layout) -> int:
+        """Memory of a trial's rows."""
         if base.model not in self._itemsizes:
             self._itemsizes[base.model] = dtype_of(base).itemsize
-        return ROWS * size * self._itemsizes[base.model]
+        return (ROWS * layout.size + layout.frozen_size) * self._itemsizes[base.model]
 
     def _changed(self) -> None:
         """Trials have come or gone: settings that all share follow, and peaks are theirs."""
@@ -229,9 +229,7 @@ class Composition:
 
     def _build(self, num_rows: int) -> None:
         trials, base = self.trials, self.trials[0].base
-        adapted = {name for trial in trials for name in trial.parts.adapted}
-        whole = {name for trial in trials for name in trial.parts.whole}
-        layout = make_layout(max(trial.rank for trial in trials), adapted, whole, base.model)
+        layout = make_layout(trial.shapes for trial in trials)
         self._snapshot = Snapshot.of(base.model)
         self._pack = Pack(base.model, layout, num_rows, dtype_of(base))
         self._put_on()

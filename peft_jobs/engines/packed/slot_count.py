@@ -20,10 +20,10 @@ from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.device.precision import use_tf32
-from peft_jobs.engines.packed.eligibility import dtype_of, initial_values, parts_of
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.parts import dtype_of, initial_values, parts_of
 from peft_jobs.engines.packed.row import Captured, PackRow, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.host.gpus import Device
@@ -126,7 +126,7 @@ def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: 
     task, pad_token_id = TASKS[spec.task.type], base.tokenizer.pad_token_id
     parts = parts_of(spec, base.model)
     values = Captured(initial_values(spec, parts, base.model))
-    layout = make_layout(parts.rank, parts.adapted, parts.whole, base.model)
+    layout = make_layout([parts.shapes])
     schedule = Schedule(spec.training, STEPS_PER_NUMBER)
     snapshot = Snapshot.of(base.model)
     try:

@@ -72,7 +72,8 @@ def forward_and_backward(driven: Driven, slots: Sequence[int] = SLOTS) -> torch.
 def test_nobody_waits_between_forward_and_backward(
     pretended: PretendDevice, base_and_rows: Any, mixed: Any, bf16: bool, checkpointing: bool
 ) -> None:
-    """Before it, transformers looks for padding, and all that the step takes is sent."""
+    """Before it, all that the step takes is sent. Of padding transformers is told; where there is
+    none it looks. Reading the losses is the step's other wait."""
     with Driven(*base_and_rows, mixed(**NF4, **{"training.bf16": bf16}), 2) as driven:
         if checkpointing:
             checkpoint_activations(driven.base.model)
@@ -80,7 +81,7 @@ def test_nobody_waits_between_forward_and_backward(
         losses = forward_and_backward(driven)
         assert isinstance(losses, OnPretendDevice), "who reads them waits, after the backward"
         assert len(pretended.products) > 50
-        assert len(pretended.waits) <= 2
+        assert len(pretended.waits) <= 1
         assert all(at < pretended.products[0] for _, at in pretended.waits + pretended.sent)
         pretended.begin()
         step_rows([driven.pack_rows[slot] for slot in SLOTS])
@@ -102,7 +103,7 @@ def test_a_base_that_drops_itself_waits_for_nobody_either(
         checkpoint_activations(driven.base.model, driven.pack.again)
         pretended.begin()
         found = forward_and_backward(driven)
-        assert len(pretended.waits) <= 2
+        assert len(pretended.waits) <= 1
         assert all(at < pretended.products[0] for _, at in pretended.waits)
         assert found.tolist() == pytest.approx(expected.tolist(), rel=CLOSE)
         assert torch.allclose(driven.pack.gradients_KP.to("cpu"), gradients, atol=CLOSE)
