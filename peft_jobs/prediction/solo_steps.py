@@ -24,6 +24,7 @@ from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.prediction.attention import attention_of
 from peft_jobs.prediction.batches import example_of, shortened
 from peft_jobs.prediction.fake_base import CPU, Kind, fake_in_place, hold_model
+from peft_jobs.prediction.int8_products import int8_products_of
 from peft_jobs.prediction.meter import Meter, Operation, Peak
 from peft_jobs.prediction.optimizers import clip, make_optimizer
 from peft_jobs.prediction.unvalued import without_values
@@ -95,7 +96,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     fake_in_place(model, mode)
     with mode:
         to_fake = mode.fake_tensor_converter.from_meta_and_device
-        with attention_of(kind), meter:
+        with attention_of(kind), int8_products_of(kind), meter:
             hold_model(meter, model)
             model.train()
             optimizer = make_optimizer(spec, model, kind)
