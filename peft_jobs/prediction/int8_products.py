@@ -16,13 +16,14 @@ from peft_jobs.prediction.fake_base import Kind
 @contextmanager
 def int8_products_of(kind: Kind) -> Iterator[None]:
     """A block in which bitsandbytes' layers of 8 bits multiply as on such a device."""
-    own = bitsandbytes.matmul
+    library: Any = bitsandbytes
+    own = library.matmul
     if kind == "cuda":
-        bitsandbytes.matmul = _on_gpu
+        library.matmul = _on_gpu
     try:
         yield
     finally:
-        bitsandbytes.matmul = own
+        library.matmul = own
 
 
 def _on_gpu(
@@ -33,4 +34,4 @@ def _on_gpu(
     threshold: float = 0.0,
     bias: Any = None,
 ) -> Any:
-    return MatMul8bitLt.apply(A, B, out, bias, state)
+    return MatMul8bitLt.apply(A, B, out, bias, state)  # type: ignore[no-untyped-call]
