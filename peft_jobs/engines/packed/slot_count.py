@@ -40,7 +40,7 @@ MAX_CPU_SLOTS, MAX_GPU_SLOTS = 8, 32
 """Of a device; each slot also costs a process on Ray."""
 PREDICTED_SLOTS = (2, 4)
 """Numbers of slots whose steps are predicted; a line through them tells of the others."""
-_OF_BASE, _OF_ROWS = ("weights", "quantization"), ("adapter", "gradients", "optimizer")
+OF_BASE, OF_ROWS = ("weights", "quantization"), ("adapter", "gradients", "optimizer")
 """Categories of memory that the base takes, and that the rows of a pack take."""
 MIN_GAIN_OF_DOUBLING = 1.15
 """What twice the slots must give in trial-steps per second to be taken."""
@@ -77,8 +77,8 @@ def predicted_slots(
     try:
         for number in PREDICTED_SLOTS:
             [found] = predict([spec], device, lengths, slots=number)
-            rows = sum(found.memory.get(name, 0) for name in _OF_ROWS)
-            base = sum(found.memory.get(name, 0) for name in _OF_BASE)
+            rows = sum(found.memory.get(name, 0) for name in OF_ROWS)
+            base = sum(found.memory.get(name, 0) for name in OF_BASE)
             beside[number] = found.peak_bytes - base - rows
             state = rows // number
     except Exception as error:  # of torch, PEFT, the Hub
