@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from peft_jobs.randomness import ADAPTER, Clock, base_name, dropped, key
+from peft_jobs.dropout_masks import signed
+from peft_jobs.randomness import ADAPTER, Clock, base_name, counters_of, dropout_step_key, key
+from peft_jobs.site_masks import SiteMasks
 
 Draw = Callable[[Tensor, float, str], Tensor]
 """(x, p, where) -> x with elements dropped, the others scaled."""
@@ -33,6 +35,9 @@ class KeyedBaseDropout(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.masks = SiteMasks()
+        self._last: tuple[Tensor | None, Any, Tensor] | None = None
+        """A mask of attention, what scores it is for, and what is added to them."""
         self._names = {id(module): _name(name) for name, module in model.named_modules()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,17 +79,27 @@ class KeyedBaseDropout(TorchFunctionMode):
             scale = query.shape[-1] ** -0.5
         assert not options, options
         scores_BHQS = (query * scale) @ key.transpose(-1, -2)
-        if is_causal:
-            size = scores_BHQS.shape[-2:]
-            attn_mask = torch.ones(size, dtype=torch.bool, device=query.device).tril()
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores_BHQS = scores_BHQS.masked_fill(~attn_mask, -torch.inf)
-        elif attn_mask is not None:
-            scores_BHQS = scores_BHQS + attn_mask
+        if is_causal or attn_mask is not None:
+            scores_BHQS = scores_BHQS + self._added(attn_mask, scores_BHQS)
         # In float32, as torch's kernels and transformers' own attention add up the shares.
         wide = torch.promote_types(scores_BHQS.dtype, torch.float32)
         shares_BHQS = torch._safe_softmax(scores_BHQS, -1, dtype=wide).to(scores_BHQS.dtype)
         return self.draw(shares_BHQS, dropout_p, self._where()) @ value
+
+    def _added(self, attn_mask: Tensor | None, scores_BHQS: Tensor) -> Tensor:
+        """What is added to scores, in their dtype: to those of later tokens where there is no mask.
+        Of a mask that one layer after the other has, it is made once."""
+        if attn_mask is not None and attn_mask.dtype != torch.bool:
+            return attn_mask
+        kind = scores_BHQS.shape[-2:], scores_BHQS.dtype, scores_BHQS.device
+        if self._last is None or self._last[0] is not attn_mask or self._last[1] != kind:
+            allowed = attn_mask
+            if allowed is None:
+                size, device = scores_BHQS.shape[-2:], scores_BHQS.device
+                allowed = torch.ones(size, dtype=torch.bool, device=device).tril()
+            zeros = torch.zeros_like(allowed, dtype=scores_BHQS.dtype)
+            self._last = attn_mask, kind, zeros.masked_fill_(~allowed, -torch.inf)
+        return self._last[2]
 
     def _where(self) -> str:
         """The innermost module of the model at work, and the line of its code."""
@@ -117,11 +132,23 @@ def key_base_dropout(
         return None
 
     keyed, entered = KeyedBaseDropout(peft_model), list[Any]()
-    keyed.draw = lambda x, p, where: dropped(x, p, seed, clock.micro_step, where)
+    device = getattr(next(peft_model.parameters(), None), "device", None)
+    counters: dict[int, Tensor] = {}
+
+    def draw(x: Tensor, p: float, where: str) -> Tensor:
+        tokens = x.shape[:-1].numel()
+        if tokens not in counters:
+            counters[tokens] = counters_of(tokens, x.device)
+        return keyed.masks.dropped(x, p, where, lambda: counters[tokens])
+
+    keyed.draw = draw
 
     def begin(module: nn.Module, _inputs: object) -> None:
         if module.training:  # or nothing drops, and each of torch's functions would be looked at
             torch.manual_seed(key("base dropout", seed, clock.micro_step))
+            step = signed(dropout_step_key(seed, clock.micro_step))
+            keyed.masks.begin(torch.full((1, 1), step, device=device))
+            counters.clear()
             entered.append(keyed.__enter__())  # type: ignore[no-untyped-call]
 
     def end(*_: object) -> None:

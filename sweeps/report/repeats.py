@@ -61,31 +61,35 @@ def seeds(board: Leaderboard, study: SweepStudy, test: Interval | None = None) -
             "error_x": _bars(expected, "--best"),
         },
     ]
+    lanes, known = [*of_rows], [*expected]
     if test is not None:
-        label = f"{names[found.recommended]}, its adapter on the test rows: {test.value:.4f}"
+        recommended = names[found.recommended]
+        lane = f"{recommended}, test"
+        lanes.insert(lanes.index(recommended) + 1, lane)
+        known.append(test)
         traces.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": "test rows, 95 %" if test.low < test.high else "test rows",
                 "x": [test.value],
-                "y": [names[found.recommended]],
-                "text": [label],
+                "y": [lane],
+                "text": [f"{recommended}, its adapter on the test rows: {test.value:.4f}"],
                 "hovertemplate": "%{text}<extra></extra>",
-                "marker": {"color": "--failed", "size": 9, "symbol": "square"},
-                "error_x": _bars([test], "--failed"),
+                "marker": {"color": "--ink", "size": 8, "symbol": "square"},
+                "error_x": _bars([test], "--ink"),
             }
         )
     layout: dict[str, Any] = {
-        "height": _FRAME_HEIGHT + _ROW_HEIGHT * len(found.rows),
+        "height": _FRAME_HEIGHT + _ROW_HEIGHT * len(lanes),
         "xaxis": {"title": {"text": text(found.metric)}},
-        "yaxis": {"type": "category", "categoryarray": of_rows, "autorange": "reversed"},
+        "yaxis": {"type": "category", "categoryarray": lanes, "autorange": "reversed"},
     }
     caption = "Recorded is what the trial was chosen by: the best of many is too good."
     first, *_ = expected
     width = first.high - first.low
-    near = [one for one in expected if abs(one.value - first.value) <= _FAR * width]
-    if len(near) < len(expected) and width > 0:
+    near = [one for one in known if abs(one.value - first.value) <= _FAR * width]
+    if len(near) < len(known) and width > 0:
         ends = [end for one in near for end in (one.low, one.high)]
         layout["xaxis"]["range"] = [min(ends) - width, max(ends) + width]
         caption += (

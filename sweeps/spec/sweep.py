@@ -153,7 +153,7 @@ class SweepSpec(Section):
     space: ReadSpace
     objective: ObjectiveSpec = ObjectiveSpec()
     constraints: Bounds = Field(default_factory=dict)
-    """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 22GB` or `minutes: 2h`; a trial
+    """Upper bound by metric, e.g. `memory/peak_device_bytes: 22GB` or `minutes: 2h`; a trial
     above one is infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_shorthand), AfterValidator(check_sampler)] = (
         SamplerSpec()

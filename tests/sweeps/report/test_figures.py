@@ -260,7 +260,10 @@ def test_seeds_are_drawn_as_the_study_has_them(sweep: Callable[..., Any]) -> Non
     tested = seeds(found.leaderboard(), found.study, Interval(1.5, 1.25, 2.0))
     assert tested is not None
     test = trace(tested, "test rows, 95 %")
-    assert (test["x"], test["y"]) == ([1.5], [f"trial {confirmation.recommended:04d}"])
+    lane = f"trial {confirmation.recommended:04d}, test"
+    assert (test["x"], test["y"]) == ([1.5], [lane])
+    lanes = tested["layout"]["yaxis"]["categoryarray"]
+    assert lanes[lanes.index(lane) - 1] == lane.removesuffix(", test")
     assert (test["error_x"]["arrayminus"], test["error_x"]["array"]) == ([0.25], [0.5])
     assert trace(tested, "expected, 95 %") == expected
     first, second, third = confirmation.rows
