@@ -37,8 +37,9 @@ _MAX_NAME = 120
 class Asked:
     """What is to be combined, and how."""
 
-    top: int = 3
-    """The best of the sweep, unless adapters are named."""
+    top: int | None = None
+    """How many of the sweep's best, unless adapters are named: by default three, or as many as
+    there are."""
     adapters: tuple[str, ...] = ()
     """`7`, or `SWEEP:7` of another sweep of the storage."""
     hows: tuple[CombinationSpec, ...] = (CombinationSpec(),)

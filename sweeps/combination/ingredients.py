@@ -37,12 +37,16 @@ class Ingredient:
         return dict(self.result.get("provenance", {}))
 
 
-def top(sweep: RecordedSweep, count: int) -> list[str]:
+USUAL = 3
+"""Adapters that are combined if nobody says how many, or as many as there are."""
+
+
+def top(sweep: RecordedSweep, count: int | None) -> list[str]:
     """The labels of the best `count` trials, by the leaderboard; SpecError if there are fewer."""
     ranked = [row for row in sweep.leaderboard().rows if row.rank is not None]
-    if count > len(ranked):
+    if count is not None and count > len(ranked):
         raise SpecError(f"--top {count}: the sweep {sweep.name!r} has {len(ranked)} ranked trials")
-    return [f"{row.number:04d}" for row in ranked[:count]]
+    return [f"{row.number:04d}" for row in ranked[: count or USUAL]]
 
 
 def gather(

@@ -46,7 +46,7 @@ class RayJobExporter:
             f"Trains {draft.title} on all of its data, under three fresh seeds, on one GPU; needs "
             "KubeRay 1.6 or newer, and infra/kuberay/shared.yaml: kubectl apply -f job.yaml"
         )
-        text = comment(lines, intro) + yaml.safe_dump(_job(draft), sort_keys=False)
+        text = comment(lines, intro) + yaml.safe_dump(_job(draft), sort_keys=False, width=1000)
         write_whole(draft.path / NAME / "job.yaml", text)
         return with_differences(draft.record, NAME, lines)
 

@@ -6,7 +6,7 @@ packed_engine   PackedEngine: the loop
 admission       which waiting trials begin now
 eligibility     which trials can share a step, and why others cannot
 parts           what a trial trains, and what that starts with
-forms           LoRA, DoRA, (IA)3 and VeRA of all slots: a folder
+forms           LoRA, DoRA, (IA)3, VeRA and MiSS of all slots: a folder
 queue           jobs that wait for room
 packed_trial    one trial in a pack, from where it starts to its result
 trial_metrics   what one trial measures of itself

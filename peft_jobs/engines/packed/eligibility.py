@@ -11,7 +11,9 @@ from peft_jobs.base.loading import Base
 from peft_jobs.engines.packed.base_traits import traits_of
 from peft_jobs.engines.packed.forms import FORMS
 from peft_jobs.engines.packed.parts import parts_of
+from peft_jobs.methods.continuation import is_plain
 from peft_jobs.spec import TrialSpec
+from peft_jobs.spec.adapters import saved_adapter
 from peft_jobs.tasks.sequence_classification import reads_last_position
 
 ALONE = {
@@ -32,6 +34,8 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return ALONE.get(adapter.method, f"method {adapter.method} has no packed form")
     if (reason := FORMS[adapter.method].refusal(adapter)) is not None:
         return reason
+    if adapter.source is not None and not is_plain(saved_adapter(adapter), adapter):
+        return f"the saved adapter that it goes on from is a variant of {adapter.method}"
     if adapter.modules_to_save:
         return "modules of the base are trained too"
     if spec.data.packing:
@@ -53,9 +57,13 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
     if quantization.scheme == "int8" and quantization.llm_int8_threshold != 0:
         return "int8 with an outlier threshold takes outliers over all rows; set it to 0 to pack"
     parts = parts_of(spec, model)
+    form = FORMS[adapter.method]
     for name in parts.adapted:
-        if not isinstance(model.get_submodule(name), nn.Linear | Conv1D):
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Linear | Conv1D):
             return f"{name} is no linear layer"
+        if (reason := form.layer_refusal(adapter, layer)) is not None:
+            return f"{name}: {reason}"
     for name in parts.whole:
         if type(layer := model.get_submodule(name)) is not nn.Linear:
             return f"the head {parts.whole[name]} has a {type(layer).__name__}, no linear layer"
@@ -66,7 +74,7 @@ def unpackable(spec: TrialSpec, base: Base) -> str | None:
         return "the base itself drops activations, by a generator that all rows share"
     if habits.mixes:
         return "what the base gives for a row depends on the rows beside it, or on padding"
-    if habits.stretches and FORMS[adapter.method].dropout(adapter):
+    if habits.stretches and form.dropout(adapter):
         return "the base pads rows itself, and dropout would fall on other tokens"
     for name in (*parts.adapted, *parts.whole):
         if name in habits.opened:

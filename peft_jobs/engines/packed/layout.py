@@ -25,6 +25,8 @@ Part = Literal[
     "vera_B",
     "lambda_d",
     "lambda_b",
+    "shards",
+    "block",
     "weight",
     "bias",
 ]
@@ -33,22 +35,25 @@ Named = dict[tuple[str, Part], Tensor]
 Shapes = Mapping[tuple[str, Part], Sequence[int]]
 """Of a trial's tensors, trained or not."""
 _USUAL: tuple[Part, ...] = (
-    *("lora_A", "weight", "scaled_inputs", "scaled_outputs", "lambda_d", "lambda_b"),
+    *("lora_A", "weight", "scaled_inputs", "scaled_outputs", "lambda_d", "lambda_b", "block"),
 )
 _FAST: tuple[Part, ...] = ("lora_B", "magnitude")
 """To which LoRA+ gives a learning rate of their own."""
 _ORDER: tuple[Part, ...] = (*_USUAL, *_FAST, "bias")
 """Of the places: those that the optimizer treats alike side by side."""
-FROZEN: tuple[Part, ...] = ("vera_A", "vera_B")
+FROZEN: tuple[Part, ...] = ("vera_A", "vera_B", "shards")
 """What is not trained."""
 RANKS = (8, 16, 32, 64, 128)
-_RANK_DIMENSIONS: Mapping[Part, int] = {
-    "lora_A": 0,
-    "lora_B": 1,
-    "vera_A": 0,
-    "vera_B": 1,
-    "lambda_d": 0,
+_RANKED: Mapping[Part, tuple[str, int]] = {
+    "lora_A": ("lora", 0),
+    "lora_B": ("lora", 1),
+    "vera_A": ("vera", 0),
+    "vera_B": ("vera", 1),
+    "lambda_d": ("vera", 0),
+    "shards": ("miss", 0),
+    "block": ("miss", 0),
 }
+"""Parts with a rank among their sizes: which do so together, and which size it is."""
 
 
 @dataclass(frozen=True)
@@ -149,22 +154,18 @@ def make_layout(trials: Iterable[Shapes]) -> Layout:
         for place, shape in shapes.items():
             room = rooms.setdefault(place, list(shape))
             rooms[place] = [max(sizes) for sizes in zip(room, shape, strict=True)]
-            if (dimension := _RANK_DIMENSIONS.get(place[1])) is not None:
-                family = _family(place[1])
+            if place[1] in _RANKED:
+                family, dimension = _RANKED[place[1]]
                 ranks[family] = max(shape[dimension], ranks.get(family, 0))
     found: dict[Part, list[tuple[str, tuple[int, ...]]]] = {}
     for (module, part), room in sorted(rooms.items()):
-        if (dimension := _RANK_DIMENSIONS.get(part)) is not None:
-            room[dimension] = _rounded(ranks[_family(part)])
+        if part in _RANKED:
+            family, dimension = _RANKED[part]
+            room[dimension] = _rounded(ranks[family])
         found.setdefault(part, []).append((module, tuple(room)))
     places, starts = _side_by_side(_ORDER, found)
     frozen, _ = _side_by_side(FROZEN, found)
     return Layout(places, starts[_FAST[0]], starts["bias"], frozen)
-
-
-def _family(part: Part) -> str:
-    """Parts of one have one rank."""
-    return "lora" if part.startswith("lora") else "vera"
 
 
 def _side_by_side(

@@ -33,9 +33,9 @@ from peft_jobs.engines.packed.layout import (
 from peft_jobs.engines.packed.slot_masks import SlotMasks
 from peft_jobs.randomness import dropout_module_key
 
-OPTIONAL: tuple[Part, ...] = ("magnitude", "scaled_inputs", "scaled_outputs")
-"""Parts of which zeros do not leave a row of the batch as it is."""
-DROPPING: frozenset[Part] = frozenset({"lora_A", "lambda_d"})
+OPTIONAL: tuple[Part, ...] = ("magnitude", "scaled_inputs", "scaled_outputs", "block")
+"""Parts of which zeros would change a row of the batch, or would be trained."""
+DROPPING: frozenset[Part] = frozenset({"lora_A", "lambda_d", "block"})
 """Parts of the forms that have dropout."""
 
 

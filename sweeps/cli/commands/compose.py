@@ -47,7 +47,7 @@ class Words:
         if self.rank is not None and not any(how.type.endswith("svd") for how in hows):
             raise SpecError("--rank is for svd: the other types have a rank of their own")
         adapters = tuple(_split(self.adapters or ""))
-        return Asked(self.top or 3, adapters, hows, weights, self.anyway)
+        return Asked(self.top, adapters, hows, weights, self.anyway)
 
     def _how(self, name: str) -> CombinationSpec:
         """One of the types, with the options that it takes."""

@@ -31,6 +31,8 @@ class Carried:
         """What is not taken over, by their name, with the reason."""
         self.said: list[str] = []
         """What was settled that their file does not say."""
+        self._seen: dict[str, str] = {}
+        """Their names of what this file has set, by ours."""
 
     def fix(self, theirs: str, value: Any) -> None:
         """One value for all trials; null is no setting."""
@@ -45,12 +47,14 @@ class Carried:
             self.leave(theirs)
         elif dotted in trial_paths():
             self.put(theirs, dotted, value_of(dotted, value))
-        elif dotted.removeprefix("budget.") in _HORIZONS:
-            kept = {k: v for k, v in self.tree["budget"].items() if k not in _HORIZONS}
-            self.tree["budget"] = {dotted.removeprefix("budget."): value, **kept}
-            self.fixed[dotted] = value
+        elif (name := dotted.removeprefix("budget.")) in _HORIZONS:
+            self._last(theirs, name, value)
         else:
             self.leave(theirs)
+
+    def begin(self) -> None:
+        """Another file begins, whose values replace those of earlier ones."""
+        self._seen.clear()
 
     def sample(self, theirs: str, parameter: Mapping[str, Any]) -> None:
         """A parameter: {choices} or {low, high, ...}."""
@@ -76,11 +80,14 @@ class Carried:
         if dotted in self.given:
             self.leave(theirs, "another one is given")
             return
+        if dotted in self._seen:
+            self.leave(theirs, f"{self._seen[dotted]} says the same (`{dotted}`)")
+            return
         if (why := self._fault(dotted, value)) is not None:
             self.leave(theirs, why)
             return
         _set(self.tree, dotted, value)
-        self.fixed[dotted] = value
+        self.fixed[dotted], self._seen[dotted] = value, theirs
 
     def replace(self, theirs: str, sections: Mapping[str, Any]) -> None:
         """Put whole sections in the place of those there are, if they are valid; the length that
@@ -97,6 +104,17 @@ class Carried:
     def leave(self, theirs: str, why: str | None = None) -> None:
         """Note what is not taken over."""
         self.left[theirs] = why or reason(theirs)
+
+    def _last(self, theirs: str, name: str, value: Any) -> None:
+        """How long a trial is, in epochs, samples or steps; -1 is no setting."""
+        if isinstance(value, int | float) and value <= 0:
+            return
+        if "budget" in self._seen:
+            self.leave(theirs, f"{self._seen['budget']} says how long a trial is")
+            return
+        kept = {k: v for k, v in self.tree["budget"].items() if k not in _HORIZONS}
+        self.tree["budget"] = {name: value, **kept}
+        self.fixed[f"budget.{name}"], self._seen["budget"] = value, theirs
 
     def _choice(self, key: str, dotted: str, value: Any) -> Any:
         if key in SWITCHES:

@@ -100,4 +100,5 @@ def reason(name: str) -> str:
     for prefixes, why in _FAMILIES.items():
         if name.startswith(prefixes):
             return why
-    return REASONS.get(name, _OTHERWISE)
+    dotted = dotted_of(name)
+    return REASONS.get(name) or (f"see `{dotted}`" if dotted is not None else _OTHERWISE)

@@ -35,6 +35,7 @@ def imported(
     carried = Carried(tree, frozenset() if with_model else frozenset({"model.name_or_path"}))
     carries = [_carry(path, with_data) for path in files]
     for _, carry in sorted(carries, key=lambda pair: pair[0]):
+        carried.begin()
         carry(carried)
     _space(carried)
     for section, field, option in (("model", "name_or_path", "model"), ("data", "train", "data")):

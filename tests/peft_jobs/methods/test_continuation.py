@@ -262,7 +262,7 @@ def test_a_variant_of_lora_goes_alone_with_the_reason(
         spec = make(**{"adapter.from": str(folder)})
         base, _ = engine.check(spec)
         found.append(unpackable(spec, base))
-    assert found[0] == "the saved adapter that it goes on from is a variant of LoRA"
+    assert found[0] == "the saved adapter that it goes on from is a variant of lora"
     assert found[1:] == [None, None]
 
 

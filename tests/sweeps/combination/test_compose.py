@@ -170,7 +170,6 @@ def test_the_command_tells_the_table_and_the_judgement(composed: Composed, stora
         (["--to", "trl"], "trl trains a trial again"),
         (["--to", "tlr"], "unknown exporter 'tlr'"),
     ],
-    ids=" ".join,
 )
 def test_what_cannot_be_is_said_at_once(options: list[str], reason: str, storage: Path) -> None:
     told = CliRunner().invoke(app, ["compose", "one", "--storage", str(storage), *options])

@@ -2,12 +2,13 @@
 
 form              Form: what a trial of one method has, and what that is called in PEFT
 low_rank          LoRA and DoRA
-vectors           (IA)3 and VeRA
+vectors           (IA)3, VeRA and MiSS
 packed_layer      PackedLayer: a layer in the place of one of the base's
 low_rank_layer    LoRA of all slots on one layer
 magnitude_layer   DoRA, and LoRA beside it
 scaling_layer     (IA)3
 projection_layer  VeRA
+shard_layer       MiSS
 whole_layer       a linear layer that every slot trains whole
 accumulation      what layers share: who is at work, gradients added in place
 
@@ -26,14 +27,15 @@ from peft_jobs.engines.packed.forms.low_rank_layer import PackedLora
 from peft_jobs.engines.packed.forms.magnitude_layer import PackedDora
 from peft_jobs.engines.packed.forms.projection_layer import PackedVera
 from peft_jobs.engines.packed.forms.scaling_layer import PackedScaling
-from peft_jobs.engines.packed.forms.vectors import IA3, VERA
+from peft_jobs.engines.packed.forms.shard_layer import PackedMiss
+from peft_jobs.engines.packed.forms.vectors import IA3, MISS, VERA
 from peft_jobs.engines.packed.forms.whole_layer import PackedWhole
 from peft_jobs.engines.packed.layout import Part, Place
 
 if TYPE_CHECKING:
     from peft_jobs.engines.packed.pack import Pack
 
-FORMS: Mapping[str, Form] = {"lora": LORA, "ia3": IA3, "vera": VERA}
+FORMS: Mapping[str, Form] = {"lora": LORA, "ia3": IA3, "vera": VERA, "miss": MISS}
 
 __all__ = ["FORMS", "Form", "FormParts", "file_name", "layer_of_forms", "peft_name"]
 
@@ -51,6 +53,8 @@ def layer_of_forms(
         layer = PackedLora(layer, name, pack, places)
     if "lambda_d" in places:
         layer = PackedVera(layer, name, pack, places)
+    if "block" in places:
+        layer = PackedMiss(layer, name, pack, places)
     if "scaled_inputs" in places or "scaled_outputs" in places:
         layer = PackedScaling(layer, name, pack, places)
     return layer

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from peft_jobs.engines.packed.layout import Named, Part, Shapes
@@ -19,6 +20,7 @@ _NAMES: Mapping[Part, str] = {
     "scaled_outputs": f"ia3_l.{ADAPTER}",
     "lambda_d": f"vera_lambda_d.{ADAPTER}",
     "lambda_b": f"vera_lambda_b.{ADAPTER}",
+    "block": f"miss_block.{ADAPTER}",
     "vera_A": f"vera_A.{ADAPTER}",
     "vera_B": f"vera_B.{ADAPTER}",
 }
@@ -66,3 +68,5 @@ class Form:
     """Of an adapter on the modules of these full names."""
     values: Callable[[TrialSpec, FormParts, PreTrainedModel], Named]
     """What the adapter of a trial starts with, drawn by its keys."""
+    layer_refusal: Callable[[Any, nn.Module], str | None] = lambda adapter, layer: None
+    """Why an adapter has no packed form on a linear layer; None if it has one."""

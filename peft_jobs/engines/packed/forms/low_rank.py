@@ -8,10 +8,8 @@ from transformers import PreTrainedModel
 
 from peft_jobs.engines.packed.forms.form import Form, FormParts
 from peft_jobs.engines.packed.layout import Named, Part, features
-from peft_jobs.methods.continuation import is_plain
 from peft_jobs.methods.lora import ZERO_AT_FIRST, drawn_factors, first_magnitude
 from peft_jobs.spec import LoraSpec, TrialSpec
-from peft_jobs.spec.adapters import saved_adapter
 
 
 def refusal(adapter: LoraSpec) -> str | None:
@@ -19,8 +17,6 @@ def refusal(adapter: LoraSpec) -> str | None:
         return "LoRA on parameters outside of linear modules has no packed form"
     if adapter.init_lora_weights not in ("default", "gaussian", "orthogonal"):
         return f"init_lora_weights {adapter.init_lora_weights} looks at the base or at the data"
-    if adapter.source is not None and not is_plain(saved_adapter(adapter), adapter):
-        return "the saved adapter that it goes on from is a variant of LoRA"
     if adapter.bias != "none":
         return "biases of the base are trained too"
     return None

@@ -72,12 +72,11 @@ class PackedDora(PackedLayer):
         pack = self.pack
         if self._lengths is None or self._lengths[0] != pack.state:
             (down, _), (up, _) = (pack.views(place) for place in self.places)
-            scales_K = pack.scales_MK[pack.numbers[self.name], pack.rows]
+            scales_K = pack.scales_MK[pack.numbers[self.name]][pack.rows]
             weight_OI = weight_of(self.base_layer).to(down.dtype)
-            self._lengths = (
-                pack.state,
-                row_lengths(weight_OI, down[pack.rows], up[pack.rows], scales_K),
-            )
+            with torch.autocast(down.device.type, enabled=False):
+                found = row_lengths(weight_OI, down[pack.rows], up[pack.rows], scales_K)
+            self._lengths = pack.state, found
         return self._lengths[1]
 
 
@@ -88,10 +87,9 @@ def row_lengths(weight_OI: Tensor, down_KRI: Tensor, up_KOR: Tensor, scales_K: T
     own_O = torch.linalg.vector_norm(weight_OI, dim=1).square()
     between_KRO = (down_KRI.reshape(-1, width) @ weight_OI.T).view(num_slots, rank, -1)
     gram_KRR = torch.bmm(down_KRI, down_KRI.transpose(1, 2))
-    added_KOR = torch.baddbmm(2 * between_KRO.transpose(1, 2), up_KOR * scales_K11, gram_KRR).mul_(
-        up_KOR
-    )
-    squares_KO = torch.addcmul(own_O, added_KOR.sum(dim=2), scales_K.view(-1, 1))
+    added_KOR = torch.baddbmm(2 * between_KRO.transpose(1, 2), up_KOR * scales_K11, gram_KRR)
+    added_KO = added_KOR.mul_(up_KOR).sum(dim=2)
+    squares_KO = torch.addcmul(own_O, added_KO, scales_K.view(-1, 1))
     return squares_KO.clamp_(min=0.0).sqrt_()
 
 

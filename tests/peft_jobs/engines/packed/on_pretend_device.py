@@ -109,6 +109,26 @@ def test_a_base_that_drops_itself_waits_for_nobody_either(
         assert torch.allclose(driven.pack.gradients_KP.to("cpu"), gradients, atol=CLOSE)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_other_forms_wait_for_nobody_either(
+    pretended: PretendDevice, cache: str, formed: Any, bf16: bool
+) -> None:
+    names = ("dora", "dora orthogonal", "ia3", "vera of its own", "miss", "lora")
+    specs = formed(*names, **NF4, **{"training.bf16": bf16})
+    slots = [0, 2, *range(3, len(specs))]
+    base, data = SoloEngine(cache, threads=1).check(specs[0])
+    with Driven(base, data.train, specs, 2) as driven:
+        expected = forward_and_backward(driven, slots)
+        gradients = driven.pack.gradients_KP.clone()
+    with Driven(moved(base, pretended), data.train, specs, 2) as driven:
+        pretended.begin()
+        found = forward_and_backward(driven, slots)
+        assert len(pretended.waits) <= 2
+        assert all(at < pretended.products[0] for _, at in pretended.waits + pretended.sent)
+        assert found.tolist() == pytest.approx(expected.tolist(), rel=CLOSE)
+        assert torch.allclose(driven.pack.gradients_KP.to("cpu"), gradients, atol=CLOSE)
+
+
 def test_the_losses_of_a_plain_loop_are_those_of_a_cpu(
     base_and_rows: Any, cache: str, mixed: Any
 ) -> None:

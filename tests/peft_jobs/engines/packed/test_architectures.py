@@ -276,7 +276,7 @@ def test_families_that_are_not_packed(
 def test_other_forms(
     cache: str, trial: Any, common: Any, random_base: Any, tmp_path: Path, name: str
 ) -> None:
-    """DoRA, (IA)3 and VeRA beside each other, on fused and transposed layers too."""
+    """DoRA, (IA)3, VeRA and MiSS beside each other, on fused and transposed layers too."""
     task: dict[str, Any] = {"GPT2": CAUSAL, "Bloom": CAUSAL, "Bert": CLASSES}.get(name, TRANSLATION)
     if name == "T5":
         folder = save(name, tmp_path / "base")
@@ -285,7 +285,10 @@ def test_other_forms(
     first, second = two_trials(trial, common, folder, task)
     specs = [spec.with_params({"adapter.use_dora": True}) for spec in (first, second)]
     vera = {"method": "vera", "r": 12, "vera_dropout": 0.2, "d_initial": 0.5}
-    for adapter in ({"method": "ia3"}, vera | {"target_modules": "all-linear"}):
+    others = [{"method": "ia3"}, vera | {"target_modules": "all-linear"}]
+    if name != "GPT2":  # PEFT's MiSS takes no Conv1D
+        others.append({"method": "miss", "r": 12, "target_modules": "all-linear"})
+    for adapter in others:
         tree = {**first.model_dump(mode="json"), "adapter": adapter, "seed": 2}
         specs.append(type(first).model_validate(tree))
     check_packed_is_alone(cache, specs)

@@ -11,12 +11,15 @@ from peft import PeftModel
 
 from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.forms import FORMS as FORMS_OF_METHODS
+from peft_jobs.engines.packed.forms import peft_name
 from peft_jobs.engines.packed.forms.magnitude_layer import row_lengths
 from peft_jobs.engines.packed.packed_engine import PackedEngine
+from peft_jobs.engines.packed.parts import initial_values, parts_of
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.evaluation.scoring import score
+from peft_jobs.methods import METHODS
 from peft_jobs.spec.adapters import ADAPTERS
-from tests.peft_jobs.engines.packed.conftest import CLASSES
+from tests.peft_jobs.engines.packed.conftest import CLASSES, FORMS
 from tests.peft_jobs.engines.packed.test_engine import (
     adapters,
     both,
@@ -28,42 +31,7 @@ from tests.peft_jobs.engines.packed.test_equivalence import EXACT, apart
 from tests.peft_jobs.engines.packed.test_launches import step
 from tests.support.packed_runs import Driven, furthest, plain_losses, run_all, told
 
-FORMS: dict[str, dict[str, Any]] = {
-    "dora": {"use_dora": True},
-    "dora orthogonal": {"use_dora": True, "init_lora_weights": "orthogonal", "r": 6},
-    "dora rslora": {"use_dora": True, "use_rslora": True, "loraplus_lr_ratio": 4.0},
-    "ia3": {"method": "ia3"},
-    "ia3 of outputs": {"method": "ia3", "target_modules": "attention", "feedforward_modules": []},
-    "vera": {"method": "vera", "r": 12, "d_initial": 0.5, "target_modules": "all-linear"},
-    "vera of its own": {
-        "method": "vera",
-        "r": 20,
-        "vera_dropout": 0.2,
-        "projection_prng_key": 7,
-        "target_modules": ["q_proj", "down_proj"],
-    },
-    "lora": {},
-}
 NUM_STEPS = 6
-
-
-@pytest.fixture(scope="session")
-def formed(mixed: Any) -> Callable[..., list[Any]]:
-    """(names of FORMS, more parameters) -> trials that differ in all else too."""
-
-    def build(*names: str, **params: Any) -> list[Any]:
-        built = []
-        for number, name in enumerate(names):
-            spec, own = mixed(**params)[number % 5], FORMS[name]
-            if "method" in own:
-                tree = {**spec.model_dump(mode="json"), "adapter": own}
-                built.append(type(spec).model_validate({**tree, "seed": number}))
-            else:
-                changed = {f"adapter.{key}": value for key, value in own.items()}
-                built.append(spec.with_params({**changed, "seed": number}))
-        return built
-
-    return build
 
 
 def check_packed_is_plain(double: Any, specs: list[Any]) -> None:
@@ -76,13 +44,36 @@ def check_packed_is_plain(double: Any, specs: list[Any]) -> None:
         assert len(set(one)) == NUM_STEPS
 
 
-@pytest.mark.parametrize("name", ["dora", "ia3", "vera"])
+@pytest.mark.parametrize("name", ["dora", "ia3", "vera", "miss"])
 def test_trials_of_one_form_are_those_of_plain_loops(double: Any, formed: Any, name: str) -> None:
     check_packed_is_plain(double, formed(*[name] * 3))
 
 
 def test_trials_of_all_forms_share_a_step(double: Any, formed: Any) -> None:
     check_packed_is_plain(double, formed(*FORMS))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_trials_start_with_is_what_peft_gives_them(
+    cache: str, formed: Any, dtype: str
+) -> None:
+    specs = formed(*FORMS, **{"model.dtype": dtype})
+    base, _ = SoloEngine(cache, threads=1).check(specs[0])
+    for spec in specs:
+        parts = parts_of(spec, base.model)
+        own = initial_values(spec, parts, base.model) | parts.form.frozen()
+        found = {peft_name(*place): value for place, value in own.items() if place[1] != "shards"}
+        method = METHODS[spec.adapter.method]
+        model = method.attach(base, spec)
+        expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if spec.adapter.method == "vera":
+            shared = model.base_model.vera_A, model.base_model.vera_B
+            names = "base_model.vera_A.default", "base_model.vera_B.default"
+            expected |= {name: held["default"] for name, held in zip(names, shared, strict=True)}
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value.detach()), name
+        method.detach(model)
 
 
 def test_lengths_of_rows_are_those_of_the_sum() -> None:
@@ -101,7 +92,8 @@ def test_lengths_of_rows_are_those_of_the_sum() -> None:
 
 
 def test_a_form_has_as_many_launches_whatever_the_number_of_slots(double: Any, formed: Any) -> None:
-    some = formed("dora", "ia3", "vera of its own", **{"training.per_device_train_batch_size": 4})
+    same = {"training.per_device_train_batch_size": 4}
+    some = formed("dora", "ia3", "vera of its own", "miss", **same)
     counts = []
     for repeats in (1, 2, 6):
         specs = [spec.with_params({"seed": n}) for n in range(repeats) for spec in some]
@@ -117,7 +109,7 @@ def test_packed_forms_are_the_solo_engines(
     """Two slots, so that a freed row is filled by a trial of another form."""
     params = {"quantization.scheme": scheme, "quantization.llm_int8_threshold": 0.0}
     steps = {"training.max_steps": 4, "evaluation.rungs": [5]}
-    names = ["ia3", "vera of its own", "lora", "vera", *["dora"] * (scheme != "int8")]
+    names = ["ia3", "vera of its own", "miss of its own", "vera", *["dora"] * (scheme != "int8")]
     specs = formed(*names, **params, **steps)
     expected, found, _ = both(cache, specs, tmp_path, num_slots=2)
     check_same(expected, found, 2e-3 if scheme == "int8" else 1e-6)
@@ -148,7 +140,7 @@ def test_either_engine_goes_on_with_a_form_from_the_others_checkpoints(
     cache: str, formed: Any, tmp_path: Path, first: str, second: str
 ) -> None:
     params = {"task": CLASSES, "quantization.scheme": "nf4", "training.max_steps": 4}
-    specs = formed("dora rslora", "ia3", "vera of its own", **params)
+    specs = formed("dora rslora", "ia3", "vera of its own", "miss", **params)
     kinds: dict[str, Callable[[], Any]] = {
         "solo": lambda: SoloEngine(cache, threads=1, checkpoint_seconds=0),
         "packed": lambda: PackedEngine(cache, num_slots=3, threads=1, checkpoint_seconds=0),
@@ -168,12 +160,13 @@ def test_either_engine_goes_on_with_a_form_from_the_others_checkpoints(
         assert furthest(rest, reports[trial]) < 1e-6
 
 
-def test_a_form_that_is_exported_gives_the_engines_own_metric(
+def test_a_form_that_is_exported_gives_the_engines_own_metric_and_goes_on(
     cache: str, formed: Any, tmp_path: Path
 ) -> None:
-    specs = formed("dora orthogonal", "ia3 of outputs", "vera", **{"training.max_steps": 3})
+    specs = formed("dora orthogonal", "ia3 of outputs", "vera", "miss", **{"training.max_steps": 3})
     engine = PackedEngine(cache, num_slots=3, threads=1)
     _, ends = run_all(engine, specs, tmp_path)
+    further = []
     for trial, spec in enumerate(specs):
         base, data = engine.solo.check(spec)
         folder = tmp_path / str(trial) / "attempts" / "1" / "adapter"
@@ -181,6 +174,11 @@ def test_a_form_that_is_exported_gives_the_engines_own_metric(
         found = score(model, base, spec, data.validation)
         assert found
         assert found == pytest.approx({k: ends[trial].metrics[k] for k in found}, rel=1e-6)
+        tree = {**spec.model_dump(mode="json"), "adapter": {"from": str(folder)}}
+        further.append(type(spec).model_validate(tree))
+    expected, found, _ = both(cache, further, tmp_path / "further")
+    check_same(expected, found, 1e-6)
+    assert engines_of(found) == ["packed", "packed", "solo", "packed"], "a saved VeRA goes alone"
 
 
 def test_forms_in_bfloat16_differ_no_more_than_by_another_padding(
@@ -191,7 +189,7 @@ def test_forms_in_bfloat16_differ_no_more_than_by_another_padding(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dora", "ia3", "vera"])
+@pytest.mark.parametrize("name", ["dora", "ia3", "vera", "miss"])
 def test_a_form_in_bfloat16_on_nf4(cache: str, formed: Any, tmp_path: Path, name: str) -> None:
     params = {
         "training.bf16": True,
@@ -210,3 +208,13 @@ def test_what_has_no_packed_form_says_why(cache: str, formed: Any, mixed: Any) -
         reason = unpackable(type(spec).model_validate(tree), base)
         assert (reason is None) == (method in FORMS_OF_METHODS), (method, reason)
         assert reason is None or method in reason
+
+
+def test_miss_goes_alone_where_it_does_not_fit(cache: str, formed: Any) -> None:
+    wide, other = formed("miss", "miss")
+    base, _ = SoloEngine(cache, threads=1).check(wide)
+    assert unpackable(other, base) is None
+    too_wide = unpackable(wide.with_params({"adapter.r": 4096}), base)
+    assert "miss of rank 4096 does not fit a layer of" in str(too_wide)
+    mini = other.with_params({"adapter.init_weights": "mini", "adapter.mini_r": 2})
+    assert unpackable(mini, base) == "the form mini of miss has no packed form"

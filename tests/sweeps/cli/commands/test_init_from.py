@@ -28,6 +28,8 @@ parameters:
   epochs: {values: [1, 2]}
   num_train_epochs: {value: 3}
   batch_size: {value: 4}
+  micro_batch_size: {value: 8}
+  max_steps: {value: 100}
   optimizer: {values: [adamw, sgd]}
   load_in_4bit: {values: [true, false]}
   training: {parameters: {lr_scheduler_type: {values: [cosine, linear], probabilities: [0.9, 0.1]}}}
@@ -134,6 +136,8 @@ def test_a_sweep_of_wandb(given: Any) -> None:
         "beta is not taken over: normal has no ends",
         "epochs is not taken over: all trials of a sweep are of one length",
         "optimizer is not taken over: training.optim: must be",
+        "micro_batch_size is not taken over: batch_size says the same",
+        "max_steps is not taken over: num_train_epochs says how long a trial is",
         "training.lr_scheduler_type.probabilities is not taken over",
         "early_terminate.min_iter is not taken over",
         "method bayes is W&B's Gaussian process",
