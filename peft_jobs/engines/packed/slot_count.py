@@ -47,7 +47,7 @@ def useful_slots(spec: TrialSpec, base: Base, data: TokenizedData) -> int:
     The base is left as it was.
     """
     found = largest_worthwhile(
-        lambda number: number / _seconds_per_step(spec, base, data, number),
+        lambda number: number / seconds_per_step(spec, base, data, number),
         MAX_SLOTS[base.device.type],
     )
     release(base.device)
@@ -75,8 +75,8 @@ def largest_worthwhile(rate: Callable[[int], float], most: int) -> int:
     return best
 
 
-def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: int) -> float:
-    """The fastest of some steps of so many slots."""
+def seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: int) -> float:
+    """The fastest of some steps of so many slots. The base is left as it was."""
     task, pad_token_id = TASKS[spec.task.type], base.tokenizer.pad_token_id
     parts = parts_of(spec, base.model)
     values = Captured(initial_values(spec, parts, base.model))
