@@ -3,7 +3,8 @@
 A base drops by torch's functions, in modules and in attention. They are watched while the model
 runs, and the mask comes from (seed, micro-step, module) instead of torch's generators: whoever
 trains beside a trial, and computing it again in a backward, change nothing. Where in a module a
-mask belongs is its line in the code, so another version of transformers may draw another one.
+mask belongs is its line in the code, so another version of transformers may draw another one; a
+module that is called several times (ALBERT's one layer) drops the same each time.
 
 Dimensions: B rows, H heads, Q queries, S keys.
 """
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from peft_jobs.randomness import ADAPTER, Clock, base_name, dropped, key
+from peft_jobs.dropout_masks import signed
+from peft_jobs.randomness import ADAPTER, Clock, base_name, counters_of, dropout_step_key, key
+from peft_jobs.site_masks import SiteMasks
 
 Draw = Callable[[Tensor, float, str], Tensor]
 """(x, p, where) -> x with elements dropped, the others scaled."""
@@ -32,6 +35,9 @@ class KeyedBaseDropout(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.masks = SiteMasks()
+        self._last: tuple[Tensor | None, Any, Tensor] | None = None
+        """A mask of attention, what scores it is for, and what is added to them."""
         self._names = {id(module): _name(name) for name, module in model.named_modules()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -47,6 +53,8 @@ class KeyedBaseDropout(TorchFunctionMode):
     ) -> Tensor:
         if not training or p == 0:
             return input
+        if p == 1:
+            return torch.zeros_like(input)
         return self.draw(input, p, self._where())
 
     def _attention(
@@ -67,17 +75,31 @@ class KeyedBaseDropout(TorchFunctionMode):
         if options.pop("enable_gqa", False):
             groups = query.shape[-3] // key.shape[-3]
             key, value = (part.repeat_interleave(groups, -3) for part in (key, value))
-        scale = options.pop("scale", None) or query.shape[-1] ** -0.5
+        if (scale := options.pop("scale", None)) is None:
+            scale = query.shape[-1] ** -0.5
         assert not options, options
         scores_BHQS = (query * scale) @ key.transpose(-1, -2)
-        if is_causal:
-            attn_mask = torch.ones_like(scores_BHQS[0, 0], dtype=torch.bool).tril()
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores_BHQS = scores_BHQS.masked_fill(~attn_mask, -torch.inf)
-        elif attn_mask is not None:
-            scores_BHQS = scores_BHQS + attn_mask
-        shares_BHQS = torch._safe_softmax(scores_BHQS, -1)
+        if is_causal or attn_mask is not None:
+            scores_BHQS = scores_BHQS + self._added(attn_mask, scores_BHQS)
+        # In float32, as torch's kernels and transformers' own attention add up the shares.
+        wide = torch.promote_types(scores_BHQS.dtype, torch.float32)
+        shares_BHQS = torch._safe_softmax(scores_BHQS, -1, dtype=wide).to(scores_BHQS.dtype)
         return self.draw(shares_BHQS, dropout_p, self._where()) @ value
+
+    def _added(self, attn_mask: Tensor | None, scores_BHQS: Tensor) -> Tensor:
+        """What is added to scores, in their dtype: to those of later tokens where there is no mask.
+        Of a mask that one layer after the other has, it is made once."""
+        if attn_mask is not None and attn_mask.dtype != torch.bool:
+            return attn_mask
+        kind = scores_BHQS.shape[-2:], scores_BHQS.dtype, scores_BHQS.device
+        if self._last is None or self._last[0] is not attn_mask or self._last[1] != kind:
+            allowed = attn_mask
+            if allowed is None:
+                size, device = scores_BHQS.shape[-2:], scores_BHQS.device
+                allowed = torch.ones(size, dtype=torch.bool, device=device).tril()
+            zeros = torch.zeros_like(allowed, dtype=scores_BHQS.dtype)
+            self._last = attn_mask, kind, zeros.masked_fill_(~allowed, -torch.inf)
+        return self._last[2]
 
     def _where(self) -> str:
         """The innermost module of the model at work, and the line of its code."""
@@ -109,16 +131,29 @@ def key_base_dropout(
     if not always and not has_dropout(peft_model):
         return None
 
-    keyed = KeyedBaseDropout(peft_model)
-    keyed.draw = lambda x, p, where: dropped(x, p, seed, clock.micro_step, where)
+    keyed, entered = KeyedBaseDropout(peft_model), list[Any]()
+    device = getattr(next(peft_model.parameters(), None), "device", None)
+    counters: dict[int, Tensor] = {}
+
+    def draw(x: Tensor, p: float, where: str) -> Tensor:
+        tokens = x.shape[:-1].numel()
+        if tokens not in counters:
+            counters[tokens] = counters_of(tokens, x.device)
+        return keyed.masks.dropped(x, p, where, lambda: counters[tokens])
+
+    keyed.draw = draw
 
     def begin(module: nn.Module, _inputs: object) -> None:
-        if module.training:
+        if module.training:  # or nothing drops, and each of torch's functions would be looked at
             torch.manual_seed(key("base dropout", seed, clock.micro_step))
-        keyed.__enter__()  # type: ignore[no-untyped-call]
+            step = signed(dropout_step_key(seed, clock.micro_step))
+            keyed.masks.begin(torch.full((1, 1), step, device=device))
+            counters.clear()
+            entered.append(keyed.__enter__())  # type: ignore[no-untyped-call]
 
     def end(*_: object) -> None:
-        keyed.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if entered:
+            entered.pop().__exit__(None, None, None)
 
     peft_model.register_forward_pre_hook(begin)
     peft_model.register_forward_hook(end, always_call=True)

@@ -74,12 +74,13 @@ def dropped(x: torch.Tensor, p: float, seed: int, micro_step: int, module: str) 
     stream = stream_key(dropout_step_key(seed, micro_step), dropout_module_key(module))
     keys_11 = torch.full((1, 1), stream, device=device)
     words_C = torch.arange(num_words(width), device=device)
-    counters_1T = _counters(x.shape[:-1].numel(), device)
+    counters_1T = counters_of(x.shape[:-1].numel(), device)
     kept_1TI = draw_kept(keys_11, keys_11 * words_C, counters_1T, threshold(p))[..., :width]
     return x * kept_1TI.reshape(x.shape) / (1 - p)
 
 
-def _counters(tokens: int, device: torch.device) -> torch.Tensor:
+def counters_of(tokens: int, device: torch.device) -> torch.Tensor:
+    """[1, tokens]: of the tokens of a trial alone."""
     return torch.arange(tokens, device=device).mul_(TOKEN_STRIDE)[None]
 
 
@@ -118,7 +119,7 @@ class TrialMasks:
         if self._masks is None or not known or asked[0] != width or asked[2] != p:
             return dropped(x, p, self.seed, self.clock.micro_step, module)
         if tokens not in self._counters:
-            self._counters[tokens] = _counters(tokens, x.device)
+            self._counters[tokens] = counters_of(tokens, x.device)
         kept_1TI = self._masks.kept(module, self._counters[tokens], threshold(p))
         return x * kept_1TI.reshape(x.shape) / (1 - p)
 

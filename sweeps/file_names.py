@@ -8,6 +8,8 @@ TRACKING_DATABASE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlartifacts"
 CACHE_FOLDER = "cache"
 """Tokenized data."""
+PLANS_FOLDER = "plans"
+"""In the cache."""
 STORAGE_FILES = (STUDY_DATABASE, TRACKING_DATABASE, ARTIFACTS_FOLDER, CACHE_FOLDER)
 """What a storage has beside its sweeps, which may not be called so."""
 

@@ -1,7 +1,6 @@
 """`run_sweep`: from a SweepSpec to a leaderboard; the order in which a sweep happens."""
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +16,7 @@ from sweeps.driver.driver import Driver
 from sweeps.driver.heartbeat import Heartbeat
 from sweeps.driver.interrupts import interrupted_by_signals
 from sweeps.driver.predictor import predictions
+from sweeps.driver.results_told import FLUSH_SECONDS, enduring, write_results
 from sweeps.driver.tracked_runs import Status, end_sweep, open_tracker
 from sweeps.futures import while_ticking
 from sweeps.records.inputs import functions, space_functions, with_inputs
@@ -24,12 +24,9 @@ from sweeps.records.layout import SweepFolder
 from sweeps.records.mirror import mirrored
 from sweeps.records.own_code import code_fingerprints
 from sweeps.records.ownership import home_of, own_id
-from sweeps.report.report import keep_report
 from sweeps.results.comparable import COMPARABLE
 from sweeps.results.leaderboard import Leaderboard
-from sweeps.results.plots import write_plots
 from sweeps.results.recorded_sweep import RecordedSweep
-from sweeps.results.reports import write_reports
 from sweeps.results.verdict import Verdict
 from sweeps.spec import SweepSpec
 from sweeps.spec.identity import adapter_key
@@ -41,10 +38,7 @@ from sweeps.study.database import open_storage
 from sweeps.study.lease import Lease
 from sweeps.study.study import SweepStudy
 
-log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-FLUSH_SECONDS = 30.0  # that the end of a sweep waits for the tracking server
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ def _launch(
             num_ended = sum("result" in trial.user_attrs for trial in study.launched())
             most = repeats_at_once(confirm) if confirm_only else trials_at_once(spec, num_ended)
             spec = with_slots(spec, prepared, most)
-            with _enduring_if(folder.record.exists(), "the sweep's record"):
+            with enduring(folder.record.exists(), "the sweep's record"):
                 _write_sweep(spec, folder, prepared)
             callbacks.on_prepared(spec, prepared)
             if confirm_only:
@@ -181,30 +175,12 @@ def _stop_if(wanted: bool) -> None:
 def _finish(driver: Driver) -> Outcome:
     """Write the leaderboard and end the tracking, when the cluster is free again."""
     sweep = RecordedSweep(driver.study, driver.folder)
-    leaderboard = sweep.leaderboard(intervals=True)
-    verdict = sweep.verdict(leaderboard)
-    with _enduring_if(True, "the leaderboard"):
-        write_reports(leaderboard, verdict, driver.folder)
-        if driver.spec.tracking.enabled:
-            if write_plots(driver.study.optuna, driver.folder.plots):
-                driver.folder.keep(driver.folder.plots)
-            keep_report(sweep, leaderboard, verdict)
+    leaderboard, verdict = write_results(sweep)
     status, reason = _status(driver)
     end_sweep(driver.folder, driver.tracker, driver.counts, leaderboard, verdict, status)
     undelivered = driver.tracker.close(FLUSH_SECONDS)
     driver.drop_adapters()
     return Outcome(leaderboard, verdict, status, reason, undelivered)
-
-
-@contextlib.contextmanager
-def _enduring_if(may_lack: bool, what: str) -> Iterator[None]:
-    """A disk that does not take `what` is logged, if the sweep may lack it."""
-    try:
-        yield
-    except OSError as error:
-        if not may_lack:
-            raise
-        log.error("%s cannot be written: %s", what, error)
 
 
 def _seen(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from torch.nn.functional import linear
 from peft_jobs.base.quantization import QUANTIZED
 from peft_jobs.engines.packed.calibration import Calibration
 from peft_jobs.engines.packed.composition import Composition
+from peft_jobs.engines.packed.forms.low_rank_layer import PackedLora
 from peft_jobs.engines.packed.layout import Place, by_module
-from peft_jobs.engines.packed.pack import PackedAdapter
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.solo.solo_engine import SoloEngine
@@ -104,7 +104,7 @@ class Always:
         """Nothing is learned from it."""
 
 
-class LoopedAdapter(PackedAdapter):
+class LoopedAdapter(PackedLora):
     """The pack's layer with one pair of products for each slot, as systems without batching do."""
 
     def take_rows(self) -> None:
@@ -123,7 +123,7 @@ class LoopedAdapter(PackedAdapter):
 
     def forward(self, x: Tensor) -> Tensor:
         pack = self.pack
-        if pack.alone is not None:
+        if not self.training:
             return super().forward(x)
         result: Tensor = self.base_layer(x)
         quantized = isinstance(self.base_layer, QUANTIZED)
@@ -146,6 +146,6 @@ class LoopedComposition(Composition):
         self.dissolve()  # adapters take their rows once
         super().compose(trials)
         for module in self.trials[0].base.model.modules() if self.trials else ():
-            if type(module) is PackedAdapter:
+            if type(module) is PackedLora:
                 module.__class__ = LoopedAdapter
                 cast(LoopedAdapter, module).take_rows()

@@ -24,7 +24,6 @@ from random_base import SHAPES, let_go, make_base, make_data, shape_sizes
 from peft_jobs.base.loading import Base
 from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.device.this_device import this_device
-from peft_jobs.engines.packed import eligibility
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.methods import lora
 from peft_jobs.randomness import initial_lora_A
@@ -117,6 +116,4 @@ def fast_bases(base: Base, arms: Sequence[str]) -> tuple[dict[str, Base], list[s
 
 def draw_once() -> None:
     """Keep each trial's first weights: drawing billions of them again is not what is measured."""
-    kept = functools.cache(initial_lora_A)
-    for module in (eligibility, lora):
-        module.__dict__["initial_lora_A"] = kept
+    lora.__dict__["initial_lora_A"] = functools.cache(initial_lora_A)

@@ -56,7 +56,7 @@ NAMES = (
     ("sweeps/study/database.py", None, "open the database"),
     ("sweeps/study/lease.py", None, "lease"),
     ("sweeps/driver/trial_record.py", None, "record ends"),
-    ("sweeps/results/plots.py", None, "plots"),
+    ("sweeps/report/pictures.py", None, "plots"),
     ("sweeps/results/reports.py", None, "leaderboard"),
     ("sweeps/results/leaderboard.py", None, "leaderboard"),
     ("sweeps/tracking/", None, "tracking"),

@@ -191,7 +191,7 @@ def _load(
     dtype = "float32" if model.dtype == "auto" and device.type == "cpu" else model.dtype
     has_head = task.HAS_HEAD
     # Weights that the checkpoint lacks are drawn: from a fixed seed, and nobody else notices.
-    with readable(model), _no_progress_bar(), _forked_generators(device):
+    with readable(model), no_progress_bar(), _forked_generators(device):
         loaded, info = auto_class(task).from_pretrained(
             location(model),
             config=config,
@@ -229,7 +229,8 @@ def _forked_generators(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """Keeps the bars of transformers off the screen."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from bitsandbytes import functional
 from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from peft_jobs.device.precision import has_native_bf16
 from peft_jobs.errors import SpecError
@@ -45,6 +47,19 @@ def bnb_config(
 def is_quantized(module: torch.nn.Module) -> bool:
     """Whether `module` is or contains a quantized layer."""
     return any(isinstance(part, QUANTIZED) for part in module.modules())
+
+
+def weight_of(layer: Any) -> torch.Tensor:
+    """The weight of a linear layer as numbers: [outputs, inputs], dequantized where it is not."""
+    weight = layer.weight
+    if isinstance(layer, Linear8bitLt):
+        scales: Any = weight.SCB if weight.SCB is not None else layer.state.SCB
+        values: torch.Tensor = functional.int8_vectorwise_dequant(weight.data, scales)
+    elif isinstance(layer, Linear4bit):
+        values = functional.dequantize_4bit(weight.data, weight.quant_state)
+    else:
+        values = weight.detach().T if isinstance(layer, Conv1D) else weight.detach()
+    return values
 
 
 def check_skipped(outline: PreTrainedModel, quantization: QuantizationSpec) -> None:

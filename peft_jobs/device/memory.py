@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -40,25 +40,37 @@ def peak_memory(
 ) -> Iterator[Callable[[], dict[str, int]]]:
     """Gives a function that tells the peaks, in bytes, since the block was entered.
 
-    Keys: peak_rss_bytes; on a GPU also peak_allocated_bytes and peak_reserved_bytes, of the fullest
-    GPU where the base is spread over several. One trial of a process at a time: the counters are
-    the process's own. What is no longer used is given back before, or is counted.
+    Keys: peak_rss_bytes; on a GPU also peak_allocated_bytes, peak_reserved_bytes and
+    peak_device_bytes (reserved, and what the card holds beside), of the fullest GPU where the base
+    is spread over several. One trial of a process at a time: the counters are the process's own.
+    What is no longer used is given back before, or is counted.
     """
     if gives_back:
         release(device)
-    gpus = range(torch.cuda.device_count() if device.type == "cuda" else 0)
+    memory = torch.get_device_module(device)
+    gpus = range(memory.device_count() if device.type != "cpu" else 0)
     for gpu in gpus:
-        torch.cuda.reset_peak_memory_stats(gpu)
+        memory.reset_peak_memory_stats(gpu)
     with _peak_rss() as rss:
 
         def peaks() -> dict[str, int]:
             found = {"peak_rss_bytes": rss()}
             if gpus:  # those that this process does not use have counted nothing
-                found["peak_allocated_bytes"] = max(map(torch.cuda.max_memory_allocated, gpus))
-                found["peak_reserved_bytes"] = max(map(torch.cuda.max_memory_reserved, gpus))
+                found["peak_allocated_bytes"] = max(map(memory.max_memory_allocated, gpus))
+                found["peak_reserved_bytes"] = max(map(memory.max_memory_reserved, gpus))
+                found["peak_device_bytes"] = max(
+                    memory.max_memory_reserved(gpu) + _beside(memory, gpu) for gpu in gpus
+                )
             return found
 
         yield peaks
+
+
+def _beside(memory: Any, gpu: int) -> int:
+    """Bytes of a GPU that are taken now and are not torch's: CUDA's context and libraries, managed
+    memory, and whatever other processes have there."""
+    free, total = memory.mem_get_info(gpu)
+    return max(0, int(total - free - memory.memory_reserved(gpu)))
 
 
 @dataclass(frozen=True)
@@ -97,9 +109,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release(device: torch.device) -> None:
     """Give back what is no longer used, so that a trial does not pay for the one before it."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
+    if device.type != "cpu":
+        memory = torch.get_device_module(device)
+        memory.synchronize(device)
+        memory.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)

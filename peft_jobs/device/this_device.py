@@ -61,7 +61,7 @@ def device_name(device: torch.device) -> str:
 
 def as_device(device: torch.device) -> Device:
     """What a prediction must know of a device of this process."""
-    if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
+    if device.type != "cpu":
+        found = torch.get_device_module(device).get_device_properties(device)
         return device_of(found.name, found.total_memory)
     return cpu_of(psutil.virtual_memory().total, os.cpu_count() or 1)

@@ -10,6 +10,7 @@ import os
 import random
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peft_jobs.activity import moved
@@ -70,7 +71,8 @@ class SimulatedEngine:
     "unmeasured" and "undefined" end nothing here: the evaluation leaves the loss out, or finds it
     to be NaN.
     A checkpoint is left at every rung, when asked, and when interrupted; a later attempt goes on
-    from it, and reports the checkpoint's rung again.
+    from it, and reports the checkpoint's rung again. While the file `hold` is there, no trial goes
+    further than three steps beyond a checkpoint.
     """
 
     def __init__(
@@ -79,9 +81,11 @@ class SimulatedEngine:
         step_seconds: float = 0.0,
         train_rows: int = 1000,
         faults: dict[int, str] | None = None,
+        hold: str | None = None,
     ) -> None:
         self.num_slots, self.step_seconds, self.train_rows = num_slots, step_seconds, train_rows
         self.faults = {int(number): fault for number, fault in (faults or {}).items()}
+        self.hold = None if hold is None else Path(hold)
         self.steps_done = 0
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
@@ -157,6 +161,8 @@ class SimulatedEngine:
             if job.cancelled == "interrupted" and slot.step > slot.saved_at:
                 self._save(slot, ())
             return job.end(job.stopped(**seen))
+        if self._is_held(slot):
+            return None
         fault = self.faults.get(job.trial)
         if fault == "device":
             raise DeviceLost("simulated device")
@@ -186,6 +192,11 @@ class SimulatedEngine:
         elif job.checkpoint_requested:
             self._save(slot, ())
         return None
+
+    def _is_held(self, slot: _Slot) -> bool:
+        if self.hold is None or slot.job.checkpoint_requested or not slot.saved_at:
+            return False
+        return slot.step >= slot.saved_at + 3 and self.hold.exists()
 
     def _save(self, slot: _Slot, reports: tuple[Progress, ...]) -> None:
         """Leave a checkpoint, if the disk lets us, and make the reports, or one that names it."""

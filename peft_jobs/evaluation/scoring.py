@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from pyarrow.compute import list_value_length
 from torch import nn
 
 from peft_jobs.activity import moved
@@ -144,9 +145,13 @@ def batches(dataset: Dataset, batch_size: int) -> Iterator[list[Example]]:
 
 
 def longest_first(dataset: Dataset) -> list[int]:
-    """Places of the examples, in the order in which they are evaluated."""
-    lengths = [len(row) for row in dataset["input_ids"]]
-    return sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    """Places of the examples, in the order in which they are evaluated: by their inputs, and where
+    those are alike by what a decoder predicts, which is as long as them in other tasks."""
+    names = [name for name in ("input_ids", "labels") if name in dataset.column_names]
+    rows = dataset.select_columns(names).with_format("arrow")[:]
+    lengths = [list_value_length(rows[name]).to_pylist() for name in names]
+    keys = list(zip(*lengths, strict=True))
+    return sorted(range(len(keys)), key=lambda index: keys[index], reverse=True)
 
 
 def examples_of(columns: dict[str, list[Any]]) -> list[Example]:

@@ -104,6 +104,18 @@ def find_gpu(text: str) -> Device:
     )
 
 
+def find_kind(kind: str) -> Device:
+    """The GPU that Ray calls `kind` (`A100`, `A100-80G`, `H100`, `L4`): of several of that name the
+    one with least memory, unless the kind says how much it has. Raises SpecError."""
+    words = kind.upper().removeprefix("RTX-").split("-")
+    known = {gpu.name: gpu.name.removeprefix("RTX ").upper().split() for gpu in GPUS.values()}
+    named = [GPUS[name] for name, parts in known.items() if parts[0] == words[0]]
+    exact = [gpu for gpu in named if any(w in gpu.name.upper() for w in words[1:])]
+    if not named:
+        raise SpecError(f"there is no GPU {kind!r} in the table; say what it is with --gpu")
+    return min(exact or named, key=lambda gpu: gpu.memory_bytes)
+
+
 def device_of(name: str, memory_bytes: int) -> Device:
     """The GPU that CUDA calls `name` (`NVIDIA A100-SXM4-80GB`), with so much memory. Its rates are
     those of the one in GPUS whose words the name has, of several the nearest in memory; where there

@@ -4,6 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from peft_jobs.host.gpus import CONTEXT_BYTES
 from peft_jobs.spec.memory_settings import LadderRung
 
 CATEGORIES = (
@@ -116,12 +117,14 @@ class PredictedTrial(BaseModel):
         if found.is_of_gpu:
             told["memory/peak_allocated_bytes"] = float(found.peak_allocated_bytes)
             told["memory/peak_reserved_bytes"] = float(found.peak_bytes)
+            told["memory/peak_device_bytes"] = float(found.peak_bytes + CONTEXT_BYTES)
         return told
 
 
 PREDICTED = {
     "memory/peak_allocated_bytes": MARGIN,
     "memory/peak_reserved_bytes": MARGIN,
+    "memory/peak_device_bytes": MARGIN,
     "trainable_parameters": 0.0,
 }
 """Numbers of a trial that a point may be turned away for, and the share beyond the limit that a

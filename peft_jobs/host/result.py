@@ -111,7 +111,8 @@ class TrialResult(BaseModel):
     seconds: dict[str, float] = {}
     """By phase: load, quantize, tokenize, train, evaluate. 0 for what was resident."""
     memory: dict[str, int] = {}
-    """Peaks of this trial in bytes: peak_allocated_bytes and peak_reserved_bytes on a GPU, and
+    """Peaks of this trial in bytes: on a GPU peak_allocated_bytes (tensors), peak_reserved_bytes
+    (torch's allocator) and peak_device_bytes (with CUDA's context and all else there), and
     peak_rss_bytes (resident set of the host process while the trial ran). After memory ran out,
     those of the last settings that were tried."""
     memory_ladder: list[LadderRung] = []
@@ -131,8 +132,9 @@ class TrialResult(BaseModel):
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """The first that counts: of the GPU's tensors, else of the process."""
-        return self.memory.get("peak_allocated_bytes") or self.memory.get("peak_rss_bytes")
+        """The first that was measured: of the whole GPU, of its tensors, of the process."""
+        names = ("peak_device_bytes", "peak_allocated_bytes", "peak_rss_bytes")
+        return next((self.memory[name] for name in names if self.memory.get(name)), None)
 
     @property
     def minutes(self) -> float:

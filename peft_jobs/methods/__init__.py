@@ -14,8 +14,10 @@ rest_of_peft       PEFT's other methods, by its own configuration classes
 targets            named sets of linear modules
 placement          where the other methods put their parameters
 continuation       the weights of a saved adapter in the place of fresh ones
+matched_modules    how many modules each set of targets stands for
 left_out           what a set of targets leaves out, said beforehand
 adapter_files      an adapter's files, written and loaded again
+combination        several adapters on one base, combined into one
 float32_copies     trained copies of the base's modules, in float32
 
 A new one is a file here and one in `peft_jobs/spec/adapters`, and an entry in METHODS and ADAPTERS.

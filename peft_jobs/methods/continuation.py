@@ -12,12 +12,13 @@ from typing import Any
 
 import safetensors.torch
 from peft import (
-    LoraConfig,
     PeftConfig,
     PeftModel,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import PeftType
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -131,9 +132,10 @@ def further_settings(saved: SavedAdapter, adapter: Adapter, fresh: PeftConfig) -
     return {name: getattr(theirs, name) for name in known - ours}
 
 
-def is_plain(saved: SavedAdapter, adapter: LoraSpec) -> bool:
-    """Whether the settings of a saved LoRA hold nothing beside the fields of the spec."""
-    defaults = LoraConfig()
+def is_plain(saved: SavedAdapter, adapter: Adapter) -> bool:
+    """Whether the settings of a saved adapter of PEFT's hold nothing beside the fields of the
+    spec."""
+    defaults: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(adapter.method.upper())]()
     found = further_settings(saved, adapter, defaults)
     return all(value == getattr(defaults, name) for name, value in found.items())
 

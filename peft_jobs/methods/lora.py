@@ -13,6 +13,7 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor, nn
 
+from peft_jobs.base.quantization import QUANTIZED, weight_of
 from peft_jobs.errors import SpecError
 from peft_jobs.methods import loftq
 from peft_jobs.methods.adapter_files import remember_initial
@@ -31,6 +32,8 @@ _OTHERWISE = (
     "use_dora",
     "target_parameters",
 )
+ZERO_AT_FIRST = ("default", "gaussian")
+"""Initialisations whose B is zero."""
 EVA_PASSES = 50
 EVA_ROWS, CORDA_ROWS = 1024, 256
 """Training rows that are looked at: EVA's authors take about a thousand; CorDA, section 4, 256."""
@@ -96,6 +99,12 @@ def initialise(model: PeftModel, setting: Setting) -> None:
                 down, up = _weights(layer, module, name, setting)
                 layer.lora_A[ADAPTER].weight.copy_(down)
                 layer.lora_B[ADAPTER].weight.copy_(up)
+                if adapter.use_dora:
+                    scale, update = layer.scaling[ADAPTER], None
+                    if name not in ZERO_AT_FIRST:
+                        update = down, up
+                    first = first_magnitude(layer.get_base_layer(), scale, update)
+                    layer.lora_magnitude_vector[ADAPTER].weight.copy_(first)
 
 
 def _weights(layer: Any, module: str, name: str, setting: Setting) -> tuple[Tensor, Tensor]:
@@ -120,6 +129,21 @@ def drawn_factors(
     if name == "gaussian":
         return torch.randn(r, inputs, generator=generator("cpu", name, seed, module)) / r, zero
     return initial_lora_A(seed, module, r, inputs), zero
+
+
+def first_magnitude(
+    layer: nn.Module, scale: float, factors: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """DoRA's first magnitudes on a layer of the base: the lengths of the rows of `W + scale * B A`,
+    [outputs], on the layer's device. `factors` are A and B; None where their product is zero."""
+    weight = weight_of(layer)
+    if isinstance(layer, QUANTIZED):
+        weight = weight.float()
+    if factors is not None:
+        down, up = (factor.to(weight) for factor in factors)
+        weight = weight + scale * (up @ down)
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    return lengths
 
 
 def orthogonal(seed: int, module: str, r: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:

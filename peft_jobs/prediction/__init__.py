@@ -14,6 +14,7 @@ batches             rows of a given length
 optimizers          optimizer and clipping as the Trainer has them
 attention           the attention kernel that a device takes
 meter               storages and kernels, operator by operator
+operator_outputs    what operators give, remembered by shapes
 operations          what one operator is to a device
 caching_allocator   what CUDA's allocator reserves
 """

@@ -77,18 +77,6 @@ class CachingAllocator:
                 block = first
         self._put(block)
 
-    def empty_cache(self) -> None:
-        """Give the segments back of which nothing is in use."""
-        for free in self._free:
-            kept = []
-            for entry in free:
-                block = entry[2]
-                if block.before is None and block.after is None:
-                    self.reserved -= block.size
-                else:
-                    kept.append(entry)
-            free[:] = kept
-
     def _put(self, block: Block) -> None:
         insort(self._free[block.pool], (block.size, block.address, block), key=lambda e: e[:2])
 

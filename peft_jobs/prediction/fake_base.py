@@ -94,8 +94,8 @@ def dtype_of(spec: TrialSpec, config: PretrainedConfig, kind: Kind) -> torch.dty
 
 
 def fake_in_place(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Make every tensor of `model` a fake one, in place: parameters, buffers, and what
-    modules hold beside them."""
+    """Make every tensor of `model` a fake one of `mode`, which is not on, in place: parameters,
+    buffers, and what modules hold beside them."""
     converter = mode.fake_tensor_converter
     known: dict[int, Any] = {}
 

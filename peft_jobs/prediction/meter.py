@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from peft_jobs.host.prediction import CATEGORIES
 from peft_jobs.prediction.caching_allocator import Block, CachingAllocator, rounded
 from peft_jobs.prediction.operations import INDEXED, answer, flops_of, is_kernel, nonzero, unmasked
+from peft_jobs.prediction.operator_outputs import OperatorOutputs
 
 
 @dataclass
@@ -42,6 +43,11 @@ class Operation(NamedTuple):
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts while it is on the stack of modes."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled under it, so torch need not guard each operator against that."""
+        return False
+
     def __init__(self, vocabulary: int | None = None) -> None:
         """Tensors with a dimension of `vocabulary` are logits."""
         super().__init__()  # type: ignore[no-untyped-call]
@@ -57,6 +63,9 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._phase, self._category = "build", "weights"
         self._held: dict[int, tuple[str, int]] = {}
         """Category and bytes of each live storage."""
+        self._deaths: dict[int, Any] = {}
+        """What tells the death of each live storage."""
+        self._outputs = OperatorOutputs()
         self._sparse: dict[tuple[int, ...], int] = {}
         """Values of a sparse tensor of each shape."""
 
@@ -104,7 +113,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._blocks[key] = self.allocator.allocate(size)
             self.live[category] += size
             self.total += size
-            weakref.finalize(storage, self._drop, key)
+            self._deaths[key] = weakref.ref(storage, lambda _: self._drop(key))
             self._saw()
 
     def let_go(self, tensor: Tensor) -> None:
@@ -115,6 +124,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._held[key] = "workspace", 0
 
     def _drop(self, key: int) -> None:
+        self._deaths.pop(key, None)
         category, size = self._held.pop(key)
         if key in self._blocks:
             self.allocator.free(self._blocks.pop(key))
@@ -161,7 +171,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten._values.default:
             number = self._sparse[tuple(args[0].shape)]
             return torch.empty(number, dtype=args[0].dtype, device=args[0].device)
-        return func(*args, **kwargs)
+        return self._outputs.of(func, args, kwargs)
 
     def _category_of(self, tensor: Tensor) -> str:
         if self.vocabulary is not None and self.vocabulary in tensor.shape[1:]:

@@ -1,5 +1,6 @@
 """Two packed steps of trials alike in K slots, as the packed engine makes them, on fake tensors."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_jobs.base.loading import Base
-from peft_jobs.engines.packed.eligibility import parts_of
-from peft_jobs.engines.packed.layout import features, make_layout
+from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Chunk, MicroBatch
 from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.parts import parts_of, trained
 from peft_jobs.engines.packed.row import Captured, PackRow, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.host.prediction import Lengths
@@ -50,23 +51,23 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
     device, and of no use afterwards."""
     task, training, model = TASKS[spec.task.type], spec.training, base.model
     parts = parts_of(spec, model)
-    layout = make_layout(parts.rank, parts.adapted, parts.whole, model)
-    ranks = {name: low.r for name, low in parts.adapted.items()}
-    trained = sum(r * sum(features(model.get_submodule(name))) for name, r in ranks.items())
-    trained += sum(p.numel() for name in parts.whole for p in _parameters(model, name))
+    layout = make_layout([parts.shapes])
+    num_trained = sum(math.prod(shape) for shape in trained(parts.shapes).values())
     number = slots * training.per_device_train_batch_size
     examples = [example_of(spec.task, each) for each in (shortened(lengths), lengths)]
     pad = base.tokenizer.pad_token_id
     batches = {len(e["input_ids"]): task.collate([e] * number, pad) for e in examples}
     meter = Meter(getattr(model.config.get_text_config(), "vocab_size", None))
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake_in_place(model, mode)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake_in_place(model, mode)
+    with mode:
         collated: Any = _Collated(task, batches, mode)
         with attention_of(kind), meter:
             hold_model(meter, model)
             pack = Pack(model, layout, slots, torch.float32)
             pack.put_on()
             meter.hold(pack.values_KP, "adapter")
+            meter.hold(pack.frozen_KF, "adapter")
             meter.hold(pack.gradients_KP, "gradients")
             for moments_KP in pack.moments_KP:
                 meter.hold(moments_KP, "optimizer")
@@ -79,7 +80,6 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
             ]
             for step in (1, 2):
                 meter.is_counting = step == 2
-                meter.allocator.empty_cache()
                 batch = MicroBatch([examples[step - 1]] * training.per_device_train_batch_size)
                 with meter.phase("backward", "activations"):
                     for _ in meter.micro_steps(training.gradient_accumulation_steps):
@@ -95,9 +95,6 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
                         )
                 with meter.phase("update", "workspace"):
                     step_rows(rows)
-    size = 4 * trained
-    return Steps(meter.peaks, meter.allocator.reserved, meter.operations, trained, size, 2 * size)
-
-
-def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
-    return [*model.get_submodule(name).parameters()]
+    size = 4 * num_trained
+    sizes = num_trained, size, 2 * size
+    return Steps(meter.peaks, meter.allocator.reserved, meter.operations, *sizes)

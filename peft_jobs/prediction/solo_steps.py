@@ -89,8 +89,9 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     short = trainee.collate([example_of(spec.task, shortened(lengths))] * len(rows))
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     meter = Meter(vocabulary)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake_in_place(model, mode)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake_in_place(model, mode)
+    with mode:
         to_fake = mode.fake_tensor_converter.from_meta_and_device
         with attention_of(kind), meter:
             hold_model(meter, model)
@@ -99,7 +100,6 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
             _tell_gradients(meter, model)
             for step in (1, 2):
                 meter.is_counting = step == 2
-                meter.allocator.empty_cache()
                 for _ in meter.micro_steps(training.gradient_accumulation_steps):
                     inputs = {
                         n: to_fake(mode, t.to("meta"), CPU)

@@ -7,6 +7,7 @@ adapters          the section adapter, a union on `method`
 generation        the section evaluation.generation
 fields            the types of fields, and the base of all sections
 cells             the text of a cell, and the structure that its text tells
+combination       how saved adapters are combined, and which can be
 templates         `{column}` templates
 dotted            dotted names of a spec's fields
 units             sizes and durations as people write them: `22GB`, `2h`

@@ -13,6 +13,7 @@ import typer
 from sweeps.cli.exit_codes import Commands
 from sweeps.cli.options import (
     RUNS,
+    Address,
     JobServer,
     Json,
     Name,
@@ -89,6 +90,7 @@ def peft_sweep(
     **_example(
         "peft-sweep init --task sequence_classification --out topics.yaml",
         "peft-sweep init --model Qwen/Qwen2.5-0.5B --data train.jsonl --preset qlora",
+        "peft-sweep init --from axolotl.yaml --from axolotl-sweep.yaml",
     ),
 )
 def init(
@@ -109,6 +111,15 @@ def init(
     preset: Annotated[
         str | None, typer.Option(metavar="P", help="The space: one of `peft-sweep presets`.")
     ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="A sweep of W&B, a configuration or sweep of Axolotl, or a configuration of "
+            "LLaMA-Factory, whose settings are taken over; more than once for several.",
+        ),
+    ] = None,
     path: Annotated[Path, typer.Option("--out", help="File to write.", metavar="FILE")] = Path(
         "sweep.yaml"
     ),
@@ -117,7 +128,7 @@ def init(
     """Write a commented sweep file to start from."""
     from sweeps.cli.commands.init import Given, init
 
-    init(Given(task, model, data, preset), path, force)
+    init(Given(task, model, data, preset, tuple(files or ())), path, force)
 
 
 @app.command(**_example("peft-sweep presets", "peft-sweep presets qlora > qlora.yaml"))
@@ -176,16 +187,22 @@ def plan(
         str | None,
         typer.Option(metavar="GPU", help="Its name, or its memory; by default this machine's."),
     ] = None,
-    num_gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them.")] = 1,
+    num_gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="How many of them; one, or the cluster's.")
+    ] = None,
+    address: Address = None,
     usd_per_hour: Annotated[
         float | None, typer.Option(min=0.0, help="What an hour of one of them costs.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.01, help="Tell how many trials so many are enough for.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Tell what a sweep will take: memory, time, money, disk."""
     from sweeps.cli.commands.plan import plan
 
-    plan(path, overrides or [], gpu, num_gpus, usd_per_hour, json)
+    plan(path, overrides or [], gpu, num_gpus, address, usd_per_hour, hours, json)
 
 
 @app.command(
@@ -485,6 +502,62 @@ def export(
     export(open_sweep(storage, name, study_url), trial, top, path, forms, test, push, json)
 
 
+@app.command(
+    cls=NamesEntries,
+    **_example(
+        "peft-sweep compose demo",
+        "peft-sweep compose demo --top 4 --type cat,svd --rank 16",
+        "peft-sweep compose demo --adapters 3,other:7 --weights 0.7,0.3 --anyway",
+    ),
+)
+def compose(
+    name: Name,
+    top: Annotated[
+        int | None, typer.Option(min=2, metavar="K", help="The best K trials; by default 3.")
+    ] = None,
+    adapters: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Trials instead: 3, or SWEEP:3 of another sweep."),
+    ] = None,
+    types: Annotated[
+        str,
+        typer.Option(
+            "--type",
+            metavar="A,B",
+            help="PEFT's ways to combine: {peft_jobs.spec.combination:COMBINATION_TYPES}.",
+        ),
+    ] = "cat",
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="W,W", help="By adapter; without, uniform and greedy soups."),
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(metavar="D", help="Share of weights that ties and dare keep.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(min=1, metavar="R", help="Of svd's result.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Write the best one even if it is no better.")
+    ] = False,
+    path: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")
+    ] = None,
+    to: Annotated[
+        str, typer.Option(metavar="A,B", help="Forms to write: peft, merged, vllm or ollama.")
+    ] = "peft",
+    test: Annotated[bool, typer.Option(help="Tell the values on the test split, too.")] = True,
+    storage: Storage = RUNS,
+    study_url: StudyUrl = None,
+    json: Json = False,
+) -> None:
+    """Combine the best adapters into one, if that is better."""
+    from sweeps.cli.commands.compose import Words, compose
+    from sweeps.results.recorded_sweep import open_sweep
+
+    forms = [form.strip() for form in to.split(",") if form.strip()]
+    words = Words(top, adapters, types, weights, density, rank, anyway)
+    compose(open_sweep(storage, name, study_url), words, path, forms, test, study_url, json)
+
+
 @app.command(**_example("peft-sweep delete demo", "peft-sweep delete demo --keep-best --yes"))
 def delete(
     name: Name,
@@ -565,7 +638,7 @@ def ui(
 @app.command(**_example("peft-sweep doctor"))
 def doctor(storage: Storage = RUNS, json: Json = False) -> None:
     """Check this machine: packages, GPU, Ray, disk ..."""
-    from sweeps.cli.commands.doctor import doctor
+    from sweeps.cli.commands.doctor.doctor import doctor
 
     raise typer.Exit(doctor(storage, json))
 

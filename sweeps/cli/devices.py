@@ -1,11 +1,13 @@
-"""What this machine computes with, known without importing torch."""
+"""What this machine, or a cluster, computes with, known without importing torch."""
 
 import os
 import subprocess
 
 import psutil
 
-from peft_jobs.host.gpus import Device, cpu_of, device_of
+from peft_jobs import SpecError
+from peft_jobs.host.gpus import Device, cpu_of, device_of, find_gpu, find_kind
+from peft_jobs.references import load
 
 SMI_SECONDS = 30.0
 """Without persistence mode the driver wakes one GPU after the other, for about a second each."""
@@ -39,6 +41,32 @@ def as_device() -> Device:
     if not names:
         return cpu_of(psutil.virtual_memory().total, cores())
     return device_of(names[0], _memory_of(names[0]))
+
+
+def planned_devices(
+    kind: str | None, gpu: str | None, num_gpus: int | None, address: str | None
+) -> tuple[Device, int, list[str]]:
+    """What a sweep will run on, how many of it, and what must be said of that: GPUs of the `kind`
+    that it asks for in the cluster at `address`, if there is one, or else this machine's; `gpu` and
+    `num_gpus` are a person's words. Raises SpecError; Unavailable without such a cluster."""
+    if address is None:
+        return find_gpu(gpu) if gpu is not None else as_device(), num_gpus or 1, []
+    kinds = load("sweeps.backends.ray.cluster_gpus:cluster_gpus")(address)
+    found = {name: count for name, count in kinds.items() if kind in (None, name)}
+    if not found:
+        of_kind = "" if kind is None else f" of kind {kind}"
+        raise SpecError(f"the cluster at {address} has no GPUs{of_kind}")
+    number = num_gpus or sum(found.values())
+    if gpu is not None:
+        return find_gpu(gpu), number, []
+    if "" in found:
+        raise SpecError(f"Ray does not know the GPUs at {address}: say what they are with --gpu")
+    devices = [find_kind(name) for name in found]
+    least = min(devices, key=lambda device: device.memory_bytes)
+    if len(devices) == 1:
+        return least, number, []
+    told = ", ".join(f"{count} x {name}" for name, count in sorted(found.items()))
+    return least, number, [f"The cluster has {told}: this plan takes all for {least.name}."]
 
 
 def _memory_of(name: str) -> int:

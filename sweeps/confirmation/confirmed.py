@@ -1,5 +1,6 @@
 """What to train, and how sure that is: the repeats of a study, compared and told."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +57,8 @@ class Confirmation:
     """Trials of which a repeat did not complete."""
     num_repeats: int
     recommended: int
-    """The trial to train: the smallest of those that are not told apart from the first one."""
+    """The trial to train: the smallest of those that are hardly behind the first one in the mean,
+    see `near`."""
     holds_for_rows: bool = False
     """Whether intervals hold for fresh seeds and other rows together; otherwise for fresh seeds on
     the validation rows as they are."""
@@ -89,7 +91,9 @@ def confirmation_of(study: SweepStudy, drawn: RowNoise | None = None) -> Confirm
         _row(one, trials[one.number], groups[one.number], best[one.number], is_loss)
         for one in ranked
     )
-    recommended = min((row for row in rows if row.group == 1), key=_size).number
+    by_number = {row.number: row for row in rows}
+    likely = near(ranked, None if study.spec.confirm is None else study.spec.confirm.tolerance)
+    recommended = min((by_number[one.number] for one in likely), key=_size).number
     behind = {one.number: one.behind for one in standings(losses, against=recommended, rows=drawn)}
     repeated = sum(len(of) for of in all_losses.values()) + len(failed)
     return Confirmation(
@@ -120,6 +124,19 @@ def _row(one: Standing, trial: FrozenTrial, group: int, best: float, is_loss: bo
         minutes=result.minutes,
         params=dict(trial.user_attrs["params"]),
     )
+
+
+def near(ranked: Sequence[Standing], tolerance: float | None = None) -> list[Standing]:
+    """Those that are at most `tolerance` behind the first one in the mean; by default at most a
+    standard error of that difference (Breiman et al. 1984, section 3.4.3), so none that is told
+    apart.
+
+    Few seeds tell little apart: the smallest of all that are tied may be far behind
+    (`infra/benchmarks/recommend.md`).
+    """
+    return [
+        one for one in ranked if one.behind.value <= (one.error if tolerance is None else tolerance)
+    ]
 
 
 def _groups(losses: Losses, drawn: RowNoise | None) -> dict[int, int]:

@@ -1,8 +1,11 @@
 """The rounds of a confirmation, as a function of the study: what is to be repeated next."""
 
 import hashlib
+import math
+from collections.abc import Sequence
+from statistics import mean
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from peft_jobs import SpecError, TrialResult
 from peft_jobs.spec.dotted import flatten
@@ -29,8 +32,24 @@ def next_round(study: SweepStudy, spec: ConfirmSpec) -> list[tuple[int, int]]:
     """Trials and seeds to repeat them under, now that no repeat runs; a function of the study."""
     losses, failed = losses_of(study)
     chosen = candidates(recorded_trials(study), losses, spec.candidates)
-    race = Race(chosen, fresh_seeds(study, spec.seeds), spec.max_trials)
-    return race.next(losses, failed)
+    spent = sum(len(of) for of in losses.values())
+    most = int(min(spec.max_trials, spent + _affordable(study, spec.timeout, chosen)))
+    return Race(chosen, fresh_seeds(study, spec.seeds), most).next(losses, failed)
+
+
+def _affordable(study: SweepStudy, seconds: float | None, chosen: Sequence[int]) -> float:
+    """Repeats that end within what is left of so many seconds, by what those that have ended took
+    in the mean; before the first one, by what the `chosen` trials took."""
+    ended = [_seconds(trial) for trial in repeats(study) if trial.state.is_finished()]
+    known = study.trials()
+    each = mean(ended or [_seconds(known[number]) for number in chosen] or [0.0])
+    if seconds is None or each == 0:
+        return math.inf
+    return max(0.0, (seconds - sum(ended)) // each)
+
+
+def _seconds(trial: FrozenTrial) -> float:
+    return 60 * TrialResult.model_validate(trial.user_attrs["result"]).minutes
 
 
 def losses_of(study: SweepStudy) -> tuple[dict[int, dict[int, float]], set[int]]:

@@ -4,6 +4,7 @@ Columns are taken by their usual names, and only where their cells have the form
 wants; nothing is taken by its place in the file.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,9 @@ def _labelled(rows: Sequence[Row], columns: list[str]) -> Iterator[Guess]:
             task |= {"text_pair": f"{{{text[1]}}}"} if len(text) > 1 else {}
             if _all(rows, label, lambda cell: isinstance(cell, list)):
                 yield Guess({**task, "labels": label})
-            elif _all(rows, label, _is_decimal):
+            elif _all(rows, label, _is_number) and any(
+                _is_fraction(row.get(label)) for row in rows
+            ):
                 yield Guess({**task, "label": label, "problem_type": "regression"})
             elif _all(rows, label, lambda cell: not isinstance(cell, dict | list)):
                 yield Guess({**task, "label": label})
@@ -163,9 +166,12 @@ def _is_text(cell: Any) -> bool:
     return isinstance(cell, str)
 
 
-def _is_decimal(cell: Any) -> bool:
-    """Whether a cell is a number that is written with decimals."""
+def _is_number(cell: Any) -> bool:
     try:
-        return "." in str(cell) and float(cell) == float(cell)
+        return math.isfinite(float(cell))
     except (TypeError, ValueError):
         return False
+
+
+def _is_fraction(cell: Any) -> bool:
+    return _is_number(cell) and not float(cell).is_integer()

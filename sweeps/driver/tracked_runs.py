@@ -86,15 +86,23 @@ def end_sweep(
 
     `counts` are trials by state.
     """
-    best = leaderboard.best
+    best, chosen = leaderboard.best, verdict.chosen
     metrics = {f"sweep/trials_{name.lower()}": float(n) for name, n in counts.items()}
     said = verdict.sentences()
     tags = {"mlflow.note.content": markdown(leaderboard, said), "verdict": " ".join(said)}
+    of = leaderboard.metric.replace("/", "_")
     if best is not None and best.value is not None:
-        metrics[f"sweep/best_{leaderboard.metric.replace('/', '_')}"] = best.value
+        metrics[f"sweep/best_{of}"] = best.value
         tags["best.trial"] = str(best.number)
         tags |= {f"best.{name}": str(value) for name, value in best.params.items()}
-    artifacts = report_artifacts(folder, best)
+    if chosen is not None:
+        tags["recommended.trial"] = str(chosen.number)
+        known = {f"expected_{of}": chosen.expected, f"test_of_{of}": chosen.test}
+        for name, interval in known.items():
+            if interval is not None:
+                ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
+                metrics |= {f"sweep/{name}{end}": value for end, value in ends.items()}
+    artifacts = report_artifacts(folder, leaderboard.chosen)
     if status == "interrupted":
         tracker.sweep_updated(tags, artifacts)
     else:

@@ -1,6 +1,7 @@
 """EXPORTERS: the forms in which a trained adapter leaves a sweep, by name.
 
 export          chooses the trials, begins the folder, has the exporters write, makes the card
+forms           writes the forms that were asked for, one after the other
 exporter        Exporter, the protocol; what an exporter works with
 peft            the adapter as PEFT reads it, scored as loaded again
 merged          base and adapter as one unquantized model, scored as loaded again
@@ -16,9 +17,7 @@ rayjob          trains on all data on Kubernetes
 registration    makes an export a version of a registered model of MLflow's
 hub             puts an export into a repository of the Hugging Face Hub
 names           base and data as other programs find them
-model_card      the README.md of an export
-card_sections   its sections
-front_matter    its metadata, as the Hub reads them
+card            the README.md of an export
 loading_code    the Python in it, which loads the adapter
 
 A new form is one file here and one entry in EXPORTERS.

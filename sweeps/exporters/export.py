@@ -4,33 +4,26 @@ Everything that is claimed on the card was measured on the exported files, on a 
 """
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
-from peft_jobs.spec.mistakes import suggest
 from peft_jobs.storage.attempt_folder import TRIAL_FILE
 from peft_jobs.storage.files import follow_umask, whole_folder, write_json, write_whole
 from peft_jobs.storage.object_store import local_copy
 from sweeps.errors import Unavailable
-from sweeps.exporters import EXPORTERS, Draft
+from sweeps.exporters.card.model_card import model_card
+from sweeps.exporters.forms import ALWAYS, cache_of, form_names, write_forms
 from sweeps.exporters.merged import MERGED_FOLDER
-from sweeps.exporters.model_card import model_card
 from sweeps.file_names import EXPORT_FILE, EXPORTS_FOLDER
 from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard, Row
 from sweeps.results.recorded_sweep import RecordedSweep, open_sweep
-from sweeps.results.row_intervals import interval
+from sweeps.results.row_intervals import intervals_of_metrics
 from sweeps.spec import SweepSpec
-
-ALWAYS = "peft"
-"""The exporter that every export includes: the others start from its files."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +31,10 @@ class Exported:
     """What was written to `path`, with the metrics measured on it."""
 
     path: Path
-    number: int
+    number: int | None
+    """None of several trials' adapters, combined."""
     recorded: dict[str, float]
-    """Validation metrics of the trial, as in the study."""
+    """Validation metrics of the trial, as in the study; of a combination, as it was chosen by."""
     validation: dict[str, float]
     """Of the exported adapter, loaded again on a fresh base."""
     test: dict[str, float] | None
@@ -108,28 +102,23 @@ def write_export(
     board: Leaderboard | None = None,
 ) -> Exported:
     """`export_trial`, of a sweep that is open already; `board` is its own, with intervals."""
-    names, folder = _names(to), sweep.folder
+    names, folder = form_names(to), sweep.folder
     board = board or sweep.leaderboard(intervals=True)
     row = _choose(board, number)
     exports = Path(EXPORTS_FOLDER) / sweep.name if folder.in_store else folder.exports
     out = out or exports / f"trial-{row.number:04d}"
     record = _begin(out, folder, row, sweep.spec)
+    record["trained_by"] = _trained_by(sweep, row.number)
     spec = TrialSpec.model_validate_json((out / TRIAL_FILE).read_text(encoding="utf-8"))
-    names |= {needed for name in names for needed in EXPORTERS[name].needs(spec)}
-    exporters = [exporter for name, exporter in EXPORTERS.items() if name in names]
-    for exporter in exporters:
-        exporter.check(spec)
     winner = board.chosen is not None and board.chosen.number == row.number
     test = test and winner and spec.data.test is not None
-    with _cache(folder) as cache:
-        for exporter in exporters:
-            record |= exporter.write(Draft(out, spec, record, cache, test))
+    with cache_of(folder) as cache:
+        record, forms = write_forms(out, spec, record, names, cache, test)
     if (intervals := _intervals(sweep, row)) is not None:
         record["intervals"] = intervals
-    forms = [form for e in EXPORTERS.values() if (form := e.form(spec, record)) is not None]
+    write_json(out / EXPORT_FILE, record)  # the verdict reads it
     said = sweep.verdict(board).sentences(with_steps=False)
     write_whole(out / "README.md", model_card(board, row, spec, record, out, forms, said))
-    write_json(out / EXPORT_FILE, record)
     return Exported(
         path=out,
         number=row.number,
@@ -142,6 +131,14 @@ def write_export(
     )
 
 
+def _trained_by(sweep: RecordedSweep, number: int) -> dict[str, Any]:
+    """Of which trial `peft-sweep train` trains the configuration: of a final training, the one that
+    it is of."""
+    final = sweep.spec.final_of
+    name, trial = (sweep.name, number) if final is None else (final.sweep, final.trial)
+    return {"sweep": name, "trial": trial, "storage": sweep.folder.location}
+
+
 def _intervals(sweep: RecordedSweep, row: Row) -> dict[str, list[float]] | None:
     """Intervals of 95 % of the metrics that follow from rows, on other validation rows; None where
     there are no scores by row."""
@@ -149,25 +146,8 @@ def _intervals(sweep: RecordedSweep, row: Row) -> dict[str, list[float]] | None:
         frame = sweep.rows(row.number)
     except (SpecError, Unavailable):
         return None
-    found = {name: interval(name.partition("/")[2], frame) for name in _validation(row.metrics)}
-    return {name: list(known) for name, known in found.items() if known is not None}
-
-
-@contextmanager
-def _cache(folder: SweepFolder) -> Iterator[Path]:
-    """Where data are tokenized: in the storage, or aside if that is not to be written."""
-    if os.access(folder.storage, os.W_OK) or folder.in_store:
-        yield folder.cache
-        return
-    with tempfile.TemporaryDirectory(prefix="peft-sweeps-") as aside:
-        yield Path(aside)
-
-
-def _names(to: Sequence[str]) -> set[str]:
-    names = {ALWAYS, *([to] if isinstance(to, str) else to)}
-    for name in sorted(names - EXPORTERS.keys()):
-        raise SpecError(f"unknown exporter {name!r}{suggest(name, EXPORTERS)}")
-    return names
+    found = intervals_of_metrics(_validation(row.metrics), frame)
+    return {name: list(known) for name, known in found.items()}
 
 
 def _choose(board: Leaderboard, number: int | None) -> Row:
@@ -187,7 +167,7 @@ def _choose(board: Leaderboard, number: int | None) -> Row:
 def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[str, Any]:
     """Copy the adapter and the trial to `out`, or take up the export that is there."""
     identity = {"sweep": spec.name, "trial": row.number, "recorded": _validation(row.metrics)}
-    trained = _trained(folder, row.number)
+    trained = trained_facts(json.loads(folder.read(folder.result(row.number)) or "{}"))
     if (out / EXPORT_FILE).is_file():
         record: dict[str, Any] = json.loads((out / EXPORT_FILE).read_text(encoding="utf-8"))
         if all(record.get(key) == value for key, value in identity.items()):
@@ -218,9 +198,8 @@ def _begin(out: Path, folder: SweepFolder, row: Row, spec: SweepSpec) -> dict[st
     return record
 
 
-def _trained(folder: SweepFolder, number: int) -> dict[str, Any]:
+def trained_facts(result: Mapping[str, Any]) -> dict[str, Any]:
     """Of a trial's result, what an export tells or builds on."""
-    result = json.loads(folder.read(folder.result(number)) or "{}")
     known = result.get("provenance", {})
     return {
         **{name: result.get(name) for name in ("step", "samples", "tokens", "seconds", "memory")},

@@ -39,13 +39,17 @@ class Draft:
     @property
     def title(self) -> str:
         """What is exported, in words."""
-        return f"trial {self.record['trial']:04d} of the sweep {self.record['sweep']}"
+        parts, sweep = self.record.get("parts"), self.record["sweep"]
+        if parts is not None:
+            return f"{len(parts)} adapters of the sweep {sweep}, combined"
+        return f"trial {self.record['trial']:04d} of the sweep {sweep}"
 
     @property
     def slug(self) -> str:
         """A name for what is served or run: small letters, digits and dashes."""
         name = re.sub(r"[^a-z0-9]+", "-", self.record["sweep"].lower()).strip("-")
-        return f"{name[:40] or 'sweep'}-{self.record['trial']:04d}"
+        last = "combined" if "parts" in self.record else f"{self.record['trial']:04d}"
+        return f"{name[:40] or 'sweep'}-{last}"
 
     @property
     def spec_json(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.storage.attempt_folder import SAMPLES_FILE, TRIAL_FILE
 from sweeps.errors import Unavailable
-from sweeps.exporters.front_matter import CARD_FILE
+from sweeps.exporters.card.front_matter import CARD_FILE
 from sweeps.exporters.names import local_paths
 from sweeps.file_names import EXPORT_FILE
 

@@ -10,7 +10,7 @@ from peft_jobs import TrialSpec
 from peft_jobs.references import load
 from peft_jobs.storage.attempt_folder import ROWS_FILE, SAMPLES_FILE
 from sweeps.exporters.exporter import Draft
-from sweeps.results.row_intervals import interval
+from sweeps.results.row_intervals import intervals_of_metrics
 
 NUM_SAMPLES = 3
 """Answers that the model card shows."""
@@ -55,5 +55,4 @@ def _intervals(folder: Path, test: Mapping[str, float]) -> dict[str, tuple[float
         frame = pandas.read_parquet(folder / ROWS_FILE)
     except OSError:  # a full disk, which was told
         return {}
-    found = {name: interval(name.removeprefix("test/"), frame) for name in test}
-    return {name: known for name, known in found.items() if known is not None}
+    return intervals_of_metrics(test, frame)

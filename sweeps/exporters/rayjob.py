@@ -1,21 +1,19 @@
-"""KubeRay: a RayJob that trains the configuration on all of its data, in a cluster of its own."""
+"""KubeRay: a RayJob that runs `peft-sweep train` of the trial, in a cluster of its own."""
 
-import json
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from peft_jobs import TrialSpec
-from peft_jobs.storage.attempt_folder import TRIAL_FILE
 from peft_jobs.storage.files import write_whole
+from peft_jobs.storage.object_store import is_url
 from sweeps.exporters.exporter import Draft, Form, differences_of, with_differences
-from sweeps.exporters.model_card import ALL_DATA
 from sweeps.exporters.names import local_paths
 from sweeps.exporters.training_tool import comment
 
 NAME = "rayjob"
-_MOUNT = "/etc/peft-sweeps"
 _SHARED = "/shared"
 _IMAGE = "REGISTRY/peft-sweeps:0.1.0"
 _USER = {
@@ -42,13 +40,13 @@ class RayJobExporter:
         """The file, and what is to be seen to."""
         if differences_of(draft.record, NAME) is not None:
             return {}
-        lines = list(_differences(draft.spec))
+        lines = list(_differences(draft))
         (draft.path / NAME).mkdir(exist_ok=True)
         intro = (
-            f"Trains {draft.title} on all of its data, for one epoch, on one GPU; needs "
+            f"Trains {draft.title} on all of its data, under three fresh seeds, on one GPU; needs "
             "KubeRay 1.6 or newer, and infra/kuberay/shared.yaml: kubectl apply -f job.yaml"
         )
-        text = comment(lines, intro) + yaml.safe_dump_all(_documents(draft), sort_keys=False)
+        text = comment(lines, intro) + yaml.safe_dump(_job(draft), sort_keys=False, width=1000)
         write_whole(draft.path / NAME / "job.yaml", text)
         return with_differences(draft.record, NAME, lines)
 
@@ -56,24 +54,46 @@ class RayJobExporter:
         """The file, and what it does."""
         if differences_of(record, NAME) is None:
             return None
-        return Form(NAME, {}, "`rayjob/job.yaml` trains it on all of its data on Kubernetes.")
+        return Form(
+            NAME,
+            {},
+            "`rayjob/job.yaml` trains its configuration on all of its data on Kubernetes "
+            "(`peft-sweep train`).",
+        )
 
 
-def _differences(spec: TrialSpec) -> Iterator[str]:
+def _differences(draft: Draft) -> Iterator[str]:
     yield f"The image is to be named: {_IMAGE} stands for yours."
-    unseen = [path for path in local_paths(spec) if not path.startswith(f"{_SHARED}/")]
+    trained = draft.record["trained_by"]
+    if _storage(draft) != trained["storage"]:
+        sweep = shlex.quote(trained["sweep"])
+        yield (
+            f"Pods see only {_SHARED}, and the sweep is in {trained['storage']}: `peft-sweep "
+            f"archive {sweep} --out sweep.tar`, and in a pod `peft-sweep restore sweep.tar "
+            f"--storage {_storage(draft)}`."
+        )
+    unseen = [path for path in local_paths(draft.spec) if not _is_shared(path)]
     if unseen:
-        yield f"Pods see only {_SHARED}: put there, and name there, {', '.join(unseen)}."
-    yield (
-        "The schedule stretches over the longer training; learning rate and warm-up stay as they "
-        "were chosen for the trial's length."
-    )
+        yield (
+            f"Put there {', '.join(unseen)}, and name the new places at the end of the "
+            f"entrypoint, such as data.train={_SHARED}/rows.jsonl."
+        )
 
 
-def _documents(draft: Draft) -> list[dict[str, Any]]:
-    name = draft.slug
-    out = f"{_SHARED}/trained/{name}"
-    trial = json.dumps(json.loads(draft.spec_json), indent=2, ensure_ascii=False)
+def _is_shared(path: str) -> bool:
+    return path.startswith(f"{_SHARED}/")
+
+
+def _storage(draft: Draft) -> str:
+    """Where pods find the sweep."""
+    storage: str = draft.record["trained_by"]["storage"]
+    return storage if is_url(storage) or _is_shared(storage) else f"{_SHARED}/runs"
+
+
+def _job(draft: Draft) -> dict[str, Any]:
+    trained = draft.record["trained_by"]
+    words = ["peft-sweep", "train", trained["sweep"], "--trial", str(trained["trial"])]
+    words += ["--storage", _storage(draft), "--address", "auto", "--plain"]
     container = {
         "name": "ray-head",
         "image": _IMAGE,
@@ -87,7 +107,6 @@ def _documents(draft: Draft) -> list[dict[str, Any]]:
         "volumeMounts": [
             {"name": "shared", "mountPath": _SHARED},
             {"name": "memory", "mountPath": "/dev/shm"},
-            {"name": "trial", "mountPath": _MOUNT, "readOnly": True},
         ],
     }
     pod = {
@@ -97,14 +116,12 @@ def _documents(draft: Draft) -> list[dict[str, Any]]:
         "volumes": [
             {"name": "shared", "persistentVolumeClaim": {"claimName": "peft-sweeps"}},
             {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "4Gi"}},
-            {"name": "trial", "configMap": {"name": name}},
         ],
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     }
     labels = {"app.kubernetes.io/part-of": "peft-sweeps"}
-    settings = " ".join(ALL_DATA)
     job = {
-        "entrypoint": f"python -m peft_jobs run {_MOUNT}/{TRIAL_FILE} {settings} --out {out}",
+        "entrypoint": shlex.join(words),
         "submissionMode": "K8sJobMode",
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
@@ -117,12 +134,5 @@ def _documents(draft: Draft) -> list[dict[str, Any]]:
             },
         },
     }
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": name},
-            "data": {TRIAL_FILE: trial},
-        },
-        {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": name}, "spec": job},
-    ]
+    metadata = {"name": draft.slug}
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": job}

@@ -24,6 +24,8 @@ class Points:
     """Those that may be launched, each once."""
     turned_away: dict[str, float]
     """The share of all by the constraint that they break first, or IMPOSSIBLE."""
+    repeated: float
+    """Of those that may be launched, the share that had been drawn before."""
     size: int | None
     """Distinct points of the space, at most; None if there are infinitely many."""
 
@@ -43,7 +45,9 @@ def points_of(spec: SweepSpec, number: int = POINTS_DRAWN) -> Points:
         else:
             trials.setdefault(found.fingerprint(), found)
     shares = {reason: count / number for reason, count in reasons.most_common()}
-    return Points(tuple(trials.values()), shares, spec.space.size())
+    accepted = number - reasons.total()
+    repeated = 1 - len(trials) / accepted if accepted else 0.0
+    return Points(tuple(trials.values()), shares, repeated, spec.space.size())
 
 
 def _drawn(spec: SweepSpec, number: int) -> Iterator[TrialSpec | str]:

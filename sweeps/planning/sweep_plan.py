@@ -7,10 +7,12 @@ from statistics import mean
 from typing import Any
 
 from peft_jobs import SpecError
-from peft_jobs.host.gpus import Device
+from peft_jobs.host.gpus import GPUS, Device
 from peft_jobs.host.job import Prepared
 from peft_jobs.host.prediction import Prediction
+from peft_jobs.references import load
 from sweeps.planning.costs import Costs, TrialSeconds, costs
+from sweeps.planning.downloads import Download, downloads
 from sweeps.planning.planned_points import (
     PlannedPoint,
     PlannedRung,
@@ -39,7 +41,10 @@ SPREAD = 2.0
 """A device reaches between its predicted speed times this and divided by this. Assumed until
 finished trials of the machine say more."""
 
-
+_EXACT = [
+    *("n_trials", "rungs", "distinct_points", "trainable_parameters", "targets", "downloads"),
+]
+"""What follows from the file, the configuration of the base, and the Hub's metadata."""
 MIN_SPREAD = 1.1
 """Of few trials that agree, too."""
 
@@ -60,6 +65,11 @@ class SweepPlan:
     """By memory, the smallest first."""
     turned_away: Mapping[str, float]
     distinct_points: int | None
+    repeated: float
+    """Of random points that may be launched, the share that had been drawn before."""
+    targets: tuple[Mapping[str, Any], ...]
+    """What each choice of modules stands for; see `peft_jobs.methods.matched_modules`."""
+    downloads: tuple[Download, ...]
     trials_per_gpu: int
     """That share its memory, as predicted for the largest point that fits."""
     seconds_per_trial: tuple[float, float, float]
@@ -80,6 +90,20 @@ class SweepPlan:
         return [point for point in self.points if point.fits]
 
     @property
+    def gpus_that_fit(self) -> list[str]:
+        """Of the table, those with memory for the largest point, the smallest first."""
+        needed = self.points[-1].peak_bytes
+        fit = [gpu for gpu in GPUS.values() if gpu.usable_bytes >= needed]
+        return [gpu.name for gpu in sorted(fit, key=lambda gpu: gpu.memory_bytes)]
+
+    def trials_in(self, hours: float) -> tuple[int, int]:
+        """Trials that so many hours are enough for, from and to."""
+        start, whole = STARTING_SECONDS / 3600, self.costs.hours
+        share = [max(0.0, hours - start) / (each - start) for each in (whole.high, whole.low)]
+        slow, fast = (math.floor(self.n_trials * each) for each in share)
+        return slow, fast
+
+    @property
     def disk_bytes(self) -> float:
         """Adapters of the trials that complete, in the storage and in MLflow, and two checkpoints
         of each trial that runs."""
@@ -89,13 +113,15 @@ class SweepPlan:
 
     def to_json(self) -> dict[str, Any]:
         times = ["seconds_per_trial", "costs"]
-        predicted = ["peak_bytes", "trials_per_gpu", "survival", "turned_away"]
+        predicted = ["peak_bytes", "trials_per_gpu", "survival", "turned_away", "repeated"]
+        predicted += ["disk_bytes", "adapter_bytes", "checkpoint_bytes", "gpus_that_fit"]
         return {
             **asdict(replace(self, device=self.device.name)),  # type: ignore[arg-type]
             "gpu_memory_bytes": self.device.memory_bytes,
             "disk_bytes": self.disk_bytes,
+            "gpus_that_fit": self.gpus_that_fit,
             "how": {
-                "exact": ["n_trials", "rungs", "distinct_points", "trainable_parameters"],
+                "exact": _EXACT,
                 "predicted": predicted if self.learned is None else [*predicted, *times],
                 "assumed": times if self.learned is None else [],
                 "measured": [] if self.learned is None else ["learned"],
@@ -147,6 +173,9 @@ def plan_sweep(
         points=tuple(sorted(planned_points, key=lambda point: point.peak_bytes)),
         turned_away=space.turned_away,
         distinct_points=space.size,
+        repeated=space.repeated,
+        targets=tuple(load("peft_jobs.methods.matched_modules:matched_modules")(space.trials)),
+        downloads=tuple(downloads(space.trials)),
         trials_per_gpu=max(1, at_once // num_gpus),
         seconds_per_trial=(seconds[0], mean(seconds), seconds[-1]),
         survival=left,

@@ -24,6 +24,7 @@ from sweeps.file_names import (
     ID_FILE,
     MARKER_FILE,
     OUTBOX_FILE,
+    PLANS_FOLDER,
     PLOTS_FOLDER,
     RECORD_FILE,
     SOURCE_FILE,
@@ -198,6 +199,11 @@ class SweepFolder:
     def cache(self) -> Path:
         """Tokenized data, shared by all sweeps of the storage."""
         return self.storage / CACHE_FOLDER
+
+    @property
+    def plan(self) -> Path:
+        """What `plan` told of the sweep, perhaps before there was one."""
+        return self.cache / PLANS_FOLDER / f"{self.name}.json"
 
     def trial(self, number: int) -> Path:
         return self.trials / f"{number:04d}"

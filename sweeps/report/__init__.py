@@ -8,6 +8,7 @@ figures    the objective of trials by number, by samples, and against what they 
 repeats    what a confirmation has measured, seed by seed
 explained  what each parameter explains of how the trials did
 lanes      when trials ran, and where
+pictures   some of the figures as PNG files
 parallel   the ranked trials' parameters: Optuna's parallel coordinates
 
 `page.css`, `page.js`: the page's own; plotly.js is the installed package's.

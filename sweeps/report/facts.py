@@ -1,5 +1,6 @@
 """Facts of a sweep that no leaderboard has: what it cost, on which data, and with what it ran."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,9 +8,11 @@ from optuna.trial import FrozenTrial
 
 from peft_jobs import State, TrialResult
 from peft_jobs.host.job import Prepared
+from sweeps.records.layout import SweepFolder
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.verdict import Spending
 from sweeps.spec import SweepSpec
+from sweeps.spec.identity import planned_key
 from sweeps.study.reruns import repeats
 from sweeps.study.study import SweepStudy
 
@@ -33,10 +36,20 @@ def cost(board: Leaderboard, study: SweepStudy, spent: Spending) -> dict[str, st
     told |= {f"minutes {what}": f"{value:,.1f}" for what, value in minutes.items() if value}
     if spent.share_saved is not None:
         told["pruning saved"] = (
-            f"{spent.share_saved:.0%} of the samples of complete and weak trials, "
+            f"{100 * spent.share_saved:.0f} % of the samples of complete and weak trials, "
             f"by stopping {spent.num_pruned} early"
         )
     return told
+
+
+def planned(folder: SweepFolder, spec: SweepSpec) -> dict[str, str]:
+    """What `plan` told of this sweep; {} where nobody asked, or the sweep is another by now."""
+    try:
+        kept = json.loads(folder.plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    words: dict[str, str] = kept["words"] if kept["key"] == planned_key(spec) else {}
+    return words
 
 
 def data(spec: SweepSpec, record: Record) -> dict[str, str]:

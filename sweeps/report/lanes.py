@@ -64,7 +64,7 @@ def timeline(trials: Sequence[FrozenTrial]) -> Figure | None:
     layout = {
         "height": min(_MAX_HEIGHT, _FRAME_HEIGHT + _LANE_HEIGHT * len(lanes)),
         "barmode": "overlay",
-        "xaxis": {"type": "date", "nticks": 6},
+        "xaxis": {"type": "date", "nticks": 4, "tickangle": 0},
         "yaxis": {"type": "category", "categoryarray": lanes, "autorange": "reversed"},
     }
     caption = "Trials that ran at the same time in one place have lanes of their own."

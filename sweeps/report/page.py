@@ -75,6 +75,12 @@ def render(title: str, sections: Sequence[Section]) -> str:
     )
 
 
+def colours() -> dict[str, str]:
+    """The page's colours by name, those of a light one."""
+    light, _, _ = _file("page.css").partition("@media")
+    return dict(re.findall(r"(--[a-z]+): (#[0-9a-f]+);", light))
+
+
 def _sections(sections: Sequence[Section]) -> Iterator[str]:
     places = count()
     for section in sections:

@@ -1,6 +1,10 @@
 """Figure of a confirmation: what each configuration came to under every fresh seed."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from sweeps.confirmation.rounds import losses_of
+from sweeps.confirmation.seeds import Interval
 from sweeps.report.page import Figure, text
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.spec.metrics import as_loss
@@ -8,11 +12,13 @@ from sweeps.study.study import SweepStudy
 
 _ROW_HEIGHT, _FRAME_HEIGHT = 34, 150
 """Pixels."""
+_FAR = 8.0
+"""Widths of the first one's interval: rows that are so far from it would squeeze all others."""
 
 
-def seeds(board: Leaderboard, study: SweepStudy) -> Figure | None:
-    """Values by seed, the expected value with its interval, and the recorded one; None without
-    repeats."""
+def seeds(board: Leaderboard, study: SweepStudy, test: Interval | None = None) -> Figure | None:
+    """Values by seed, the expected value with its interval, and the recorded one; of the one that
+    is recommended that on the test rows too, if it is known. None without repeats."""
     if (found := board.confirmation) is None:
         return None
     losses, _ = losses_of(study)
@@ -24,7 +30,7 @@ def seeds(board: Leaderboard, study: SweepStudy) -> Figure | None:
     ]
     of_rows = list(names.values())
     expected = [row.expected for row in found.rows]
-    traces = [
+    traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
             "mode": "markers",
@@ -52,19 +58,51 @@ def seeds(board: Leaderboard, study: SweepStudy) -> Figure | None:
             "y": of_rows,
             "hovertemplate": "%{y}, expected: %{x:.4f}<extra></extra>",
             "marker": {"color": "--best", "size": 10},
-            "error_x": {
-                "type": "data",
-                "symmetric": False,
-                "array": [interval.high - interval.value for interval in expected],
-                "arrayminus": [interval.value - interval.low for interval in expected],
-                "color": "--best",
-            },
+            "error_x": _bars(expected, "--best"),
         },
     ]
-    layout = {
-        "height": _FRAME_HEIGHT + _ROW_HEIGHT * len(found.rows),
+    lanes, known = [*of_rows], [*expected]
+    if test is not None:
+        recommended = names[found.recommended]
+        lane = f"{recommended}, test"
+        lanes.insert(lanes.index(recommended) + 1, lane)
+        known.append(test)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "test rows, 95 %" if test.low < test.high else "test rows",
+                "x": [test.value],
+                "y": [lane],
+                "text": [f"{recommended}, its adapter on the test rows: {test.value:.4f}"],
+                "hovertemplate": "%{text}<extra></extra>",
+                "marker": {"color": "--ink", "size": 8, "symbol": "square"},
+                "error_x": _bars([test], "--ink"),
+            }
+        )
+    layout: dict[str, Any] = {
+        "height": _FRAME_HEIGHT + _ROW_HEIGHT * len(lanes),
         "xaxis": {"title": {"text": text(found.metric)}},
-        "yaxis": {"type": "category", "categoryarray": of_rows, "autorange": "reversed"},
+        "yaxis": {"type": "category", "categoryarray": lanes, "autorange": "reversed"},
     }
     caption = "Recorded is what the trial was chosen by: the best of many is too good."
+    first, *_ = expected
+    width = first.high - first.low
+    near = [one for one in known if abs(one.value - first.value) <= _FAR * width]
+    if len(near) < len(known) and width > 0:
+        ends = [end for one in near for end in (one.low, one.high)]
+        layout["xaxis"]["range"] = [min(ends) - width, max(ends) + width]
+        caption += (
+            " Rows without a mark lie far to the side (on the page, a double click shows them)."
+        )
     return {"caption": caption, "data": traces, "layout": layout}
+
+
+def _bars(of: Sequence[Interval], colour: str) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [one.high - one.value for one in of],
+        "arrayminus": [one.value - one.low for one in of],
+        "color": colour,
+    }

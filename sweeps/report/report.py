@@ -21,6 +21,7 @@ from sweeps.results.curves import read_curves
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.recorded_sweep import RecordedSweep
 from sweeps.results.verdict import Verdict
+from sweeps.results.verdict.sentences import intervals_hold
 from sweeps.results.words import shown
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ def _sections(
     if board.confirmation is not None:
         yield Section(
             "Trained again under fresh seeds",
-            confirmed_table(board),
-            _drawn(seeds(board, study)),
+            confirmed_table(board) + paragraphs([intervals_hold(board.confirmation)]),
+            _drawn(seeds(board, study, None if verdict.chosen is None else verdict.chosen.test)),
         )
     yield Section("Leaderboard", board_table(board))
     yield Section(
@@ -96,6 +97,8 @@ def _sections(
         _drawn(timeline(study.trials())),
     )
     yield Section("Cost", facts_table(facts.cost(board, study, verdict.spent)))
+    if words := facts.planned(sweep.folder, sweep.spec):
+        yield Section("What the plan said", facts_table(words))
     yield Section("Data", facts_table(facts.data(sweep.spec, record)))
     yield Section("Environment", facts_table(facts.environment(sweep.spec, record)))
     if (source := sweep.folder.read(sweep.folder.source)) is not None:

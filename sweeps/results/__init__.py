@@ -17,7 +17,6 @@ selection        the best of each value, and Pareto fronts
 reports          the leaderboard as JSON, CSV, HTML and Markdown
 prediction_error how far predictions were from what was measured
 final_training   what a final training came to: the median seed, the mean over seeds
-plots            Optuna's plots
 verdict          what the sweep says, in plain words
 words            values and sizes as a person reads them
 """

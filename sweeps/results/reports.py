@@ -61,7 +61,10 @@ def cells(row: Row | tuple[str, float], board: Leaderboard) -> list[str]:
     return fixed + ([row.note] if board.has_notes else [])
 
 
-CONFIRMED = ("group", "trial", "expected", "95 %", "seeds", "recorded", "behind", "95 %", "P(best)")
+CONFIRMED = (
+    *("group", "trial", "expected", "95 %", "sd", "seeds", "recorded"),
+    *("behind", "95 %", "P(best)"),
+)
 """Column names of what repeats have shown."""
 
 
@@ -72,6 +75,7 @@ def confirmed_cells(row: Confirmed) -> list[str]:
         f"{row.number:04d}",
         f"{row.expected.value:.4f}",
         f"{row.expected.low:.4f} to {row.expected.high:.4f}",
+        f"{row.sd:.4f}",
         str(row.num_seeds),
         f"{row.recorded:.4f}",
         f"{row.behind.value:.4f}",

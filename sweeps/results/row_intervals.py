@@ -5,7 +5,7 @@ is that of *these two adapters* on other rows of the same kind; what another see
 in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,13 +53,25 @@ def interval(metric: str, frame: "pandas.DataFrame") -> tuple[float, float] | No
     return None if values is None else _percentiles(values[0])
 
 
-def difference_interval(first: Numbers, other: Numbers) -> tuple[float, float]:
-    """Of `other - first`, from two rows of `resampled`: the percentile interval of LEVEL."""
-    return _percentiles(other - first)
+def intervals_of_metrics(
+    names: Iterable[str], frame: "pandas.DataFrame"
+) -> dict[str, tuple[float, float]]:
+    """`interval` by the whole name of a metric (`validation/loss`); none of those that do not
+    follow from rows."""
+    found = {name: interval(name.partition("/")[2], frame) for name in names}
+    return {name: known for name, known in found.items() if known is not None}
 
 
-def _percentiles(values: Numbers) -> tuple[float, float]:
-    tail = 50 * (1 - LEVEL)
+def difference_interval(
+    first: Numbers, other: Numbers, comparisons: int = 1
+) -> tuple[float, float]:
+    """Of `other - first`, from two rows of `resampled`: the percentile interval of LEVEL, which
+    holds of `comparisons` together (Bonferroni)."""
+    return _percentiles(other - first, comparisons)
+
+
+def _percentiles(values: Numbers, comparisons: int = 1) -> tuple[float, float]:
+    tail = 50 * (1 - LEVEL) / comparisons
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 

@@ -19,6 +19,7 @@ from sweeps.spec.space_checks import space_problems
 MEASURED = (
     "memory/peak_allocated_bytes",
     "memory/peak_reserved_bytes",
+    "memory/peak_device_bytes",
     "memory/peak_rss_bytes",
     "trainable_parameters",
     "minutes",

@@ -6,6 +6,7 @@ from typing import Any
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.spec.dotted import flatten
+from peft_jobs.storage.files import canonical_json, sha256
 from sweeps.spec import SweepSpec
 
 _FREE = (
@@ -32,6 +33,14 @@ def identity(spec: SweepSpec) -> dict[str, Any]:
         and not name.startswith(("checkpoints.", "confirm.", "resources.", "tracking."))
         and (value != [] or name not in _SINCE)
     }
+
+
+def planned_key(spec: SweepSpec) -> str:
+    """Equal for a sweep before its launch and after: of what decides what its trials take."""
+    trial, space = spec.trial.model_dump(mode="json"), spec.space.model_dump(mode="json")
+    for section, name in (("training", "max_samples"), ("evaluation", "rungs")):
+        trial[section].pop(name)  # a launch finds them out
+    return sha256(canonical_json([trial, space]))
 
 
 def adapter_key(name: str) -> str:

@@ -10,7 +10,7 @@ from peft_jobs.spec import TrainingSpec
 from sweeps.search.pruners import reduction_factor
 from sweeps.search.samplers import first_learnt
 from sweeps.spec import SweepSpec
-from sweeps.spec.sample_points import drawn_trials
+from sweeps.spec.sample_points import draw_points, drawn_trials
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,12 @@ def resolve(spec: SweepSpec, prepared: Prepared) -> SweepSpec:
             "%d trials are few for the pruner %s, which may stop the best of them early: "
             "`pruner: none` trains all to the end",
             *(spec.budget.n_trials, spec.pruner.type),
+        )
+    if spec.final_of is None and any({"seed"} < point.keys() for point in draw_points(spec)):
+        log.warning(
+            "seed is in the space: the luckiest will win. Leave it out; `peft-sweep confirm %s` "
+            "then trains the best ones again under fresh seeds",
+            spec.name,
         )
     params = {"training.max_samples": samples, "evaluation.rungs": list(rungs)}
     return spec.model_copy(update={"trial": spec.trial.with_params(params)})

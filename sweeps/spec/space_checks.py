@@ -51,6 +51,11 @@ def space_problems(spec: SweepSpec) -> list[str]:
     for name in sorted({name for point in points for name in point}):
         if name in _HORIZONS or name.startswith(_FIXED_PARTS):
             found[name] = f"space: {name} must be the same for all trials to compare them"
+        if name == "data.train" and isinstance(spec.trial.data.validation, float):
+            found[name] = (
+                "space: data.train is sampled, and a share of each would be held out: give "
+                "data.validation a file of its own, the same for all trials"
+            )
         if name in _BATCH and spec.budget.max_steps is not None:
             found[name] = f"budget.max_steps: {name} is sampled, so give budget.max_samples"
     impossible: dict[object, str] = {}

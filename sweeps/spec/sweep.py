@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from peft_jobs.spec import TrialSpec
-from peft_jobs.spec.fields import Count, Positive, Section, Whole
+from peft_jobs.spec.fields import Count, NonNegative, Positive, Section, Whole
 from peft_jobs.spec.units import Bounds, Seconds
 from search_spaces import ReadSpace
 from sweeps.redact import redact
@@ -120,6 +120,12 @@ class ConfirmSpec(Section):
     """Configurations at most: the best ones, and those that noise may have put behind them."""
     max_trials: Count = 30
     """Of all configurations together."""
+    timeout: Seconds | None = None
+    """Seconds for which all repeats train together; no round is begun that would go beyond it, if
+    repeats take as long as those before it (at first, as the recorded trials)."""
+    tolerance: NonNegative | None = None
+    """By how much the mean of the configuration that is recommended may be worse than that of the
+    first one, if it is smaller: by default by a standard error of that difference."""
 
 
 class FinalOf(Section):
@@ -147,7 +153,7 @@ class SweepSpec(Section):
     space: ReadSpace
     objective: ObjectiveSpec = ObjectiveSpec()
     constraints: Bounds = Field(default_factory=dict)
-    """Upper bound by metric, e.g. `memory/peak_allocated_bytes: 22GB` or `minutes: 2h`; a trial
+    """Upper bound by metric, e.g. `memory/peak_device_bytes: 22GB` or `minutes: 2h`; a trial
     above one is infeasible: kept out of the ranking, and the sampler learns to avoid its region."""
     sampler: Annotated[SamplerSpec, BeforeValidator(_shorthand), AfterValidator(check_sampler)] = (
         SamplerSpec()

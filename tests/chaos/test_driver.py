@@ -77,10 +77,11 @@ def test_a_driver_killed_at_five_random_moments(
 def test_a_driver_killed_with_two_trials_aboard_loses_neither(two_at_a_time: Sweep) -> None:
     sweep = two_at_a_time()
     for count in (1, 2):
-        driver = sweep.launch()
-        wait_for(lambda d=driver, c=count: d.reported(c))
-        driver.process.kill()
-        driver.process.wait()
+        with sweep.held():
+            driver = sweep.launch()
+            wait_for(lambda d=driver, c=count: d.reported(c))
+            driver.process.kill()
+            driver.process.wait()
         sweep.died("driver, kill -9 with two trials aboard")
     sweep.complete()
     sweep.check_whole()
@@ -111,16 +112,15 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_no_process_and_goes_on_late
 ) -> None:
     sweep = two_at_a_time(address=None)
     sweep.tree["budget"]["n_trials"] = 2
-    # Both run at once, though the second proxy may take ten seconds to start.
-    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.15
-    driver = sweep.launch()
-    wait_for(lambda: driver.reported(2))
-    time.sleep(0.5)  # both are some steps beyond their last checkpoint
-    if number == signal.SIGINT:  # as a terminal does: to the whole group
-        os.killpg(driver.process.pid, number)
-    else:
-        driver.process.send_signal(number)
-    output = driver.finish()
+    with sweep.held():
+        driver = sweep.launch()
+        wait_for(lambda: driver.reported(2))
+        time.sleep(0.5)  # both are some steps beyond their last checkpoint
+        if number == signal.SIGINT:  # as a terminal does: to the whole group
+            os.killpg(driver.process.pid, number)
+        else:
+            driver.process.send_signal(number)
+        output = driver.finish()
     assert "status: interrupted" in output
     assert "Traceback" not in output
     trials = driver.trials()
@@ -132,7 +132,6 @@ def test_an_interrupted_sweep_leaves_checkpoints_and_no_process_and_goes_on_late
     assert not set(last) & set(rungs), "their last word is a checkpoint"
     wait_for(lambda: not driver.alive(), 45)
     sweep.died(f"driver, {number.name}")
-    sweep.tree["resources"]["engine_options"]["step_seconds"] = 0.01
     sweep.complete()
     sweep.check_whole()
 

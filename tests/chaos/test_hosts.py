@@ -31,12 +31,17 @@ def test_a_killed_proxy_and_then_a_killed_host_lose_no_trial(
     two_at_a_time: Sweep, one_node: Node
 ) -> None:
     sweep = two_at_a_time()
-    driver = sweep.launch()
-    wait_for(lambda: driver.reported(2))
-    for fault, title in (("proxy", PROXY), ("host", HOST)):
-        one_node.workers(title)[0].kill()
-        sweep.died(f"{fault}, kill -9")
-        sweep.goes_on(driver)
+    with sweep.held():
+        driver = sweep.launch()
+        wait_for(lambda: driver.reported(2))
+        one_node.workers(PROXY)[0].kill()
+        sweep.died("proxy, kill -9")
+    sweep.goes_on(driver)
+    with sweep.held():
+        wait_for(driver.reported)
+        one_node.workers(HOST)[0].kill()
+        sweep.died("host, kill -9")
+    sweep.goes_on(driver)
     sweep.finish(driver)
     sweep.check_whole()
 
@@ -54,10 +59,11 @@ def test_a_host_that_dies_while_the_base_loads_is_only_a_host(two_at_a_time: Swe
 @pytest.mark.slow
 def test_a_killed_proxy_finds_its_slot_still_running(two_at_a_time: Sweep, one_node: Node) -> None:
     sweep = two_at_a_time()
-    driver = sweep.launch()
-    wait_for(lambda: driver.reported(2))
-    one_node.workers(PROXY)[0].kill()
-    sweep.died("proxy, kill -9")
+    with sweep.held():
+        driver = sweep.launch()
+        wait_for(lambda: driver.reported(2))
+        one_node.workers(PROXY)[0].kill()
+        sweep.died("proxy, kill -9")
     sweep.goes_on(driver)
     sweep.finish(driver)
     sweep.check_whole()
@@ -68,12 +74,13 @@ def test_a_killed_proxy_finds_its_slot_still_running(two_at_a_time: Sweep, one_n
 @pytest.mark.slow
 def test_a_killed_host_loses_no_trial(two_at_a_time: Sweep, one_node: Node) -> None:
     sweep = two_at_a_time()
-    driver = sweep.launch()
-    wait_for(lambda: driver.reported(2))
-    (host,) = one_node.workers(HOST)
-    aboard = [t.number for t in driver.trials() if t.state.name == "RUNNING"]
-    host.kill()
-    sweep.died("host, kill -9")
+    with sweep.held():
+        driver = sweep.launch()
+        wait_for(lambda: driver.reported(2))
+        (host,) = one_node.workers(HOST)
+        aboard = [t.number for t in driver.trials() if t.state.name == "RUNNING"]
+        host.kill()
+        sweep.died("host, kill -9")
     sweep.goes_on(driver)
     sweep.finish(driver)
     sweep.check_whole()
@@ -106,11 +113,12 @@ def test_what_is_stopped_is_ended_and_its_trials_go_on(
     two_at_a_time: Sweep, one_node: Node, fault: str, title: str
 ) -> None:
     sweep = two_at_a_time()
-    driver = sweep.launch(silent_seconds=12.0)
-    wait_for(lambda: driver.reported(2))
-    time.sleep(2.0)  # it has answered
-    one_node.workers(title)[0].suspend()
-    sweep.died(f"{fault}, kill -STOP")
+    with sweep.held():
+        driver = sweep.launch(silent_seconds=12.0)
+        wait_for(lambda: driver.reported(2))
+        time.sleep(2.0)  # it has answered
+        one_node.workers(title)[0].suspend()
+        sweep.died(f"{fault}, kill -STOP")
     sweep.goes_on(driver)
     output = sweep.finish(driver)
     sweep.check_whole()

@@ -1,8 +1,6 @@
 """Machines die: a second node, its raylet, the head, a node that was announced to be taken away."""
 
 import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,14 +48,15 @@ def sweep(drive: Drive, tmp_path: Path, head: Node, other: Node) -> Broken:
 
 @pytest.mark.parametrize("what", ["all processes", "raylet"])
 def test_the_trials_of_a_dead_node_go_on_elsewhere(sweep: Broken, other: Node, what: str) -> None:
-    driver = sweep.launch()
-    wait_for(lambda: driver.reported(2))
-    (number,) = _trials_on(other, driver)
-    died = time.monotonic()
-    if what == "raylet":
-        other.part("raylet").kill()
-    else:
-        other.kill()
+    with sweep.held():
+        driver = sweep.launch()
+        wait_for(lambda: driver.reported(2))
+        (number,) = _trials_on(other, driver)
+        died = time.monotonic()
+        if what == "raylet":
+            other.part("raylet").kill()
+        else:
+            other.kill()
     wait_for(lambda: driver.trials()[number].user_attrs["attempt"] == 2, 120)
     sweep.note(f"second node, kill -9 of {what}", time.monotonic() - died)
     sweep.finish(driver)
@@ -92,20 +91,21 @@ def test_five_nodes_die_in_turn_under_the_same_trial_and_none_counts(
 def test_a_preempted_node_is_no_failure_and_its_trial_goes_on_from_a_fresh_checkpoint(
     sweep: Broken, other: Node
 ) -> None:
-    driver = sweep.launch()
-    wait_for(lambda: driver.reported(2))
-    (number,) = _trials_on(other, driver)
+    with sweep.held():
+        driver = sweep.launch()
+        wait_for(lambda: driver.reported(2))
+        (number,) = _trials_on(other, driver)
 
-    def saved() -> str:
-        return Path(driver.trials()[number].user_attrs["checkpoint"]).name
+        def saved() -> str:
+            return Path(driver.trials()[number].user_attrs["checkpoint"]).name
 
-    rungs = ("step-00000009", "step-00000025")
-    assert saved() in rungs
-    _drain(other, seconds=60)
-    wait_for(lambda: saved() not in rungs, 20)
-    fresh = int(saved().removeprefix("step-"))
-    died = time.monotonic()
-    other.kill()
+        rungs = ("step-00000009", "step-00000025")
+        assert saved() in rungs
+        other.drain(seconds=60)
+        wait_for(lambda: saved() not in rungs, 20)
+        fresh = int(saved().removeprefix("step-"))
+        died = time.monotonic()
+        other.kill()
     wait_for(lambda: driver.trials()[number].user_attrs["attempt"] == 2, 60)
     sweep.note("node preempted, then kill -9", time.monotonic() - died)
     sweep.finish(driver)
@@ -116,12 +116,13 @@ def test_a_preempted_node_is_no_failure_and_its_trial_goes_on_from_a_fresh_check
 def test_a_driver_whose_own_node_is_dead_ends_and_the_next_one_goes_on(
     sweep: Broken, head: Node, tmp_path: Path
 ) -> None:
-    driver = sweep.launch(flush_seconds=2)
-    wait_for(lambda: driver.reported(2))
-    head.process.suspend()  # `ray start --block` would take the rest of the node with it
-    died = time.monotonic()
-    head.part("raylet").kill()
-    driver.finish(50)  # Ray itself would wait 60 s for its head
+    with sweep.held():
+        driver = sweep.launch(flush_seconds=2)
+        wait_for(lambda: driver.reported(2))
+        head.process.suspend()  # `ray start --block` would take the rest of the node with it
+        died = time.monotonic()
+        head.part("raylet").kill()
+        driver.finish(50)  # Ray itself would wait 60 s for its head
     assert driver.process.returncode == 1
     head.process.resume()
     _next_cluster(sweep, tmp_path, "head, kill -9 of its raylet", died)
@@ -130,11 +131,12 @@ def test_a_driver_whose_own_node_is_dead_ends_and_the_next_one_goes_on(
 def test_a_driver_whose_head_is_dead_ends_and_the_next_one_goes_on(
     sweep: Broken, head: Node, tmp_path: Path
 ) -> None:
-    driver = sweep.launch(flush_seconds=2)
-    wait_for(lambda: driver.reported(2))
-    died = time.monotonic()
-    head.kill()
-    driver.finish(120)
+    with sweep.held():
+        driver = sweep.launch(flush_seconds=2)
+        wait_for(lambda: driver.reported(2))
+        died = time.monotonic()
+        head.kill()
+        driver.finish(120)
     assert driver.process.returncode != 0
     _next_cluster(sweep, tmp_path, "head, kill -9 of all processes", died)
 
@@ -157,17 +159,3 @@ def _trials_on(node: Node, driver: Launched) -> list[int]:
         if trial.state.name == "RUNNING" and place in log:
             found.append(trial.number)
     return found
-
-
-def _drain(node: Node, seconds: int) -> None:
-    """Announce that a node will be taken away, as a cloud's autoscaler does."""
-    command = [
-        str(Path(sys.executable).parent / "ray"),
-        "drain-node",
-        f"--address={node.address}",
-        f"--node-id={node.id}",
-        "--reason=DRAIN_NODE_REASON_PREEMPTION",
-        "--reason-message=spot instance",
-        f"--deadline-remaining-seconds={seconds}",
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)

@@ -59,6 +59,25 @@ def test_attention_is_torch_s_but_for_what_it_drops(kind: str, heads: tuple[int,
     assert drawn == [((2, heads[0], 5, 5), 0.25)]
 
 
+def test_attention_of_three_dimensions_and_in_half_precision() -> None:
+    source = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 5, 64, generator=source) for _ in range(3)]
+    attention = Attention()
+    keyed = KeyedBaseDropout(attention)
+    keyed.draw = lambda x, p, where: x
+    half = [part.bfloat16() for part in parts]
+    with keyed:
+        found = attention(*parts, dropout_p=0.1, is_causal=True)
+        rounded = attention(*half, dropout_p=0.1, is_causal=True)
+        level = attention(*parts, dropout_p=0.1, scale=0.0)
+    expected = attention(*parts, is_causal=True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(level, parts[2].mean(1, keepdim=True).expand_as(level))
+    assert rounded.dtype == torch.bfloat16
+    torches = (attention(*half, is_causal=True).float() - expected).abs()
+    assert (rounded.float() - expected).abs().mean() < 2 * torches.mean()
+
+
 class Block(nn.Module):
     """Drops in a module, and in two places of its own."""
 
@@ -89,6 +108,22 @@ def test_masks_are_those_of_seed_step_and_place() -> None:
         assert (one == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
         assert not any(torch.equal(one, other) for other in different[:number])
     assert all(torch.equal(found, x) for found in blocks[0].eval()(x))
+
+
+def test_what_is_dropped_whole_is_zero() -> None:
+    with KeyedBaseDropout(Block()):
+        assert not functional.dropout(torch.ones(3, 4), 1.0).any()
+
+
+def test_an_evaluation_is_not_watched() -> None:
+    """A mode of torch's is asked at every function."""
+    block = Block()
+    key_base_dropout(block, 0, Clock(1))
+    seen: list[int] = []
+    block.inner.register_forward_hook(lambda *_: seen.append(torch._C._len_torch_function_stack()))
+    block(torch.ones(2))
+    block.eval()(torch.ones(2))
+    assert seen == [1, 0]
 
 
 def test_what_is_computed_again_in_a_backward_drops_the_same(tiny_bert_path: Any) -> None:

@@ -4,8 +4,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,13 @@ def sweep_tree(storage: Path, address: str | None = None, **sections: Any) -> di
 
 
 def in_parallel(storage: Path, address: str | None = None, **sections: Any) -> dict[str, Any]:
-    """Four trials of 75 steps, two at a time, none pruned; a checkpoint at steps 9 and 25.
-
-    They take long enough for two to run at once, though a proxy may take ten seconds to start.
-    """
-    resources = {
-        "engine_options": {"num_slots": 2, "step_seconds": 0.24},
-        "max_concurrent": 2,
-        **sections.pop("resources", {}),
+    """Four trials of 75 steps, two at a time, none pruned; a checkpoint at steps 9 and 25."""
+    resources = {"max_concurrent": 2, **sections.pop("resources", {})}
+    resources["engine_options"] = {
+        "num_slots": 2,
+        "step_seconds": 0.02,
+        "hold": str(_hold_of(storage)),
+        **resources.get("engine_options", {}),
     }
     budget = {"n_trials": 4, "max_samples": 600}
     return sweep_tree(
@@ -79,6 +78,10 @@ def in_parallel(storage: Path, address: str | None = None, **sections: Any) -> d
         address,
         **{"resources": resources, "budget": budget, "pruner": "none", **sections},
     )
+
+
+def _hold_of(storage: Path) -> Path:
+    return storage.parent / f"{storage.name}-hold"
 
 
 @dataclass
@@ -114,6 +117,16 @@ class Broken:
         self._markers += 1
         fault = {"point": point, "nth": nth, "action": action, "marker": str(self.marker)}
         return self.drive(self.tree, fault, **options)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No trial of `in_parallel` goes far from a checkpoint; so two run at once, however late
+        the second one comes."""
+        _hold_of(self.storage).touch()
+        try:
+            yield
+        finally:
+            _hold_of(self.storage).unlink()
 
     @property
     def marker(self) -> Path:

@@ -11,10 +11,10 @@ from transformers import get_scheduler
 from peft_jobs import Progress, TrialResult, TrialSpec
 from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.data.sample_order import SampleOrder
-from peft_jobs.engines.packed.eligibility import Parts, dtype_of, initial_values, parts_of
 from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.parts import Parts, dtype_of, initial_values, parts_of
 from peft_jobs.engines.packed.row import Captured, PackRow, step_rows
 from peft_jobs.engines.packed.step import Work, packed_step
 from peft_jobs.evaluation.scoring import examples_of, to_device
@@ -29,7 +29,8 @@ from peft_jobs.training.schedule import Schedule
 def plain_losses(base: Any, rows: Any, spec: TrialSpec, num_steps: int) -> list[float]:
     """The losses of a loop of PEFT, torch.optim.AdamW and a transformers schedule."""
     task, training, pad = TASKS[spec.task.type], spec.training, base.tokenizer.pad_token_id
-    model = METHODS["lora"].attach(base, spec)
+    method = METHODS[spec.adapter.method]
+    model = method.attach(base, spec)
     decayed = [p for n, p in model.named_parameters() if p.requires_grad and "bias" not in n]
     biases = [p for n, p in model.named_parameters() if p.requires_grad and "bias" in n]
     optimizer = torch.optim.AdamW(
@@ -41,7 +42,7 @@ def plain_losses(base: Any, rows: Any, spec: TrialSpec, num_steps: int) -> list[
         betas=(training.adam_beta1, training.adam_beta2),
         eps=training.adam_epsilon,
     )
-    learning_rates(model, optimizer, spec.adapter.loraplus_lr_ratio)
+    learning_rates(model, optimizer, getattr(spec.adapter, "loraplus_lr_ratio", 1.0))
     warmup = training.warmup_steps
     scheduler = get_scheduler(
         training.lr_scheduler_type,
@@ -71,7 +72,7 @@ def plain_losses(base: Any, rows: Any, spec: TrialSpec, num_steps: int) -> list[
         scheduler.step()
         optimizer.zero_grad()
         losses.append(total)
-    METHODS["lora"].detach(model)
+    method.detach(model)
     return losses
 
 
@@ -85,9 +86,7 @@ class Driven:
             initial_values(spec, parts, base.model)
             for spec, parts in zip(specs, self.parts, strict=True)
         ]
-        adapted = {name for parts in self.parts for name in parts.adapted}
-        whole = {name for parts in self.parts for name in parts.whole}
-        layout = make_layout(max(p.rank for p in self.parts), adapted, whole, base.model)
+        layout = make_layout(parts.shapes for parts in self.parts)
         self._snapshot = Snapshot.of(base.model)
         self.pack = Pack(base.model, layout, len(specs), dtype_of(base))
         self.pack.put_on()

@@ -1,12 +1,14 @@
 """A pretended accelerator: tensors that lie on a device of their own, computed on the CPU.
 
-It keeps a GPU's rules, which a CPU does not show: what lies on two devices does not meet, and the
-host waits where it asks for a value. Values are real, so whole trials run on it. torch has one such
-place for a device that it does not know, to be taken before the process makes its first backward:
-who uses this runs in a process of its own.
+It keeps a GPU's rules, which a CPU does not show: what lies on two devices does not meet, the host
+waits where it asks for a value, and there is so much memory and no more. Values are real, so whole
+trials run on it. torch has one such place for a device that it does not know, to be taken before
+the process makes its first backward: who uses this runs in a process of its own.
 """
 
+import weakref
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,12 +28,43 @@ class DevicesDoNotMatch(RuntimeError):
     """An operator was given tensors of two devices, which a GPU refuses."""
 
 
+class Memory:
+    """The device's own: storages that are alive count, whatever holds them."""
+
+    def __init__(self) -> None:
+        self.total = 1 << 40
+        self.allocated = self.peak = 0
+        self.times_full = 0
+        self._live: dict[int, weakref.ref[Any]] = {}
+
+    def hold(self, raw: Tensor) -> None:
+        """Count a tensor's storage once. Raises torch.OutOfMemoryError as a GPU does."""
+        storage = raw.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._live:
+            return
+        if self.allocated + size > self.total:
+            self.times_full += 1
+            raise torch.OutOfMemoryError(f"{NAME} out of memory: {size} bytes of {self.total}")
+        self._live[key] = weakref.ref(storage, lambda _: self._drop(key, size))
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
+
+    def _drop(self, key: int, size: int) -> None:
+        del self._live[key]
+        self.allocated -= size
+
+    def forget_peak(self) -> None:
+        self.peak = self.allocated
+
+
 class PretendDevice(TorchDispatchMode):
     """While it is entered, tensors can be made on `device`. Counts what is asked of it."""
 
     def __init__(self) -> None:
         super().__init__()
-        _setup_privateuseone_for_python_backend(NAME, _Module())
+        self.memory = OnPretendDevice.memory = Memory()
+        _setup_privateuseone_for_python_backend(NAME, _Module(self.memory))
         # Under autocast the base computes as without it: what we cast ourselves is cast.
         self._library = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
         self._library.fallback(torch.library.fallthrough_kernel)
@@ -70,7 +103,7 @@ class PretendDevice(TorchDispatchMode):
             is_here = isinstance(args[0], OnPretendDevice)
         if known or is_here:
             self._check(func, name, given, is_here)
-        if wanted is not None:
+        if wanted is not None and is_here:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         on_cpu = tree_map_only(OnPretendDevice, lambda tensor: tensor.raw, (args, kwargs))
         found = func(*on_cpu[0], **on_cpu[1])
@@ -115,6 +148,7 @@ class OnPretendDevice(Tensor):
 
     raw: Tensor
     run: Any
+    memory: Memory
 
     @staticmethod
     def __new__(cls, raw: Tensor) -> "OnPretendDevice":
@@ -126,6 +160,7 @@ class OnPretendDevice(Tensor):
             dtype=raw.dtype,
             device=torch.device(NAME, 0),
         )
+        cls.memory.hold(raw)
         tensor.raw = raw
         return tensor
 
@@ -149,6 +184,16 @@ class _Module:
     device_count = staticmethod(lambda: 1)
     manual_seed_all = staticmethod(lambda seed: None)
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
+    synchronize = empty_cache = staticmethod(lambda device=None: None)
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory_allocated = self.memory_reserved = lambda device=None: memory.allocated
+        self.max_memory_allocated = self.max_memory_reserved = lambda device=None: memory.peak
+        self.reset_peak_memory_stats = lambda device=None: memory.forget_peak()
+        self.mem_get_info = lambda device=None: (memory.total - memory.allocated, memory.total)
+        self.get_device_properties = lambda device=None: SimpleNamespace(
+            name=NAME, total_memory=memory.total
+        )
 
 
 def move(model: nn.Module, device: torch.device) -> None:

@@ -207,6 +207,19 @@ class Node:
         (found,) = [p for p in self.process.children(recursive=True) if p.name() == name]
         return found
 
+    def drain(self, seconds: int) -> None:
+        """Announce that it will be taken away, as a spot market or an autoscaler does."""
+        command = [
+            str(Path(sys.executable).parent / "ray"),
+            "drain-node",
+            f"--address={self.address}",
+            f"--node-id={self.id}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message=spot instance",
+            f"--deadline-remaining-seconds={seconds}",
+        ]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
     def kill(self) -> None:
         """kill -9 of all of the node's processes at once, as when its machine dies."""
         processes = [self.process, *self.process.children(recursive=True)]

@@ -10,9 +10,10 @@ from optuna.trial import TrialState
 
 from peft_jobs import SpecError
 from sweeps import SweepSpec
+from sweeps.confirmation.confirmed import confirmation_of
 from sweeps.driver.driver import Driver
 from sweeps.records.layout import SweepFolder
-from sweeps.results.plots import write_plots
+from sweeps.report.pictures import write_pictures
 from sweeps.results.recorded_sweep import open_sweep
 from sweeps.run import LaunchCallbacks, launch
 from sweeps.spec.sweep import ConfirmSpec
@@ -69,13 +70,15 @@ def test_confirming_later_is_the_same_and_a_second_time_adds_nothing(sweep: Swee
     assert len(repeats(study)) == second.num_repeats
 
 
-def test_repeats_are_in_no_picture(sweep: Sweep, tmp_path: Path) -> None:
+def test_repeats_are_in_no_picture_but_their_own(sweep: Sweep, tmp_path: Path) -> None:
     for name, confirm in (("a", FEW.model_dump()), ("b", None)):
         spec = sweep(name=name, pruner="none", confirm=confirm)
         launch(spec)
-        study = open_sweep(spec.storage, name).study
-        assert bool(repeats(study)) is (name == "a")
-        assert write_plots(study.optuna, tmp_path / name)
+        found = open_sweep(spec.storage, name)
+        assert bool(repeats(found.study)) is (name == "a")
+        made = write_pictures(found.leaderboard(), found.study, found.verdict(), tmp_path / name)
+        drawn = {"history.png", "rungs.png", "importances.png"}
+        assert {path.name for path in made} == drawn | ({"confirmation.png"} if confirm else set())
     for picture in (tmp_path / "b").iterdir():
         assert (tmp_path / "a" / picture.name).read_bytes() == picture.read_bytes()
 
@@ -132,6 +135,39 @@ def test_a_larger_budget_afterwards_draws_what_it_would_have_drawn(sweep: Sweep)
     board = launch(more).leaderboard
     assert len(board.rows) == spec.budget.n_trials + 3
     assert board.confirmation is not None, "it stays"
+
+
+def test_a_confirmation_ends_before_its_time_is_over(sweep: Sweep) -> None:
+    """A repeat takes as long as a trial, to the step: six end in the time of six and a half."""
+    spec = sweep(pruner="none", resources={"engine_options": {"step_seconds": 0.0005}})
+    launch(spec)
+    (each,) = {60 * row.minutes for row in open_sweep(spec.storage, spec.name).leaderboard().rows}
+    short = ConfirmSpec(seeds=3, candidates=4, timeout=6.5 * each)
+    found = launch(named(spec, confirm=short), confirm_only=True).leaderboard.confirmation
+    assert found is not None
+    assert found.num_repeats == 6
+    more = ConfirmSpec(seeds=3, candidates=4, timeout=0.5 * each)
+    assert launch(named(spec, confirm=more), confirm_only=True).status == "complete"
+    assert len(repeats(open_sweep(spec.storage, spec.name).study)) == 6
+
+
+def test_a_tolerance_lets_a_smaller_one_be_recommended(sweep: Sweep) -> None:
+    """All are recommended from if anything is tolerated, and the first one alone if nothing is."""
+    spec = sweep(pruner="none", confirm=FEW.model_dump())
+    launch(spec)
+    study = open_sweep(spec.storage, spec.name).study
+    for tolerance in (0.0, 100.0):
+        confirm = FEW.model_copy(update={"tolerance": tolerance})
+        study.spec = named(spec, confirm=confirm)
+        found = confirmation_of(study)
+        assert found is not None
+        first, *_ = found.rows
+        least = min(row.trainable_parameters or 0 for row in found.rows)
+        if tolerance:
+            assert found.winner.trainable_parameters == least
+        else:
+            assert found.recommended == first.number
+    assert first.trainable_parameters != least
 
 
 def test_what_cannot_be_confirmed_is_told(sweep: Sweep) -> None:

@@ -41,7 +41,9 @@ def test_the_winner_of_a_sweep_is_trained_and_its_median_seed_exported(
     assert len({*values.values()}) == 3, "three seeds"
     middle = sorted(values.values())[1]
     assert values[told["median"]] == middle
-    exported = export_trial(storage, name)  # what is there is taken up
+    exported = export_trial(storage, name, to=("rayjob",))  # what is there is taken up
+    job = (exported.path / "rayjob" / "job.yaml").read_text()
+    assert f"peft-sweep train {spec.name} --trial {board.best.number} --storage" in job
     assert str(exported.path) == told["exported"]
     assert exported.number == told["median"]
     assert exported.recorded["validation/loss"] == middle

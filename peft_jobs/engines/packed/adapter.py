@@ -1,20 +1,22 @@
 """A slot's parameters as the solo engine would have saved them: a PEFT adapter, a checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import safetensors.torch
 import torch
+from peft import PeftConfig
 from torch import Tensor
 
 from peft_jobs.base.loading import Base
 from peft_jobs.device.host_copies import whole
-from peft_jobs.engines.packed.eligibility import Parts, lora_of
+from peft_jobs.engines.packed.forms import file_name, peft_name
 from peft_jobs.engines.packed.layout import Named, Part
+from peft_jobs.engines.packed.parts import Parts
 from peft_jobs.engines.packed.row import MOMENTS, Captured, PackRow
-from peft_jobs.methods.lora import peft_config
-from peft_jobs.randomness import ADAPTER
+from peft_jobs.methods import METHODS
+from peft_jobs.methods.setting import Setting
 from peft_jobs.spec import TrialSpec
 from peft_jobs.storage.attempt_folder import ADAPTER_FOLDER, write_labels
 from peft_jobs.storage.files import whole_folder
@@ -28,33 +30,28 @@ def adapter_to_save(
     directory: Path,
     classes: Sequence[int | str],
 ) -> Callable[[], str]:
-    """Writes the adapter that the row holds now (`save_adapter`), in any thread and without the
-    base."""
-    copies, spec, name_or_path = (
-        row.copies(partial(adapter_tensors, parts=parts), False),
-        row.spec,
-        base.model.name_or_path,
-    )
-    return lambda: save_adapter(copies.read(), spec, parts, name_or_path, directory, classes)
+    """Writes the adapter that the row holds now, in any thread and without the base."""
+    copies, config = row.copies(adapter_tensors, False), _config(row.spec, parts, base)
+    frozen = parts.form.frozen if getattr(config, "save_projection", False) else dict
+    return lambda: _write_adapter(copies.read() | _files(frozen()), config, directory, classes)
 
 
-def save_adapter(
-    tensors: Tensors,
-    spec: TrialSpec,
-    parts: Parts,
-    name_or_path: str | None,
-    directory: Path,
-    classes: Sequence[int | str],
-) -> str:
-    """Write `adapter/` into `directory`, whole or not at all; returns the folder's name.
-
-    `tensors` are `adapter_tensors` for the base `name_or_path`.
-    """
-    config = peft_config(lora_of(spec), [*parts.adapted], spec.task)
+def _config(spec: TrialSpec, parts: Parts, base: Base) -> PeftConfig:
+    """PEFT's own, as the solo engine's model of the trial has it."""
+    made = METHODS[spec.adapter.method].config
+    assert made is not None
+    config: Any = made(Setting(base, spec, parts.adapted, tuple(parts.heads)))
     config.modules_to_save = parts.heads or None
     config.fan_in_fan_out = parts.is_transposed
-    config.base_model_name_or_path = name_or_path
+    config.base_model_name_or_path = base.model.name_or_path
     config.inference_mode = True
+    return cast(PeftConfig, config)
+
+
+def _write_adapter(
+    tensors: Tensors, config: PeftConfig, directory: Path, classes: Sequence[int | str]
+) -> str:
+    """Write `adapter/` into `directory`, whole or not at all; returns the folder's name."""
     with whole_folder(directory / ADAPTER_FOLDER) as aside:
         config.save_pretrained(str(aside))
         safetensors.torch.save_file(
@@ -64,30 +61,25 @@ def save_adapter(
     return ADAPTER_FOLDER
 
 
-def adapter_tensors(captured: Captured, parts: Parts) -> Tensors:
-    """A trial's values by the names that they have in PEFT's file, which leaves the adapter's own
-    out."""
-    found: Tensors = {}
-    for place, value in captured.values.items():
-        name = peft_name(*place, parts).replace(f".{ADAPTER}.", ".")
-        found[name.replace(".modules_to_save.", ".")] = whole(value)
-    return found
+def adapter_tensors(captured: Captured) -> Tensors:
+    """A trial's values by the names that they have in PEFT's file."""
+    return _files(captured.values)
 
 
-def peft_name(module: str, part: Part, parts: Parts) -> str:
-    """The name of a parameter in PEFT's model of the trial."""
-    if part in ("lora_A", "lora_B"):
-        return f"base_model.model.{module}.{part}.{ADAPTER}.weight"
-    head = parts.whole[module]
-    inner = module.removeprefix(head)
-    return f"base_model.model.{head}.modules_to_save.{ADAPTER}{inner}.{part}"
+def _files(values: Named) -> Tensors:
+    return {file_name(*place): whole(value) for place, value in values.items()}
+
+
+def _name(place: tuple[str, Part], parts: Parts) -> str:
+    """Of a parameter in PEFT's model of the trial."""
+    return peft_name(*place, parts.whole.get(place[0], ""))
 
 
 def checkpoint_tensors(captured: Captured, parts: Parts) -> Tensors:
     """As `training_state.snapshot` of the same trial alone: either engine goes on from it."""
     tensors: Tensors = {}
     for place, value in captured.values.items():
-        name = peft_name(*place, parts)
+        name = _name(place, parts)
         tensors[f"model/{name}"] = whole(value)
         for key, named in captured.moments.items():
             tensors[f"optimizer/{name}/{key}"] = whole(named[place])
@@ -103,7 +95,7 @@ def from_snapshot(
 
     None if it holds other ones.
     """
-    names = {peft_name(*place, parts): place for place in places}
+    names = {_name(place, parts): place for place in places}
     shapes = {f"model/{name}": places[place].shape for name, place in names.items()}
     held = {name: value.shape for name, value in tensors.items() if name.startswith("model/")}
     if shapes != held:

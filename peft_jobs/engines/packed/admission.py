@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from peft_jobs.device.lost_device import result_of
 from peft_jobs.device.memory import RanOut, release, tried
 from peft_jobs.engines.packed.composition import Composition
-from peft_jobs.engines.packed.eligibility import parts_of, unpackable
+from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.parts import parts_of
 from peft_jobs.engines.packed.queue import Waiting, WaitingLine
 from peft_jobs.engines.packed.rounds import Rounds
 from peft_jobs.engines.solo.solo_engine import SoloEngine

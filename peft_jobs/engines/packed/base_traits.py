@@ -113,7 +113,8 @@ def _mixes(base: Base, keyed: KeyedBaseDropout, seen: "_Seen") -> bool:
     padding = [tokenizer.pad_token_id or 0] * (len(long) - len(short))
     rows = [MicroBatch([{"input_ids": tokens, "labels": tokens}]) for tokens in (long, short)]
     chunks = [Chunk(row, 1, 0, 1, 1.0, ends_step=True) for row in rows]
-    keyed.draw = BaseMasks(range(2), chunks, [len(long)], base.device).dropped
+    sites = keyed.masks
+    keyed.draw = BaseMasks(sites, range(2), chunks, [len(long)], base.device).dropped
     seen.num_rows = 2
     try:
         together = _outputs(base, [long, short + padding], [len(long), len(short)])

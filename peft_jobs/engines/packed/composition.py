@@ -5,7 +5,7 @@ others moves. It is made anew, with rows to spare, for a newcomer that it has no
 for, and taken off before anything else uses the base.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
 
@@ -17,10 +17,10 @@ from peft_jobs.base.snapshot import Snapshot
 from peft_jobs.device.memory import RanOut, peak_memory, release, tried
 from peft_jobs.device.precision import use_tf32
 from peft_jobs.device.slot_room import SlotRoom, available_bytes
-from peft_jobs.engines.packed.eligibility import dtype_of
-from peft_jobs.engines.packed.layout import make_layout, row_size
+from peft_jobs.engines.packed.layout import Layout, make_layout
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.parts import dtype_of
 from peft_jobs.methods.method import checkpoint_activations
 
 UNLIMITED = 1 << 30
@@ -122,7 +122,7 @@ class Composition:
         allocated = self._let_know().get("peak_allocated_bytes")
         if allocated is not None and all(trial.has_stepped for trial in self.trials):
             base, pack = self.trials[0].base, self.pack
-            state = len(pack.values_KP) * self._state_bytes(base, pack.layout.size)
+            state = len(pack.values_KP) * self._state_bytes(base, pack.layout)
             self._room(base).saw(allocated, len(self.trials), state)
 
     @contextmanager
@@ -134,16 +134,22 @@ class Composition:
         finally:
             self._measure_anew()
 
+    def expect(self, base: Base, beside: Mapping[int, int]) -> SlotRoom:
+        """The room on a base, on which no pack is; see SlotRoom for `beside`."""
+        resident = torch.get_device_module(base.device).memory_allocated(base.device)
+        self._rooms[base.model] = found = SlotRoom(resident, beside)
+        return found
+
     def room(self, trials: Sequence[PackedTrial]) -> int:
         """The number of trials that fit their base's device, as far as is known, where each has as
         much room as a new pack of `trials` gives it."""
         base = trials[0].base
-        if base.device.type != "cuda":
+        if base.device.type == "cpu":
             return UNLIMITED
         if self._pack is not None:
             self.measure()
-        size = row_size(max(trial.rank for trial in trials), (trial.shapes for trial in trials))
-        return self._room(base).slots(available_bytes(base.device), self._state_bytes(base, size))
+        layout = make_layout(trial.shapes for trial in trials)
+        return self._room(base).slots(available_bytes(base.device), self._state_bytes(base, layout))
 
     def _takes(self, trials: Sequence[PackedTrial]) -> bool:
         """Whether the pack has rows for these trials, and the device memory for their steps."""
@@ -156,21 +162,19 @@ class Composition:
         if not all(pack.layout.covers(trial.shapes) for trial in newcomers):
             return False
         base = trials[0].base
-        if base.device.type != "cuda":
+        if base.device.type == "cpu":
             return True
-        state = len(pack.values_KP) * self._state_bytes(base, pack.layout.size)
+        state = len(pack.values_KP) * self._state_bytes(base, pack.layout)
         return self._room(base).takes(available_bytes(base.device), len(trials), state)
 
     def _room(self, base: Base) -> SlotRoom:
-        if base.model not in self._rooms:
-            self._rooms[base.model] = SlotRoom(torch.cuda.memory_allocated(base.device))
-        return self._rooms[base.model]
+        return self._rooms.get(base.model) or self.expect(base, {})
 
-    def _state_bytes(self, base: Base, size: int) -> int:
-        """Memory of a trial's rows of `size` parameters."""
+    def _state_bytes(self, base: Base, layout: Layout) -> int:
+        """Memory of a trial's rows."""
         if base.model not in self._itemsizes:
             self._itemsizes[base.model] = dtype_of(base).itemsize
-        return ROWS * size * self._itemsizes[base.model]
+        return (ROWS * layout.size + layout.frozen_size) * self._itemsizes[base.model]
 
     def _changed(self) -> None:
         """Trials have come or gone: settings that all share follow, and peaks are theirs."""
@@ -186,8 +190,8 @@ class Composition:
         for trial in self.trials:
             trial.has_stepped = False
         device = self.trials[0].base.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if device.type != "cpu":
+            torch.get_device_module(device).reset_peak_memory_stats(device)
 
     def _let_know(self) -> dict[str, int]:
         """The pack's peaks, as they were, and with each trial's share of what was added."""
@@ -225,9 +229,7 @@ class Composition:
 
     def _build(self, num_rows: int) -> None:
         trials, base = self.trials, self.trials[0].base
-        adapted = {name for trial in trials for name in trial.parts.adapted}
-        whole = {name for trial in trials for name in trial.parts.whole}
-        layout = make_layout(max(trial.rank for trial in trials), adapted, whole, base.model)
+        layout = make_layout(trial.shapes for trial in trials)
         self._snapshot = Snapshot.of(base.model)
         self._pack = Pack(base.model, layout, num_rows, dtype_of(base))
         self._put_on()

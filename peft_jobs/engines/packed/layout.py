@@ -2,10 +2,8 @@
 
 Every slot has one row with room for every module that any slot adapts, at the pack's rank: a slot
 of lower rank leaves the rest of its room at zero, where it stays (no gradient, no decay of zero).
-Decayed parameters come first, so that a row is two slices for the optimizer, or three where B has a
-learning rate of its own.
-
-Dimensions: R the pack's rank, I and O a module's inputs and outputs.
+Decayed parameters come first, so that a row is two slices for the optimizer, or three where some
+have a learning rate of their own. What a trial reads and does not train has a row apart.
 """
 
 import math
@@ -17,12 +15,45 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-Part = Literal["lora_A", "lora_B", "weight", "bias"]
+Part = Literal[
+    "lora_A",
+    "lora_B",
+    "magnitude",
+    "scaled_inputs",
+    "scaled_outputs",
+    "vera_A",
+    "vera_B",
+    "lambda_d",
+    "lambda_b",
+    "shards",
+    "block",
+    "weight",
+    "bias",
+]
 Named = dict[tuple[str, Part], Tensor]
 """A trial's tensors by module and part, at its own rank."""
-_ORDER: tuple[Part, ...] = ("lora_A", "weight", "lora_B", "bias")
+Shapes = Mapping[tuple[str, Part], Sequence[int]]
+"""Of a trial's tensors, trained or not."""
+_USUAL: tuple[Part, ...] = (
+    *("lora_A", "weight", "scaled_inputs", "scaled_outputs", "lambda_d", "lambda_b", "block"),
+)
+_FAST: tuple[Part, ...] = ("lora_B", "magnitude")
+"""To which LoRA+ gives a learning rate of their own."""
+_ORDER: tuple[Part, ...] = (*_USUAL, *_FAST, "bias")
 """Of the places: those that the optimizer treats alike side by side."""
+FROZEN: tuple[Part, ...] = ("vera_A", "vera_B", "shards")
+"""What is not trained."""
 RANKS = (8, 16, 32, 64, 128)
+_RANKED: Mapping[Part, tuple[str, int]] = {
+    "lora_A": ("lora", 0),
+    "lora_B": ("lora", 1),
+    "vera_A": ("vera", 0),
+    "vera_B": ("vera", 1),
+    "lambda_d": ("vera", 0),
+    "shards": ("miss", 0),
+    "block": ("miss", 0),
+}
+"""Parts with a rank among their sizes: which do so together, and which size it is."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +78,25 @@ class Place:
 class Layout:
     """All places of a row, in order."""
 
-    rank: int
     places: tuple[Place, ...]
     fast: int
-    """Where B begins, to which LoRA+ gives a learning rate of its own."""
+    """Where those begin to which LoRA+ gives a learning rate of their own."""
     decayed: int
-    """Length of the first slice, to which weight decay applies; biases follow, fast ones too."""
+    """Length of the first slices, to which weight decay applies; biases follow, fast ones too."""
+    frozen: tuple[Place, ...] = ()
+    """Of the row of what is not trained."""
 
     @property
     def size(self) -> int:
         return self.places[-1].stop if self.places else 0
 
-    def covers(self, shapes: Mapping[tuple[str, Part], Sequence[int]]) -> bool:
+    @property
+    def frozen_size(self) -> int:
+        return self.frozen[-1].stop if self.frozen else 0
+
+    def covers(self, shapes: Shapes) -> bool:
         """Whether a row has room for tensors of these shapes."""
-        rooms = {(place.module, place.part): place.shape for place in self.places}
+        rooms = {(place.module, place.part): place.shape for place in self.places + self.frozen}
         return all(
             place in rooms
             and all(own <= room for own, room in zip(shape, rooms[place], strict=True))
@@ -69,18 +105,13 @@ class Layout:
 
     def fill(self, row: Tensor, named: Named) -> None:
         """Make a row hold these tensors, and zeros beside them; a GPU's in one transfer."""
-        if row.is_cuda and named and all(value.device.type == "cpu" for value in named.values()):
-            pinned = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
-            self.fill(pinned, named)
-            row.copy_(pinned, non_blocking=True)
-            return
-        row.zero_()
-        for place in self.places:
-            value = named.get((place.module, place.part))
-            if value is not None:
-                _cut(_room(place, row), value.shape).copy_(value)
+        _fill(self.places, row, named)
 
-    def parts(self, row: Tensor, own: Mapping[tuple[str, Part], Sequence[int]]) -> Named:
+    def fill_frozen(self, row: Tensor, named: Named) -> None:
+        """The same of a row of what is not trained."""
+        _fill(self.frozen, row, named)
+
+    def parts(self, row: Tensor, own: Shapes) -> Named:
         """Views of the tensors of a row that have the shapes `own`, without the room beyond."""
         found: Named = {}
         for place in self.places:
@@ -88,6 +119,19 @@ class Layout:
             if shape is not None:  # or it is another slot's
                 found[place.module, place.part] = _cut(_room(place, row), shape)
         return found
+
+
+def _fill(places: Sequence[Place], row: Tensor, named: Named) -> None:
+    if row.is_cuda and named and all(value.device.type == "cpu" for value in named.values()):
+        pinned = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
+        _fill(places, pinned, named)
+        row.copy_(pinned, non_blocking=True)
+        return
+    row.zero_()
+    for place in places:
+        value = named.get((place.module, place.part))
+        if value is not None:
+            _cut(_room(place, row), value.shape).copy_(value)
 
 
 def _cut(room: Tensor, shape: Sequence[int]) -> Tensor:
@@ -98,47 +142,43 @@ def _room(place: Place, row: Tensor) -> Tensor:
     return row[place.start : place.stop].view(place.shape)
 
 
-def make_layout(
-    rank: int, adapted: Iterable[str], whole: Iterable[str], model: nn.Module
-) -> Layout:
-    """The layout for LoRA on the modules `adapted` and full copies of the linear modules `whole`.
+def make_layout(trials: Iterable[Shapes]) -> Layout:
+    """The layout with room for trials whose tensors have these shapes.
 
-    `rank` is the highest of the slots; it is rounded up to one of RANKS, so that most changes of
-    rows change no shape.
+    All modules have room for the highest rank of any, rounded up to one of RANKS, so that most
+    changes of rows change no shape.
     """
-    rounded = _rounded(rank)
-    found: dict[Part, list[tuple[str, Sequence[int]]]] = {part: [] for part in _ORDER}
-    for name in sorted(adapted):
-        inputs, outputs = features(model.get_submodule(name))
-        found["lora_A"].append((name, (rounded, inputs)))
-        found["lora_B"].append((name, (outputs, rounded)))
-    for name in sorted(whole):
-        for own, parameter in model.get_submodule(name).named_parameters():
-            found["bias" if own == "bias" else "weight"].append((name, parameter.shape))
+    rooms: dict[tuple[str, Part], list[int]] = {}
+    ranks: dict[str, int] = {}
+    for shapes in trials:
+        for place, shape in shapes.items():
+            room = rooms.setdefault(place, list(shape))
+            rooms[place] = [max(sizes) for sizes in zip(room, shape, strict=True)]
+            if place[1] in _RANKED:
+                family, dimension = _RANKED[place[1]]
+                ranks[family] = max(shape[dimension], ranks.get(family, 0))
+    found: dict[Part, list[tuple[str, tuple[int, ...]]]] = {}
+    for (module, part), room in sorted(rooms.items()):
+        if part in _RANKED:
+            family, dimension = _RANKED[part]
+            room[dimension] = _rounded(ranks[family])
+        found.setdefault(part, []).append((module, tuple(room)))
+    places, starts = _side_by_side(_ORDER, found)
+    frozen, _ = _side_by_side(FROZEN, found)
+    return Layout(places, starts[_FAST[0]], starts["bias"], frozen)
+
+
+def _side_by_side(
+    order: Sequence[Part], found: Mapping[Part, Sequence[tuple[str, tuple[int, ...]]]]
+) -> tuple[tuple[Place, ...], dict[Part, int]]:
+    """Places of modules and shapes, and where those of each part begin."""
     places: list[Place] = []
     starts: dict[Part, int] = {}
-    for part in _ORDER:
+    for part in order:
         starts[part] = places[-1].stop if places else 0
-        for module, shape in found[part]:
-            start = places[-1].stop if places else 0
-            places.append(Place(module, part, tuple(shape), start))
-    return Layout(rounded, tuple(places), starts["lora_B"], starts["bias"])
-
-
-def row_size(rank: int, trials: Iterable[Mapping[tuple[str, Part], Sequence[int]]]) -> int:
-    """The size of the layout for trials whose own parameters have these shapes; `rank` as there."""
-    shapes: dict[tuple[str, Part], Sequence[int]] = {}
-    for trial in trials:
-        shapes.update(trial)
-    size = 0
-    for (_, part), shape in shapes.items():
-        if part == "lora_A":
-            size += _rounded(rank) * shape[1]
-        elif part == "lora_B":
-            size += shape[0] * _rounded(rank)
-        else:
-            size += math.prod(shape)
-    return size
+        for module, shape in found.get(part, ()):
+            places.append(Place(module, part, shape, places[-1].stop if places else 0))
+    return tuple(places), starts
 
 
 def _rounded(rank: int) -> int:

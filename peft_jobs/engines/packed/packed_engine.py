@@ -10,14 +10,21 @@ from functools import partial
 from typing import Any
 
 from peft_jobs.activity import at_stage
+from peft_jobs.base.loading import Base
 from peft_jobs.device.lost_device import raising_device_lost
+from peft_jobs.device.slot_room import available_bytes
 from peft_jobs.engines.packed.admission import Admission, alike
 from peft_jobs.engines.packed.composition import Composition
 from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.packed.queue import WaitingLine
 from peft_jobs.engines.packed.rounds import Results, Rounds
-from peft_jobs.engines.packed.slot_count import MAX_SLOTS, seconds_per_step, useful_slots
+from peft_jobs.engines.packed.slot_count import (
+    max_slots,
+    predicted_slots,
+    seconds_per_step,
+    useful_slots,
+)
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.engines.solo.thread_times import base_step_seconds
 from peft_jobs.errors import SpecError
@@ -52,7 +59,7 @@ class PackedEngine:
 
     def assemble(self, solo: SoloEngine, composition: Composition) -> None:
         """Work with this solo engine, whose base is used, and this composition; before trials."""
-        most = self._wanted or MAX_SLOTS[solo.device.type]
+        most = self._wanted or max_slots(solo.device)
         self.solo, self.composition = solo, composition
         self.rounds = Rounds(composition, most)
         self.admission = Admission(solo, composition, self.rounds, most)
@@ -68,17 +75,29 @@ class PackedEngine:
         return self.admission.num_slots
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
-        """The solo engine's, and how many trials at a time are worth it."""
+        """The solo engine's, and how many trials at a time are worth it, of those that fit."""
         prepared = self.solo.scored(spec, variants)
         base, data = self.solo.resident(spec, Phases())
         packable = [v for v in [spec, *variants] if alike(v, spec) and not unpackable(v, base)]
         worth, measure = 1, partial(base_step_seconds, spec, base, data)
         if packable:
             with at_stage("slots"):
-                worth = self._wanted or useful_slots(packable[0], base, data)
+                most = self._slots_with_room(packable[0], base, prepared)
+                worth = self._wanted or useful_slots(packable[0], base, data, most)
             measure = partial(seconds_per_step, packable[0], base, data, worth)
         prepared = prepared.model_copy(update={"slots": worth})
         return self.solo.thread_times.added(prepared, spec, base, measure, worth)
+
+    def _slots_with_room(self, spec: TrialSpec, base: Base, prepared: Prepared) -> int:
+        """Slots of trials like `spec` for which there is memory, as predicted; it begins with so
+        many. As many as are allowed where that cannot be told."""
+        most = self._wanted or max_slots(base.device)
+        assert prepared.lengths is not None
+        slots = predicted_slots(spec, prepared.device, prepared.lengths)
+        if slots is None:
+            return most
+        room = self.composition.expect(base, slots.beside)
+        return min(most, room.slots(available_bytes(base.device), slots.state_bytes))
 
     def status(self) -> dict[str, Any]:
         """What is resident, and what runs."""

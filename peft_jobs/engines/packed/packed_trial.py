@@ -14,9 +14,9 @@ from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.host_copies import HostCopies
 from peft_jobs.engines.packed.adapter import adapter_to_save, checkpoint_tensors, from_snapshot
-from peft_jobs.engines.packed.eligibility import Parts, initial_values
 from peft_jobs.engines.packed.micro_batches import Feed
 from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.parts import Parts, initial_values
 from peft_jobs.engines.packed.row import Captured, PackRow, fast_ratios
 from peft_jobs.engines.packed.trial_metrics import Scoring
 from peft_jobs.host.job import Job
@@ -52,8 +52,8 @@ class PackedTrial:
         start = find_start(job, job.checkpoint)
         self.captured: Captured | None = Captured(initial_values(job.spec, parts, base.model))
         start = self._restored(start)
-        self.shapes = {place: value.shape for place, value in self.captured.values.items()}
-        """Of its own parameters."""
+        self.shapes = parts.shapes
+        """Of its own tensors."""
         attempt = Attempt(job, base, data, draft, options, start)
         attempt.go_back(None if start is None else start.state)
         draft.trainable_parameters = sum(v.numel() for v in self.captured.values.values())
@@ -101,10 +101,6 @@ class PackedTrial:
         """This attempt's, which is waited for, or the one that it began at."""
         self.reporter.finish()
         return self.reporter.loop.saver.latest or self.job.checkpoint
-
-    @property
-    def rank(self) -> int:
-        return self.parts.rank
 
     @property
     def may_end(self) -> bool:

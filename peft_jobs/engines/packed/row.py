@@ -17,9 +17,9 @@ from torch.optim.adamw import adamw
 
 from peft_jobs.device.host_copies import HostCopies
 from peft_jobs.device.memory import RanOut, tried
-from peft_jobs.engines.packed.eligibility import Parts, lora_of
 from peft_jobs.engines.packed.layout import Layout, Named, Part
 from peft_jobs.engines.packed.pack import Pack
+from peft_jobs.engines.packed.parts import Parts
 from peft_jobs.spec import TrialSpec
 from peft_jobs.training.schedule import Schedule
 
@@ -69,8 +69,9 @@ class PackRow:
             for number, (start, stop, decay, ratio) in enumerate(_slices(pack.layout, spec))
             if stop > start
         ]
-        low = parts.adapted
-        scales = [low[name].scale if name in low else 0.0 for name in pack.numbers]
+        pack.own(slot, parts.shapes)
+        pack.fill_frozen(slot, parts.form.frozen())
+        scales = [parts.form.scales.get(name, 0.0) for name in pack.numbers]
         pack.scales_MK[:, slot] = torch.tensor(scales, dtype=pack.scales_MK.dtype)
         pack.max_norms_K[slot] = spec.training.max_grad_norm
         moments = [captured.moments.get(name, {}) for name in MOMENTS]
@@ -130,13 +131,18 @@ class PackRow:
 def fast_ratios(spec: TrialSpec, places: Collection[tuple[str, Part]]) -> list[float]:
     """Times which the further groups of the Trainer's optimizer learn, where the trial has these
     parameters: see `peft_jobs.methods.lora.learning_rates`."""
-    ratio, parts = lora_of(spec).loraplus_lr_ratio, {part for _, part in places}
+    ratio, parts = _ratio(spec), {part for _, part in places}
     return [ratio for part in ("lora_B", "bias") if part in parts] if ratio != 1 else []
+
+
+def _ratio(spec: TrialSpec) -> float:
+    """LoRA+'s."""
+    return getattr(spec.adapter, "loraplus_lr_ratio", 1.0)
 
 
 def _slices(layout: Layout, spec: TrialSpec) -> list[tuple[int, int, float, float]]:
     """Of a row: where each begins and ends, its weight decay, and times which it learns."""
-    decay, ratio = spec.training.weight_decay, lora_of(spec).loraplus_lr_ratio
+    decay, ratio = spec.training.weight_decay, _ratio(spec)
     decayed = [(0, layout.fast, decay, 1.0), (layout.fast, layout.decayed, decay, ratio)]
     if ratio == 1:
         decayed = [(0, layout.decayed, decay, 1.0)]

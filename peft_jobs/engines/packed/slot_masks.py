@@ -19,13 +19,12 @@ from peft_jobs.dropout_masks import (
     TOKEN_STRIDE,
     LayerMasks,
     MaskColumns,
-    draw_kept,
-    num_words,
     signed,
     threshold,
 )
 from peft_jobs.engines.packed.micro_batches import Chunk
-from peft_jobs.randomness import dropout_module_key, dropout_step_key
+from peft_jobs.randomness import dropout_step_key
+from peft_jobs.site_masks import SiteMasks
 
 
 class SlotMasks:
@@ -86,13 +85,16 @@ class BaseMasks:
 
     def __init__(
         self,
+        sites: SiteMasks,
         seeds: Sequence[int],
         chunks: Sequence[Chunk],
         lengths: Sequence[int],
         device: torch.device,
     ) -> None:
-        """As those of `SlotMasks`."""
-        self._keys_K1 = _step_keys(seeds, chunks, device)
+        """`sites` are of the model, for all steps; the others as those of `SlotMasks`."""
+        self._sites, self._num_slots = sites, len(chunks)
+        sites.begin(_step_keys(seeds, chunks, device))
+        self._counters: dict[tuple[int, int], Tensor] = {}
         self._num_rows = chunks[0].stop - chunks[0].start
         self._starts_K111 = _column([chunk.start for chunk in chunks], device)
         self._own_K111 = {
@@ -103,23 +105,26 @@ class BaseMasks:
     def dropped(self, x: Tensor, p: float, where: str) -> Tensor:
         """As `peft_jobs.randomness.dropped` of each slot's own rows; `x` begins with the rows of
         all slots, and if it has three dimensions or more, the last but one is along a row."""
-        num_slots, width = len(self._keys_K1), x.shape[-1]
+        num_slots, width = self._num_slots, x.shape[-1]
         tokens = x.shape[:-1].numel() // num_slots
         length = tokens // self._num_rows if x.ndim == 2 else x.shape[-2]
         groups = tokens // (self._num_rows * length)
         if len(x) % num_slots or num_slots * self._num_rows * groups * length * width != x.numel():
             raise NoRow(f"{where} drops of what belongs to no row: {list(x.shape)}")
-        rows_b11, groups_m1, places_L = (
-            torch.arange(size, device=x.device).view(-1, *[1] * dimensions)
-            for size, dimensions in ((self._num_rows, 2), (groups, 1), (length, 0))
-        )
-        own_K111: Tensor | int = self._own_K111.get(length, length)
-        counters_KbmL = (self._starts_K111 + rows_b11) * groups + groups_m1
-        counters_KT = (counters_KbmL * own_K111 + places_L).view(num_slots, -1) * TOKEN_STRIDE
-        keys_K1 = (self._keys_K1 ^ signed(dropout_module_key(where))) | 1
-        words_C = torch.arange(num_words(width), device=x.device)
-        kept_KTI = draw_kept(keys_K1, keys_K1 * words_C, counters_KT, threshold(p))[..., :width]
-        return x * kept_KTI.reshape(x.shape) / (1 - p)
+        return self._sites.dropped(x, p, where, lambda: self._counters_of(groups, length, x.device))
+
+    def _counters_of(self, groups: int, length: int, device: torch.device) -> Tensor:
+        """[K, T] of rows with so many vectors of `length` each, made once in a step."""
+        if (groups, length) not in self._counters:
+            rows_b11, groups_m1, places_L = (
+                torch.arange(size, device=device).view(-1, *[1] * dimensions)
+                for size, dimensions in ((self._num_rows, 2), (groups, 1), (length, 0))
+            )
+            own_K111: Tensor | int = self._own_K111.get(length, length)
+            counters_KbmL = (self._starts_K111 + rows_b11) * groups + groups_m1
+            counters_KbmL = (counters_KbmL * own_K111 + places_L) * TOKEN_STRIDE
+            self._counters[groups, length] = counters_KbmL.view(self._num_slots, -1)
+        return self._counters[groups, length]
 
 
 def _step_keys(seeds: Sequence[int], chunks: Sequence[Chunk], device: torch.device) -> Tensor:

@@ -3,17 +3,18 @@
 Dimensions: K slots at work, b rows of each, S the padded length, B = K * b.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers import masking_utils
 
 from peft_jobs.device.precision import autocast
-from peft_jobs.engines.packed.eligibility import lora_of
+from peft_jobs.engines.packed.forms import FORMS
 from peft_jobs.engines.packed.micro_batches import Chunk
 from peft_jobs.engines.packed.pack import Pack
 from peft_jobs.engines.packed.slot_masks import BaseMasks, SlotMasks
@@ -49,7 +50,8 @@ def packed_step(
     """
     examples = [example for work in works for example in work.chunk.examples]
     collated = task.collate(examples, pad_token_id)
-    rates, masks = [lora_of(work.spec).lora_dropout for work in works], None
+    adapters, masks = [work.spec.adapter for work in works], None
+    rates = [FORMS[adapter.method].dropout(adapter) for adapter in adapters]
     if any(rates) or pack.keyed is not None:
         lengths = [collated["input_ids"].shape[1]]
         if works[0].spec.task.type == "seq2seq":
@@ -59,18 +61,35 @@ def packed_step(
         if any(rates):
             masks = SlotMasks(pack.mask_columns, seeds, rates, chunks, lengths)
         if pack.keyed is not None:
-            pack.keyed.draw = BaseMasks(seeds, chunks, lengths, device).dropped
+            sites = pack.keyed.masks
+            pack.keyed.draw = BaseMasks(sites, seeds, chunks, lengths, device).dropped
     batch = to_device(collated, device)
     # Before the forward: a copy after it would wait until it is done.
     weights_K = torch.tensor([work.chunk.weight for work in works], dtype=torch.float64).to(device)
     pack.recompute(any(work.spec.training.gradient_checkpointing for work in works))
     with pack.stepping([work.slot for work in works], masks):
-        with pack.keyed or nullcontext(), autocast(device, training):
+        known = _padded() if (collated["attention_mask"] == 0).any() else nullcontext()
+        with known, pack.keyed or nullcontext(), autocast(device, training):
             losses_B = task.losses(model, batch)
         losses_K = losses_B.view(len(works), -1).sum(dim=1)
         losses_K = losses_K * weights_K.to(losses_K.dtype)
         torch.autograd.backward(losses_K.sum())
     return losses_K.detach()
+
+
+@contextmanager
+def _padded() -> Iterator[None]:
+    """Where there is padding, transformers 5.23 is told so without reading a mask of the device.
+
+    It asks twice whether there is none, to do without a mask, and each time the host waits.
+    """
+    masks: Any = masking_utils
+    ask = masks.fast_all
+    masks.fast_all = lambda _mask: False
+    try:
+        yield
+    finally:
+        masks.fast_all = ask
 
 
 def _told_apart(batch: Batch) -> Batch:

@@ -46,7 +46,7 @@ class Scoring:
         def examined(spec: TrialSpec) -> Evaluation:
             return examine(base.model, base, spec, rows, split, known)
 
-        with row.pack.evaluating(row.slot):
+        with row.pack.stepping([row.slot], None):
             found = self.ladder.measured(self.counts, examined)
         if split != "validation":
             return found.metrics

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peft_jobs.base.architecture import read_config
-from peft_jobs.base.loading import Base
+from peft_jobs.base.loading import Base, no_progress_bar
 from peft_jobs.base.quantization import is_quantized
 from peft_jobs.base.resident import Resident
 from peft_jobs.base.stored_quantization import forget_stored
@@ -62,10 +62,10 @@ def score_adapter(
         examples = {split: len(rows) for split, rows in splits.items() if rows is not None}
         answers = sample_answers(model, base, spec, data.validation, num_samples)
         write_json(adapter / SAMPLES_FILE, {"examples": examples, "answers": answers})
-    validation = _examined(model, base, spec, data.validation).metrics
+    validation = examined(model, base, spec, data.validation).metrics
     if data.test is None:
         return validation, {}
-    tested = _examined(model, base, spec, data.test, "test")
+    tested = examined(model, base, spec, data.test, "test")
     if test_rows is not None:
         keep_rows(test_rows, tested, data.test, data.numbers["test"])
     return validation, tested.metrics
@@ -88,7 +88,8 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     _restore_cache(merged, spec)
     aside = out.with_name(f".{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    merged.save_pretrained(str(aside))
+    with no_progress_bar():
+        merged.save_pretrained(str(aside))
     _save_tokenizer(base.tokenizer, spec.task, aside)
     follow_umask(aside)
     shutil.rmtree(out, ignore_errors=True)
@@ -99,7 +100,7 @@ def merge_adapter(spec_json: str, adapter: Path, out: Path, cache_dir: Path) -> 
     )
     del merged, base  # the plain model takes the memory of this one
     again, data = resident.get(plain, Phases())
-    return _examined(again.model, again, plain, data.validation).metrics
+    return examined(again.model, again, plain, data.validation).metrics
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, task: TaskSpec, folder: Path) -> None:
@@ -124,7 +125,7 @@ def _restore_cache(model: PreTrainedModel, spec: TrialSpec) -> None:
         del model.config.use_cache
 
 
-def _examined(
+def examined(
     model: nn.Module, base: Base, spec: TrialSpec, rows: Dataset, split: str = "validation"
 ) -> Evaluation:
     """A split, in as small batches as memory asks for, as the trial took them."""

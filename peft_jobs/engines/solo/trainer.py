@@ -22,6 +22,7 @@ from peft_jobs.activity import moved
 from peft_jobs.data.sample_order import SampleOrder
 from peft_jobs.data.sample_packing import check_apart, pack
 from peft_jobs.device.precision import autocast
+from peft_jobs.engines.solo import paged_states
 from peft_jobs.methods import METHODS
 from peft_jobs.methods.lora import learning_rates
 from peft_jobs.tasks import Batch
@@ -38,7 +39,7 @@ def train(model: nn.Module, loop: Loop) -> None:
     the end `loop.counts` holds the final evaluation's metrics. Raises Diverged at the first loss
     that is not finite, or too large.
     """
-    with loop.phases.phase("train"), _own_overrides():
+    with loop.phases.phase("train"), _own_overrides(), paged_states.reused():
         trainer = TrialTrainer(model, loop)
         try:
             trainer.reporter.resume()

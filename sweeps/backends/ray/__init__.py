@@ -16,5 +16,6 @@ nodes        the cluster's nodes, and which devices of theirs serve
 shares       what a trial holds on each node
 cores        how many threads a host should have
 placement    which host takes the next trial, and how many a host takes
+cluster_gpus the GPUs in a cluster's books
 demand       what a sweep asks of its cluster's autoscaler
 """

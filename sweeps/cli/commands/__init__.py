@@ -14,10 +14,9 @@ starting          the same of a sweep that has no trial yet
 delete            delete and gc: sweeps, and what no sweep needs, removed
 archive           archive and restore: a sweep as one file
 export            write a trial's adapter, and print what was measured on the written files
+compose           several adapters of one base combined into one
 train             the recommended configuration on all the data, and exported
 ui                hand over to MLflow's server, or Optuna's dashboard, on a storage
 submit            submit, and logs, status and stop with --address: sweeps as jobs of a cluster
 doctor            is this machine ready for a sweep?
-doctor_packages   versions of the packages that it needs
-doctor_probes     what it tries in child processes
 """

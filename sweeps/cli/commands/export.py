@@ -48,6 +48,7 @@ def export(
     json: bool,
 ) -> None:
     """Export, print, and push; SpecError for a trial, form or repository that cannot be had."""
+    from sweeps.driver.results_told import tell_again
     from sweeps.exporters.export import write_export, write_top
 
     if top is not None and number is not None:
@@ -58,6 +59,8 @@ def export(
             found = [write_export(sweep, number, path, to, test)]
         else:
             found = write_top(sweep, top, path, to, test)
+    with err.status("Telling the sweep's page, and MLflow, what is known now ..."):
+        tell_again(sweep)
     sent = _pushed(found[0].path, push) | _registered(sweep, found[0], push)
     if json:
         print_json(asdict(found[0]) | sent if top is None else [asdict(one) for one in found])
@@ -86,6 +89,7 @@ def _registered(sweep: "RecordedSweep", exported: "Exported", push: Push) -> dic
     """What MLflow's registry has of it now; {} if nothing was to be."""
     if push.register is None:
         return {}
+    assert exported.number is not None
     from sweeps.exporters.registration import register_export
 
     with err.status(f"Registering it as {push.register} ..."):
@@ -117,6 +121,11 @@ def tell_export(exported: "Exported", name: str) -> None:
     path = escape(str(exported.path))
     out.print(f"Trial {exported.number:04d} of {name} is in [bold]{path}[/]")
     out.print(scores(exported))
+    tell_forms(exported)
+
+
+def tell_forms(exported: "Exported") -> None:
+    """What was written beside the adapter, and what is different there."""
     if exported.merged_path is not None:
         out.print(f"The merged model is in [bold]{escape(str(exported.merged_path))}[/]")
     for form, lines in exported.differences.items():

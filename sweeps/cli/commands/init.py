@@ -15,6 +15,7 @@ from search_spaces.presets import PRESETS, QUESTIONS
 from sweeps.cli.screen import out, pairs, print_json, say
 from sweeps.drafts.first_rows import first_rows
 from sweeps.drafts.guesses import guess
+from sweeps.drafts.imports.other_tools import imported
 from sweeps.drafts.starter import starter, with_data, with_model, with_preset
 from sweeps.spec.loading import build_sweep
 
@@ -28,12 +29,20 @@ class Given:
     model: str | None = None
     data: str | None = None
     preset: str | None = None
+    files: tuple[Path, ...] = ()
+    """Of other tools, whose settings are taken over."""
 
 
 def init(given: Given, path: Path, force: bool) -> None:
     """Write a starter to `path`, and tell what was guessed. SpecError if a file is there and not
     `force`, or if what is given makes no valid sweep."""
     text, said = _draft(given)
+    if given.files:
+        if given.preset is not None:
+            raise SpecError("give either --from, whose file says what is searched, or --preset")
+        tree = yaml.safe_load(text)
+        text, told = imported(given.files, tree, given.model is None, given.data is None)
+        said = [*(said if given.data is not None else []), *told]
     if path.exists() and not force:
         raise SpecError(f"{path} is there already; give another --out, or --force to overwrite it")
     tree = yaml.safe_load(text)

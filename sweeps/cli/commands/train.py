@@ -11,6 +11,7 @@ from sweeps.cli.commands.run import Options, drive, supervise_again, supervises
 from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import print_json, say
 from sweeps.confirmation.rounds import fresh_seeds
+from sweeps.driver.results_told import tell_again
 from sweeps.exporters.export import write_export
 from sweeps.records.reader import read_record, recorded_names, recorded_spec
 from sweeps.results.recorded_sweep import open_sweep
@@ -115,6 +116,7 @@ def _export(storage: Path, final: SweepSpec, wanted: Wanted, options: Options) -
     board = trained.leaderboard()
     assert board.final is not None
     exported = write_export(trained, board.final.median, None, wanted.to, test=True)
+    tell_again(trained)
     if options.json:
         record = {"sweep": final.name, "final": board.to_json()["final"]}
         print_json({**record, "median": board.final.median, "exported": str(exported.path)})

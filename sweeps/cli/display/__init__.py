@@ -7,5 +7,6 @@ work_left  what it still has to train
 stages     what it is at before its first trial
 outcome    what came of a launch
 data_summary  what would be trained
+plan_words what a sweep will take
 table      the leaderboard as a table
 """

@@ -30,7 +30,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row(name, f"{split['num_rows']:,}", split["format"], _source(split))
     console.print(table)
     for name, split in summary["splits"].items():
-        lines = _lines(split)
+        lines = split_lines(split)
         if lines:
             console.print(f"\n{name}", style="bold")
         for line in lines:
@@ -66,7 +66,8 @@ def _source(split: Summary) -> str:
     return f"{split['source']} ({', '.join(notes)})"
 
 
-def _lines(split: Summary) -> list[str]:
+def split_lines(split: Summary) -> list[str]:
+    """What a split holds, a line each, without the number of its rows."""
     lines, num_measured = [], split["num_measured"]
     if split["sampled"]:
         lines.append(f"tokenized: {num_measured:,} rows, drawn by data.seed (--rows 0: all)")

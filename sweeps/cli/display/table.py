@@ -10,6 +10,7 @@ from sweeps.cli.screen import short_names
 from sweeps.confirmation.confirmed import Confirmation
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.reports import CONFIRMED, cells, confirmed_cells, header
+from sweeps.results.verdict.sentences import intervals_hold
 
 DEFAULT_ROWS = 20
 _LEAVE_OUT = ("minutes", "trainable", "peak memory", "state")
@@ -49,12 +50,14 @@ def _print_confirmation(found: Confirmation, console: Console) -> None:
     """What was trained again."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in CONFIRMED:
-        table.add_column(_broken(title), justify="right", no_wrap=True, vertical="bottom")
+        table.add_column(title, justify="right", no_wrap=True)
     for row in found.rows:
-        style = "bold green" if row.number == found.recommended else None
-        table.add_row(*confirmed_cells(row), style=style if row.group == 1 else "dim")
+        style = None if row.group == 1 else "dim"
+        is_chosen = row.number == found.recommended
+        table.add_row(*confirmed_cells(row), style="bold green" if is_chosen else style)
     console.print(f"\nTrained again under fresh seeds, {found.num_repeats} times in all:\n")
     console.print(table)
+    console.print(f"\n{intervals_hold(found)}", style="dim")
 
 
 def leaderboard_table(

@@ -99,6 +99,13 @@ def spending(spent: Spending) -> str:
     return f"{trials}{took}: {', '.join(parts)}."
 
 
+def intervals_hold(found: Confirmation) -> str:
+    """For what the intervals of a confirmation hold."""
+    if found.holds_for_rows:
+        return "Intervals of 95 % hold for fresh seeds and other rows together."
+    return "Intervals of 95 % hold for fresh seeds on these validation rows."
+
+
 def mattered(found: Importances) -> Iterator[str]:
     """What decided how trials did, what did not, and of what nothing can be said."""
     trials = f"{found.num_trials} trials"
@@ -148,7 +155,8 @@ def _ties(verdict: "Verdict", chosen: "Choice") -> Iterator[str]:
     fewest = "" if count is None else f" ({count:,})"
     yield (
         f"{numbered(verdict.tied)} {'is' if len(verdict.tied) == 1 else 'are'} not told apart from "
-        f"the first; of these {chosen.number:04d} trains the fewest parameters{fewest}."
+        f"the first; of those that are hardly behind it in the mean {chosen.number:04d} trains the "
+        f"fewest parameters{fewest}."
     )
     if (gap := chosen.behind_first) is not None:
         yield (

@@ -29,7 +29,7 @@ def test_a_row_is_filled_and_read_back(device: torch.device) -> None:
     """At rank 2, in a row with room for rank 4."""
     places = (Place("q", "lora_A", (4, 6), 0), Place("q", "lora_B", (5, 4), 24))
     layout, named = (
-        Layout(4, places, 44, 44),
+        Layout(places, 44, 44),
         {
             ("q", "lora_A"): torch.rand(2, 6),
             ("q", "lora_B"): torch.rand(5, 2),

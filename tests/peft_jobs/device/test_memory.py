@@ -73,9 +73,35 @@ def test_gpu_peaks_agree_with_the_driver() -> None:
     allocated = found["peak_allocated_bytes"] - start["peak_allocated_bytes"]
     reserved = found["peak_reserved_bytes"] - start["peak_reserved_bytes"]
     assert allocated == 600 * MEGABYTE
+    assert found["peak_reserved_bytes"] < found["peak_device_bytes"] <= _total(device)
     assert abs(reserved - driver[0]) < 64 * MEGABYTE
     with peak_memory(device) as peaks:
         assert peaks()["peak_reserved_bytes"] <= start["peak_reserved_bytes"] + 2 * MEGABYTE
+
+
+def _total(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[1])
+
+
+def test_what_a_card_holds_beside_torch_counts_on_the_fullest_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two of 1,000 MB: 200 beside 300 that are reserved now and 500 that were, 600 beside 50."""
+    now, were, free = (300, 50), (500, 50), (500, 350)
+    told = {
+        "device_count": lambda: 2,
+        "reset_peak_memory_stats": lambda gpu: None,
+        "max_memory_allocated": lambda gpu: were[gpu] - 10,
+        "max_memory_reserved": lambda gpu: were[gpu],
+        "memory_reserved": lambda gpu: now[gpu],
+        "mem_get_info": lambda gpu: (free[gpu], 1000),
+    }
+    for name, call in told.items():
+        monkeypatch.setattr(torch.cuda, name, call)
+    with peak_memory(torch.device("cuda"), gives_back=False) as peaks:
+        found = peaks()
+    assert found["peak_reserved_bytes"] == 500
+    assert found["peak_device_bytes"] == 700
 
 
 class Buffer:

@@ -14,6 +14,17 @@ def test_nothing_is_known_before_a_step() -> None:
     assert not room.takes(10_000, num_slots=2, state_bytes=200)
 
 
+def test_what_is_predicted_holds_until_steps_are_measured() -> None:
+    """Steps are predicted to take 300 together and 50 each; one took 400."""
+    room = SlotRoom(resident_bytes=1000, predicted={2: 400, 4: 500})
+    assert room.slots(10_000, state_bytes=100) == 58
+    assert room.takes(10_000, 58, state_bytes=5800)
+    assert not room.takes(10_000, 59, state_bytes=5900)
+    room.saw(1500, num_slots=1, state_bytes=100)
+    assert room.parts() == (0, 400)
+    assert room.slots(10_000, state_bytes=100) == 18
+
+
 def test_of_one_number_of_slots_all_is_theirs() -> None:
     room = SlotRoom(resident_bytes=1000)
     room.saw(1500, num_slots=1, state_bytes=100)

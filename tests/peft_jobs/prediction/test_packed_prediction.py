@@ -38,3 +38,30 @@ def test_trials_of_equal_shapes_are_run_once(spec: TrialSpec) -> None:
     assert shape_key(spec.with_params(same)) == shape_key(spec)
     for params in ({"adapter.r": 16}, {"adapter.lora_dropout": 0.1}, {"training.bf16": True}):
         assert shape_key(spec.with_params(params)) != shape_key(spec)
+
+
+OUTPUTS = LAYERS * (5 * HIDDEN + 2 * INTER)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "count", "frozen"),
+    [
+        ({"use_dora": True}, PARAMETERS + OUTPUTS, 0),
+        ({"method": "ia3"}, LAYERS * (2 * HIDDEN + INTER), 0),
+        (
+            {"method": "vera", "r": 16, "target_modules": "all-linear"},
+            LAYERS * 7 * 16 + OUTPUTS,
+            16 * 2 * INTER,
+        ),
+    ],
+    ids=["dora", "ia3", "vera"],
+)
+def test_other_forms_are_predicted(
+    spec: TrialSpec, adapter: dict[str, Any], count: int, frozen: int
+) -> None:
+    tree = {**spec.model_dump(mode="json"), "adapter": adapter}
+    tree["quantization"] = {"scheme": "nf4"}
+    found = predict([TrialSpec.model_validate(tree)], GPUS["L4"], Lengths.of(64), slots=4)[0]
+    assert found.trainable_parameters == count
+    assert found.memory["optimizer"] == pytest.approx(8 * 4 * count, rel=0.01)
+    assert found.memory["adapter"] == pytest.approx(4 * 4 * (count + frozen), rel=0.01)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from peft_jobs.host.gpus import CONTEXT_BYTES, GPUS, cpu_of, device_of
+from peft_jobs import SpecError
+from peft_jobs.host.gpus import CONTEXT_BYTES, GPUS, cpu_of, device_of, find_kind
 from peft_jobs.host.prediction import MARGIN, Lengths
 from peft_jobs.prediction.predict import predict
 from peft_jobs.prediction.predicted_trials import PredictedTrials
@@ -49,6 +50,23 @@ def test_nothing_follows_from_a_cpu_s_memory(spec: TrialSpec) -> None:
     assert found.fits
     assert found.ladder is None
     assert found.numbers.keys() == {"trainable_parameters", "seconds_per_sample"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        *(("A100", "A100 40GB"), ("A100-80G", "A100 80GB"), ("A100-40G", "A100 40GB")),
+        *(("L4", "L4"), ("L40S", "L40S"), ("H100", "H100 SXM"), ("A10", "A10")),
+        *(("RTX-4090", "RTX 4090"), ("A6000", "A6000"), ("V100", "V100"), ("H200", "H200")),
+    ],
+)
+def test_a_kind_of_ray_s_is_a_gpu_of_the_table(kind: str, expected: str) -> None:
+    assert find_kind(kind) is GPUS[expected]
+
+
+def test_a_kind_that_is_not_known_is_told() -> None:
+    with pytest.raises(SpecError, match="no GPU 'A10G' in the table"):
+        find_kind("A10G")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from peft_jobs.host.prediction import Lengths, Prediction
 from peft_jobs.prediction.predict import predict
 from tests.support.fake_bases import LLAMA_8B, LLAMA_70B, spec_on, write_config
 
+TWO_LAYERS = LLAMA_8B | {"num_hidden_layers": 2}
 QLORA = {"scheme": "nf4", "bnb_4bit_use_double_quant": True}
 
 
@@ -35,13 +36,12 @@ def test_qlora_of_8b_takes_six_to_seven_gib(tmp_path: Path) -> None:
 
 
 def test_qlora_of_70b_fits_48_and_not_24_gb(tmp_path: Path) -> None:
-    """Dettmers et al. 2023 (arXiv 2305.14314): 65B on one GPU of 48 GB, with a paged optimizer."""
+    """Dettmers et al. 2023 (arXiv 2305.14314): 65B on one GPU of 48 GB, with a paged optimizer.
+    Its weights alone are more than 24 GB."""
     base = write_config(tmp_path, LLAMA_70B)
-    paged = {"gradient_checkpointing": True, "optim": "paged_adamw_8bit"}
-    assert of(base, 64, "48GB", **paged).fits
-    small = of(base, 1, "24GB", **paged)
-    assert not small.fits
-    assert small.memory["weights"] > small.usable_bytes
+    found = of(base, 64, "48GB", gradient_checkpointing=True, optim="paged_adamw_8bit")
+    assert found.fits
+    assert found.memory["weights"] > find_gpu("24GB").usable_bytes
 
 
 @pytest.mark.parametrize("written", ["RTX 4090", "4090", "nvidia geforce rtx 4090", "rtx-4090"])
@@ -50,7 +50,7 @@ def test_a_gpu_is_found_as_people_write_it(written: str) -> None:
 
 
 def test_ranks_between_two_that_were_run_are_as_if_they_were_run(tmp_path: Path) -> None:
-    base = write_config(tmp_path, LLAMA_8B)
+    base = write_config(tmp_path, TWO_LAYERS)
     specs = [
         spec_on(
             base,
@@ -72,7 +72,7 @@ def test_ranks_between_two_that_were_run_are_as_if_they_were_run(tmp_path: Path)
 
 def test_accumulated_micro_steps_take_their_number_of_kernels(tmp_path: Path) -> None:
     """Launches are affine in the micro-steps, and the memory of two is that of many."""
-    base = write_config(tmp_path, LLAMA_8B)
+    base = write_config(tmp_path, TWO_LAYERS)
     found = {n: of(base, 8, "24GB", gradient_accumulation_steps=n) for n in (1, 2, 3, 16)}
     each = found[3].launches - found[2].launches
     assert each > 0

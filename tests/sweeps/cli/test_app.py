@@ -38,7 +38,8 @@ def modules_after(*lines: str, cwd: Path | None = None) -> set[str]:
 
 def test_the_commands_are_those_of_the_readme() -> None:
     expected = """init presets data validate plan run confirm submit logs resume retry status watch
-        stop leaderboard report show list export train ui doctor schema delete gc archive restore"""
+        stop leaderboard report show list export compose train ui doctor schema delete gc archive
+        restore"""
     assert sorted(expected.split()) == COMMANDS
 
 

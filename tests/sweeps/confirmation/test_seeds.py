@@ -7,6 +7,7 @@ from statistics import mean, stdev
 import pytest
 from scipy import stats
 
+from sweeps.confirmation.confirmed import near
 from sweeps.confirmation.racing import Race
 from sweeps.confirmation.seeds import Standing, chances, standings
 
@@ -74,6 +75,20 @@ def test_two_configurations_by_hand() -> None:
     half = stats.t.ppf(0.975, 4) * stdev(gaps) / math.sqrt(3)
     assert other.behind.high == pytest.approx(mean(gaps) + half)
     assert leader.behind.value == leader.error == 0.0
+
+
+def test_near_is_who_is_at_most_a_standard_error_behind() -> None:
+    """Gaps of 0.1, 0.3, 0.05 have a mean of 0.15 and a standard error of 0.076; with gaps about
+    zero none is behind."""
+    losses = {7: {1: 1.0, 2: 1.2, 3: 1.1}, 9: {1: 1.1, 2: 1.5, 3: 1.15}}
+    ranked = standings(losses)
+    assert ranked[1].error == pytest.approx(0.0763763)
+    assert ranked[1].is_tied, "and yet it is far behind"
+    assert [one.number for one in near(ranked)] == [7]
+    assert [one.number for one in near(ranked, tolerance=0.15)] == [7, 9]
+    assert [one.number for one in near(ranked, tolerance=0.14)] == [7]
+    even = standings({7: {1: 1.0, 2: 1.2, 3: 1.1}, 9: {1: 1.1, 2: 1.11, 3: 1.1}})
+    assert [one.number for one in near(even)] == [7, 9]
 
 
 def test_a_single_seed_says_nothing() -> None:

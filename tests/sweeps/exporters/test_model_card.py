@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from peft_jobs import TrialSpec
 from sweeps import build_sweep, open_sweep
-from sweeps.exporters.card_sections import sample_answers
+from sweeps.exporters.card.card_sections import sample_answers
+from sweeps.exporters.card.front_matter import front_matter
 from sweeps.exporters.export import Exported, export_trial
-from sweeps.exporters.front_matter import front_matter
 from sweeps.run import launch
 
 ANIMALS = ("zebra", "cat", "dog", "bird")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from typer.main import get_command
 
 from peft_jobs import SpecError, TrialSpec
 from sweeps import Exported, build_sweep, export_top, export_trial
+from sweeps.cli.app import app
 from sweeps.exporters import EXPORTERS
 from sweeps.exporters.vllm import max_rank, refusals
 from sweeps.run import launch
@@ -139,17 +142,22 @@ def test_what_neither_serves_nor_merges_is_refused() -> None:
 def test_the_job_holds_to_the_schemas_and_trains_the_trial(exports: dict[bool, Exported]) -> None:
     exported = exports[False]
     text = (exported.path / "rayjob" / "job.yaml").read_text()
-    config, job = yaml.safe_load_all(text)
-    check(config)
+    job = yaml.safe_load(text)
     template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     check({"apiVersion": "v1", "kind": "PodTemplate", "metadata": {}, "template": template})
     errors = Draft202012Validator(JOB).iter_errors(job["spec"])
     assert [error.message for error in errors] == []
-    assert TrialSpec.model_validate_json(config["data"]["trial.json"]) == trial_of(exported)
-    volume = next(v for v in template["spec"]["volumes"] if v["name"] == "trial")
-    assert volume["configMap"]["name"] == config["metadata"]["name"] == job["metadata"]["name"]
+    words = shlex.split(job["spec"]["entrypoint"])
+    given = ["my-sweep", "--trial", str(exported.number), "--storage", "/shared/runs"]
+    assert words == ["peft-sweep", "train", *given, "--address", "auto", "--plain"]
+    train = get_command(app).commands["train"]  # type: ignore[attr-defined]
+    assert train.make_context("train", words[2:], resilient_parsing=False).params["trial"] == (
+        exported.number
+    )
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", job["metadata"]["name"])
-    assert any("REGISTRY" in line for line in exported.differences["rayjob"])
+    told = " ".join(exported.differences["rayjob"])
+    assert "REGISTRY" in told
+    assert "peft-sweep restore sweep.tar --storage /shared/runs" in told
 
 
 def test_an_ollama_model_is_made_of_the_merged_one(storage: Path, tmp_path: Path) -> None:

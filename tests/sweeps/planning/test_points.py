@@ -25,6 +25,7 @@ def test_each_constraint_is_told_with_the_share_that_it_turns_away(sweep: Sweep)
     assert found.turned_away[constraints[1]] == pytest.approx(1 / 16, abs=0.02)
     assert found.accepted == pytest.approx(9 / 16, abs=0.02)
     assert len(found.trials) == 9, "each allowed point once"
+    assert found.repeated == pytest.approx(1 - 9 / (4000 * found.accepted))
     for trial in found.trials:
         assert trial.adapter.r <= trial.adapter.lora_alpha <= 4 * trial.adapter.r
 

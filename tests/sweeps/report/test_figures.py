@@ -6,14 +6,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sweeps.confirmation.seeds import Interval
 from sweeps.report import facts
 from sweeps.report.explained import explained
 from sweeps.report.figures import against_costs, by_samples, history
 from sweeps.report.lanes import timeline
 from sweeps.report.parallel import parallel_coordinates
+from sweeps.report.pictures import draw
 from sweeps.report.repeats import seeds
 from sweeps.report.tables import board_table
 from sweeps.results.importances import Importance, Importances
@@ -51,6 +55,51 @@ def test_the_best_so_far_follows_ranked_trials_only() -> None:
     rows = row(2, 3.0, 1), row(0, 2.0, 2), row(1, 1.0, 3)
     best = trace(history(board(*rows, direction="maximize")), "best so far")
     assert (best["x"], best["y"]) == ([0, 2, 2], [2.0, 3.0, 3.0])
+
+
+def test_a_picture_has_the_figures_points() -> None:
+    """Read back from what matplotlib has drawn; a gap in a line stays one."""
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    figure = {
+        "caption": "Two",
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "a &amp; b",
+                "x": [1, 2, None, 3],
+                "y": ["first", "second", None, "first"],
+                "line": {"shape": "hv", "color": "--best"},
+            },
+            {
+                "type": "bar",
+                "x": [0.25, 0.5],
+                "y": ["first", "second"],
+                "marker": {"color": ["--best", "--pruned"]},
+                "error_x": {"array": [0.5, 0.25], "arrayminus": [0.25, 0.125], "color": "--ink"},
+            },
+        ],
+        "layout": {
+            "xaxis": {"title": {"text": "trial"}, "range": [0, 4]},
+            "yaxis": {"categoryarray": ["first", "second"]},
+        },
+    }
+    draw(figure, axes)
+    line = axes.lines[0]
+    assert line.get_drawstyle() == "steps-post"
+    assert line.get_label() == "a & b"
+    (xs, ys) = line.get_data()
+    assert [*zip(xs[:2], ys[:2], strict=True)] == [(1, 0), (2, 1)]
+    assert np.isnan(xs[2])
+    assert [bar.get_width() for bar in axes.patches] == [0.25, 0.5]
+    (bars,) = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    (segments,) = (lines.get_segments() for lines in bars.lines[2])
+    assert [(low[0], high[0]) for low, high in segments] == [(0.0, 0.75), (0.375, 0.75)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert axes.yaxis_inverted(), "the first one on top, as on the page"
+    assert (axes.get_xlabel(), axes.get_xlim()) == ("trial", (0, 4))
 
 
 def test_lines_by_samples_go_through_rungs_to_the_end_of_complete_trials() -> None:
@@ -208,6 +257,25 @@ def test_seeds_are_drawn_as_the_study_has_them(sweep: Callable[..., Any]) -> Non
         assert x == one.expected.value
         assert x - low == pytest.approx(one.expected.low)
         assert x + high == pytest.approx(one.expected.high)
+    tested = seeds(found.leaderboard(), found.study, Interval(1.5, 1.25, 2.0))
+    assert tested is not None
+    test = trace(tested, "test rows, 95 %")
+    lane = f"trial {confirmation.recommended:04d}, test"
+    assert (test["x"], test["y"]) == ([1.5], [lane])
+    lanes = tested["layout"]["yaxis"]["categoryarray"]
+    assert lanes[lanes.index(lane) - 1] == lane.removesuffix(", test")
+    assert (test["error_x"]["arrayminus"], test["error_x"]["array"]) == ([0.25], [0.5])
+    assert trace(tested, "expected, 95 %") == expected
+    first, second, third = confirmation.rows
+    far = replace(third, expected=Interval(100.0, 99.0, 101.0))
+    board = replace(
+        found.leaderboard(), confirmation=replace(confirmation, rows=(first, second, far))
+    )
+    squeezed = seeds(board, found.study)
+    assert squeezed is not None
+    low, high = squeezed["layout"]["xaxis"]["range"]
+    assert low < first.expected.low < first.expected.high < high < 50
+    assert "lie far to the side" in squeezed["caption"]
 
 
 def test_costs_are_sums_of_minutes_and_what_the_study_has_noted(
@@ -228,5 +296,5 @@ def test_costs_are_sums_of_minutes_and_what_the_study_has_noted(
         "GPUs held, together": "1.50 hours",
         "minutes of complete trials": "3.8",
         "minutes of all others": "0.5",
-        "pruning saved": "25% of the samples of complete and weak trials, by stopping 7 early",
+        "pruning saved": "25 % of the samples of complete and weak trials, by stopping 7 early",
     }

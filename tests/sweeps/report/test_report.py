@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sweeps import SweepSpec, open_sweep, write_report
+from sweeps.planning.kept_plan import keep_plan
 from sweeps.report.report import keep_report, make_report
 from sweeps.results.leaderboard import Leaderboard
 from sweeps.results.recorded_sweep import RecordedSweep
@@ -90,6 +91,28 @@ def recorded(sweep: Sweep, stored: Path) -> RecordedSweep:
 def page(recorded: RecordedSweep, tmp_path: Path) -> Page:
     write_report(recorded, tmp_path / "page.html")
     return Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_has_the_plan_of_this_sweep_and_of_no_other(
+    recorded: RecordedSweep, tmp_path: Path
+) -> None:
+    plan = {"memory": "largest 3 GiB\nall 32 points fit; predicted"}
+    try:
+        for spec, shown in (
+            (recorded.spec, True),
+            (
+                recorded.spec.model_copy(
+                    update={"trial": recorded.spec.trial.with_params({"adapter.r": 3})}
+                ),
+                False,
+            ),
+        ):
+            keep_plan(spec, plan)
+            write_report(recorded, tmp_path / "page.html")
+            found = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+            assert (["memory", plan["memory"]] in found.rows) == shown
+    finally:
+        recorded.folder.plan.unlink()
 
 
 def test_the_page_loads_nothing_and_forbids_itself_to(page: Page) -> None:

@@ -211,6 +211,9 @@ def test_points_of_the_space_are_checked_against_the_trial(tree: Tree) -> None:
     assert line == "space: adapter.r: must be greater than or equal to 1, got 0"
     (line,) = space(**{"data.seed": {"choices": [0, 1]}})
     assert "must be the same for all trials" in line
+    files = {"data.train": {"choices": ["demo", "other"]}}
+    held_out = tree(space={"parameters": files}, data={"validation": 0.1})
+    assert any("a share of each would be held out" in line for line in problems_of(held_out))
     lines = problems_of(
         tree(
             space={"parameters": {"training.per_device_train_batch_size": {"choices": [4, 8]}}},

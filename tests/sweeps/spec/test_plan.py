@@ -179,3 +179,11 @@ def test_sampler_and_pruner_see_trials_before_the_next_ones_start(
     assert with_slots(spec, prepared, at_once).resources.slots == min(32, at_once)
     given = sweep(resources={"slots_per_gpu": 7}, sampler=sampler)
     assert with_slots(given, prepared, at_once).resources.slots == 7
+
+
+def test_a_search_over_seeds_is_warned_of(sweep: Sweep, caplog: pytest.LogCaptureFixture) -> None:
+    seed = {"seed": {"low": 0, "high": 9}}
+    resolve(sweep(space={"parameters": seed}), PREPARED)
+    assert "luckiest" not in caplog.text, "one configuration, repeated"
+    resolve(sweep(space={"parameters": {"adapter.r": {"choices": [4, 8]}, **seed}}), PREPARED)
+    assert "the luckiest will win" in caplog.text

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from peft_jobs import State, TrialResult, TrialSpec
+from peft_jobs.host.gpus import CONTEXT_BYTES
 from peft_jobs.host.prediction import PredictedTrial, Prediction
 from peft_jobs.spec.memory_settings import LadderRung, settings_of
 from sweeps.driver.driver import Driver
@@ -146,6 +147,7 @@ def test_a_trial_begins_where_its_ladder_would_end_and_its_record_holds_both(
     assert record.predicted == {
         "memory/peak_allocated_bytes": 100.0 * r,
         "memory/peak_reserved_bytes": 120.0 * r,
+        "memory/peak_device_bytes": 120.0 * r + CONTEXT_BYTES,
         "trainable_parameters": float(r),
         "seconds_per_sample": 0.25,
     }

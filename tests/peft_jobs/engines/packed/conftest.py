@@ -15,6 +15,30 @@ MIXED = (
     (8, 4, "attention", 0.0, 1e-2, 4, 1, 0.0, 0.0, "inverse_sqrt", 0.25),
     (16, 16, ["q_proj", "down_proj"], 0.05, 5e-3, 2, 1, 0.3, 0.05, "constant_with_warmup", 4),
 )
+FORMS: dict[str, dict[str, Any]] = {
+    "dora": {"use_dora": True},
+    "dora orthogonal": {"use_dora": True, "init_lora_weights": "orthogonal", "r": 6},
+    "dora rslora": {"use_dora": True, "use_rslora": True, "loraplus_lr_ratio": 4.0},
+    "ia3": {"method": "ia3"},
+    "ia3 of outputs": {"method": "ia3", "target_modules": "attention", "feedforward_modules": []},
+    "vera": {"method": "vera", "r": 12, "d_initial": 0.5, "target_modules": "all-linear"},
+    "vera of its own": {
+        "method": "vera",
+        "r": 20,
+        "vera_dropout": 0.2,
+        "projection_prng_key": 7,
+        "target_modules": ["q_proj", "down_proj"],
+    },
+    "miss": {"method": "miss", "r": 10, "target_modules": "all-linear"},
+    "miss of its own": {
+        "method": "miss",
+        "r": 4,
+        "miss_dropout": 0.3,
+        "target_modules": ["v_proj", "down_proj"],
+    },
+    "lora": {},
+}
+"""Adapters that share a step, by what they are called here."""
 CAUSAL = {"type": "causal_lm", "prompt": "{q}", "response": "{a}"}
 CLASSES = {"type": "sequence_classification", "text": "{q} {a}", "label": "class"}
 
@@ -47,6 +71,25 @@ def mixed(trial: Any, common: dict[str, Any]) -> Callable[..., list[Any]]:
             trial({**common, **dict(zip(names, row, strict=True)), "seed": seed, **params})
             for seed, row in enumerate(MIXED)
         ]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def formed(mixed: Any) -> Callable[..., list[Any]]:
+    """(names of FORMS, more parameters) -> trials that differ in all else too."""
+
+    def build(*names: str, **params: Any) -> list[Any]:
+        built = []
+        for number, name in enumerate(names):
+            spec, own = mixed(**params)[number % 5], FORMS[name]
+            if "method" in own:
+                tree = {**spec.model_dump(mode="json"), "adapter": own}
+                built.append(type(spec).model_validate({**tree, "seed": number}))
+            else:
+                changed = {f"adapter.{key}": value for key, value in own.items()}
+                built.append(spec.with_params({**changed, "seed": number}))
+        return built
 
     return build
 

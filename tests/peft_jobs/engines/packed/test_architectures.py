@@ -17,6 +17,7 @@ from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from tests.peft_jobs.conftest import NUM_TOKENS, save_tokenizer
 from tests.peft_jobs.engines.packed.conftest import CAUSAL, CLASSES
+from tests.peft_jobs.engines.packed.test_evaluations import alone, composed, together
 from tests.support.packed_runs import Driven, plain_losses
 from tests.support.seq2seq_families import FAMILIES, save
 
@@ -212,6 +213,29 @@ def test_tags_and_spans(
     check_packed_is_alone(cache, two_trials(trial, on_rows, folder, task))
 
 
+@pytest.mark.parametrize("kind", ["tags", "spans", "targets"])
+def test_every_task_is_evaluated_together_as_alone(
+    cache: str, trial: Any, common: Any, random_base: Any, written: Path, tmp_path: Path, kind: str
+) -> None:
+    task = {"tags": TAGS, "spans": SPANS, "targets": TRANSLATION}[kind]
+    on_rows = common if kind == "targets" else {**common, "data.train": {"path": str(written)}}
+    folder = save("T5", tmp_path / "t5") if kind == "targets" else random_base("Bert", {}, True)
+    specs = [
+        spec.with_params({"evaluation.per_device_eval_batch_size": 4})
+        for spec in two_trials(trial, on_rows, folder, task)
+    ]
+    base, data = SoloEngine(cache, threads=1).check(specs[0])
+    with composed(base, data, specs, tmp_path) as rounds:
+        slots = rounds.composition.trials
+        for _ in range(2):
+            rounds.make(slots)
+        rounds.evaluations.make(slots, "validation")
+        found = [together(slot) for slot in slots]
+        for slot, metrics in zip(slots, found, strict=True):
+            assert metrics == pytest.approx(alone(slot), rel=CLOSE)
+    assert found[0] != found[1]
+
+
 ALONE = {"Switch": "routes tokens to experts", "LED": "pads rows itself"}
 """Families that are not packed, and why."""
 
@@ -246,3 +270,25 @@ def test_families_that_are_not_packed(
     spec, _ = two_trials(trial, common, folder, TRANSLATION)
     base, _ = SoloEngine(cache, threads=1).check(spec)
     assert ALONE[family] in str(unpackable(spec, base))
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Bloom", "Bert", "T5"])
+def test_other_forms(
+    cache: str, trial: Any, common: Any, random_base: Any, tmp_path: Path, name: str
+) -> None:
+    """DoRA, (IA)3, VeRA and MiSS beside each other, on fused and transposed layers too."""
+    task: dict[str, Any] = {"GPT2": CAUSAL, "Bloom": CAUSAL, "Bert": CLASSES}.get(name, TRANSLATION)
+    if name == "T5":
+        folder = save(name, tmp_path / "base")
+    else:
+        folder = random_base(name, (DECODERS | ENCODERS)[name], name in ENCODERS)
+    first, second = two_trials(trial, common, folder, task)
+    specs = [spec.with_params({"adapter.use_dora": True}) for spec in (first, second)]
+    vera = {"method": "vera", "r": 12, "vera_dropout": 0.2, "d_initial": 0.5}
+    others = [{"method": "ia3"}, vera | {"target_modules": "all-linear"}]
+    if name != "GPT2":  # PEFT's MiSS takes no Conv1D
+        others.append({"method": "miss", "r": 12, "target_modules": "all-linear"})
+    for adapter in others:
+        tree = {**first.model_dump(mode="json"), "adapter": adapter, "seed": 2}
+        specs.append(type(first).model_validate(tree))
+    check_packed_is_alone(cache, specs)

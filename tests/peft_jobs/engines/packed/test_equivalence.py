@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_jobs.engines.packed.adapter import checkpoint_tensors
-from peft_jobs.engines.packed.eligibility import initial_values, parts_of
+from peft_jobs.engines.packed.parts import initial_values, parts_of
 from peft_jobs.engines.packed.row import step_rows
 from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.tasks import TASKS

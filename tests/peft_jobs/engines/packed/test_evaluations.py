@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from peft_jobs.engines.packed.composition import Composition
-from peft_jobs.engines.packed.eligibility import parts_of
 from peft_jobs.engines.packed.evaluations import Evaluations
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.parts import parts_of
 from peft_jobs.engines.packed.rounds import Rounds
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.evaluation.scoring import named, score
@@ -62,7 +62,7 @@ def composed(base: Any, data: Any, specs: Sequence[Any], folder: Path) -> Iterat
 def alone(slot: PackedTrial) -> dict[str, float]:
     """The metrics of one slot, as it evaluates by itself."""
     assert slot.row is not None
-    with slot.row.pack.evaluating(slot.row.slot):
+    with slot.row.pack.stepping([slot.row.slot], None):
         return score(slot.base.model, slot.base, slot.spec, slot.scoring.rows("validation"))
 
 

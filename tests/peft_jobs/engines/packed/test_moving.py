@@ -14,12 +14,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peft_jobs.device.slot_room import SlotRoom
 from peft_jobs.engines.packed.calibration import Calibration
 from peft_jobs.engines.packed.composition import Composition
-from peft_jobs.engines.packed.eligibility import parts_of
-from peft_jobs.engines.packed.layout import make_layout, row_size
+from peft_jobs.engines.packed.layout import make_layout
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.packed.packed_trial import PackedTrial
+from peft_jobs.engines.packed.parts import parts_of
 from peft_jobs.engines.packed.queue import Waiting, WaitingLine
 from peft_jobs.engines.packed.row import Captured
 from peft_jobs.engines.solo.solo_engine import SoloEngine
@@ -246,16 +247,21 @@ def test_nothing_is_kept_of_a_trial_that_has_gone_to_the_solo_engine(
     assert all(gone)
 
 
-def test_a_row_has_the_size_of_its_layout(cache: str, mixed: Any, tmp_path: Path) -> None:
+def test_a_row_has_room_for_all_modules_at_the_highest_rank(
+    cache: str, mixed: Any, tmp_path: Path
+) -> None:
     engine = SoloEngine(cache, threads=1)
     for name, params in (("text", {}), ("classes", {"task": CLASSES})):
         slots = [slot_of(engine, spec, tmp_path / name) for spec in mixed(**params)]
         for some in (slots[:1], slots[:2], slots[3:], slots):
             adapted = {name for slot in some for name in slot.parts.adapted}
             whole = {name for slot in some for name in slot.parts.whole}
-            rank = max(slot.rank for slot in some)
-            layout = make_layout(rank, adapted, whole, some[0].base.model)
-            assert row_size(rank, (slot.shapes for slot in some)) == layout.size
+            rank = max(slot.spec.adapter.r for slot in some)
+            model = some[0].base.model
+            expected = sum(p.numel() for n in whole for p in model.get_submodule(n).parameters())
+            for module in map(model.get_submodule, adapted):
+                expected += max(rank, 8) * (module.in_features + module.out_features)
+            assert make_layout(slot.shapes for slot in some).size == expected
 
 
 class Moved(TorchDispatchMode):
@@ -355,12 +361,11 @@ def test_a_pack_grows_by_doubling(cache: str, mixed: Any, tmp_path: Path) -> Non
 def test_what_was_learned_of_a_base_is_forgotten_with_it() -> None:
     composition = Composition()
     base: Any = SimpleNamespace(model=torch.nn.Linear(1, 1), device=torch.device("cpu"))
-    composition._room(base).saw(100, num_slots=1, state_bytes=0)
-    assert composition._room(base).slots(1000, state_bytes=0) == 10
+    composition._rooms[base.model] = room = SlotRoom(0)
+    assert composition._room(base) is room
     base.model = torch.nn.Linear(1, 1)  # the same one, loaded again
     gc.collect()
     assert len(composition._rooms) == 0
-    assert composition._room(base).slots(1000, state_bytes=0) == 1
 
 
 class Narrow(Composition):
@@ -372,7 +377,7 @@ class Narrow(Composition):
         self.seen: list[tuple[int, ...]] = []
 
     def room(self, slots: Sequence[PackedTrial]) -> int:
-        return max(1, self.most // row_size(max(s.rank for s in slots), [s.shapes for s in slots]))
+        return max(1, self.most // make_layout(slot.shapes for slot in slots).size)
 
     def compose(self, slots: Sequence[PackedTrial], most: int = 0) -> None:
         super().compose(slots, most)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from peft_jobs.engines.packed.packed_engine import PackedEngine
-from peft_jobs.engines.packed.slot_count import MAX_SLOTS, largest_worthwhile
+from peft_jobs.engines.packed.slot_count import MAX_CPU_SLOTS, largest_worthwhile
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_sweep_of_packable_trials_gets_a_number_and_the_base_stays_as_it_was(
     modules = [type(module) for module in base.model.modules()]
     prepared = engine.prepare(spec, [])
     assert prepared.slots in (1, 2, 4, 8)
-    assert prepared.slots <= MAX_SLOTS["cpu"]
+    assert prepared.slots <= MAX_CPU_SLOTS
     assert "could not try" not in caplog.text
     assert [type(module) for module in base.model.modules()] == modules
     assert not base.model.training

@@ -1,4 +1,8 @@
-"""All GPUs of a cluster work: real Ray, two nodes with four pretend GPUs each, one that joins."""
+"""All GPUs of a cluster work: real Ray, two nodes with pretend GPUs, one that joins.
+
+Each trial and each GPU is a process of a second. So two GPUs a node are the quick case, and four a
+node, with more trials, the slow ones.
+"""
 
 import contextlib
 import logging
@@ -15,15 +19,23 @@ from sweeps.run import LaunchCallbacks, launch
 from tests.support.ray_nodes import Node, ray_node
 
 Sweep = Callable[..., SweepSpec]
-OF_FOUR = ("--num-cpus=4", "--num-gpus=4")
+
+
+@contextlib.contextmanager
+def two_nodes(folders: pytest.TempPathFactory, gpus: int) -> Iterator[Node]:
+    """The first of two nodes with so many GPUs each."""
+    options = ("--num-cpus=4", f"--num-gpus={gpus}")
+    with (
+        ray_node(folders.mktemp("head"), *options) as head,
+        ray_node(folders.mktemp("other"), *options, address=head.address),
+    ):
+        yield head
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    with contextlib.ExitStack() as stack:
-        head = stack.enter_context(ray_node(tmp_path_factory.mktemp("head"), *OF_FOUR))
-        folder = tmp_path_factory.mktemp("other")
-        yield [head, stack.enter_context(ray_node(folder, *OF_FOUR, address=head.address))]
+def nodes_of_four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with two_nodes(tmp_path_factory, 4) as head:
+        yield head
 
 
 def hosts_of(told: str) -> dict[int, str]:
@@ -57,28 +69,49 @@ def stop_after(count: int) -> LaunchCallbacks:
     return LaunchCallbacks(on_change=on_change)
 
 
+def test_no_gpu_is_idle_while_another_has_two_trials(
+    sweep: Sweep, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    with two_nodes(tmp_path_factory, 2) as head:
+        check_counts(sweep, head, caplog, 6, "random", "auto", [2, 2, 1, 1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_trials", "sampler", "gpus", "counts"),
     [
-        pytest.param(8, "random", "auto", [1] * 8, marks=pytest.mark.slow),
+        (8, "random", "auto", [1] * 8),
         (12, "random", "auto", [2] * 4 + [1] * 4),
-        pytest.param(40, "tpe", "auto", [2] * 2 + [1] * 6, marks=pytest.mark.slow),
-        pytest.param(4, "random", 2, [1] * 4, marks=pytest.mark.slow),
-        pytest.param(6, "random", 0.25, [1] * 6, marks=pytest.mark.slow),
+        (40, "tpe", "auto", [2] * 2 + [1] * 6),
+        (4, "random", 2, [1] * 4),
+        (6, "random", 0.25, [1] * 6),
     ],
 )
-def test_no_gpu_is_idle_while_another_has_two_trials(
+def test_none_of_eight_gpus_is_idle_while_another_has_two_trials(
     sweep: Sweep,
-    nodes: list[Node],
+    nodes_of_four: Node,
     caplog: pytest.LogCaptureFixture,
     n_trials: int,
     sampler: str,
     gpus: float | str,
     counts: list[int],
 ) -> None:
+    check_counts(sweep, nodes_of_four, caplog, n_trials, sampler, gpus, counts)
+
+
+def check_counts(
+    sweep: Sweep,
+    head: Node,
+    caplog: pytest.LogCaptureFixture,
+    n_trials: int,
+    sampler: str,
+    gpus: float | str,
+    counts: list[int],
+) -> None:
+    """So many trials run on the hosts at once, the fullest first."""
     spec = endless(
         sweep,
-        nodes[0].address,
+        head.address,
         resources={"gpus_per_trial": gpus},
         budget={"n_trials": n_trials},
         sampler=sampler,

@@ -144,20 +144,6 @@ def on(node: Node, driver: Launched) -> list[int]:
     return [number for number in running if places.get(number, [""])[-1] == node.id]
 
 
-def drain(node: Node, seconds: int) -> None:
-    """Announce that a node will be taken away, as a spot market does."""
-    command = [
-        str(Path(sys.executable).parent / "ray"),
-        "drain-node",
-        f"--address={node.address}",
-        f"--node-id={node.id}",
-        "--reason=DRAIN_NODE_REASON_PREEMPTION",
-        "--reason-message=spot instance",
-        f"--deadline-remaining-seconds={seconds}",
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-
 @pytest.mark.slow
 def test_a_sweep_uses_all_gpus_of_all_nodes_and_its_records_are_whole(
     cluster: Cluster, drive: Drive
@@ -217,7 +203,7 @@ def test_nodes_die_are_taken_away_and_join_in_the_middle_of_a_sweep(
     wait_for(lambda: len(on(second, driver)) == GPUS)
     leaving = on(second, driver)
     before = {n: driver.trials()[n].user_attrs.get("checkpoint") for n in leaving}
-    drain(second, 60)
+    second.drain(60)
     wait_for(lambda: all(_has_moved_on(driver, n, before[n]) for n in leaving), 30)
     second.kill()
     driver.finish(180)

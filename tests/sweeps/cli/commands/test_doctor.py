@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from sweeps.cli.commands.doctor import _nf4, _ray, _storage, _torch
-from sweeps.cli.commands.doctor_packages import bounds, installed, packages, version_key
-from sweeps.cli.commands.doctor_probes import finish, start
+from sweeps.cli.commands.doctor.doctor import _nf4, _ray, _storage, _torch
+from sweeps.cli.commands.doctor.doctor_packages import bounds, installed, packages, version_key
+from sweeps.cli.commands.doctor.doctor_probes import finish, start
 
 Cli = Callable[..., Result]
 

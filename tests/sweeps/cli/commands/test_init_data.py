@@ -124,6 +124,15 @@ def test_tables_of_text_are_read_alike(cli: Cli, folder: Path, kind: str, suffix
     assert drafted(cli, "--data", f"rows.{suffix}")[0]["task"] == task
 
 
+@pytest.mark.parametrize(("labels", "problem"), [([5, 4.25], "regression"), ([0.0, 1.0], None)])
+def test_numbers_are_predicted_where_one_is_no_whole_number(
+    cli: Cli, folder: Path, labels: list[float], problem: str | None
+) -> None:
+    written(folder / "rows.jsonl", [{"text": "good", "label": label} for label in labels])
+    task = drafted(cli, "--data", "rows.jsonl")[0]["task"]
+    assert (task["type"], task.get("problem_type")) == ("sequence_classification", problem)
+
+
 def test_lines_of_text_are_trained_as_they_are(cli: Cli, folder: Path) -> None:
     (folder / "lines.txt").write_text("One.\nTwo.\n")
     assert drafted(cli, "--data", "lines.txt")[0]["task"] == KINDS["text"][1]

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import psutil
 from rich.table import Table
 
-from sweeps.cli.commands.doctor_packages import packages
-from sweeps.cli.commands.doctor_probes import NF4, RAY, TORCH, finish, start
+from sweeps.cli.commands.doctor.doctor_packages import packages
+from sweeps.cli.commands.doctor.doctor_probes import NF4, RAY, TORCH, finish, start
 from sweeps.cli.exit_codes import ExitCode
 from sweeps.cli.screen import err, out, print_json, size
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec.adapters import OWN
-from sweeps.exporters import card_sections as section
+from sweeps.exporters.card import card_sections as section
+from sweeps.exporters.card.front_matter import front_matter
 from sweeps.exporters.exporter import Form
-from sweeps.exporters.front_matter import front_matter
 from sweeps.exporters.loading_code import GENERATION_FILE, loading
 from sweeps.exporters.names import base_title
 from sweeps.results.leaderboard import Leaderboard, Row
@@ -43,7 +43,8 @@ def model_card(
         section.what_it_is(board, row, spec, is_stored),
         *section.continued(spec),
         "",
-        *section.results(board, record, forms),
+        *section.results(record, forms),
+        *section.references(board),
         *section.prompt_format(spec, record),
         "",
         "## Loading",
@@ -63,7 +64,7 @@ def model_card(
     lines += section.sample_answers(record)
     lines += section.training(spec, record)
     lines += section.selection(board, row, said)
-    lines += section.limits(board, row, spec, record)
+    lines += section.limits(spec, record, row.unbeaten)
     lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
     lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
     lines += [

@@ -5,8 +5,8 @@ from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec import CausalLMSpec
+from sweeps.exporters.card.front_matter import base_card, is_hub_id
 from sweeps.exporters.exporter import Form, intervals_of
-from sweeps.exporters.front_matter import base_card, is_hub_id
 from sweeps.exporters.loading_code import GENERATION_FILE
 from sweeps.exporters.names import base_title, local_paths, sources
 from sweeps.results.leaderboard import Leaderboard, Row
@@ -22,7 +22,7 @@ def what_it_is(board: Leaderboard, row: Row, spec: TrialSpec, is_stored: bool) -
     local = "" if is_hub_id(model.name_or_path) else ", which is not on the Hub"
     base = base_title(model.name_or_path)
     scheme = spec.quantization.scheme
-    on = f"a `{scheme}` base"
+    on = "an unquantized base" if scheme == "none" else f"a `{scheme}` base"
     if is_stored:
         on = f"this checkpoint, which is quantized as it is stored (`{scheme}`)"
     return (
@@ -43,10 +43,12 @@ def continued(spec: TrialSpec) -> Iterator[str]:
         )
 
 
-def results(board: Leaderboard, record: Mapping[str, Any], forms: Sequence[Form]) -> Iterator[str]:
-    """What was measured, and on what."""
+def results(
+    record: Mapping[str, Any], forms: Sequence[Form], first: str = "recorded in the sweep"
+) -> Iterator[str]:
+    """What was measured, and on what; `first` is where the first figures are from."""
     columns = {
-        "recorded in the sweep": record["recorded"],
+        first: record["recorded"],
         "adapter, loaded again": {**record["validation"], **(record["test"] or {})},
         **{form.title: form.metrics for form in forms if form.metrics},
     }
@@ -61,6 +63,10 @@ def results(board: Leaderboard, record: Mapping[str, Any], forms: Sequence[Form]
             known = intervals.get(name)
             cells.append("" if known is None else f"{known[0]:.4g} to {known[1]:.4g}")
         yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def references(board: Leaderboard) -> Iterator[str]:
+    """What the adapter must beat."""
     for words, value in board.references.items():
         yield ""
         yield f"The {words}: {board.metric} {value:.6g}."
@@ -163,9 +169,10 @@ def selection(board: Leaderboard, row: Row, said: Sequence[str]) -> Iterator[str
 
 
 def limits(
-    board: Leaderboard, row: Row, spec: TrialSpec, record: Mapping[str, Any]
+    spec: TrialSpec, record: Mapping[str, Any], unbeaten: Sequence[str] = ()
 ) -> Iterator[str]:
-    """What is not to be expected, and what is not known."""
+    """What is not to be expected, and what is not known; `unbeaten` are the references that it does
+    not beat, in words."""
     yield from ("", "## Limits", "")
     seen = record["trained"].get("samples")
     train = record.get("examples", {}).get("train")
@@ -173,7 +180,7 @@ def limits(
         yield f"* It has seen {seen / train:.0%} of one pass through its training examples."
     if not record["test"]:
         yield "* No test split was scored: its validation figures are those it was chosen by."
-    for words in row.unbeaten:
+    for words in unbeaten:
         yield f"* It is no better than the {words}."
     yield f"* Measured on rows like `{_measured_on(spec)}` alone; other texts were not tried."
     if spec.quantization.scheme != "none":

@@ -1,7 +1,7 @@
 """The metadata at the top of a model card, as the Hub reads it; huggingface_hub writes it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ PIPELINES = {
 CARD_FILE = "README.md"
 
 
-def front_matter(spec: TrialSpec, record: Mapping[str, Any], title: str) -> ModelCardData:
-    """The metadata of an export; what is not known is left out.
+def front_matter(
+    spec: TrialSpec, record: Mapping[str, Any], title: str, tags: Sequence[str] = ()
+) -> ModelCardData:
+    """The metadata of an export; what is not known is left out. `tags` are further ones.
 
     Licence and language are those of the base, where its own card is at hand, on this machine.
     """
@@ -42,11 +44,15 @@ def front_matter(spec: TrialSpec, record: Mapping[str, Any], title: str) -> Mode
         license_link=base.get("license_link"),
         language=base.get("language"),
         datasets=hub_datasets(spec) or None,
-        tags=[method, "peft-sweeps", *(["base_model:adapter:" + spec.model.name_or_path] * on_hub)],
+        tags=[method, "peft-sweeps", *tags, *_of_base(spec.model.name_or_path, on_hub)],
         pipeline_tag=pipeline,
         model_name=title,
         eval_results=_results(spec, record, pipeline or spec.task.type),
     )
+
+
+def _of_base(name: str, on_hub: bool) -> list[str]:
+    return [f"base_model:adapter:{name}"] if on_hub else []
 
 
 def base_card(spec: TrialSpec) -> dict[str, Any]:
