@@ -94,7 +94,7 @@ def useful_slots(spec: TrialSpec, base: Base, data: TokenizedData, most: int) ->
     The base is left as it was.
     """
     found = largest_worthwhile(
-        lambda number: number / _seconds_per_step(spec, base, data, number), most
+        lambda number: number / seconds_per_step(spec, base, data, number), most
     )
     release(base.device)
     return found
@@ -121,8 +121,8 @@ def largest_worthwhile(rate: Callable[[int], float], most: int) -> int:
     return best
 
 
-def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: int) -> float:
-    """The fastest of some steps of so many slots."""
+def seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: int) -> float:
+    """The fastest of some steps of so many slots. The base is left as it was."""
     task, pad_token_id = TASKS[spec.task.type], base.tokenizer.pad_token_id
     parts = parts_of(spec, base.model)
     values = Captured(initial_values(spec, parts, base.model))

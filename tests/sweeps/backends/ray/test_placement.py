@@ -72,7 +72,7 @@ class TorchWatch:
 
     def _look(self) -> None:
         while not self._over.wait(0.2):
-            for process in self._cluster.workers("ray::ResourceTrainable"):
+            for process in self._cluster.workers("ray::TrialProxy"):
                 try:
                     maps = Path(f"/proc/{process.pid}/maps").read_text()
                 except OSError:
