@@ -126,7 +126,13 @@ def make_data(tokens: int, vocabulary: int) -> TokenizedData:
         return Dataset.from_dict({"input_ids": ids, "labels": labels, "num_bytes": [length] * num})
 
     return TokenizedData(
-        train=rows(64), validation=rows(2), test=None, labels=Labels(), fingerprints={}, dropped={}
+        train=rows(64),
+        validation=rows(2),
+        test=None,
+        labels=Labels(),
+        fingerprints={},
+        dropped={},
+        numbers={"train": range(1, 65), "validation": range(1, 3)},
     )
 
 

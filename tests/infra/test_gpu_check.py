@@ -68,6 +68,14 @@ def test_a_dry_run_has_all_parts_and_needs_no_package_of_sweeps(tmp_path: Path) 
     assert "Traceback" not in page
 
 
+def test_random_rows_have_what_an_end_of_a_trial_asks_of_them(module: Any) -> None:
+    data = module("random_base").make_data(32, 100)
+    found = {"train": data.train, "validation": data.validation}
+    assert {split: len(numbers) for split, numbers in data.numbers.items()} == {
+        split: len(rows) for split, rows in found.items()
+    }
+
+
 def test_without_a_gpu_it_says_so_and_ends(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", str(SCRIPT), "--out", str(tmp_path)],
