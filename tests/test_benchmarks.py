@@ -3,6 +3,7 @@
 import importlib
 import json
 import random
+import statistics
 import subprocess
 import sys
 from functools import partial
@@ -302,17 +303,17 @@ def test_growth_is_told_from_the_first_and_the_last_quarter(benchmarks: Any) -> 
 def test_a_replay_decides_as_a_study_does(benchmarks: Any) -> None:
     regret = benchmarks("regret")
     curves = regret.simulated(random.Random(3), 40)
-    study = optuna.create_study(pruner=regret.product()())
+    study = optuna.create_study(pruner=regret.product().make())
     shares = []
     for curve in curves:
         trial, share = study.ask(), 1.0
-        for part in regret.PARTS:
+        for part in regret.product().parts:
             trial.report(curve.rungs[part], regret.SAMPLES // part)
             if trial.should_prune():
                 share = 1 / part
                 break
         shares.append(share)
-    assert regret.shares(regret.product()(), curves) == shares
+    assert regret.shares(regret.product(), curves) == shares
     assert 5 < shares.count(1.0) < 30
 
 
@@ -325,7 +326,7 @@ def test_the_default_pruner_rarely_stops_the_best_trial(benchmarks: Any, size: i
     assert found.samples < 0.72
     if size == 12:
         assert found.lost <= 0.08
-        before = regret.replayed(regret.optunas_own, regret.simulated, size, 400)
+        before = regret.replayed(regret.OPTUNAS_OWN, regret.simulated, size, 400)
         assert before.lost > 0.12
         assert before.samples < found.samples
 
@@ -334,21 +335,65 @@ def test_the_default_pruner_across_methods(benchmarks: Any) -> None:
     """At most 15 % of sweeps of twelve trials, where Optuna's own loses it in a third."""
     regret = benchmarks("regret")
     found, before = (
-        regret.replayed(make, regret.across_methods, 12, 300)
-        for make in (regret.product(), regret.optunas_own)
+        regret.replayed(rule, regret.across_methods, 12, 300)
+        for rule in (regret.product(), regret.OPTUNAS_OWN)
     )
     assert found.lost <= 0.15
     assert before.lost > 0.25
 
 
-def test_the_default_pruner_on_curves_that_were_trained(benchmarks: Any) -> None:
-    """The goal is 8 % at twelve trials."""
+@pytest.mark.parametrize(("space", "most"), [("lora", 0.08), ("methods", 0.15)])
+def test_the_default_pruner_on_curves_that_were_trained(
+    benchmarks: Any, space: str, most: float
+) -> None:
+    """The goals at twelve trials. Of six methods few have five trials then, so all go on."""
     regret = benchmarks("regret")
-    (curves,) = regret.recorded().values()
-    found = regret.replayed(regret.product(), partial(drawn_from, curves), 12, 300)
-    assert found.lost <= 0.08
-    assert found.samples < 0.7
+    curves = regret.recorded()[space]
+    assert len({curve.method for curve in curves}) == {"lora": 1, "methods": 6}[space]
+    pool = partial(drawn_from, curves)
+    found = regret.replayed(regret.product(), pool, 12, 300)
+    assert found.lost <= most
+    if space == "lora":
+        assert found.samples < 0.7
+    else:
+        assert regret.replayed(regret.OPTUNAS_OWN, pool, 12, 300).lost > found.lost + 0.03
 
 
 def drawn_from(curves: list[Any], rng: random.Random, size: int) -> list[Any]:
     return rng.sample(curves, size)
+
+
+def test_what_a_confirmation_names_is_worth_what_it_is_said_to_be(benchmarks: Any) -> None:
+    """Of 80 simulated studies with a known truth: it is right more often than one run of each; its
+    first is about as often as the best of three with ten seeds each, which cost more. The smallest
+    of all that are tied is no such choice."""
+    recommend = benchmarks("recommend")
+    found = {
+        name: recommend.tried(way, recommend.simulated, 80)
+        for name, way in recommend.WAYS.items()
+        if name != "the best three, five seeds each"
+    }
+    one_run, race = found["nothing"], found["the race: what is recommended"]
+    assert race.right > one_run.right + 0.05
+    assert found["the race: the first"].right > found["the best three, ten seeds each"].right - 0.05
+    assert race.right > found["the race: the smallest of all that are tied"].right + 0.2
+    assert race.cost < 25 < found["the best three, ten seeds each"].cost
+    assert abs(race.flattery) < 0.015
+    assert one_run.flattery > 0.025
+    assert found["more trials"].flattery > 0.04
+
+
+def test_worlds_of_recorded_trials_scatter_as_they_should(benchmarks: Any) -> None:
+    recommend = benchmarks("recommend")
+    finals = [1.0, 2.0, 3.0]
+    rng = random.Random(0)
+    worlds = [recommend.drawn_from(finals)(rng) for _ in range(400)]
+    assert all(sorted(world.means) == finals for world in worlds)
+    errors = [world.losses[0][4] - world.means[0] for world in worlds]
+    others = [world.losses[1][4] - world.means[1] for world in worlds]
+    assert statistics.stdev(errors) == pytest.approx(recommend.SEED_SD, rel=0.1)
+    shared = recommend.COMMON_SD**2 / recommend.SEED_SD**2
+    assert statistics.correlation(errors, others) == pytest.approx(shared, abs=0.1)
+    named = recommend.WAYS["the race: what is recommended"](worlds[0])
+    assert worlds[0].means[named.number] == 1.0
+    assert named.cost == 6, "two seeds of the three best tell them apart"

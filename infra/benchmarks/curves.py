@@ -35,9 +35,9 @@ BASE: dict[str, Any] = {
     "sampler": "random",
     "pruner": "none",
     "tracking": "none",
-    "resources": {"backend": "inline", "engine_options": {"threads": 1}},
+    "resources": {"backend": "inline", "slots_per_gpu": 6, "engine_options": {"threads": 1}},
 }
-RATE = {"low": 1e-3, "high": 1e-2, "log": True}
+METHODS = ("lora", "adalora", "loha", "oft", "ia3", "full")
 SPACES: dict[str, dict[str, Any]] = {
     "lora": {
         "quantization": {"scheme": "nf4", "bnb_4bit_use_double_quant": True},
@@ -49,29 +49,39 @@ SPACES: dict[str, dict[str, Any]] = {
                 "training.learning_rate": {"low": 3e-4, "high": 2e-2, "log": True},
             }
         },
-        "budget": {"n_trials": 6, "max_samples": 480},
+        "budget": {"n_trials": 8, "max_samples": 480},
     },
     "methods": {
         "quantization": "none",
         "space": {
             "parameters": {
-                "adapter.method": {"choices": ["lora", "ia3", "bottleneck", "full"]},
-                "adapter.r": {"choices": [4, 8, 16, 32], "when": "adapter.method == 'lora'"},
+                "adapter.method": {"choices": [*METHODS]},
+                "adapter.r": {
+                    "choices": [4, 8, 16, 32],
+                    "when": "adapter.method in ['lora', 'loha']",
+                },
                 "adapter.lora_alpha": {
                     "expression": "2 * adapter.r",
                     "when": "adapter.method == 'lora'",
                 },
+                "adapter.alpha": {
+                    "expression": "adapter.r",
+                    "when": "adapter.method == 'loha'",
+                },
                 "adapter.target_modules": {
                     "expression": "'all-linear'",
-                    "when": "adapter.method == 'lora'",
+                    "when": "adapter.method not in ['ia3', 'full']",
                 },
                 "training.learning_rate": {
-                    **RATE,
-                    "times": "10 if adapter.method == 'ia3' else 1",
+                    "low": 1e-3,
+                    "high": 1e-2,
+                    "log": True,
+                    "times": "10 if adapter.method == 'ia3' else "
+                    "3 if adapter.method in ['adalora', 'loha'] else 1",
                 },
             }
         },
-        "budget": {"n_trials": 6, "max_samples": 480},
+        "budget": {"n_trials": 8, "max_samples": 480},
     },
 }
 """As in `shows/lora-e2e.yaml` and, with fewer methods, `shows/methods-e2e.yaml`."""
@@ -87,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     storage = options.storage.absolute()
     if not options.report:
-        for name, seed in product(options.only, SEEDS):
+        for seed, name in product(SEEDS, options.only):
             launch(sweep_of(name, seed, options.models, options.data, storage))
             print(name, seed, flush=True)
     found = {

@@ -31,11 +31,11 @@ from scipy.stats import spearmanr
 from sweeps.search.pruners import PrunerSpec, build
 
 HERE = Path(__file__).parent
-PARTS = (9, 3)
-"""The default rungs: at one part of so many of a trial."""
+PARTS = (9, 6, 4, 3, 2)
+"""Of a trial, one of so many: where a curve is known."""
 SAMPLES = 900
 """Of a trial, in a replay."""
-SIZES = (8, 12, 20, 30)
+SIZES = (8, 12, 20)
 NOISE = 0.5
 METHOD = "adapter.method"
 
@@ -103,12 +103,21 @@ Pool = Callable[[random.Random, int], Sequence[Curve]]
 """Draws the trials of a sweep."""
 
 
-def shares(pruner: BasePruner, curves: Sequence[Curve]) -> list[float]:
+@dataclass(frozen=True)
+class Rule:
+    """A pruner, and its rungs at one part of so many of a trial."""
+
+    make: Callable[[], BasePruner]
+    """A sweep's own."""
+    parts: tuple[int, ...] = (9, 3)
+
+
+def shares(rule: Rule, curves: Sequence[Curve]) -> list[float]:
     """What each trial has trained of itself, 1 if it ran to the end."""
-    study, found = Replay(), []
+    study, pruner, found = Replay(), rule.make(), list[float]()
     for curve in curves:
         trial, share = study.ask(curve.method), 1.0
-        for part in PARTS:
+        for part in rule.parts:
             trial.intermediate_values[SAMPLES // part] = curve.rungs[part]
             if pruner.prune(study, trial):  # type: ignore[arg-type]
                 share = 1 / part
@@ -117,13 +126,13 @@ def shares(pruner: BasePruner, curves: Sequence[Curve]) -> list[float]:
     return found
 
 
-def replayed(make: Callable[[], BasePruner], pool: Pool, size: int, orders: int) -> Replayed:
-    """So many sweeps of `size` trials; `make` gives each its own pruner. Seeded."""
+def replayed(rule: Rule, pool: Pool, size: int, orders: int) -> Replayed:
+    """So many sweeps of `size` trials. Seeded."""
     rng = random.Random(0)
     lost, regret, samples, complete = [], [], [], []
     for _ in range(orders):
         curves = pool(rng, size)
-        trained = shares(make(), curves)
+        trained = shares(rule, curves)
         finals = [curve.final for curve in curves]
         done = [final for final, share in zip(finals, trained, strict=True) if share == 1.0]
         lost.append(min(finals) < min(done))
@@ -170,22 +179,20 @@ def recorded(path: Path = HERE / "curves.json") -> dict[str, list[Curve]]:
     }
 
 
-def optunas_own() -> BasePruner:
-    """All methods together, from the first trial on, rounded down."""
-    return SuccessiveHalvingPruner(min_resource=SAMPLES // PARTS[0], reduction_factor=3)
-
-
-def product(**arguments: Any) -> Callable[[], BasePruner]:
-    """Makes the product's pruner, with arguments of the sweep file."""
+def product(parts: tuple[int, ...] = (9, 3), **arguments: Any) -> Rule:
+    """The product's pruner, with arguments of the sweep file."""
     spec = PrunerSpec.model_validate({"type": "successive_halving", **arguments})
-    return lambda: build(spec, SAMPLES, [SAMPLES // part for part in PARTS])
+    return Rule(lambda: build(spec, SAMPLES, [SAMPLES // part for part in parts]), parts)
 
 
-PRUNERS: dict[str, Callable[[], BasePruner]] = {
-    "Optuna's own": optunas_own,
+OPTUNAS_OWN = Rule(lambda: SuccessiveHalvingPruner(min_resource=SAMPLES // 9, reduction_factor=3))
+"""All methods together, from the first trial on, rounded down."""
+RULES: dict[str, Rule] = {
+    "Optuna's own": OPTUNAS_OWN,
     "the default": product(),
     "`n_startup_trials: 8`": product(n_startup_trials=8),
-    "`reduction_factor: 2`": product(reduction_factor=2),
+    "`num_rungs: 1`": product((3,)),
+    "`reduction_factor: 2`": product((4, 2), reduction_factor=2),
 }
 
 
@@ -205,7 +212,7 @@ def main() -> None:
             sizes,
         )
         finals = [curve.final for curve in curves]
-        ranks = [spearmanr([c.rungs[part] for c in curves], finals).statistic for part in PARTS]
+        ranks = [spearmanr([c.rungs[part] for c in curves], finals).statistic for part in (9, 3)]
         about.append(
             f"* {name}: {len(curves)} trials, final losses {min(finals):.3f} to {max(finals):.3f}; "
             f"ranks at 1/9 and 1/3 correlate with the final ones by {ranks[0]:.2f} and "
@@ -214,8 +221,8 @@ def main() -> None:
     lines = []
     for name, (pool, sizes) in pools.items():
         for size in sizes:
-            for title, make in PRUNERS.items():
-                found = replayed(make, pool, size, orders)
+            for title, rule in RULES.items():
+                found = replayed(rule, pool, size, orders)
                 cells = [f"{found.lost:.1%}", f"{found.regret:.3f}", f"{found.samples:.0%}"]
                 lines.append([name, str(size), title, *cells, f"{found.complete:.1f}"])
                 print(lines[-1], flush=True)

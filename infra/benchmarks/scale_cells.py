@@ -28,7 +28,7 @@ from sweeps.tracking import NoTracker
 
 QUARTERS = 4
 _STEP_SECONDS = 0.1
-_PROXY_TITLES = ("ray::TrialProxy", "ray::ResourceTrainable")
+_PROXY_TITLES = ("ray::TrialProxy",)
 """Of a proxy's process; Tune 2.60 derives the second one to note the resources."""
 _SPACE = {
     "parameters": {

@@ -54,6 +54,11 @@ def _unusable() -> str:
     )
 
 
+def device_name(device: torch.device) -> str:
+    """As records name it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def as_device(device: torch.device) -> Device:
     """What a prediction must know of a device of this process."""
     if device.type != "cpu":

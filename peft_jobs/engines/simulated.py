@@ -1,8 +1,7 @@
 """SimulatedEngine: trials with an analytic response surface, for testing everything above trials.
 
-Several slots are stepped in turns by one thread, so a run is deterministic. The surface is smooth
-with one optimum (learning rate 3e-3, large rank, alpha = 2r, all-linear), the loss decays with
-the samples seen, and a keyed noise term stands for the seed. Nothing is trained.
+One thread steps all slots in turns: a run is deterministic. The surface has one optimum (rate 3e-3,
+large rank, alpha = 2r, all-linear); the loss decays with the samples, and keyed noise is the seed.
 """
 
 import logging
@@ -123,6 +122,9 @@ class SimulatedEngine:
                     slots.remove(slot)
             if not any_moved:
                 self._await_change(slots, inbox)
+
+    def use_threads(self, number: int) -> None:
+        """Nothing: steps are computed in no time."""
 
     def status(self) -> dict[str, Any]:
         return {"engine": "simulated", "slots": self.num_slots, "steps": self.steps_done}

@@ -18,8 +18,9 @@ and `exact_match`, `f1`, `rouge1`, ... where each row has them by itself.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from peft_jobs import faults
 from peft_jobs.evaluation.scoring import Evaluation, longest_first
 from peft_jobs.storage.attempt_folder import ROWS_FILE
 from peft_jobs.storage.files import name_beside
@@ -43,19 +45,30 @@ _MAY_BE_IDLE = ("num_bytes", "predicted", "actual")
 def keep_rows(
     folder: Path, found: Evaluation, dataset: Dataset, numbers: Sequence[int]
 ) -> dict[str, float]:
-    """Write what was found of each example into an attempt's folder; gives the metrics.
+    """Write what was found of each example into an attempt's folder; gives the metrics."""
+    rows_to_keep(folder, found, dataset, numbers)()
+    return found.metrics
+
+
+def rows_to_keep(
+    folder: Path, found: Evaluation, dataset: Dataset, numbers: Sequence[int]
+) -> Callable[[], None]:
+    """Writes what was found of each example into an attempt's folder, in any thread.
 
     The file is whole or not there. A full disk ends no trial.
     """
-    path = folder / ROWS_FILE
+    return partial(_write, folder / ROWS_FILE, table_of(found, dataset, numbers))
+
+
+def _write(path: Path, table: pa.Table) -> None:
     aside = name_beside(path)
     try:
-        pq.write_table(table_of(found, dataset, numbers), aside, compression="zstd")
+        faults.passing("rows.writing")
+        pq.write_table(table, aside, compression="zstd")
         aside.replace(path)
     except OSError as error:
         log.warning("%s cannot be written: %s", path, error)
         aside.unlink(missing_ok=True)
-    return found.metrics
 
 
 def table_of(found: Evaluation, dataset: Dataset, numbers: Sequence[int]) -> pa.Table:

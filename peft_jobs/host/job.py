@@ -35,6 +35,9 @@ class Prepared(BaseModel):
     """Validation metrics of the majority class of the training rows, or the error of their mean."""
     slots: int = 1
     """Trials at a time that a host has use for."""
+    thread_seconds: dict[int, float] = {}
+    """Seconds of a step by threads, of hosts that there is memory for one of for each share of the
+    threads; empty where that was not asked for."""
     not_finite: tuple[str, ...] = ()
     """Metrics of the base alone that were NaN or infinite; `baseline` leaves them out."""
     provenance: dict[str, Any] = {}
@@ -168,6 +171,9 @@ class Engine(Protocol):
 
     def status(self) -> dict[str, Any]:
         """What is resident: base, device, memory, threads."""
+
+    def use_threads(self, number: int) -> None:
+        """Begin the next trials with so many threads; from any thread."""
 
 
 def serve_one_at_a_time(inbox: Inbox, run: Callable[[Job], TrialResult | None]) -> None:

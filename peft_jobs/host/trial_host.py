@@ -177,6 +177,10 @@ class TrialHost:
             queued = [job.trial for job in self._queue]
         return {"running": running, "queued": queued, **self._engine.status()}
 
+    def use_threads(self, number: int) -> None:
+        """See `Engine.use_threads`."""
+        self._engine.use_threads(number)
+
     def silent_seconds(self) -> float:
         """For how long the engine has not got on though a trial of it could; 0 if none could."""
         with self._changed:

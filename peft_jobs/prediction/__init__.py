@@ -13,6 +13,7 @@ quantized_layers    quantized layers by shape
 batches             rows of a given length
 optimizers          optimizer and clipping as the Trainer has them
 attention           the attention kernel that a device takes
+int8_products       8-bit products as a device has them
 meter               storages and kernels, operator by operator
 operator_outputs    what operators give, remembered by shapes
 operations          what one operator is to a device

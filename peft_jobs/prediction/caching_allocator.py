@@ -4,7 +4,7 @@ Sizes and rules are those of c10/cuda/CUDACachingAllocator.cpp (torch 2.13) by d
 blocks are rounded to 512 bytes; up to 1 MiB they are cut from segments of 2 MiB, below 10 MiB from
 segments of 20 MiB, and larger ones get a segment of their own, rounded to 2 MiB; the smallest free
 block that is large enough is taken, and what is left of it is cut off; neighbours that are free
-become one again. Nothing goes back to the device.
+become one again. Nothing goes back to the device but by `empty_cache`.
 """
 
 from bisect import bisect_left, insort
@@ -76,6 +76,18 @@ class CachingAllocator:
                     second.after.before = first
                 block = first
         self._put(block)
+
+    def empty_cache(self) -> None:
+        """Give the segments back of which nothing is in use."""
+        for free in self._free:
+            kept = []
+            for entry in free:
+                block = entry[2]
+                if block.before is None and block.after is None:
+                    self.reserved -= block.size
+                else:
+                    kept.append(entry)
+            free[:] = kept
 
     def _put(self, block: Block) -> None:
         insort(self._free[block.pool], (block.size, block.address, block), key=lambda e: e[:2])

@@ -19,7 +19,17 @@ from torch.utils._pytree import tree_leaves
 
 from peft_jobs.host.prediction import CATEGORIES
 from peft_jobs.prediction.caching_allocator import Block, CachingAllocator, rounded
-from peft_jobs.prediction.operations import INDEXED, answer, flops_of, is_kernel, nonzero, unmasked
+from peft_jobs.prediction.operations import (
+    INDEXED,
+    MULTIPLY_INT8,
+    QUANTIZE_INT8,
+    answer,
+    flops_of,
+    is_kernel,
+    nonzero,
+    unmasked,
+    without_outliers,
+)
 from peft_jobs.prediction.operator_outputs import OperatorOutputs
 
 
@@ -171,6 +181,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten._values.default:
             number = self._sparse[tuple(args[0].shape)]
             return torch.empty(number, dtype=args[0].dtype, device=args[0].device)
+        if func in (QUANTIZE_INT8, MULTIPLY_INT8):
+            return without_outliers(func, args)
         return self._outputs.of(func, args, kwargs)
 
     def _category_of(self, tensor: Tensor) -> str:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import bitsandbytes  # noqa: F401  # its operators
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
@@ -15,6 +16,9 @@ INDEXED = {
     torch.ops.aten.index_put_.default,
 }
 """Operators whose second argument are indices, perhaps masks."""
+QUANTIZE_INT8 = torch.ops.bitsandbytes.int8_vectorwise_quant.default
+MULTIPLY_INT8 = torch.ops.bitsandbytes.int8_mixed_scaled_mm.default
+"""Operators of LLM.int8 that take columns with outliers apart."""
 _NO_KERNEL = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
     *("detach", "_unsafe_view", "lift_fresh", "_local_scalar_dense"),
@@ -67,3 +71,15 @@ def unmasked(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         else:
             found.append(index)
     return found
+
+
+def without_outliers(func: Any, args: Any) -> Any:
+    """What QUANTIZE_INT8 and MULTIPLY_INT8 give where no column of the activations has outliers,
+    whose number values decide: a few of thousands (Dettmers et al. 2022, arXiv 2208.07339, section
+    3.2)."""
+    if func is QUANTIZE_INT8:
+        codes, scales, _ = func(args[0], 0.0)
+        return codes, scales, args[0].new_empty(0, dtype=torch.int64)
+    A, CA, CB, SCA, SCB, _, bias = args
+    product = torch.ops.bitsandbytes.int8_scaled_mm.default(CA, CB, SCA, SCB, bias, A.dtype)
+    return product, A.new_empty((A.shape[0], 0))

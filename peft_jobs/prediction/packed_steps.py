@@ -20,6 +20,7 @@ from peft_jobs.methods.method import checkpoint_activations
 from peft_jobs.prediction.attention import attention_of
 from peft_jobs.prediction.batches import example_of, shortened
 from peft_jobs.prediction.fake_base import CPU, Kind, fake_in_place, hold_model
+from peft_jobs.prediction.int8_products import int8_products_of
 from peft_jobs.prediction.meter import Meter
 from peft_jobs.prediction.solo_steps import Steps
 from peft_jobs.spec import TrialSpec
@@ -62,7 +63,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
     fake_in_place(model, mode)
     with mode:
         collated: Any = _Collated(task, batches, mode)
-        with attention_of(kind), meter:
+        with attention_of(kind), int8_products_of(kind), meter:
             hold_model(meter, model)
             pack = Pack(model, layout, slots, torch.float32)
             pack.put_on()
@@ -95,6 +96,8 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
                         )
                 with meter.phase("update", "workspace"):
                     step_rows(rows)
+                if step == 1:
+                    meter.allocator.empty_cache()
     size = 4 * num_trained
     sizes = num_trained, size, 2 * size
     return Steps(meter.peaks, meter.allocator.reserved, meter.operations, *sizes)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from peft_jobs.host.gpus import Device
 from peft_jobs.prediction.meter import Operation
 
-_HALF = ("bfloat16", "float16")
+_HALF = ("bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True)

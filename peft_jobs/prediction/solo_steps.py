@@ -2,6 +2,8 @@
 
 Two, because the optimizer's state is there only after the first. That one has a short batch, as
 most are, and lays the state among what it leaves behind: the longest batch then finds fragments.
+What nothing is in goes back to the device between them, as it does where memory is short; gradients
+live until then, and what they leave serves the next step.
 What transformers' Trainer does around the steps takes no memory of the device: loss, backward,
 clipping and optimizer are the same.
 """
@@ -22,6 +24,7 @@ from peft_jobs.methods import METHODS, clock_of
 from peft_jobs.prediction.attention import attention_of
 from peft_jobs.prediction.batches import example_of, shortened
 from peft_jobs.prediction.fake_base import CPU, Kind, fake_in_place, hold_model
+from peft_jobs.prediction.int8_products import int8_products_of
 from peft_jobs.prediction.meter import Meter, Operation, Peak
 from peft_jobs.prediction.optimizers import clip, make_optimizer
 from peft_jobs.prediction.unvalued import without_values
@@ -93,7 +96,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     fake_in_place(model, mode)
     with mode:
         to_fake = mode.fake_tensor_converter.from_meta_and_device
-        with attention_of(kind), meter:
+        with attention_of(kind), int8_products_of(kind), meter:
             hold_model(meter, model)
             model.train()
             optimizer = make_optimizer(spec, model, kind)
@@ -112,6 +115,8 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
                     if trainee.after_step is not None:
                         with meter.category("optimizer"):
                             trainee.after_step(model, step)
+                if step == 1:
+                    meter.allocator.empty_cache()
                 optimizer.zero_grad()
             state = sum(tensor.nbytes for tensor in _state(optimizer))
     return Steps(meter.peaks, meter.allocator.reserved, meter.operations, trainable, saved, state)

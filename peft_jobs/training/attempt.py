@@ -129,7 +129,7 @@ class Attempt:
         """
         check_device(job.spec.training, base.device)  # its node may have another GPU than the first
         self.job, self.base, self.data, self.draft = job, base, data, draft
-        self.score_test = options.score_test
+        self.score_test, self.writer = options.score_test, options.writer
         self.saver = Saver(job, options.checkpoint_seconds, options.writer, options.pace)
         rungs = () if job.ladder is None else (job.ladder,)
         self.ladder = OomLadder(

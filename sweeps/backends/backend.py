@@ -10,6 +10,7 @@ from sweeps.driver.driver import Driver
 from sweeps.records.inputs import functions, modules
 from sweeps.records.layout import SweepFolder
 from sweeps.spec import SweepSpec
+from sweeps.spec.plan import trials_at_once
 
 
 class Backend(Protocol):
@@ -38,8 +39,11 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     if resources.engine == "packed" and resources.slots_per_gpu != "auto":
         options.setdefault("num_slots", resources.slots)
     if resources.backend == "inline":
+        if resources.engine in ("solo", "packed") and resources.threads_per_host != "auto":
+            options.setdefault("threads", resources.threads_per_host)
         return InlineBackend(resources.engine, options)
     from sweeps.backends.ray.ray_backend import RayBackend
 
     marker = None if resources.address is None else folder.write_shared_marker()
-    return RayBackend(resources, options, modules(functions(spec)), marker)
+    at_once = trials_at_once(spec, 0)
+    return RayBackend(resources, options, modules(functions(spec)), marker, at_once)

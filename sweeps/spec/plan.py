@@ -18,7 +18,7 @@ MIN_STEPS = 3
 """Optimizer steps before which no trial is compared: its losses are hardly more than its base's."""
 FEW_TRIALS = 20
 """With fewer a pruner is warned of: it saves less than half of the samples, and what it loses is
-lost in one sweep of twenty still (`infra/benchmarks/regret.md`); of Optuna's own, one of six."""
+lost in one sweep of twenty still (`infra/benchmarks/regret.md`); of Optuna's own, one of seven."""
 LEARNING_ROUNDS = 4
 """Into so many rounds `slots_per_gpu: auto` divides a sweep that learns from its trials."""
 

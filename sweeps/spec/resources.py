@@ -32,6 +32,11 @@ class ResourcesSpec(Section):
     """Kind of GPU that trials need, in a cluster with several: `A100`, as `ray status` names it."""
     cpus_per_trial: Positive | Literal["auto"] = "auto"
     """`auto`: a slot's share of a GPU's cores, or of all cores of the smallest node without any."""
+    threads_per_host: Count | Literal["auto"] = "auto"
+    """Threads of a host on a node without GPUs, whose cores are shared by as many hosts as that
+    makes; each holds the base. `auto`: what makes the most steps on all cores together, measured
+    before the first trial: where a small base gains nothing from the second thread, hosts of one.
+    `inline` is one host."""
     stall_seconds: Seconds | None = 3600.0
     """Seconds without a step of training or a batch of an evaluation, after which a host that has
     something to do is taken to hang. It is ended, and its trials go on from their checkpoints in

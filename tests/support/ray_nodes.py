@@ -22,8 +22,8 @@ from tests.support.mlflow_database import lay_out
 
 HANG_SECONDS = 240.0
 """Nothing takes so long, however busy the machine is: it hangs. Below pytest's own `timeout`."""
-PROXY, HOST = "ray::ResourceTrainable", "ray::HostActor"
-"""How Ray titles its workers' processes."""
+PROXY, HOST = "ray::TrialProxy.train", "ray::HostActor"
+"""How Ray titles its workers' processes; a proxy that has a trial."""
 
 _DRIVER = """
 import json, logging, sys

@@ -19,8 +19,14 @@ from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.packed_trial import PackedTrial
 from peft_jobs.engines.packed.queue import WaitingLine
 from peft_jobs.engines.packed.rounds import Results, Rounds
-from peft_jobs.engines.packed.slot_count import max_slots, predicted_slots, useful_slots
+from peft_jobs.engines.packed.slot_count import (
+    max_slots,
+    predicted_slots,
+    seconds_per_step,
+    useful_slots,
+)
 from peft_jobs.engines.solo.solo_engine import SoloEngine
+from peft_jobs.engines.solo.thread_times import base_step_seconds
 from peft_jobs.errors import SpecError
 from peft_jobs.host.job import Inbox, Job, Prepared
 from peft_jobs.phases import Phases
@@ -38,6 +44,7 @@ class PackedEngine:
         threads: int | None = None,
         score_test: bool = False,
         checkpoint_seconds: float | None = None,
+        try_threads: bool = False,
     ) -> None:
         """`num_slots` trials at most are in a step, fewer where that is faster or memory asks for
         it; None is as many as come, and `prepare` finds out how many should. The others are the
@@ -45,7 +52,10 @@ class PackedEngine:
         if num_slots is not None and num_slots < 1:
             raise SpecError(f"engine option num_slots must be >= 1, got {num_slots}")
         self._wanted = num_slots
-        self.assemble(SoloEngine(cache_dir, threads, score_test, checkpoint_seconds), Composition())
+        solo = SoloEngine(
+            cache_dir, threads, score_test, checkpoint_seconds, try_threads=try_threads
+        )
+        self.assemble(solo, Composition())
 
     def assemble(self, solo: SoloEngine, composition: Composition) -> None:
         """Work with this solo engine, whose base is used, and this composition; before trials."""
@@ -66,15 +76,17 @@ class PackedEngine:
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
         """The solo engine's, and how many trials at a time are worth it, of those that fit."""
-        prepared = self.solo.prepare(spec, variants)
+        prepared = self.solo.scored(spec, variants)
         base, data = self.solo.resident(spec, Phases())
         packable = [v for v in [spec, *variants] if alike(v, spec) and not unpackable(v, base)]
-        if not packable:
-            return prepared
-        with at_stage("slots"):
-            most = self._slots_with_room(packable[0], base, prepared)
-            worth = self._wanted or useful_slots(packable[0], base, data, most)
-        return prepared.model_copy(update={"slots": worth})
+        worth, measure = 1, partial(base_step_seconds, spec, base, data)
+        if packable:
+            with at_stage("slots"):
+                most = self._slots_with_room(packable[0], base, prepared)
+                worth = self._wanted or useful_slots(packable[0], base, data, most)
+            measure = partial(seconds_per_step, packable[0], base, data, worth)
+        prepared = prepared.model_copy(update={"slots": worth})
+        return self.solo.thread_times.added(prepared, spec, base, measure, worth)
 
     def _slots_with_room(self, spec: TrialSpec, base: Base, prepared: Prepared) -> int:
         """Slots of trials like `spec` for which there is memory, as predicted; it begins with so
@@ -97,6 +109,10 @@ class PackedEngine:
             "width": self.rounds.width,
             "steps": self.rounds.steps,
         }
+
+    def use_threads(self, number: int) -> None:
+        """Begin the next trials with so many threads."""
+        self.solo.use_threads(number)
 
     @raising_device_lost()
     def serve(self, inbox: Inbox) -> None:
@@ -124,6 +140,7 @@ class PackedEngine:
             return False
         job, counts = waiting.job, None
         if waiting.trial is not None:
+            self.solo.attempt_options.writer.finish()  # before the same files are written again
             counts = waiting.trial.counts
             waiting.trial.forget()
         del waiting  # the trial holds a base, which may have to make room for another

@@ -40,7 +40,7 @@ MAX_CPU_SLOTS, MAX_GPU_SLOTS = 8, 32
 """Of a device; each slot also costs a process on Ray."""
 PREDICTED_SLOTS = (2, 4)
 """Numbers of slots whose steps are predicted; a line through them tells of the others."""
-_OF_BASE, _OF_ROWS = ("weights", "quantization"), ("adapter", "gradients", "optimizer")
+OF_BASE, OF_ROWS = ("weights", "quantization"), ("adapter", "gradients", "optimizer")
 """Categories of memory that the base takes, and that the rows of a pack take."""
 MIN_GAIN_OF_DOUBLING = 1.15
 """What twice the slots must give in trial-steps per second to be taken."""
@@ -77,8 +77,8 @@ def predicted_slots(
     try:
         for number in PREDICTED_SLOTS:
             [found] = predict([spec], device, lengths, slots=number)
-            rows = sum(found.memory.get(name, 0) for name in _OF_ROWS)
-            base = sum(found.memory.get(name, 0) for name in _OF_BASE)
+            rows = sum(found.memory.get(name, 0) for name in OF_ROWS)
+            base = sum(found.memory.get(name, 0) for name in OF_BASE)
             beside[number] = found.peak_bytes - base - rows
             state = rows // number
     except Exception as error:  # of torch, PEFT, the Hub
@@ -94,7 +94,7 @@ def useful_slots(spec: TrialSpec, base: Base, data: TokenizedData, most: int) ->
     The base is left as it was.
     """
     found = largest_worthwhile(
-        lambda number: number / _seconds_per_step(spec, base, data, number), most
+        lambda number: number / seconds_per_step(spec, base, data, number), most
     )
     release(base.device)
     return found
@@ -121,8 +121,8 @@ def largest_worthwhile(rate: Callable[[int], float], most: int) -> int:
     return best
 
 
-def _seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: int) -> float:
-    """The fastest of some steps of so many slots."""
+def seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: int) -> float:
+    """The fastest of some steps of so many slots. The base is left as it was."""
     task, pad_token_id = TASKS[spec.task.type], base.tokenizer.pad_token_id
     parts = parts_of(spec, base.model)
     values = Captured(initial_values(spec, parts, base.model))

@@ -3,7 +3,7 @@
 from datasets import Dataset
 
 from peft_jobs.engines.packed.row import PackRow
-from peft_jobs.evaluation.row_scores import keep_rows
+from peft_jobs.evaluation.row_scores import rows_to_keep
 from peft_jobs.evaluation.scoring import Evaluation, examine
 from peft_jobs.spec import TrialSpec
 from peft_jobs.tasks import Score
@@ -16,7 +16,7 @@ class Scoring:
     def __init__(self, attempt: Attempt) -> None:
         self.job, self.base, self.data = attempt.job, attempt.base, attempt.data
         self.counts, self.ladder = attempt.counts, attempt.ladder
-        self.score_test = attempt.score_test
+        self.score_test, self.writer = attempt.score_test, attempt.writer
         self.known: dict[str, list[Score]] = {}
         """Scores of the examples by split, where they were found out for several slots at once."""
 
@@ -40,7 +40,8 @@ class Scoring:
         return self.counts.evaluated_at != self.counts.step
 
     def metrics(self, row: PackRow, split: str) -> dict[str, float]:
-        """Of the trial as it is now, in as small batches as memory asks for."""
+        """Of the trial as it is now, in as small batches as memory asks for. What was found of each
+        validation row is written by the writer's thread."""
         base, rows, known = self.base, self.rows(split), self.known.pop(split, None)
 
         def examined(spec: TrialSpec) -> Evaluation:
@@ -50,4 +51,6 @@ class Scoring:
             found = self.ladder.measured(self.counts, examined)
         if split != "validation":
             return found.metrics
-        return keep_rows(self.job.directory, found, rows, self.data.numbers[split])
+        numbers = self.data.numbers[split]
+        self.writer.tell(rows_to_keep(self.job.directory, found, rows, numbers))
+        return found.metrics

@@ -4,6 +4,7 @@ solo_engine      SoloEngine
 solo_trial       one attempt of a trial, from where it starts to its saved adapter
 contents         what the trials of a sweep see, as fingerprints
 batch_lengths    how long the rows are, for predictions
+thread_times     how long a step takes with fewer threads
 untrained        what a trial begins with, checked and measured before there is one
 trainer          transformers.Trainer with a trial's order of rows, loss and reports
 paged_states     the memory of paged optimizers, used again

@@ -1,14 +1,14 @@
 """SoloEngine: one trial at a time on a resident base, with transformers.Trainer; the reference.
 
-torch stays imported, base and tokenised data stay loaded between trials. After each trial a hash of
-the base is compared with that of the loaded one: a trial that changed it is logged as an error, and
-the base is loaded anew. `solo_trial` is the table of contents of a trial.
+torch stays imported, base and tokenised data stay loaded between trials. A trial that changed the
+base, by a hash after each, is logged as an error, and the base is loaded anew. See `solo_trial`.
 """
 
 import logging
 import os
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from peft_jobs.data.tokenized import TokenizedData
 from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device, precision_of
-from peft_jobs.device.this_device import as_device, this_device
+from peft_jobs.device.this_device import as_device, device_name, this_device
 from peft_jobs.engines.solo.batch_lengths import lengths_of
 from peft_jobs.engines.solo.contents import contents
 from peft_jobs.engines.solo.solo_trial import run_alone
+from peft_jobs.engines.solo.thread_times import ThreadTimes, base_step_seconds
 from peft_jobs.engines.solo.untrained import baseline, check_continues
 from peft_jobs.errors import SpecError
 from peft_jobs.evaluation.custom_metrics import load_metric
@@ -64,20 +65,30 @@ class SoloEngine:
         score_test: bool = False,
         checkpoint_seconds: float | None = None,
         spread: bool = False,
+        try_threads: bool = False,
     ) -> None:
         """`cache_dir` keeps tokenised data, for other processes too; `threads` are torch's, None
         leaves them as they are; `score_test` adds the test split's metrics to each result;
         `checkpoint_seconds` lie between checkpoints, beside those at rungs, None leaves none;
-        `spread` divides the base among all GPUs that this process sees."""
+        `spread` divides the base among all GPUs that this process sees; `try_threads` has `prepare`
+        measure steps with fewer `threads` on a CPU."""
         if threads is not None and threads < 1:
             raise SpecError(f"engine option threads must be >= 1, got {threads}")
         self.threads = threads
         self.attempt_options = AttemptOptions(checkpoint_seconds, score_test)
         self.device = this_device()
         self._resident = Resident(local_folder(cache_dir), self.device, score_test, spread)
+        self.thread_times = ThreadTimes(threads if try_threads else None, local_folder(cache_dir))
         disable_progress_bars()
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
+        """`scored`, and what steps take with fewer threads. Raises SpecError and DataError."""
+        prepared = self.scored(spec, variants)
+        base, data = self.resident(spec, Phases())
+        measure = partial(base_step_seconds, spec, base, data)
+        return self.thread_times.added(prepared, spec, base, measure)
+
+    def scored(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
         """`check`, and the metrics of the base before any training (none where it has a new head)
         and of the majority class.
 
@@ -87,7 +98,7 @@ class SoloEngine:
         """
         phases = Phases("load", "quantize", "tokenize")
         base, data = self.check(spec, variants, phases)
-        cache_dir, name = self._resident.cache_dir, _device_name(self.device)
+        cache_dir, name = self._resident.cache_dir, device_name(self.device)
         leaks = leaks_of(spec, data, cache_dir)
         for leak in leaks:
             log.warning("%s", leak.message)
@@ -161,11 +172,15 @@ class SoloEngine:
         base = self._resident.base
         return {
             "engine": "solo",
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "threads": torch.get_num_threads(),
             "base": None if base is None else base.fingerprint,
             "rss_bytes": psutil.Process().memory_info().rss,
         }
+
+    def use_threads(self, number: int) -> None:
+        """Begin the next trials with so many threads."""
+        self.threads = number
 
     def run(self, job: Job, counts: Counts | None = None) -> TrialResult | None:
         """Run one attempt to its end; None if it was interrupted.
@@ -228,12 +243,8 @@ class SoloEngine:
             "dropped_rows": data.dropped,
             "num_rows": {"train": len(data.train), "validation": len(data.validation)},
             "seed": spec.seed,
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "precision": precision_of(spec.training, self.device).as_provenance(),
             "threads": torch.get_num_threads(),
         }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

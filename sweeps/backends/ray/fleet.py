@@ -9,8 +9,10 @@ import contextlib
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import ray
@@ -28,7 +30,7 @@ from sweeps.backends.ray.nodes import (
     node_slots_of,
 )
 from sweeps.backends.ray.placement import Room
-from sweeps.backends.ray.shares import Shares
+from sweeps.backends.ray.shares import Shares, dealt_out
 from sweeps.backends.ray.unawaited import Unawaited
 from sweeps.errors import Unavailable
 from sweeps.spec.resources import ResourcesSpec
@@ -36,6 +38,8 @@ from sweeps.spec.resources import ResourcesSpec
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 1000
+MAX_EXPECTED = 8
+"""Trials of a host for which processes are started before it says how many it has use for."""
 MAX_STARTS = 3
 """Starts in a row that a host may fail before the sweep is ended."""
 _LOOK_EVERY_SECONDS = 1.0
@@ -54,6 +58,8 @@ class _Host:
     """A host's actor, and how often in a row it could not be started."""
 
     actor: Any
+    cores: int
+    """With which it was made."""
     made: float
     failures: int = 0
 
@@ -82,7 +88,12 @@ class Fleet:
         """Trials that would run now if there were room for all."""
         self.running: Callable[[], list[int]] = list
         """The trials that run."""
-        self.shares = Shares(resources, alive_nodes())
+        self._nodes = alive_nodes()
+        """As of the last look."""
+        given = resources.threads_per_host
+        self._is_tried = given == "auto" and "threads" not in options
+        threads = None if given == "auto" else given
+        self.shares = Shares(dealt_out(resources, self._nodes, threads), self._nodes, threads)
         self.ensure()
 
     def wait_for_room(self, on_tick: Callable[[], object]) -> bool:
@@ -105,7 +116,8 @@ class Fleet:
             on_tick()
             time.sleep(_LOOK_EVERY_SECONDS)
             # What `auto` means is known when there is a node.
-            self.shares = Shares(self._resources, alive_nodes())
+            nodes, threads = alive_nodes(), self.shares.threads
+            self.shares = Shares(dealt_out(self._resources, nodes, threads), nodes, threads)
             self.ensure()
         return True
 
@@ -117,20 +129,24 @@ class Fleet:
         """
         self._looked = time.monotonic()
         nodes, draining, dead = alive_nodes(), draining_nodes(), dead_actors()
+        self._nodes = nodes
         alive = {node["NodeID"] for node in nodes}
         for node_slot in [node_slot for node_slot in self._hosts if node_slot.node_id not in alive]:
             log.warning("the node of host %s is gone", node_slot.name)
             del self._hosts[node_slot]
-        for node_slot in node_slots_of(nodes, self.shares.default):
+        for node_slot in node_slots_of(nodes, self.shares.default, self.shares.threads):
             if node_slot.node_id in draining:
                 continue
             if node_slot not in self._hosts:
-                self._hosts[node_slot] = _Host(self._make(node_slot), time.monotonic())
+                self._hosts[node_slot] = self._made(node_slot)
             elif self._hosts[node_slot].actor._actor_id.hex() in dead:
                 self._replace(node_slot)
         if self._demand is not None:
             wanted = self.wanted()
             self._demand.ask(self.shares.default, min(wanted, self._max_concurrent or wanted))
+        for node_slot, host in self._hosts.items():
+            if node_slot.cores != host.cores:  # again and again: Ray starts it with what it had
+                host.actor.use_threads.remote(node_slot.cores)
         self._draining = {node: self._draining.get(node, 0.0) for node in draining & alive}
         self._save_what_drains()
         actors = {slot.name: host.actor for slot, host in self._hosts.items()}
@@ -147,6 +163,34 @@ class Fleet:
         slots = self.shares.capacity(self._staying(), len(self._hosts))
         return min(slots, self._max_concurrent or slots)
 
+    def divide(self, threads: int) -> None:
+        """Have nodes without GPUs serve trials with hosts of so many threads each.
+
+        Those that are there go on with fewer threads; the others are made.
+        """
+        if self.shares.default.gpus or threads == self.shares.threads:
+            return
+        self._is_tried = False
+        resources = dealt_out(self._resources, self._nodes, threads)
+        self.shares = Shares(resources, self._nodes, threads)
+        slots = node_slots_of(self._nodes, self.shares.default, threads)
+        named = {slot.name: slot for slot in slots}
+        self._hosts = {named.get(slot.name, slot): host for slot, host in self._hosts.items()}
+        self.ensure()
+
+    def expected(self, trials: int) -> dict[str, int]:
+        """How many of so many trials will run on each node, as far as is known before a host has
+        said what it has use for; none where Ray gives each trial GPUs of its own."""
+        resources, share = self._resources, self.shares.default
+        if share.gpus >= 1 and (resources.gpus_per_trial, resources.slots_per_gpu) != ("auto",) * 2:
+            return {}
+        if resources.slots_per_gpu == "auto" and resources.gpus_per_trial == "auto":
+            most = len(self._hosts) * (MAX_EXPECTED if self._engine == "packed" else 1)
+        else:
+            most = self.capacity()
+        dealt = islice(cycle(self._hosts), min(trials, self._max_concurrent or trials, most))
+        return dict(Counter(slot.node_id for slot in dealt))
+
     def num_gpus(self) -> int:
         """GPUs that the hosts hold; a host without one counts as one."""
         return sum(len((slot.gpus or "").split(",")) for slot in self._hosts)
@@ -157,7 +201,7 @@ class Fleet:
 
     def held_on(self, node_id: str | None) -> dict[str, float]:
         """What a trial on that node holds in Ray's books."""
-        found = [node for node in alive_nodes() if node["NodeID"] == node_id]
+        found = [node for node in self._nodes if node["NodeID"] == node_id]
         return (self.shares.on(found[0]) if found else self.shares.default).bundle
 
     def one_of_each_kind(self) -> dict[str, Any]:
@@ -165,7 +209,7 @@ class Fleet:
         return {slot.kind: host.actor for slot, host in self._hosts.items()}
 
     def _staying(self) -> list[dict[str, Any]]:
-        return [node for node in alive_nodes() if node["NodeID"] not in self._draining]
+        return [node for node in self._nodes if node["NodeID"] not in self._draining]
 
     def names(self) -> tuple[str, ...]:
         """The names of all hosts."""
@@ -250,7 +294,7 @@ class Fleet:
             raise RuntimeError(f"the host {node_slot.name} cannot be started: {error}")
         log.warning("the host %s could not be started, trying again: %s", node_slot.name, error)
         ray.kill(host.actor)  # the name of a dead actor stays taken until then (Ray 2.60)
-        self._hosts[node_slot] = _Host(self._make(node_slot), time.monotonic(), failures)
+        self._hosts[node_slot] = self._made(node_slot, failures)
 
     def _save_what_drains(self) -> None:
         """Ask hosts on nodes that are about to go for checkpoints; does not wait."""
@@ -265,10 +309,14 @@ class Fleet:
                 if node_slot.node_id == node:
                     host.actor.checkpoint_all.remote()
 
+    def _made(self, node_slot: NodeSlot, failures: int = 0) -> _Host:
+        return _Host(self._make(node_slot), node_slot.cores, time.monotonic(), failures)
+
     def _make(self, node_slot: NodeSlot) -> Any:
         options = dict(self._options)
         if self._engine in ("solo", "packed"):
             options.setdefault("threads", node_slot.cores)
+            options.setdefault("try_threads", self._is_tried and node_slot.gpus is None)
         if self._engine == "solo" and node_slot.gpus is not None and "," in node_slot.gpus:
             options.setdefault("spread", True)
         actor = ray.remote(HostActor).options(

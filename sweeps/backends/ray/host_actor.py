@@ -1,6 +1,8 @@
 """The actor around a `TrialHost`: one per GPU, or one per node without GPUs.
 
 Async, so that hundreds of waiting proxies block nobody; training runs in the host's own thread.
+
+Each proxy imports this module with the host's handle: what only a host needs, it imports itself.
 """
 
 import asyncio
@@ -12,13 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from peft_jobs import Fenced, SpecError, faults
 from peft_jobs.activity import stage
-from peft_jobs.engines import load_engine
-from peft_jobs.host.messages import Assignment
-from peft_jobs.host.trial_host import TrialHost
-from peft_jobs.storage import object_store
-from peft_jobs.storage.retry import retry
 
 LONG_POLL_SECONDS = 10.0
 MARKER_SECONDS = 20.0
@@ -41,6 +40,10 @@ class HostActor:
 
         Raises SpecError if this machine does not see the marker.
         """
+        from peft_jobs.engines import load_engine
+        from peft_jobs.host.trial_host import TrialHost
+
+        self._nicer_by = _go_first()
         if marker is not None:
             _check_shared_marker(*marker)
         if gpus is not None:
@@ -71,6 +74,8 @@ class HostActor:
 
         `assignment` are the fields of one.
         """
+        from peft_jobs.host.messages import Assignment
+
         given = Assignment(**assignment)
         if not self._may_enter(given.trial, alone):
             return False
@@ -124,6 +129,13 @@ class HostActor:
             "unheard_seconds": {trial: now - asked[trial] for trial in trials if trial in asked},
         }
 
+    async def use_threads(self, number: int) -> None:
+        self._host.use_threads(number)
+
+    async def nicer_by(self) -> int:
+        """How much nicer than its node's raylet this host has to be, and 0 if it is not."""
+        return self._nicer_by
+
     async def stage(self) -> str:
         """What the work is at."""
         return stage()
@@ -165,6 +177,19 @@ class HostActor:
             news.set()
 
 
+def _go_first() -> int:
+    """Be no nicer than the node's raylet, where this process may; otherwise by how much it is.
+
+    Ray 2.60 starts its workers at 15 (`RAY_worker_niceness`): a host yields to everything else, and
+    where one of its OpenMP threads is starved, the others wait for that one at every operator.
+    """
+    raylet, own = psutil.Process(os.getppid()).nice(), os.nice(0)
+    if own > raylet:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, raylet)
+    return max(0, os.nice(0) - raylet)
+
+
 def _end_process() -> None:
     """A death of the host: its trials go on in the process that Ray starts in its place."""
     logging.shutdown()
@@ -173,6 +198,8 @@ def _end_process() -> None:
 
 def _check_shared_marker(location: str, text: str) -> None:
     """A network's file may be seen late, and a store that is away is waited for."""
+    from peft_jobs.storage.retry import retry
+
     deadline = time.monotonic() + MARKER_SECONDS
     while (found := retry(lambda: _read(location))) != text:
         if time.monotonic() > deadline:
@@ -185,6 +212,8 @@ def _check_shared_marker(location: str, text: str) -> None:
 
 
 def _read(location: str) -> str:
+    from peft_jobs.storage import object_store
+
     if object_store.is_url(location):
         return object_store.read(location) or ""
     return Path(location).read_text("utf-8") if Path(location).exists() else ""

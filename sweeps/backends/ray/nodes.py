@@ -14,9 +14,10 @@ _KIND = "accelerator_type:"
 """How Ray's names for kinds of GPUs begin."""
 
 
-def host_name(node_id: str, gpus: str | None) -> str:
-    """The name under which a proxy finds the host of its device, see `NodeSlot.gpus`."""
-    return f"peft-sweeps-host-{node_id}-{'cpu' if gpus is None else gpus}"
+def host_name(node_id: str, gpus: str | None, part: int = 0) -> str:
+    """The name under which a proxy finds the host of its device, see `NodeSlot`."""
+    device = f"cpu{part or ''}" if gpus is None else gpus
+    return f"peft-sweeps-host-{node_id}-{device}"
 
 
 def own_gpus() -> str | None:
@@ -30,7 +31,8 @@ def own_gpus() -> str | None:
 
 @dataclass(frozen=True)
 class NodeSlot:
-    """A device, or a group of GPUs, that one host serves; `cores` are its share of the node's."""
+    """A device, a group of GPUs, or a part of a node's cores, that one host serves; `cores` are its
+    share of the node's."""
 
     node_id: str
     gpus: str | None
@@ -38,10 +40,12 @@ class NodeSlot:
     cores: int
     kind: str = ""
     """Of its GPUs, see `kind_of`."""
+    part: int = 0
+    """Which of the hosts of a node without GPUs."""
 
     @property
     def name(self) -> str:
-        return host_name(self.node_id, self.gpus)
+        return host_name(self.node_id, self.gpus, self.part)
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,11 @@ def dead_actors() -> set[str]:
     return set(actors(job_id=job, actor_state_name="DEAD"))
 
 
-def share_of(resources: "ResourcesSpec", nodes: list[dict[str, Any]]) -> Share:
-    """Cores and GPUs per trial; `auto` shares a GPU, or a node without any, between its slots."""
+def share_of(
+    resources: "ResourcesSpec", nodes: list[dict[str, Any]], threads: int | None = None
+) -> Share:
+    """Cores and GPUs per trial; `auto` shares a GPU, or the `threads` of a host on a node without
+    any, between its slots."""
     kind = resources.accelerator_type
     accelerator = None if kind is None else f"{_KIND}{kind}"
     if accelerator is not None:
@@ -127,7 +134,8 @@ def share_of(resources: "ResourcesSpec", nodes: list[dict[str, Any]]) -> Share:
             cpus = max(0.1, min(per_gpu, default=1.0) * gpus)
         else:
             cores = [node["Resources"].get("CPU", 0) for node in nodes]
-            cpus = min((count for count in cores if count), default=1.0) / resources.slots
+            fewest = min((count for count in cores if count), default=1.0)
+            cpus = min(fewest, threads or fewest) / resources.slots
     return Share(_floor(float(cpus)), _floor(float(gpus)), accelerator)
 
 
@@ -136,9 +144,11 @@ def _floor(amount: float) -> float:
     return math.floor(amount * 10_000) / 10_000
 
 
-def node_slots_of(nodes: list[dict[str, Any]], share: Share) -> list[NodeSlot]:
-    """Where hosts belong: every GPU, or group of them, if trials hold GPUs, otherwise every node;
-    if it has what a trial holds.
+def node_slots_of(
+    nodes: list[dict[str, Any]], share: Share, threads: int | None = None
+) -> list[NodeSlot]:
+    """Where hosts belong: every GPU, or group of them, if trials hold GPUs, otherwise every node,
+    or every `threads` of its cores; if it has what a trial holds.
 
     Ray gives trials of one size the same groups again and again, from the first GPU on.
     """
@@ -148,7 +158,11 @@ def node_slots_of(nodes: list[dict[str, Any]], share: Share) -> list[NodeSlot]:
             continue
         cores = int(node["Resources"].get("CPU", 0))
         if not share.gpus:
-            node_slots.append(NodeSlot(node["NodeID"], None, max(1, cores), kind_of(node)))
+            parts = max(1, cores // threads) if threads else 1
+            own = max(1, cores // parts)
+            node_slots += [
+                NodeSlot(node["NodeID"], None, own, kind_of(node), part) for part in range(parts)
+            ]
             continue
         size = max(1, int(share.gpus))
         firsts = range(0, int(node["Resources"]["GPU"]) - size + 1, size)

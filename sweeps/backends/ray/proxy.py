@@ -4,15 +4,18 @@ It finds the host that the driver chose, or that of its own GPUs, hands the tria
 each message into a Tune result. A host that dies ends no trial: the proxy waits for its successor
 and submits again, as the next attempt. A proxy that dies is replaced by Tune and finds its slot
 still running. Proxies stop no trial: hosts belong to the driver.
+
+A proxy does not import Tune, which takes two thirds of what starting its process then costs.
 """
 
 import json
 import logging
+import os
+import sys
 import time
 from typing import Any
 
 import ray
-from ray import tune
 
 from peft_jobs import Fenced
 from sweeps.backends.ray.nodes import host_name, own_gpus
@@ -24,16 +27,26 @@ HOST_WAIT_SECONDS = 300.0
 MAX_HOST_DEATHS = 3
 """Deaths of hosts with a trial aboard, and no new step of it in between, that make it suspect."""
 ASK_AGAIN_SECONDS = 0.5
+NICENESS = 15
+"""Of proxies: a host that trains beside them goes first."""
 
 
-class TrialProxy(tune.Trainable):
-    """One Tune trial. `config` is an Assignment's fields, kept up to date by `ReportScheduler`.
+class TrialProxy:
+    """One Tune trial at a time: answers what Tune 2.60 asks a `Trainable`.
 
-    `places` are the hosts, the best for the trial first; `held` and `node` see `resources_of`.
-    For a trial whose proxy died, `config["hosts"]` names the hosts that may hold its slot.
+    `config` is an Assignment's fields, kept up to date by `ReportScheduler`. `places` are the
+    hosts, the best for the trial first; `held` and `node` see `resources_of`. For a trial whose
+    proxy died, `config["hosts"]` names the hosts that may hold its slot.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def __init__(self) -> None:
+        """Without a trial, which comes by `reset`."""
+        os.nice(NICENESS)
+        # Ray 2.60 imports it to serialize tables, of which a proxy sees none: 45 MB.
+        sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
+
+    def reset(self, config: dict[str, Any], storage: object = None) -> bool:
+        """Take another trial. Never False: Tune would then hang."""
         self._config = dict(config)
         self._trial: int = config["trial"]
         self._attempt: int = config["attempt"]
@@ -45,16 +58,19 @@ class TrialProxy(tune.Trainable):
         self._is_aboard = False
         """Whether the host may have taken the trial; one that dies before has not died of it."""
         self._host_name = _host_here(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take another trial. Never False: Tune would then hang."""
-        self.setup(new_config)
         return True
 
-    def step(self) -> dict[str, Any]:
+    def stop(self) -> None:
+        """Nothing: the process ends, and the trial is its host's."""
+
+    def get_auto_filled_metrics(self, debug_metrics_only: bool) -> dict[str, Any]:
+        """Nothing, before the first result."""
+        return {}
+
+    def train(self) -> dict[str, Any]:
         """Wait for the next message of the trial; `done` with the trial's end.
 
-        The trial is handed over here, not in `setup`: Tune starts a proxy for a trial and may then
+        The trial is handed over here, not in `reset`: Tune starts a proxy for a trial and may then
         give the trial to another proxy that has become free, perhaps on another device.
         """
         while True:
@@ -82,12 +98,6 @@ class TrialProxy(tune.Trainable):
                 "host": self._host_name,
                 "done": message["type"] != "report",
             }
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: checkpoints are the host's, and the study knows where they lie."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing, see `save_checkpoint`."""
 
     def _submit(self) -> None:
         """Hand the trial to the host of this device, once it is there and has a place for it.
@@ -187,13 +197,6 @@ class TrialProxy(tune.Trainable):
         log.warning("trial %d: its host died, going on as attempt %d", self._trial, self._attempt)
         self._seq = 0
         return None
-
-
-def resources_of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What a proxy holds, on the node `config["node"]` if it has room, otherwise where there is."""
-    return tune.PlacementGroupFactory(
-        [config["held"]], "STRICT_PACK", _soft_target_node_id=config["node"]
-    )
 
 
 def _host_here(config: dict[str, Any]) -> str:

@@ -4,32 +4,24 @@ import contextlib
 import gc
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
-from ray.tune.execution import class_cache
 
 from peft_jobs import SpecError, TrialSpec
 from peft_jobs.host.job import Prepared
-from sweeps.backends.ray.bridge import (
-    PROXY_RETRIES,
-    Bridge,
-    ReportScheduler,
-    StudySearcher,
-    Watch,
-)
 from sweeps.backends.ray.connection import connect
+from sweeps.backends.ray.cores import worthwhile_threads
 from sweeps.backends.ray.fleet import MAX_STARTS, Fleet
-from sweeps.backends.ray.interruption import Interruption
 from sweeps.backends.ray.nodes import alive_nodes, shared_with_others
-from sweeps.backends.ray.proxy import TrialProxy, resources_of
-from sweeps.backends.ray.shares import Shares
+from sweeps.backends.ray.proxies import Proxies
+from sweeps.backends.ray.shares import Shares, dealt_out
 from sweeps.driver.confirming import most_at_once
 from sweeps.driver.driver import Driver
+from sweeps.spec import SweepSpec
 from sweeps.spec.resources import ResourcesSpec
 
 log = logging.getLogger(__name__)
@@ -40,17 +32,19 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "30",  # a dead head ends the driver after so long
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # of the nodes started here; 15 by default, and a host trains
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # the study is the record; Ray's state is disposable
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "64",
 }
-_SECRETS = (
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    *("AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"),
+
+
+_TOO_NICE = (
+    "hosts train at a niceness of %d above their node's, and yield to all that runs beside them: "
+    "start Ray's nodes with RAY_worker_niceness=0 in their environment"
 )
-"""A trial's proxy needs none of them; its host has its node's environment."""
 
 
 class RayBackend:
@@ -62,11 +56,12 @@ class RayBackend:
         options: dict[str, Any],
         modules: Sequence[Path] = (),
         marker: tuple[str, str] | None = None,
+        at_once: int = 1,
     ) -> None:
+        """`at_once` are the trials that are expected to run at a time: so many proxies are started
+        while the hosts load."""
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        # Tune 2.60 hands these to its actors on their command lines, and into Ray's logs.
-        class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_SECRETS)
         # Tune prints a traceback for each proxy that dies and is replaced; the bridge says so too.
         logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
         connect(resources.address, modules)
@@ -74,8 +69,11 @@ class RayBackend:
         self._is_auto = resources.slots_per_gpu == "auto"
         self._useful: dict[str, int] = {}
         """Trials that a host has use for, by kind of its GPUs."""
+        self._thread_seconds: dict[int, float] = {}
+        self.proxies = Proxies()
         try:
             self.fleet = Fleet(resources, options, marker)
+            self.proxies.start(self.fleet.expected(at_once))
         except BaseException:
             ray.shutdown()
             raise
@@ -101,12 +99,15 @@ class RayBackend:
                 raise SpecError(self._no_room())
             kind, host = self.fleet.wait_for_host(on_tick)
             try:
+                if nicer_by := ray.get(host.nicer_by.remote()):
+                    log.warning(_TOO_NICE, nicer_by)
                 prepared = self._prepare_on(host, spec.to_json(), texts, on_tick, on_stage)
             except ray.exceptions.RayActorError as error:
                 log.warning("a host died while it loaded base and data: %s", error)
                 died = error
                 continue
             self._useful = {kind: prepared.slots}
+            self._thread_seconds = prepared.thread_seconds
             for other, host in self.fleet.one_of_each_kind().items():
                 if other not in self._useful:
                     with contextlib.suppress(ray.exceptions.RayActorError):  # its node has gone
@@ -127,6 +128,7 @@ class RayBackend:
         on_stage: Callable[[str], object],
     ) -> Prepared:
         call, asked = host.prepare.remote(spec_json, texts), host.stage.remote()
+        import_module("ray.tune")  # takes a second, in which the host loads
         try:
             while not ray.wait([call], timeout=1.0)[0]:
                 if ray.wait([asked], timeout=0)[0]:
@@ -141,42 +143,34 @@ class RayBackend:
     def run(self, driver: Driver) -> None:
         """Run the sweep until the driver has nothing more to start, or is asked to stop."""
         resources, nodes = driver.spec.resources, alive_nodes()
+        at_once = most_at_once(driver)
+        self._divide(driver.spec)
+        threads = self.fleet.shares.threads
         if self._is_auto:
-            at_once = most_at_once(driver)
-            self.fleet.shares = Shares.among(resources, nodes, at_once, self._useful)
+            shares = Shares.among(resources, nodes, at_once, self._useful, threads)
         else:
-            self.fleet.shares = Shares(resources, nodes)
+            shares = Shares(dealt_out(resources, nodes, threads), nodes, threads)
+        self.fleet.shares = shares
         self._warn_of_others(nodes)
         self.fleet.wanted = lambda: driver.wanted
         self.fleet.running = lambda: list(driver.running)
         driver.budget.num_gpus = self.fleet.num_gpus
-        bridge = Bridge(driver, self.fleet)
-        scratch = driver.folder.path / ".ray"
-        tuner = tune.Tuner(
-            tune.with_resources(TrialProxy, resources_of),
-            tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(bridge),
-                scheduler=ReportScheduler(bridge),
-                num_samples=-1,
-                max_concurrent_trials=10**6,  # `suggest` holds back at the cluster's capacity
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=driver.spec.name,
-                storage_path=str(scratch),
-                callbacks=[Watch(bridge)],
-                stop=Interruption(bridge),
-                failure_config=tune.FailureConfig(max_failures=PROXY_RETRIES),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
-            ),
-        )
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        if driver.running or not bridge.finished:
-            driver.leave_running()
+        own_gpus = self.fleet.shares.default.gpus >= 1
+        self.proxies.keep(0 if own_gpus else self.fleet.capacity())
+        from sweeps.backends.ray.experiment import run_experiment
+
+        run_experiment(driver, self.fleet, self.proxies)
+
+    def _divide(self, spec: SweepSpec) -> None:
+        """Have several hosts share a node's cores, where that was found to be faster."""
+        resources = spec.resources
+        most = min(resources.max_concurrent or spec.budget.n_trials, spec.budget.n_trials)
+        if not self._is_auto:
+            most = min(most, resources.slots)
+        threads = worthwhile_threads(self._thread_seconds, most)
+        if threads is not None:
+            log.info("hosts of %d threads each share the cores of a node", threads)
+            self.fleet.divide(threads)
 
     def _warn_of_others(self, nodes: list[dict[str, Any]]) -> None:
         """Of shares of a GPU, Ray's books hold on which node they are, and not on which GPU."""

@@ -13,6 +13,7 @@ _WORDS = {
     "tokenize": "reading the data",
     "evaluate": "scoring the base",
     "slots": "measuring how many trials share a step",
+    "threads": "measuring what fewer threads take",
 }
 WORTH_SECONDS = 1.0
 """A stage that took less is not told."""

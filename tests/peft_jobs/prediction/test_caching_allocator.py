@@ -22,3 +22,16 @@ def test_a_free_block_is_taken_again_and_neighbours_become_one() -> None:
     assert allocator.reserved == 20 * MIB
     allocator.allocate(6 * MIB)
     assert allocator.reserved == 40 * MIB, "only 2 MiB are left of the first segment"
+
+
+def test_only_segments_without_a_block_go_back() -> None:
+    allocator = CachingAllocator()
+    whole, part = allocator.allocate(30 * MIB), allocator.allocate(6 * MIB)
+    other = allocator.allocate(6 * MIB)
+    for block in (whole, part):
+        allocator.free(block)
+    allocator.empty_cache()
+    assert allocator.reserved == 20 * MIB
+    allocator.free(other)
+    allocator.empty_cache()
+    assert allocator.reserved == 0

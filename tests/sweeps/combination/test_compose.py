@@ -18,6 +18,7 @@ from sweeps import build_sweep, open_sweep
 from sweeps.cli.app import app
 from sweeps.combination.compose import Asked, Composed, compose
 from sweeps.combination.ingredients import gather
+from sweeps.exporters.hub import parcel
 from sweeps.run import launch
 
 ANIMALS = ("zebra", "cat", "dog")
@@ -89,6 +90,13 @@ def test_what_is_written_is_what_was_chosen(composed: Composed) -> None:
     assert not spec.adapter.use_rslora
     record = json.loads((exported.path / "export.json").read_text())
     assert [part["sweep"] for part in record["parts"]] == ["one", "one", "one", "v1.other"]
+
+
+def test_what_is_written_can_go_to_the_hub(composed: Composed) -> None:
+    assert composed.exported is not None
+    sent = parcel(composed.exported.path)
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= {*sent.files}
+    assert {"merged/", "export.json", "trial.json"} <= sent.kept.keys()
 
 
 def test_the_test_rows_of_both_are_told(composed: Composed) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from peft_jobs import faults
 from peft_jobs.engines.packed.adapter import checkpoint_tensors
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.solo.solo_engine import SoloEngine
+from peft_jobs.storage.attempt_folder import ROWS_FILE
 from tests.peft_jobs.engines.packed.test_engine import check_same
 from tests.support.packed_runs import Driven, run_all
 
@@ -21,11 +23,11 @@ NUM_STEPS = 8
 
 @pytest.fixture
 def fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """(action) -> the marker of a fault in the first checkpoint that is written."""
+    """(action, point) -> the marker of a fault in the first file that is written there."""
 
-    def plan(action: str) -> Path:
+    def plan(action: str, point: str = "checkpoint.writing") -> Path:
         marker = tmp_path / "marker"
-        planned = {"point": "checkpoint.writing", "action": action, "marker": str(marker)}
+        planned = {"point": point, "action": action, "marker": str(marker)}
         monkeypatch.setenv(faults.VARIABLE, json.dumps(planned))
         faults._planned.cache_clear()
         faults._passed.clear()
@@ -91,6 +93,35 @@ def test_at_a_rung_a_trial_waits_for_its_own_checkpoint_and_nobody_else(
 
     check_same(expected, run_all(engine, specs, tmp_path / "packed", heard))
     assert at_rung == [(3, "step-00000003", "go on")]
+
+
+def test_what_was_found_of_each_row_is_written_while_others_go_on(
+    cache: str, mixed: Any, tmp_path: Path, fault: Any
+) -> None:
+    """The trial itself waits at its rung, as its checkpoint is written after it."""
+    specs = mixed()[:3]
+    specs[0] = specs[0].with_params({"evaluation.rungs": [9]})
+    expected = expected_of(cache, specs, tmp_path)
+    marker = fault("pause", "rows.writing")
+    engine = PackedEngine(cache, num_slots=3, threads=1, checkpoint_seconds=1e9)
+    told: dict[int, int] = {}
+    file = tmp_path / "packed" / "0" / "attempts" / "1" / ROWS_FILE
+
+    def heard(host: Any, trial: int, report: Any) -> None:
+        told[trial] = report.step
+        if told.get(1) == told.get(2) == NUM_STEPS and not marker.read_text():
+            assert told[0] == 2
+            assert not file.exists()
+            marker.write_text("go on")
+
+    check_same(expected, run_all(engine, specs, tmp_path / "packed", heard))
+    assert marker.read_text() == "go on"
+    written, alone = (
+        pq.read_table(path)
+        for path in (file, tmp_path / "solo" / file.relative_to(tmp_path / "packed"))
+    )
+    assert written.column_names == alone.column_names
+    assert written["row"].equals(alone["row"])
 
 
 def test_a_disk_that_is_full_costs_the_checkpoint_alone(

@@ -72,7 +72,7 @@ class TorchWatch:
 
     def _look(self) -> None:
         while not self._over.wait(0.2):
-            for process in self._cluster.workers("ray::ResourceTrainable"):
+            for process in self._cluster.workers("ray::TrialProxy"):
                 try:
                     maps = Path(f"/proc/{process.pid}/maps").read_text()
                 except OSError:
@@ -134,12 +134,18 @@ def test_each_trial_runs_on_the_host_of_its_gpu_and_no_proxy_imports_torch(
 
 
 def test_inline_equals_ray(sweep: Sweep, two_gpus: Any) -> None:
+    """A confirmation too."""
+    confirm = {"seeds": 2, "candidates": 3, "max_trials": 6}
     options = {"faults": {"2": "bug", "4": "oom", "5": "diverged"}}
     shared = {"engine_options": options, "max_concurrent": 1}
-    inline = sweep(name="inline", resources=shared)
-    on_ray = sweep(name="ray", resources={"backend": "ray", "address": two_gpus.address, **shared})
+    inline = sweep(name="inline", resources=shared, confirm=confirm)
+    resources = {"backend": "ray", "address": two_gpus.address, **shared}
+    on_ray = sweep(name="ray", resources=resources, confirm=confirm)
     assert launch(inline).status == launch(on_ray).status == "complete"
     assert records(on_ray) == records(inline)
+    repeated = [trial.user_attrs for trial in trials_of(on_ray) if "confirm_of" in trial.user_attrs]
+    told = [(known["confirm_of"], known["confirm_seed"]) for known in repeated]
+    assert len(told) == len({*told}) == 6
     states = Counter(record[1] for record in records(inline))
     assert states["COMPLETE"] >= 1
     assert states["PRUNED"] >= 3

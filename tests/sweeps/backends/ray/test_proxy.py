@@ -41,7 +41,7 @@ def proxy_on(host: Host, monkeypatch: pytest.MonkeyPatch, deaths: int) -> TrialP
     monkeypatch.setattr(proxy, "_host_here", lambda config: "host")
     monkeypatch.setattr(proxy, "ASK_AGAIN_SECONDS", 0.0)
     made = TrialProxy.__new__(TrialProxy)
-    made.setup(
+    made.reset(
         {"trial": 7, "attempt": 4, "checkpoint": None, "deaths": deaths}
         | {"spec_json": "{}", "directory": "trials/7/attempts/4"}
     )
@@ -61,7 +61,7 @@ def test_a_host_that_dies_while_a_trial_waits_for_its_place_did_not_die_of_it(
         *(there, enters, ("submit", False), refused, ("may_enter", DIED)),
         *(there, enters, ("submit", True), ENDED),
     )
-    result = proxy_on(host, monkeypatch, deaths=MAX_HOST_DEATHS).step()
+    result = proxy_on(host, monkeypatch, deaths=MAX_HOST_DEATHS).train()
     assert json.loads(result["message"]) == {"type": "end"}
     assert (result["deaths"], result["attempt"]) == (MAX_HOST_DEATHS, 4)
     assert host.attempts == [4, 4]
@@ -72,7 +72,7 @@ def test_a_host_that_dies_of_its_only_trial_is_its_end(
     monkeypatch: pytest.MonkeyPatch, taken: tuple[tuple[str, Any], ...]
 ) -> None:
     host = Host(("current_attempt", None), ("may_enter", True), *taken)
-    result = proxy_on(host, monkeypatch, deaths=MAX_HOST_DEATHS).step()
+    result = proxy_on(host, monkeypatch, deaths=MAX_HOST_DEATHS).train()
     assert json.loads(result["message"])["result"]["kind"] == "lost"
     assert result["deaths"] == MAX_HOST_DEATHS + 1
 
@@ -82,6 +82,6 @@ def test_a_death_beside_others_lets_a_trial_go_on_as_the_next_attempt(
 ) -> None:
     entered = ("current_attempt", None), ("may_enter", True), ("submit", True)
     host = Host(*entered, ("next_report", DIED), *entered, ENDED)
-    result = proxy_on(host, monkeypatch, deaths=0).step()
+    result = proxy_on(host, monkeypatch, deaths=0).train()
     assert (result["deaths"], result["attempt"]) == (1, 5)
     assert host.attempts == [4, 5]
