@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.forms import FORMS as FORMS_OF_METHODS
@@ -18,6 +19,7 @@ from peft_jobs.engines.packed.parts import initial_values, parts_of
 from peft_jobs.engines.solo.solo_engine import SoloEngine
 from peft_jobs.evaluation.scoring import score
 from peft_jobs.methods import METHODS
+from peft_jobs.methods.lora import first_magnitude
 from peft_jobs.spec.adapters import ADAPTERS
 from tests.peft_jobs.engines.packed.conftest import CLASSES, FORMS
 from tests.peft_jobs.engines.packed.test_engine import (
@@ -218,3 +220,19 @@ def test_miss_goes_alone_where_it_does_not_fit(cache: str, formed: Any) -> None:
     assert "miss of rank 4096 does not fit a layer of" in str(too_wide)
     mini = other.with_params({"adapter.init_weights": "mini", "adapter.mini_r": 2})
     assert unpackable(mini, base) == "the form mini of miss has no packed form"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_first_magnitudes_are_peft_s_own(tiny_llama_path: Path, dtype: torch.dtype) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama_path, dtype=dtype)
+    model = get_peft_model(base, LoraConfig(r=4, use_dora=True, target_modules=["q_proj"]))
+    layer: Any = model.get_submodule("base_model.model.model.layers.1.self_attn.q_proj")
+    magnitudes, scale = layer.lora_magnitude_vector["default"], layer.scaling["default"]
+    assert torch.equal(first_magnitude(layer.base_layer, scale, None), magnitudes.weight.to(dtype))
+    source = torch.Generator().manual_seed(0)
+    down, up = (torch.randn(*shape, generator=source) for shape in ((4, 64), (64, 4)))
+    magnitudes.update_layer(
+        base_layer=layer.base_layer, lora_A=down.to(dtype), lora_B=up.to(dtype), scaling=scale
+    )
+    found = first_magnitude(layer.base_layer, scale, (down, up))
+    assert torch.allclose(found, magnitudes.weight, rtol=1e-6 if dtype == torch.float32 else 1e-2)
