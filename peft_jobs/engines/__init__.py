@@ -30,8 +30,6 @@ def load_engine(name: str, options: dict[str, Any]) -> Engine:
     if not any(setting in os.environ for setting in _ALLOCATOR):
         # Padded lengths change from step to step. Read when torch is imported, by an engine.
         os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
-    # OpenMP's threads would spin until the one that another process keeps from its core is through.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, too
     engine = load(ENGINES[name])
     try:
         inspect.signature(engine).bind(**options)
