@@ -27,6 +27,7 @@ NEEDS_A_LIBRARY = {
     "randomness": "torch's generators",
     "dropout_masks": "bits of tensors",
     "base_dropout": "dropout of tensors",
+    "site_masks": "masks of tensors",
     "pretrain": "makes the demo's base",
 }
 """Modules of light rooms that are heavy, and why."""

@@ -182,11 +182,13 @@ def _go_first() -> int:
 
     Ray 2.60 starts its workers at 15 (`RAY_worker_niceness`): a host yields to everything else, and
     where one of its OpenMP threads is starved, the others wait for that one at every operator.
+    Niceness is a thread's, and new threads have that of the one that starts them.
     """
-    raylet, own = psutil.Process(os.getppid()).nice(), os.nice(0)
-    if own > raylet:
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, raylet)
+    raylet = psutil.Process(os.getppid()).nice()
+    if os.nice(0) > raylet:
+        for thread in psutil.Process().threads():
+            with contextlib.suppress(PermissionError, ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, thread.id, raylet)
     return max(0, os.nice(0) - raylet)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import logging
+import os
 import re
 import threading
 import time
@@ -53,16 +54,18 @@ def records(spec: SweepSpec) -> list[Any]:
     return found
 
 
-class TorchWatch:
-    """Looks, while a sweep runs, which shared libraries its proxies have mapped."""
+class Watch:
+    """Looks, while a sweep runs, which shared libraries its proxies have mapped, and how nice the
+    threads of its hosts are."""
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
         self.maps: dict[int, str] = {}
+        self.niceness: dict[int, set[int]] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
-    def __enter__(self) -> "TorchWatch":
+    def __enter__(self) -> "Watch":
         self._thread.start()
         return self
 
@@ -78,6 +81,11 @@ class TorchWatch:
                 except OSError:
                     continue
                 self.maps[process.pid] = maps or self.maps.get(process.pid, "")
+            for process in self._cluster.workers("ray::HostActor"):
+                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    threads = [thread.id for thread in process.threads()]
+                    found = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+                    self.niceness[process.pid] = found or self.niceness.get(process.pid, found)
 
 
 def _is_loopback(address: str) -> bool:
@@ -112,7 +120,7 @@ def test_each_trial_runs_on_the_host_of_its_gpu_and_no_proxy_imports_torch(
     }
     budget = {"n_trials": 12, "max_samples": 600}
     spec = sweep(resources=resources, budget=budget, pruner="none", sampler="random")
-    with caplog.at_level(logging.INFO, "sweeps.backends.ray.bridge"), TorchWatch(two_gpus) as watch:
+    with caplog.at_level(logging.INFO, "sweeps.backends.ray.bridge"), Watch(two_gpus) as watch:
         outcome = launch(spec)
     assert outcome.status == "complete"
 
@@ -126,6 +134,9 @@ def test_each_trial_runs_on_the_host_of_its_gpu_and_no_proxy_imports_torch(
     assert pids["0"] != pids["1"]
     assert max(Counter(p["pid"] for p in ran.values()).values()) >= 3
 
+    assert set(map(frozenset, watch.niceness.values())) == {frozenset({os.nice(0)})}, (
+        "hosts do not yield, though Ray starts its workers at 15"
+    )
     assert len(watch.maps) >= 2
     for maps in watch.maps.values():
         assert "_raylet" in maps, "these are the maps of a Ray worker"
