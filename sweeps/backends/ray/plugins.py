@@ -117,6 +117,7 @@ class ReportScheduler(FIFOScheduler):
         holds may still change."""
         number = trial.config["trial"]
         if trial.status == Trial.ERROR and number in self._bridge.driver.running:
+            self._bridge.fleet.ensure()  # its node may have died, and others come
             trial.config.update(self._bridge.place(number))
             trial.update_resources(resources_of(trial.config))
 
