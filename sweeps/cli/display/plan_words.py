@@ -38,7 +38,7 @@ def plan_words(
         "memory": _memory(made),
         "at a time": f"{made.trials_per_gpu} on a {unit}; predicted",
         "a trial": f"{_time(made.seconds_per_trial[1])} of a {unit} "
-        f"({_time(made.seconds_per_trial[0])} to {_time(made.seconds_per_trial[2])}); {speed}",
+        f"({_span((made.seconds_per_trial[0], made.seconds_per_trial[2]), _time)}); {speed}",
         "the sweep": f"{_hours(spent.gpu_hours)} of {unit} time, done in {_hours(spent.hours)}; "
         f"{1 / made.spread:.2g} to {made.spread:.2g} times that speed, {speed}",
     }
@@ -125,7 +125,7 @@ def _point(point: PlannedPoint) -> str:
     return f"{size(point.peak_bytes)} ({named}; {point.trainable_parameters:,} trained)"
 
 
-def _span(values: tuple[int, int], told: Callable[[int], str] = "{:,}".format) -> str:
+def _span(values: tuple[float, float], told: Callable[[Any], str] = "{:,}".format) -> str:
     low, high = map(told, values)
     return low if low == high else f"{low} to {high}"
 
@@ -136,10 +136,12 @@ def _range(share: Range, of: int) -> str:
 
 
 def _hours(hours: Range) -> str:
-    return f"{_time(3600 * hours.low)} to {_time(3600 * hours.high)}"
+    return _span((3600 * hours.low, 3600 * hours.high), _time)
 
 
 def _time(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
