@@ -105,7 +105,7 @@ class TrialProxy:
         A host that dies while it takes the trial may have died of it, so that counts as a death.
         """
         host = self._reach_host()
-        self._find_slot(self._config.pop("hosts", ()))
+        self._find_slot(self._config.pop("hosts", None))
         assignment = {
             "trial": self._trial,
             "attempt": self._attempt,
@@ -141,13 +141,13 @@ class TrialProxy:
                     raise RuntimeError(f"no host {self._host_name}{hint}: {error}") from error
                 time.sleep(0.1)
 
-    def _find_slot(self, hosts: tuple[str, ...]) -> None:
+    def _find_slot(self, hosts: tuple[str, ...] | None) -> None:
         """After a proxy died: keep the trial's slot on this host, or free it on another.
 
         A trial that this host does not hold goes on as the next attempt: the host that had it may
-        be cut off and still be writing.
+        be cut off and still be writing. None of a trial whose first proxy this is.
         """
-        if not hosts:
+        if hosts is None:
             return
         held = {name: _current_attempt(name, self._trial) for name in hosts}
         here = held.pop(self._host_name, None)

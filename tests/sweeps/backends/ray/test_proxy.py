@@ -35,7 +35,7 @@ def give(answer: Any) -> Any:
     return answer
 
 
-def proxy_on(host: Host, monkeypatch: pytest.MonkeyPatch, deaths: int) -> TrialProxy:
+def proxy_on(host: Host, monkeypatch: pytest.MonkeyPatch, deaths: int, **config: Any) -> TrialProxy:
     monkeypatch.setattr(ray, "get", give)
     monkeypatch.setattr(ray, "get_actor", lambda name: host)
     monkeypatch.setattr(proxy, "_host_here", lambda config: "host")
@@ -43,7 +43,7 @@ def proxy_on(host: Host, monkeypatch: pytest.MonkeyPatch, deaths: int) -> TrialP
     made = TrialProxy.__new__(TrialProxy)
     made.reset(
         {"trial": 7, "attempt": 4, "checkpoint": None, "deaths": deaths}
-        | {"spec_json": "{}", "directory": "trials/7/attempts/4"}
+        | {"spec_json": "{}", "directory": "trials/7/attempts/4", **config}
     )
     return made
 
@@ -85,3 +85,12 @@ def test_a_death_beside_others_lets_a_trial_go_on_as_the_next_attempt(
     result = proxy_on(host, monkeypatch, deaths=0).train()
     assert (result["deaths"], result["attempt"]) == (1, 5)
     assert host.attempts == [4, 5]
+
+
+@pytest.mark.parametrize(("config", "attempt"), [({}, 4), ({"hosts": ()}, 5)])
+def test_a_trial_whose_hosts_are_all_gone_goes_on_as_the_next_attempt(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], attempt: int
+) -> None:
+    host = Host(("current_attempt", None), ("may_enter", True), ("submit", True), ENDED)
+    proxy_on(host, monkeypatch, 0, **config).train()
+    assert host.attempts == [attempt]
