@@ -11,7 +11,6 @@ from sweeps.combination.soups import Contest
 from sweeps.exporters.card import card_sections as section
 from sweeps.exporters.card.front_matter import front_matter
 from sweeps.exporters.exporter import Form
-from sweeps.exporters.loading_code import GENERATION_FILE, loading
 from sweeps.exporters.names import base_title
 
 
@@ -24,16 +23,11 @@ def combination_card(
     forms: Sequence[Form],
 ) -> str:
     """The card of a combination in `folder`, whose figures are in `record`."""
-    is_stored, best = bool(record["quantized_checkpoint"]), contest.best
+    best = contest.best
     base = base_title(spec.model.name_or_path)
     title = f"{base}, {len(best.weights)} adapters of {record['sweep']} combined"
     lines = [
-        "---",
-        front_matter(spec, record, title, tags=("merge",)).to_yaml(),
-        "---",
-        "",
-        f"# {title}",
-        "",
+        *section.opening(front_matter(spec, record, title, tags=("merge",)).to_yaml(), title),
         f"A {spec.adapter.method} adapter for `{base}`, made of {len(best.weights)} adapters that "
         "were trained on it one by one. Nobody has trained it as it is.",
         "",
@@ -41,23 +35,10 @@ def combination_card(
         *_made_of(record, contest),
         *_tried(contest, test),
         *section.prompt_format(spec, record),
-        "",
-        "## Loading",
-        "",
-        "In this folder:",
-        "",
-        "```python",
-        *loading(spec, folder, is_stored),
-        "```",
-    ]
-    if (folder / GENERATION_FILE).is_file():
-        lines += ["", section.decoding(spec)]
-    for form in forms:
-        lines += ["", form.text]
-    lines += section.sample_answers(record)
-    lines += section.training(spec, record)
-    lines += section.limits(spec, record)
-    lines += [
+        *section.how_to_load(spec, record, folder, forms),
+        *section.sample_answers(record),
+        *section.training(spec, record),
+        *section.limits(spec, record),
         "",
         "Base, task and data are in `trial.json`; each part's own training is in its sweep.",
         "",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.breaking import Broken
 from tests.support.left_behind import TrialRecord
-from tests.support.ray_nodes import HOST, PROXY, Node, ray_node, titled, wait_for
+from tests.support.ray_nodes import HOST, PROXY, Launched, Node, ray_node, titled, wait_for
 
 Sweep = Callable[..., Broken]
 
@@ -27,16 +27,22 @@ def provenance(sweep: Broken) -> list[dict[str, Any]]:
     return [json.loads(path.read_text())["provenance"] for path in results]
 
 
+def without_a_proxy(sweep: Broken, node: Node) -> Launched:
+    """A driver that goes on after one of its two proxies was killed."""
+    with sweep.held():
+        driver = sweep.launch()
+        wait_for(lambda: driver.reported(2))
+        node.workers(PROXY)[0].kill()
+        sweep.died("proxy, kill -9")
+    sweep.goes_on(driver)
+    return driver
+
+
 def test_a_killed_proxy_and_then_a_killed_host_lose_no_trial(
     two_at_a_time: Sweep, one_node: Node
 ) -> None:
     sweep = two_at_a_time()
-    with sweep.held():
-        driver = sweep.launch()
-        wait_for(lambda: driver.reported(2))
-        one_node.workers(PROXY)[0].kill()
-        sweep.died("proxy, kill -9")
-    sweep.goes_on(driver)
+    driver = without_a_proxy(sweep, one_node)
     with sweep.held():
         wait_for(driver.reported)
         one_node.workers(HOST)[0].kill()
@@ -59,12 +65,7 @@ def test_a_host_that_dies_while_the_base_loads_is_only_a_host(two_at_a_time: Swe
 @pytest.mark.slow
 def test_a_killed_proxy_finds_its_slot_still_running(two_at_a_time: Sweep, one_node: Node) -> None:
     sweep = two_at_a_time()
-    with sweep.held():
-        driver = sweep.launch()
-        wait_for(lambda: driver.reported(2))
-        one_node.workers(PROXY)[0].kill()
-        sweep.died("proxy, kill -9")
-    sweep.goes_on(driver)
+    driver = without_a_proxy(sweep, one_node)
     sweep.finish(driver)
     sweep.check_whole()
     assert set(map(tuple, attempts(sweep).values())) == {("1",)}

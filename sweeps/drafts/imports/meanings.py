@@ -1,14 +1,11 @@
 """What other tools' settings mean in a sweep file: by name, with their values translated."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec.dotted import paths_of
 from sweeps.spec.other_names import other_names
-
-Translation = Callable[[Any], Any]
 
 _SCHEMES = {4: "nf4", 8: "int8"}
 _OPTIMIZERS = {

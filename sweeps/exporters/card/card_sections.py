@@ -1,18 +1,25 @@
 """The sections of a model card, each as lines of Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from peft_jobs import TrialSpec
 from peft_jobs.spec import CausalLMSpec
+from peft_jobs.spec.adapters import OWN
 from sweeps.exporters.card.front_matter import base_card, is_hub_id
 from sweeps.exporters.exporter import Form, intervals_of
-from sweeps.exporters.loading_code import GENERATION_FILE
+from sweeps.exporters.loading_code import GENERATION_FILE, loading
 from sweeps.exporters.names import base_title, local_paths, sources
 from sweeps.results.leaderboard import Leaderboard, Row
 
 _LONGEST = 1500
 """Characters of a text that is shown."""
+
+
+def opening(metadata: str, title: str) -> Iterator[str]:
+    """Front matter and title."""
+    yield from ("---", metadata, "---", "", f"# {title}", "")
 
 
 def what_it_is(board: Leaderboard, row: Row, spec: TrialSpec, is_stored: bool) -> str:
@@ -72,7 +79,21 @@ def references(board: Leaderboard) -> Iterator[str]:
         yield f"The {words}: {board.metric} {value:.6g}."
 
 
-def decoding(spec: TrialSpec) -> str:
+def how_to_load(
+    spec: TrialSpec, record: Mapping[str, Any], folder: Path, forms: Sequence[Form]
+) -> Iterator[str]:
+    """Code for the export in `folder`, how it decodes, and its other forms."""
+    code = loading(spec, folder, bool(record.get("quantized_checkpoint")))
+    yield from ("", "## Loading", "", "In this folder:", "", "```python", *code, "```")
+    if spec.adapter.method in OWN:
+        yield from ("", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps.")
+    if (folder / GENERATION_FILE).is_file():
+        yield from ("", _decoding(spec))
+    for form in forms:
+        yield from ("", form.text)
+
+
+def _decoding(spec: TrialSpec) -> str:
     """What the generation settings of an export are."""
     if spec.evaluation.generation is None:
         return (

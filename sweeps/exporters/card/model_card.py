@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from peft_jobs import TrialSpec
-from peft_jobs.spec.adapters import OWN
 from sweeps.exporters.card import card_sections as section
 from sweeps.exporters.card.front_matter import front_matter
 from sweeps.exporters.exporter import Form
-from sweeps.exporters.loading_code import GENERATION_FILE, loading
 from sweeps.exporters.names import base_title
 from sweeps.results.leaderboard import Leaderboard, Row
 
@@ -34,40 +32,20 @@ def model_card(
     is_stored = bool(record.get("quantized_checkpoint"))
     title = f"{base_title(spec.model.name_or_path)}, {spec.adapter.method} of {board.sweep}"
     lines = [
-        "---",
-        front_matter(spec, record, title).to_yaml(),
-        "---",
-        "",
-        f"# {title}",
-        "",
+        *section.opening(front_matter(spec, record, title).to_yaml(), title),
         section.what_it_is(board, row, spec, is_stored),
         *section.continued(spec),
         "",
         *section.results(record, forms),
         *section.references(board),
         *section.prompt_format(spec, record),
-        "",
-        "## Loading",
-        "",
-        "In this folder:",
-        "",
-        "```python",
-        *loading(spec, folder, is_stored),
-        "```",
-    ]
-    if spec.adapter.method in OWN:
-        lines += ["", "PEFT has no such method: `peft_jobs` is of the package peft-sweeps."]
-    if (folder / GENERATION_FILE).is_file():
-        lines += ["", section.decoding(spec)]
-    for form in forms:
-        lines += ["", form.text]
-    lines += section.sample_answers(record)
-    lines += section.training(spec, record)
-    lines += section.selection(board, row, said)
-    lines += section.limits(spec, record, row.unbeaten)
-    lines += ["", "## Configuration", "", "| parameter | value |", "|---|---|"]
-    lines += [f"| `{name}` | {value} |" for name, value in row.params.items()]
-    lines += [
+        *section.how_to_load(spec, record, folder, forms),
+        *section.sample_answers(record),
+        *section.training(spec, record),
+        *section.selection(board, row, said),
+        *section.limits(spec, record, row.unbeaten),
+        *("", "## Configuration", "", "| parameter | value |", "|---|---|"),
+        *(f"| `{name}` | {value} |" for name, value in row.params.items()),
         "",
         "The whole trial is in `trial.json`. Train it again, or on all of its data:",
         "",

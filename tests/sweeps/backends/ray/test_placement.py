@@ -5,7 +5,6 @@ import ipaddress
 import logging
 import os
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +22,8 @@ from sweeps.cli.exit_codes import ExitCode
 from sweeps.run import LaunchCallbacks, launch
 from sweeps.spec.resources import ResourcesSpec
 from sweeps.study.database import open_storage
-from tests.support.ray_nodes import Launched, ray_node
+from tests.support.ray_nodes import HOST, Launched, ray_node
+from tests.support.watching import watching
 
 Sweep = Callable[..., SweepSpec]
 
@@ -62,30 +62,17 @@ class Watch:
         self._cluster = cluster
         self.maps: dict[int, str] = {}
         self.niceness: dict[int, set[int]] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
 
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.2):
-            for process in self._cluster.workers("ray::TrialProxy"):
-                try:
-                    maps = Path(f"/proc/{process.pid}/maps").read_text()
-                except OSError:
-                    continue
+    def look(self) -> None:
+        for process in self._cluster.workers("ray::TrialProxy"):
+            with contextlib.suppress(OSError):
+                maps = Path(f"/proc/{process.pid}/maps").read_text()
                 self.maps[process.pid] = maps or self.maps.get(process.pid, "")
-            for process in self._cluster.workers("ray::HostActor"):
-                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                    threads = [thread.id for thread in process.threads()]
-                    found = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
-                    self.niceness[process.pid] = found or self.niceness.get(process.pid, found)
+        for process in self._cluster.workers(HOST):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                threads = [thread.id for thread in process.threads()]
+                found = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+                self.niceness[process.pid] = found or self.niceness.get(process.pid, found)
 
 
 def _is_loopback(address: str) -> bool:
@@ -120,7 +107,8 @@ def test_each_trial_runs_on_the_host_of_its_gpu_and_no_proxy_imports_torch(
     }
     budget = {"n_trials": 12, "max_samples": 600}
     spec = sweep(resources=resources, budget=budget, pruner="none", sampler="random")
-    with caplog.at_level(logging.INFO, "sweeps.backends.ray.bridge"), Watch(two_gpus) as watch:
+    watch = Watch(two_gpus)
+    with caplog.at_level(logging.INFO, "sweeps.backends.ray.bridge"), watching(watch.look):
         outcome = launch(spec)
     assert outcome.status == "complete"
 

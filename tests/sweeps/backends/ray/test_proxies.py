@@ -3,7 +3,7 @@
 What is kept and given out is tried without Ray; what is started, on a cluster of this machine.
 """
 
-import threading
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +19,7 @@ from sweeps.backends.ray.proxies import WAIT_SECONDS, KeptProxies, Proxies
 from sweeps.backends.ray.proxy import NICENESS
 from sweeps.driver.driver import Driver
 from sweeps.run import LaunchCallbacks, launch
+from tests.support.watching import watching
 
 ON_A, ON_B = (PlacementGroupFactory([{"CPU": 1}], _soft_target_node_id=node) for node in "ab")
 
@@ -81,27 +82,14 @@ class Watched:
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[str, int, bool]] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
 
-    def __enter__(self) -> "Watched":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.3):
-            for child in psutil.Process().children(recursive=True):
-                try:
-                    title, _, _ = child.cmdline()[0].partition(".")
-                    maps = Path(f"/proc/{child.pid}/maps").read_text()
-                    is_heavy = "torch" in maps or "pyarrow" in maps
-                    self.seen[child.pid] = (title, child.nice(), is_heavy)
-                except (psutil.Error, OSError, IndexError):
-                    continue
+    def look(self) -> None:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError, IndexError):
+                title, _, _ = child.cmdline()[0].partition(".")
+                maps = Path(f"/proc/{child.pid}/maps").read_text()
+                is_heavy = "torch" in maps or "pyarrow" in maps
+                self.seen[child.pid] = (title, child.nice(), is_heavy)
 
     def of(self, title: str) -> list[tuple[int, bool]]:
         return [(nice, heavy) for name, nice, heavy in self.seen.values() if name == title]
@@ -135,7 +123,8 @@ def test_a_sweep_has_a_light_process_for_each_slot_started_while_its_host_loads(
     def on_change(driver: Driver) -> None:
         turns.append(looks["nodes"])
 
-    with Watched() as watched:
+    watched = Watched()
+    with watching(watched.look, 0.3):
         outcome = launch(
             spec,
             callbacks=LaunchCallbacks(
