@@ -24,6 +24,7 @@ from sweeps.cli.options import (
     StudyUrl,
     SweepFile,
     launching,
+    listed,
 )
 from sweeps.cli.screen import out, set_up_logging
 
@@ -312,8 +313,8 @@ def train(
     """Train the winner's configuration on all the data; export it."""
     from sweeps.cli.commands.train import Wanted, train
 
-    forms = tuple(form.strip() for form in to.split(",") if form.strip())
-    return train(storage, name, Wanted(trial, epochs, seeds, with_validation, forms), options)
+    wanted = Wanted(trial, epochs, seeds, with_validation, tuple(listed(to)))
+    return train(storage, name, wanted, options)
 
 
 @app.command(
@@ -494,7 +495,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the winner's adapter, scored again as written."""
-    forms = [form.strip() for form in to.split(",") if form.strip()] + ["merged"] * merge
+    forms = listed(to) + ["merged"] * merge
     from sweeps.cli.commands.export import Push, export
     from sweeps.results.recorded_sweep import open_sweep
 
@@ -553,9 +554,8 @@ def compose(
     from sweeps.cli.commands.compose import Words, compose
     from sweeps.results.recorded_sweep import open_sweep
 
-    forms = [form.strip() for form in to.split(",") if form.strip()]
     words = Words(top, adapters, types, weights, density, rank, anyway)
-    compose(open_sweep(storage, name, study_url), words, path, forms, test, study_url, json)
+    compose(open_sweep(storage, name, study_url), words, path, listed(to), test, study_url, json)
 
 
 @app.command(**_example("peft-sweep delete demo", "peft-sweep delete demo --keep-best --yes"))

@@ -30,6 +30,11 @@ class NamesEntries(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+def listed(text: str) -> list[str]:
+    """The words of an option that takes several: `A,B`."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _storage(text: str) -> Path:
     from sweeps.records.layout import storage_folder
 

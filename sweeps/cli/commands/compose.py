@@ -13,6 +13,7 @@ from peft_jobs import SpecError
 from peft_jobs.spec.combination import COMBINATION_TYPES, CombinationSpec
 from peft_jobs.spec.mistakes import suggest
 from sweeps.cli.commands.export import scores, tell_forms
+from sweeps.cli.options import listed
 from sweeps.cli.screen import err, out, print_json
 from sweeps.combination.compose import Asked, Composed
 from sweeps.combination.contest_words import judgement, on_test_rows, shown
@@ -38,15 +39,15 @@ class Words:
         """What is to be combined; SpecError for words that mean nothing."""
         if self.top is not None and self.adapters is not None:
             raise SpecError("give either --top or --adapters")
-        weights = None if self.weights is None else tuple(map(_number, _split(self.weights)))
-        hows = tuple(self._how(name) for name in _split(self.types))
+        weights = None if self.weights is None else tuple(map(_number, listed(self.weights)))
+        hows = tuple(self._how(name) for name in listed(self.types))
         if not hows:
             raise SpecError(f"--type needs one of {', '.join(COMBINATION_TYPES)}")
         if self.density is not None and not any(how.drops for how in hows):
             raise SpecError("--density is for ties, dare and magnitude_prune")
         if self.rank is not None and not any(how.type.endswith("svd") for how in hows):
             raise SpecError("--rank is for svd: the other types have a rank of their own")
-        adapters = tuple(_split(self.adapters or ""))
+        adapters = tuple(listed(self.adapters or ""))
         return Asked(self.top, adapters, hows, weights, self.anyway)
 
     def _how(self, name: str) -> CombinationSpec:
@@ -61,10 +62,6 @@ class Words:
             return CombinationSpec.model_validate({"type": name, **given})
         except ValidationError as error:
             raise SpecError(f"--type {name}: {error.errors()[0]['msg']}") from None
-
-
-def _split(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _number(text: str) -> float:

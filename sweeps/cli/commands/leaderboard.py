@@ -11,6 +11,7 @@ from peft_jobs import SpecError
 from peft_jobs.storage import object_store
 from peft_jobs.storage.files import write_whole
 from sweeps.cli.display.table import DEFAULT_ROWS, print_board, print_sentences
+from sweeps.cli.options import listed
 from sweeps.cli.screen import out, print_json, say, size
 from sweeps.housekeeping.leftovers import lost_studies
 from sweeps.housekeeping.remains import size_of
@@ -40,7 +41,7 @@ def leaderboard(
     verdict = sweep.verdict(board)
     part = best_of_each(board, by) if by is not None else board
     if pareto is not None:
-        part = pareto_front(part, [name.strip() for name in pareto.split(",") if name.strip()])
+        part = pareto_front(part, listed(pareto))
     cut = replace(part, rows=part.rows[:limit]) if limit else part
     if json:
         print_json(to_json(cut, verdict))
