@@ -40,10 +40,12 @@ def next_round(study: SweepStudy, spec: ConfirmSpec) -> list[tuple[int, int]]:
 def _affordable(study: SweepStudy, seconds: float | None, chosen: Sequence[int]) -> float:
     """Repeats that end within what is left of so many seconds, by what those that have ended took
     in the mean; before the first one, by what the `chosen` trials took."""
-    ended = [_seconds(trial) for trial in repeats(study) if trial.state.is_finished()]
+    if seconds is None:
+        return math.inf
+    ended = [_seconds(trial) for trial in repeats(study) if "result" in trial.user_attrs]
     known = study.trials()
     each = mean(ended or [_seconds(known[number]) for number in chosen] or [0.0])
-    if seconds is None or each == 0:
+    if each == 0:
         return math.inf
     return max(0.0, (seconds - sum(ended)) // each)
 
