@@ -101,7 +101,7 @@ class InlineBackend:
             if self._drawing is None:
                 thread = "sampler" if driver.study.is_slow else None
                 self._drawing = future_of(driver.next_point, thread)
-                self._drawing.add_done_callback(lambda _: self._news.set())
+                self._drawing.add_done_callback(self._drawn)
             if not self._drawing.done():
                 return
             point, self._drawing = self._drawing.result(), None
@@ -110,6 +110,12 @@ class InlineBackend:
             assignment = driver.start(point)
             self._host.submit(assignment)
             self._live[assignment.trial] = (assignment.attempt, 0)
+
+    def _drawn(self, drawing: "Future[Point | None]") -> None:
+        """A point is news; that there is none now is not, or the loop would turn without a pause
+        and take the interpreter from the trials that still run."""
+        if drawing.exception() is not None or drawing.result() is not None:
+            self._news.set()
 
     def _take_all(self, driver: Driver) -> bool:
         """Take one message of every trial that has one; False if none has."""

@@ -279,3 +279,22 @@ def test_an_engine_that_hangs_ends_the_launch_and_its_trial_waits(sweep: Sweep) 
     again = launch(sweep(resources={"engine_options": {}}))
     assert again.status == "complete"
     assert len(again.leaderboard.rows) == 12
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["drawn at once", "drawn in a thread"])
+def test_the_loop_pauses_while_trials_run_and_nothing_is_left_to_start(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    """A loop that turns without a pause takes the interpreter from the engine's thread."""
+    monkeypatch.setattr(SweepStudy, "is_slow", is_slow)
+    turns, tick = [], Driver.tick
+    monkeypatch.setattr(Driver, "tick", lambda driver: turns.append(tick(driver)))
+    spec = sweep(
+        resources={"engine_options": {"num_slots": 8, "step_seconds": 0.02}, "max_concurrent": 8},
+        budget={"n_trials": 2},
+        pruner="none",
+    )
+    assert launch(spec).status == "complete"
+    steps = sum(trial.user_attrs["result"]["step"] for trial in trials_of(spec))
+    assert steps > 200
+    assert len(turns) < 60, "some at a report, a start and an end, and two a second"
