@@ -4,22 +4,36 @@ A host has one thread that works; whoever looks from outside knows by this that 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _last = time.monotonic()
 _stage = ""
+_follow: Callable[[], object] | None = None
 
 
 def moved() -> None:
-    """Say that the work gets on. Costs well under a microsecond."""
+    """Say that the work gets on. Costs well under a microsecond, and what `each_move` calls."""
     global _last
     _last = time.monotonic()
+    if _follow is not None:
+        _follow()
 
 
 def last_moved() -> float:
     """When that was, by `time.monotonic`."""
     return _last
+
+
+@contextmanager
+def each_move(follow: Callable[[], object]) -> Iterator[None]:
+    """Within the block, call `follow` at each move, in the thread that moves."""
+    global _follow
+    before, _follow = _follow, follow
+    try:
+        yield
+    finally:
+        _follow = before
 
 
 @contextmanager

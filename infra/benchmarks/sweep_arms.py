@@ -7,6 +7,7 @@ runs one arm on the `config.json` in FOLDER (`packing.py sweep` writes it and ca
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -83,7 +84,7 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
                 "backend": "ray" if name.endswith("-ray") else "inline",
                 "engine": "solo" if solo else "packed",
                 "slots_per_gpu": 1 if solo else config["slots"],
-                "engine_options": {"threads": config["threads"]},
+                "engine_options": threads_of(config),
             },
             "tracking": config.get("tracking", "none"),
             "storage": str(folder / name),
@@ -117,6 +118,11 @@ def product(config: Config, folder: Path, name: str, prune: bool, solo: bool) ->
         **trials_of(results),
         "where": where | summed([result["seconds"] for result in results], "phase "),
     }
+
+
+def threads_of(config: Config) -> dict[str, int]:
+    """The number that was asked for; the product's own choice where it is all of the machine's."""
+    return {} if config["threads"] == os.cpu_count() else {"threads": config["threads"]}
 
 
 def trial_tree(config: Config) -> dict[str, Any]:

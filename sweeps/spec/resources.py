@@ -36,7 +36,8 @@ class ResourcesSpec(Section):
     """Threads of a host on a node without GPUs, whose cores are shared by as many hosts as that
     makes; each holds the base. `auto`: what makes the most steps on all cores together, measured
     before the first trial: where a small base gains nothing from the second thread, hosts of one.
-    `inline` is one host."""
+    `inline` is one host. On a CPU, hosts of `auto` compute with fewer threads while others use the
+    cores; sums are then added in another order, so a loss may differ in its last digits."""
     stall_seconds: Seconds | None = 3600.0
     """Seconds without a step of training or a batch of an evaluation, after which a host that has
     something to do is taken to hang. It is ended, and its trials go on from their checkpoints in

@@ -45,6 +45,7 @@ class PackedEngine:
         score_test: bool = False,
         checkpoint_seconds: float | None = None,
         try_threads: bool = False,
+        yield_threads: bool = False,
     ) -> None:
         """`num_slots` trials at most are in a step, fewer where that is faster or memory asks for
         it; None is as many as come, and `prepare` finds out how many should. The others are the
@@ -53,7 +54,12 @@ class PackedEngine:
             raise SpecError(f"engine option num_slots must be >= 1, got {num_slots}")
         self._wanted = num_slots
         solo = SoloEngine(
-            cache_dir, threads, score_test, checkpoint_seconds, try_threads=try_threads
+            cache_dir,
+            threads,
+            score_test,
+            checkpoint_seconds,
+            try_threads=try_threads,
+            yield_threads=yield_threads,
         )
         self.assemble(solo, Composition())
 
@@ -117,6 +123,10 @@ class PackedEngine:
     @raising_device_lost()
     def serve(self, inbox: Inbox) -> None:
         """Run jobs until the inbox closes. Raises DeviceLost."""
+        with self.solo.on_free_cores():
+            self._serve(inbox)
+
+    def _serve(self, inbox: Inbox) -> None:
         try:
             while True:
                 self.admission.line.end_cancelled()

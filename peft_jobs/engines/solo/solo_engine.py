@@ -7,7 +7,8 @@ base, by a hash after each, is logged as an error, and the base is loaded anew. 
 import logging
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from peft_jobs.base.weight_shares import planned_shares, warn_of_shares
 from peft_jobs.data.leaks import leaks_of
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
+from peft_jobs.device.free_cores import FreeCores
 from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device, precision_of
@@ -66,12 +68,14 @@ class SoloEngine:
         checkpoint_seconds: float | None = None,
         spread: bool = False,
         try_threads: bool = False,
+        yield_threads: bool = False,
     ) -> None:
         """`cache_dir` keeps tokenised data, for other processes too; `threads` are torch's, None
         leaves them as they are; `score_test` adds the test split's metrics to each result;
         `checkpoint_seconds` lie between checkpoints, beside those at rungs, None leaves none;
         `spread` divides the base among all GPUs that this process sees; `try_threads` has `prepare`
-        measure steps with fewer `threads` on a CPU."""
+        measure steps with fewer `threads` on a CPU, and with `yield_threads` trials there have
+        fewer while others use the cores."""
         if threads is not None and threads < 1:
             raise SpecError(f"engine option threads must be >= 1, got {threads}")
         self.threads = threads
@@ -79,6 +83,8 @@ class SoloEngine:
         self.device = this_device()
         self._resident = Resident(local_folder(cache_dir), self.device, score_test, spread)
         self.thread_times = ThreadTimes(threads if try_threads else None, local_folder(cache_dir))
+        self._free_cores: FreeCores | None = None
+        self._yields = yield_threads and self.device.type == "cpu"
         disable_progress_bars()
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
@@ -165,7 +171,20 @@ class SoloEngine:
     @raising_device_lost()
     def serve(self, inbox: Inbox) -> None:
         """Run jobs until the inbox closes. Raises DeviceLost."""
-        serve_one_at_a_time(inbox, self.run)
+        with self.on_free_cores():
+            serve_one_at_a_time(inbox, self.run)
+
+    @contextmanager
+    def on_free_cores(self) -> Iterator[None]:
+        """Within the block, trials have as many threads as cores are free, if they may yield."""
+        if not self._yields:
+            yield
+            return
+        self._use_threads()
+        if self._free_cores is None:
+            self._free_cores = FreeCores(torch.get_num_threads())
+        with self._free_cores.kept():
+            yield
 
     def status(self) -> dict[str, Any]:
         """What is resident: base, device, memory, threads."""
@@ -181,6 +200,8 @@ class SoloEngine:
     def use_threads(self, number: int) -> None:
         """Begin the next trials with so many threads."""
         self.threads = number
+        if self._free_cores is not None:
+            self._free_cores.limit(number)
 
     def run(self, job: Job, counts: Counts | None = None) -> TrialResult | None:
         """Run one attempt to its end; None if it was interrupted.
@@ -212,8 +233,9 @@ class SoloEngine:
 
     def _use_threads(self) -> None:
         # OpenMP keeps the number by thread, and a host's calls come from several.
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        number = self.threads if self._free_cores is None else self._free_cores.number
+        if number is not None:
+            torch.set_num_threads(number)
 
     def resident(self, spec: TrialSpec, phases: Phases) -> tuple[Base, TokenizedData]:
         """Base and data of `spec`, loaded if they are not. Raises SpecError, DataError."""
