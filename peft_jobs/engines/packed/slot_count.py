@@ -46,6 +46,8 @@ MIN_GAIN_OF_DOUBLING = 1.15
 """What twice the slots must give in trial-steps per second to be taken."""
 STEPS_PER_NUMBER = 8
 """Of each number of slots; the first one warms up."""
+ENOUGH_SECONDS = 1.0
+"""After which one number has no third step: long ones differ less."""
 MAX_SECONDS = 10.0
 """After which no larger number is tried."""
 
@@ -141,8 +143,10 @@ def seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: i
         for slot in range(number):
             order = iter(SampleOrder(spec.seed + slot, len(data.train), 1 << 30))
             feeds.append(Feed(task, data.train, order, spec.training, pad_token_id, 0))
-        seconds = []
-        for _ in range(STEPS_PER_NUMBER):
+        seconds: list[float] = []
+        while len(seconds) < STEPS_PER_NUMBER:
+            if len(seconds) > 1 and sum(seconds) > ENOUGH_SECONDS:
+                break
             begun = time.perf_counter()
             packed_step(
                 pack,

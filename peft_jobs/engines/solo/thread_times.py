@@ -32,7 +32,7 @@ MAX_SECONDS = 20.0
 """After which no smaller number is tried."""
 STEPS_PER_NUMBER = 4
 """Of each number of threads; the first one warms up."""
-ENOUGH_SECONDS = 3.0
+ENOUGH_SECONDS = 1.5
 """After which one number has no further step."""
 MAX_SLOWER = 1.8
 """Half the threads that take so many times as long are the last to be tried."""
