@@ -7,14 +7,10 @@ their rate or less, and one thread makes them at half of it or more.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import torch
-
-from peft_jobs.activity import each_move
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +59,9 @@ class FreeCores:
         """Have at most so many from now on; from any thread."""
         self.most, self.number = most, min(self.number, most)
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Within the block, whatever moves computes with so many threads."""
-
-        def follow() -> None:
-            if torch.get_num_threads() != self.look():
-                torch.set_num_threads(self.number)
-
+    def begin(self) -> None:
+        """Forget the last look: the next one begins a window."""
         self._seen = None
-        with each_move(follow):
-            yield
 
     def _judge(self, waiting: float, idle: float) -> None:
         """`waiting` threads and `idle` cores, as means over a window."""

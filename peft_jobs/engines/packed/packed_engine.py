@@ -123,7 +123,7 @@ class PackedEngine:
     @raising_device_lost()
     def serve(self, inbox: Inbox) -> None:
         """Run jobs until the inbox closes. Raises DeviceLost."""
-        with self.solo.on_free_cores():
+        with self.solo.threads.while_trials_run():
             self._serve(inbox)
 
     def _serve(self, inbox: Inbox) -> None:

@@ -7,8 +7,7 @@ base, by a hash after each, is logged as an error, and the base is loaded anew. 
 import logging
 import os
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from peft_jobs.base.weight_shares import planned_shares, warn_of_shares
 from peft_jobs.data.leaks import leaks_of
 from peft_jobs.data.sample_packing import check_apart
 from peft_jobs.data.tokenized import TokenizedData
-from peft_jobs.device.free_cores import FreeCores
 from peft_jobs.device.lost_device import raising_device_lost, result_of
 from peft_jobs.device.memory import release
 from peft_jobs.device.precision import check_device, precision_of
 from peft_jobs.device.this_device import as_device, device_name, this_device
+from peft_jobs.device.threads import Threads
 from peft_jobs.engines.solo.batch_lengths import lengths_of
 from peft_jobs.engines.solo.contents import contents
 from peft_jobs.engines.solo.solo_trial import run_alone
@@ -78,13 +77,11 @@ class SoloEngine:
         fewer while others use the cores."""
         if threads is not None and threads < 1:
             raise SpecError(f"engine option threads must be >= 1, got {threads}")
-        self.threads = threads
         self.attempt_options = AttemptOptions(checkpoint_seconds, score_test)
         self.device = this_device()
+        self.threads = Threads(threads, yields=yield_threads and self.device.type == "cpu")
         self._resident = Resident(local_folder(cache_dir), self.device, score_test, spread)
         self.thread_times = ThreadTimes(threads if try_threads else None, local_folder(cache_dir))
-        self._free_cores: FreeCores | None = None
-        self._yields = yield_threads and self.device.type == "cpu"
         disable_progress_bars()
 
     def prepare(self, spec: TrialSpec, variants: list[TrialSpec]) -> Prepared:
@@ -133,7 +130,7 @@ class SoloEngine:
         Variants with another base are checked without its weights. What the base takes of no trial
         is refused here; what it takes of some is theirs to find. Raises SpecError, DataError.
         """
-        self._use_threads()
+        self.threads.use()
         sources: set[str] = set()
         for variant in [spec, *variants]:
             if (source := str(variant.adapter.source)) not in sources:
@@ -171,20 +168,8 @@ class SoloEngine:
     @raising_device_lost()
     def serve(self, inbox: Inbox) -> None:
         """Run jobs until the inbox closes. Raises DeviceLost."""
-        with self.on_free_cores():
+        with self.threads.while_trials_run():
             serve_one_at_a_time(inbox, self.run)
-
-    @contextmanager
-    def on_free_cores(self) -> Iterator[None]:
-        """Within the block, trials have as many threads as cores are free, if they may yield."""
-        if not self._yields:
-            yield
-            return
-        self._use_threads()
-        if self._free_cores is None:
-            self._free_cores = FreeCores(torch.get_num_threads())
-        with self._free_cores.kept():
-            yield
 
     def status(self) -> dict[str, Any]:
         """What is resident: base, device, memory, threads."""
@@ -199,9 +184,7 @@ class SoloEngine:
 
     def use_threads(self, number: int) -> None:
         """Begin the next trials with so many threads."""
-        self.threads = number
-        if self._free_cores is not None:
-            self._free_cores.limit(number)
+        self.threads.change(number)
 
     def run(self, job: Job, counts: Counts | None = None) -> TrialResult | None:
         """Run one attempt to its end; None if it was interrupted.
@@ -211,7 +194,7 @@ class SoloEngine:
         """
         draft = ResultDraft() if counts is None else ResultDraft(counts=counts)
         failed: TrialResult | None = None
-        self._use_threads()
+        self.threads.use()
         with attempt_files.logged(job.directory):
             try:
                 self._run(job, draft)
@@ -231,15 +214,9 @@ class SoloEngine:
         start = find_start(job, job.checkpoint)
         run_alone(Attempt(job, base, data, draft, self.attempt_options, start), start)
 
-    def _use_threads(self) -> None:
-        # OpenMP keeps the number by thread, and a host's calls come from several.
-        number = self.threads if self._free_cores is None else self._free_cores.number
-        if number is not None:
-            torch.set_num_threads(number)
-
     def resident(self, spec: TrialSpec, phases: Phases) -> tuple[Base, TokenizedData]:
         """Base and data of `spec`, loaded if they are not. Raises SpecError, DataError."""
-        self._use_threads()
+        self.threads.use()
         return self._resident.get(spec, phases)
 
     @property

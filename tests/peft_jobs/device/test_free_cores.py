@@ -1,15 +1,5 @@
 """Threads follow the cores that are free, and are raised again with patience."""
 
-import multiprocessing
-import os
-import sys
-import time
-from collections.abc import Iterator
-
-import pytest
-import torch
-
-from peft_jobs.activity import moved
 from peft_jobs.device.free_cores import FIRST_CALM, MOST_CALM, FreeCores
 
 MOST = 4
@@ -89,41 +79,3 @@ def test_a_new_limit_holds_at_once() -> None:
     machine = Machine()
     machine.cores.limit(2)
     assert machine.second(idle=5.0) == machine.second(idle=5.0) == 2
-
-
-def spin() -> None:
-    while os.getppid() != 1:
-        pass
-
-
-@pytest.fixture
-def crowd() -> Iterator[None]:
-    """Two busy processes for each core."""
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=spin, daemon=True) for _ in range(2 * (os.cpu_count() or 1))
-    ]
-    for process in processes:
-        process.start()
-    yield
-    for process in processes:
-        process.kill()
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells what threads wait")
-def test_work_on_a_crowded_machine_goes_on_with_fewer_threads(crowd: None) -> None:
-    before = torch.get_num_threads()
-    numbers = torch.rand(1000, 1000)
-    try:
-        torch.set_num_threads(MOST)
-        with FreeCores(MOST).kept():
-            deadline = time.monotonic() + 60.0
-            while torch.get_num_threads() == MOST and time.monotonic() < deadline:
-                numbers.add(1.0).sum()
-                moved()
-            assert torch.get_num_threads() < MOST
-        torch.set_num_threads(MOST)
-        moved()
-        assert torch.get_num_threads() == MOST, "outside, nothing is changed"
-    finally:
-        torch.set_num_threads(before)
