@@ -38,7 +38,7 @@ from peft_jobs.spec.adapters import ADAPTERS
 
 REPORT = Path(__file__).with_suffix(".md")
 MARK = "<!-- table -->"
-TOKENS, ROWS, STEPS = 256, 16, 2
+TOKENS, ROWS, STEPS = 256, 16, 3
 SLOTS = 8
 SHARE, MEGABYTES = 0.1, 30
 """How far a prediction may be off: by one or the other."""

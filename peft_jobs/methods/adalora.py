@@ -27,7 +27,8 @@ def config(setting: Setting) -> AdaLoraConfig:
         )
     steps = setting.num_steps
     first, last = adapter.schedule(steps)
-    if first >= steps - last:
+    is_known = setting.rows is not None or steps > 1
+    if max(first, int(is_known)) >= steps - last:  # the last cut needs a step before it
         raise SpecError(
             f"adapter.tinit: {first} and tfinal {last} leave none of the trial's {steps} steps "
             "to cut ranks in"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from peft_jobs.base.loading import load_base
-from peft_jobs.errors import Diverged, Refused
+from peft_jobs.errors import Diverged, Refused, SpecError
 from peft_jobs.methods import METHODS
 from peft_jobs.training.training_state import METHOD_STATE
 
@@ -45,6 +45,17 @@ def step(model: Any, number: int, spoilt: float | None = None) -> None:
 def importance(model: Any) -> dict[str, torch.Tensor]:
     kept = getattr(model, METHOD_STATE).tensors()
     return {name: value.clone() for name, value in kept.items() if "exp_avg" in name}
+
+
+def test_a_trial_without_a_step_before_the_last_cut_is_refused(llama_base: Any, trial: Any) -> None:
+    short = trial({"adapter.method": "adalora", "training.max_steps": 2})
+    with pytest.raises(SpecError, match="none of the trial's 2 steps to cut ranks in"):
+        ADALORA.attach(llama_base("none"), short)
+    shortest = trial({"adapter.method": "adalora", "training.max_steps": 3})
+    model = ADALORA.attach(llama_base("none"), shortest)
+    for number in (1, 2, 3):
+        step(model, number)
+    ADALORA.detach(model)
 
 
 @pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
