@@ -83,4 +83,16 @@ def test_the_allocator_grows_segments_unless_somebody_says_otherwise(
     environment = {} if given is None else {given: "max_split_size_mb:64"}
     monkeypatch.setattr(os, "environ", dict(environment))
     load_engine("simulated", {})
-    assert os.environ == (environment or {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"})
+    set_now = {name: value for name, value in os.environ.items() if name.endswith("_CONF")}
+    assert set_now == (environment or {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"})
+
+
+@pytest.mark.parametrize("given", [None, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_threads_of_openmp_spin_for_a_short_while_unless_somebody_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    environment = {} if given is None else {given: "7"}
+    monkeypatch.setattr(os, "environ", dict(environment))
+    load_engine("simulated", {})
+    set_now = {name: value for name, value in os.environ.items() if "OMP_" in name}
+    assert set_now == (environment or {"GOMP_SPINCOUNT": "10000"})
