@@ -26,8 +26,9 @@ class Threads:
 
     def change(self, number: int) -> None:
         """Have so many, or at most so many, from the next `use` on; from any thread."""
-        self._number = number
-        if self._free is not None:
+        if self._free is None:
+            self._number = number
+        else:
             self._free.limit(number)
 
     @contextmanager

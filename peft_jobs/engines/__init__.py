@@ -23,19 +23,20 @@ ENGINES: dict[str, str] = {
 }
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """Where torch 2.13 looks for the settings of its GPU allocator (`CUDAAllocatorConfig.h`)."""
-
-_SPINS = "10000"
-"""Of an OpenMP thread before it sleeps, some ten microseconds: as fast as libgomp's own 300,000 on
-a quiet machine, and where others use the cores too, less is waited for a thread that has none."""
+_SETTINGS = (
+    (_ALLOCATOR, "expandable_segments:True"),  # padded lengths change from step to step
+    # Turns before a thread of OpenMP sleeps: as fast as libgomp's own 300,000 on a quiet machine,
+    # and where others use the cores too, less is waited for a thread that has none.
+    (("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), "10000"),
+)
+"""What the first of some variables is set to if none of them is, before an engine imports torch."""
 
 
 def load_engine(name: str, options: dict[str, Any]) -> Engine:
     """The engine `name`, built with its own `options`; SpecError for options it does not take."""
-    if not any(setting in os.environ for setting in _ALLOCATOR):
-        # Padded lengths change from step to step. Read when torch is imported, by an engine.
-        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = _SPINS  # read when torch is imported, too
+    for names, value in _SETTINGS:
+        if not any(name in os.environ for name in names):
+            os.environ[names[0]] = value
     engine = load(ENGINES[name])
     try:
         inspect.signature(engine).bind(**options)

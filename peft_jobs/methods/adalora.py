@@ -27,8 +27,9 @@ def config(setting: Setting) -> AdaLoraConfig:
         )
     steps = setting.num_steps
     first, last = adapter.schedule(steps)
-    is_known = setting.rows is not None or steps > 1
-    if max(first, int(is_known)) >= steps - last:  # the last cut needs a step before it
+    if setting.rows is not None or steps > 1:  # with neither, the steps are not known yet
+        first = max(first, 1)  # the last cut needs a step before it
+    if first >= steps - last:
         raise SpecError(
             f"adapter.tinit: {first} and tfinal {last} leave none of the trial's {steps} steps "
             "to cut ranks in"

@@ -36,8 +36,7 @@ def make_backend(spec: SweepSpec, folder: SweepFolder) -> Backend:
     if resources.engine in ("solo", "packed"):
         options.setdefault("cache_dir", folder.location_of(folder.cache))
         options.setdefault("checkpoint_seconds", spec.checkpoints.every_seconds)
-        given = resources.threads_per_host != "auto" or "threads" in options
-        options.setdefault("yield_threads", not given)
+        options.setdefault("yield_threads", resources.chooses_threads)
     if resources.engine == "packed" and resources.slots_per_gpu != "auto":
         options.setdefault("num_slots", resources.slots)
     if resources.backend == "inline":

@@ -52,6 +52,11 @@ class ResourcesSpec(Section):
         return 1 if self.slots_per_gpu == "auto" else self.slots_per_gpu
 
     @property
+    def chooses_threads(self) -> bool:
+        """Whether how many threads a host has on a CPU is left to it."""
+        return self.threads_per_host == "auto" and "threads" not in self.engine_options
+
+    @property
     def spreads_base(self) -> bool:
         """Whether a base is divided among several GPUs."""
         return self.gpus_per_trial != "auto" and self.gpus_per_trial > 1

@@ -144,9 +144,9 @@ def seconds_per_step(spec: TrialSpec, base: Base, data: TokenizedData, number: i
             order = iter(SampleOrder(spec.seed + slot, len(data.train), 1 << 30))
             feeds.append(Feed(task, data.train, order, spec.training, pad_token_id, 0))
         seconds: list[float] = []
-        while len(seconds) < STEPS_PER_NUMBER:
-            if len(seconds) > 1 and sum(seconds) > ENOUGH_SECONDS:
-                break
+        while len(seconds) < 2 or (
+            len(seconds) < STEPS_PER_NUMBER and sum(seconds) < ENOUGH_SECONDS
+        ):
             begun = time.perf_counter()
             packed_step(
                 pack,

@@ -90,8 +90,8 @@ class Fleet:
         """The trials that run."""
         self._nodes = alive_nodes()
         """As of the last look."""
+        self._is_tried = resources.chooses_threads
         given = resources.threads_per_host
-        self._is_tried = given == "auto" and "threads" not in options
         threads = None if given == "auto" else given
         self.shares = Shares(dealt_out(resources, self._nodes, threads), self._nodes, threads)
         self.ensure()

@@ -1,6 +1,5 @@
 """Threads as they are given, and fewer of them on a crowded machine."""
 
-import multiprocessing
 import os
 import sys
 import time
@@ -11,27 +10,9 @@ import torch
 
 from peft_jobs.activity import moved
 from peft_jobs.device.threads import Threads
+from tests.support.busy_cores import busy_cores
 
 MOST = 4
-
-
-def spin() -> None:
-    while os.getppid() != 1:
-        pass
-
-
-@pytest.fixture
-def crowd() -> Iterator[None]:
-    """Two busy processes for each core."""
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=spin, daemon=True) for _ in range(2 * (os.cpu_count() or 1))
-    ]
-    for process in processes:
-        process.start()
-    yield
-    for process in processes:
-        process.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +52,10 @@ def test_yielding_threads_follow_a_new_limit_at_the_next_move() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells what threads wait")
-def test_work_on_a_crowded_machine_goes_on_with_fewer_threads(crowd: None) -> None:
+def test_work_on_a_crowded_machine_goes_on_with_fewer_threads() -> None:
     numbers = torch.rand(1000, 1000)
-    with Threads(MOST, yields=True).while_trials_run():
+    crowd = busy_cores(2 * (os.cpu_count() or 1))
+    with crowd, Threads(MOST, yields=True).while_trials_run():
         moved()
         deadline = time.monotonic() + 60.0
         while torch.get_num_threads() == MOST and time.monotonic() < deadline:

@@ -4,26 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support.busy_cores import busy_cores
+
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 ENVIRONMENT = {name: value for name, value in os.environ.items() if "OMP_" not in name}
-
-
-@contextmanager
-def one_core_busy() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def steps_per_second(tree: dict[str, Any], name: str) -> float:
@@ -33,9 +24,8 @@ def steps_per_second(tree: dict[str, Any], name: str) -> float:
     file.write_text(yaml.safe_dump({**tree, "name": name}))
     command = [sys.executable, "-m", "sweeps.cli", "run", str(file), "--inline"]
     subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, timeout=500)
-    results = [
-        json.loads(file.read_text()) for file in storage.glob(f"{name}/trials/*/result.json")
-    ]
+    paths = storage.glob(f"{name}/trials/*/result.json")
+    results = [json.loads(path.read_text()) for path in paths]
     assert len(results) == tree["budget"]["n_trials"]
     seconds = sum(result["seconds"]["train"] for result in results)
     return float(sum(result["step"] for result in results) / seconds)
@@ -54,6 +44,6 @@ def test_with_one_core_busy_steps_stay_above_0_4_of_the_quiet_machine(
         pruner="none",
     )
     quiet = steps_per_second(whole, "quiet")
-    with one_core_busy():
+    with busy_cores(1):
         busy = steps_per_second(whole, "busy")
     assert busy > 0.4 * quiet
