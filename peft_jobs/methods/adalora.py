@@ -27,9 +27,9 @@ def config(setting: Setting) -> AdaLoraConfig:
         )
     steps = setting.num_steps
     first, last = adapter.schedule(steps)
-    if setting.rows is not None or steps > 1:  # with neither, the steps are not known yet
-        first = max(first, 1)  # the last cut needs a step before it
-    if first >= steps - last:
+    # The last cut needs a step before it, where it is known how many there are.
+    earliest = max(first, 1) if setting.rows is not None or steps > 1 else first
+    if earliest >= steps - last:
         raise SpecError(
             f"adapter.tinit: {first} and tfinal {last} leave none of the trial's {steps} steps "
             "to cut ranks in"
