@@ -28,6 +28,7 @@ from peft_jobs.device.memory import release
 from peft_jobs.engines.packed.eligibility import unpackable
 from peft_jobs.engines.packed.packed_engine import PackedEngine
 from peft_jobs.engines.packed.slot_count import OF_BASE
+from peft_jobs.errors import SpecError
 from peft_jobs.host.gpus import cpu_of
 from peft_jobs.host.job import Inbox, Job
 from peft_jobs.host.prediction import Lengths
@@ -35,19 +36,18 @@ from peft_jobs.phases import Phases
 from peft_jobs.prediction.predict import predict
 from peft_jobs.spec import TrialSpec
 from peft_jobs.spec.adapters import ADAPTERS
+from tests.support.method_examples import EXAMPLES
 
 REPORT = Path(__file__).with_suffix(".md")
 MARK = "<!-- table -->"
 TOKENS, ROWS, STEPS = 256, 16, 3
+LENGTHS = Lengths(tokens=TOKENS, supervised=TOKENS, mean_tokens=TOKENS)
 SLOTS = 8
 SHARE, MEGABYTES = 0.1, 30
 """How far a prediction may be off: by one or the other."""
 HEAD = ["base", "method", "slots", "measured MB", "predicted MB", "difference", "trained"]
-FIELDS: dict[str, dict[str, Any]] = {
-    "loha": {"r": 4},
-    "lokr": {"r": 4},
-}
-"""Of an adapter, beside its method, where its defaults do not go with small bases."""
+FIELDS = {example.method: example.fields for example in reversed(EXAMPLES)}
+"""Of an adapter, beside its method: not all defaults go with small bases."""
 
 
 class Line:
@@ -84,7 +84,11 @@ def main() -> None:
             for method in options.only:
                 spec = trial(base, method, rows)
                 for slots in (1, SLOTS):
-                    found = row(engine, spec, slots, Path(folder))
+                    try:
+                        found = row(engine, spec, slots, Path(folder))
+                    except SpecError as error:
+                        print(f"{base}, {method}: {error}", file=sys.stderr)
+                        continue
                     if found is not None:
                         lines.append(found)
                         print(" | ".join(found), flush=True)
@@ -111,7 +115,7 @@ def row(engine: PackedEngine, spec: TrialSpec, slots: int, folder: Path) -> list
     base, _ = engine.solo.resident(spec, Phases())
     if slots > 1 and unpackable(spec, base) is not None:
         return None
-    [told] = predict([spec], cpu_of(1 << 36, 1), Lengths.of(TOKENS), slots=slots)
+    [told] = predict([spec], cpu_of(1 << 36, 1), LENGTHS, slots=slots)
     predicted = told.peak_bytes - sum(told.memory.get(name, 0) for name in OF_BASE)
     release(base.device)
     before = psutil.Process().memory_info().rss

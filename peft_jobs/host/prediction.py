@@ -37,6 +37,10 @@ class Lengths(BaseModel):
         """Rows of so many tokens, all of which count."""
         return cls(tokens=tokens, supervised=tokens, num_labels=num_labels)
 
+    def pads(self, rows: int) -> bool:
+        """Whether a batch of so many rows has padding, as far as is known."""
+        return rows > 1 and self.mean_tokens < self.tokens
+
     @property
     def mean_share(self) -> float:
         """Of the longest row, what a mean one has."""
@@ -46,7 +50,8 @@ class Lengths(BaseModel):
 class Prediction(BaseModel):
     """Of one trial, or of several alike in the slots of a pack, on one device.
 
-    `trainable_parameters` is exact; all else is predicted.
+    `trainable_parameters` is exact, but for AdaMSS, where values of the weights decide a hundredth
+    of it; all else is predicted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,6 +32,9 @@ from peft_jobs.prediction.operations import (
     without_outliers,
 )
 from peft_jobs.prediction.operator_outputs import OperatorOutputs
+
+_DEVICE = torch.ops.prim.device.default
+"""Two of three calls: a fake tensor that is asked where it is dispatches that too."""
 
 
 @dataclass
@@ -148,8 +152,11 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             peak.by_category = {name: self.live[name] for name in CATEGORIES}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_fake = bool(args) and isinstance(args[0], FakeTensor)
+        if func is _DEVICE and is_fake:
+            return args[0].fake_device
         aten, kwargs = torch.ops.aten, kwargs or {}
-        if func is aten._local_scalar_dense.default:
+        if func is aten._local_scalar_dense.default and is_fake:
             return answer(args[0])
         if func is aten.equal.default:
             return args[0].shape == args[1].shape and args[0] is args[1]

@@ -84,10 +84,12 @@ def _way(func: Any) -> Way:
     schema = func._schema
     if not schema.returns:
         return "nothing"
+    name = func.overloadpacket.__name__
+    if name == "_unsafe_view":  # its schema does not tell
+        return "view"
     aliases = [a.alias_info for a in schema.arguments if a.alias_info is not None]
     if not aliases:
         return "other" if _UNKNOWN_SHAPE & set(func.tags) else "new"
-    name = func.overloadpacket.__name__
     if func.is_view and schema.arguments[0].alias_info is not None:
         return "view"
     is_plain = torch.Tag.pointwise in func.tags or name in _IN_PLACE

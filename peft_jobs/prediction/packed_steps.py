@@ -63,7 +63,7 @@ def packed_steps(spec: TrialSpec, base: Base, kind: Kind, lengths: Lengths, slot
     fake_in_place(model, mode)
     with mode:
         collated: Any = _Collated(task, batches, mode)
-        with attention_of(kind), int8_products_of(kind), meter:
+        with attention_of(kind, lengths.pads(number)), int8_products_of(kind), meter:
             hold_model(meter, model)
             pack = Pack(model, layout, slots, torch.float32)
             pack.put_on()

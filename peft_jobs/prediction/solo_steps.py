@@ -96,7 +96,7 @@ def solo_steps(spec: TrialSpec, trainee: Trainee, kind: Kind, lengths: Lengths) 
     fake_in_place(model, mode)
     with mode:
         to_fake = mode.fake_tensor_converter.from_meta_and_device
-        with attention_of(kind), int8_products_of(kind), meter:
+        with attention_of(kind, lengths.pads(len(rows))), int8_products_of(kind), meter:
             hold_model(meter, model)
             model.train()
             optimizer = make_optimizer(spec, model, kind)
