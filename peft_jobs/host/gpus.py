@@ -98,10 +98,9 @@ def find_gpu(text: str) -> Device:
         share = 1.0 if match[2].lower() == "gib" else NOMINAL
         size = int(float(match[1]) * share * GIB)
         return _nearest(size).model_copy(update={"name": text.strip(), "memory_bytes": size})
-    known = [*GPUS, "24GB"]
-    raise SpecError(
-        f"there is no GPU {text!r} in the table{suggest(text, known)}; known: {', '.join(known)}"
-    )
+    if several := [name for name in GPUS if _plain(name).startswith(wanted)]:
+        raise SpecError(f"{text!r} is one of several GPUs: {', '.join(several)}")
+    raise SpecError(f"there is no GPU {text!r} in the table{suggest(text, [*GPUS, '24GB'])}")
 
 
 def find_kind(kind: str) -> Device:

@@ -11,6 +11,7 @@ ones.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,14 +27,15 @@ _ALIGNED = 8
 def attention_of(kind: Kind, pads: bool) -> Iterator[None]:
     """A block in which torch's `scaled_dot_product_attention` is that of a device, in the backward
     too (where a mode of torch's would be off), and batches have padding or none."""
-    own = torch.nn.functional.scaled_dot_product_attention, masking_utils.is_tracing
+    masks: Any = masking_utils
+    own = torch.nn.functional.scaled_dot_product_attention, masks.is_tracing
     torch.nn.functional.scaled_dot_product_attention = partial(attend, kind)
     if not pads:
-        masking_utils.is_tracing = lambda tensor=None: False
+        masks.is_tracing = lambda tensor=None: False
     try:
         yield
     finally:
-        torch.nn.functional.scaled_dot_product_attention, masking_utils.is_tracing = own
+        torch.nn.functional.scaled_dot_product_attention, masks.is_tracing = own
 
 
 def attend(

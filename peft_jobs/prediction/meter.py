@@ -96,8 +96,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def micro_steps(self, number: int) -> Iterator[int]:
         """The turns of a loop over equal micro-steps, of which two are run: in the first gradients
-        come into being, the others are as the second."""
-        for turn in range(min(number, 2)):
+        come into being, the others are as the second. One where it is not counting."""
+        for turn in range(min(number, 2 if self.is_counting else 1)):
             before = len(self.operations)
             yield turn
             if turn == 1:

@@ -4,8 +4,10 @@ A base of many layers is run with few, twice, and the rest follows: see `depth`.
 are equal are run once, and those that differ in LoRA's rank alone twice.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 from peft_jobs.base.architecture import read_config
 from peft_jobs.host.gpus import Device
@@ -45,33 +47,41 @@ def predict(
     slots: int = 1,
     ranks: Mapping[str, tuple[int, int]] | None = None,
     known: dict[str, Whole] | None = None,
+    mapped: Callable[..., Iterable[Any]] = map,
 ) -> list[Prediction]:
     """What each of the trials takes on `device`, in their order.
 
     With more than one of `slots`, so many trials like each share a packed step. Reads config.json
     alone. `ranks` are of all trials that may be asked for, see `ranks_of`, by default of these;
     `known` is what was found before for the same device, lengths and slots, and takes what is found
-    now. Raises SpecError where the base cannot be had, or takes no such adapter.
+    now. `mapped` calls a function of this module with each of many trials, as `map` does, and may
+    do so in other processes. Raises SpecError where the base cannot be had, or takes no such
+    adapter.
     """
     known = {} if known is None else known
-
-    def whole_of(spec: TrialSpec) -> Whole:
-        key = shape_key(spec)
-        if key not in known:
-            known[key] = _whole(spec, device, lengths, slots)
-        return known[key]
-
     ends = ranks_of(specs) if ranks is None else ranks
-    found = []
+    ranks_run = []
+    unknown: dict[str, TrialSpec] = {}
     for spec in specs:
         low, high = ends.get(but_rank(spec), (0, 0))
-        if low < high:
-            few = [whole_of(spec.with_params({"adapter.r": r})) for r in (low, high)]
-            one = _between(few, (rank_of(spec) - low) / (high - low))
-        else:
-            one = whole_of(spec)
+        ranks_run.append((low, high) if low < high else ())
+        for each in _at(spec, ranks_run[-1]):
+            if (key := shape_key(each)) not in known:
+                unknown[key] = each
+    steps = mapped(partial(_whole, device, lengths, slots), unknown.values())
+    known.update(zip(unknown, steps, strict=True))
+    found = []
+    for spec, few in zip(specs, ranks_run, strict=True):
+        wholes = [known[shape_key(each)] for each in _at(spec, few)]
+        low, high = few or (0, 1)
+        one = _between(wholes, (rank_of(spec) - low) / (high - low)) if few else wholes[0]
         found.append(_prediction(spec, one, device, lengths, slots))
     return found
+
+
+def _at(spec: TrialSpec, ranks: Sequence[int]) -> list[TrialSpec]:
+    """The trial with each of these ranks; as it is, if there are none."""
+    return [spec.with_params({"adapter.r": r}) for r in ranks] or [spec]
 
 
 def _between(few: Sequence[Whole], share: float) -> Whole:
@@ -98,7 +108,7 @@ def _between(few: Sequence[Whole], share: float) -> Whole:
     )
 
 
-def _whole(spec: TrialSpec, device: Device, lengths: Lengths, slots: int) -> Whole:
+def _whole(device: Device, lengths: Lengths, slots: int, spec: TrialSpec) -> Whole:
     kind: Kind = device.kind
 
     def run(depth: int | None) -> Steps:

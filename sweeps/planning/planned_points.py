@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from peft_jobs import SpecError, TrialSpec
@@ -11,6 +12,7 @@ from peft_jobs.host.prediction import Lengths, Prediction
 from peft_jobs.references import load
 from peft_jobs.spec.dotted import flatten
 from peft_jobs.spec.memory_settings import MemorySettings, below, settings_of, with_settings
+from sweeps.planning.processes import Mapped
 from sweeps.spec import SweepSpec
 
 How = Literal["exact", "predicted", "assumed"]
@@ -58,17 +60,28 @@ class PlannedRung:
 
 
 def predicted(
-    trials: Sequence[TrialSpec], device: Device, rows: Rows, slots: int = 1
+    trials: Sequence[TrialSpec],
+    device: Device,
+    rows: Rows,
+    slots: int = 1,
+    *,
+    mapped: Mapped = map,
 ) -> list[Prediction]:
     """What each of them takes; see `peft_jobs.prediction.predict`."""
     found: list[Prediction] = load("peft_jobs.prediction.predict:predict")(
-        trials, device, rows.lengths, slots=slots
+        trials, device, rows.lengths, slots=slots, mapped=mapped
     )
     return found
 
 
 def shared(
-    alone: Prediction, trial: TrialSpec, device: Device, rows: Rows, most: int, spec: SweepSpec
+    alone: Prediction,
+    trial: TrialSpec,
+    device: Device,
+    rows: Rows,
+    most: int,
+    spec: SweepSpec,
+    mapped: Mapped = map,
 ) -> tuple[int, float]:
     """Trials like this one that share a GPU, up to `most`, and how much faster they are together.
 
@@ -78,7 +91,7 @@ def shared(
     if spec.resources.engine != "packed" or most < 2 or not alone.fits or given == 1:
         return 1, 1.0
     try:
-        two, four = (predicted([trial], device, rows, slots)[0] for slots in (2, 4))
+        two, four = mapped(partial(_packed, trial, device, rows), (2, 4))
     except SpecError:  # such trials run alone
         return 1, 1.0
     each = max(1.0, (four.peak_bytes - two.peak_bytes) / 2)
@@ -90,17 +103,21 @@ def shared(
     return (slots, gain) if gain > 1 else (1, 1.0)
 
 
+def _packed(trial: TrialSpec, device: Device, rows: Rows, slots: int) -> Prediction:
+    return predicted([trial], device, rows, slots)[0]
+
+
 def planned(
     trials: Sequence[TrialSpec],
     found: Sequence[Prediction],
     names: Sequence[str],
     device: Device,
     rows: Rows,
+    mapped: Mapped = map,
 ) -> list[PlannedPoint]:
     """Trials as a plan shows them, with `names` of what varies."""
-    remedies = _remedies(
-        [t for t, p in zip(trials, found, strict=True) if not p.fits], device, rows
-    )
+    too_large = [t for t, p in zip(trials, found, strict=True) if not p.fits]
+    remedies = _remedies(too_large, device, rows, mapped)
     points = []
     for trial, prediction in zip(trials, found, strict=True):
         params = flatten(trial)
@@ -116,7 +133,9 @@ def planned(
     return points
 
 
-def _remedies(trials: Sequence[TrialSpec], device: Device, rows: Rows) -> Iterator[str | None]:
+def _remedies(
+    trials: Sequence[TrialSpec], device: Device, rows: Rows, mapped: Mapped
+) -> Iterator[str | None]:
     """For each trial the next smaller settings with which it fits: those that it would find by
     itself. All are tried together: they share what their shapes have in common."""
     given = [settings_of(trial) for trial in trials]
@@ -124,7 +143,7 @@ def _remedies(trials: Sequence[TrialSpec], device: Device, rows: Rows) -> Iterat
     left = dict(enumerate(given))
     while lower := {n: s for n, old in left.items() if (s := below(old, "train")) is not None}:
         smaller = [with_settings(trials[n], settings) for n, settings in lower.items()]
-        fit = [each.fits for each in predicted(smaller, device, rows)]
+        fit = [each.fits for each in predicted(smaller, device, rows, mapped=mapped)]
         found |= {n: lower[n] for n, fits in zip(lower, fit, strict=True) if fits}
         left = {n: settings for n, settings in lower.items() if n not in found}
     return (_changes(given[n], found[n]) if n in found else None for n in range(len(trials)))

@@ -23,6 +23,7 @@ from sweeps.planning.planned_points import (
     shared,
 )
 from sweeps.planning.points import points_of
+from sweeps.planning.processes import Mapped
 from sweeps.results.prediction_error import PredictionError
 from sweeps.search.samplers import first_learnt
 from sweeps.search.survival import Survival, survival
@@ -136,9 +137,11 @@ def plan_sweep(
     rows: Rows,
     usd_per_gpu_hour: float | None = None,
     learned: PredictionError | None = None,
+    mapped: Mapped = map,
 ) -> SweepPlan:
-    """The plan of a sweep on so many GPUs, whose speed is `learned` if it is known. SpecError where
-    no point of it can be trained, or the configuration of its base cannot be read."""
+    """The plan of a sweep on so many GPUs, whose speed is `learned` if it is known; steps are tried
+    by `mapped`. SpecError where no point of it can be trained, or the configuration of its base
+    cannot be read."""
     if learned is not None:
         device = device.model_copy(update={"efficiency": learned.efficiency})
     spread = SPREAD if learned is None else max(MIN_SPREAD, learned.spread)
@@ -146,14 +149,14 @@ def plan_sweep(
     if not space.trials:
         raise SpecError("no random point of the space may be launched")
     trials = space.trials[:MOST_POINTS]
-    predictions = predicted(trials, device, rows)
-    planned_points = planned(trials, predictions, varying_names(spec), device, rows)
+    predictions = predicted(trials, device, rows, mapped=mapped)
+    planned_points = planned(trials, predictions, varying_names(spec), device, rows, mapped)
     trial = resolve(spec, Prepared(train_rows=rows.train)).trial
     samples, rungs = trial.training.max_samples or 1, trial.evaluation.rungs
     fits = [p for p in predictions if p.fits] or list(predictions)
     one, alone = max(zip(trials, predictions, strict=True), key=lambda pair: _order(pair[1]))
     at_once = max(num_gpus, trials_at_once(spec, 0))
-    per_gpu, gain = shared(alone, one, device, rows, -(-at_once // num_gpus), spec)
+    per_gpu, gain = shared(alone, one, device, rows, -(-at_once // num_gpus), spec, mapped)
     at_once = min(per_gpu * num_gpus, at_once)
     seconds = sorted(p.seconds_per_sample / gain * samples for p in fits)
     known = (spec.pruner, spec.budget.n_trials, samples, rungs, at_once)

@@ -9,13 +9,14 @@ from typing import Any
 from rich.markup import escape
 
 from peft_jobs import SpecError
-from sweeps.cli.devices import planned_devices
+from sweeps.cli.devices import cores, planned_devices
 from sweeps.cli.display.plan_words import plan_words
 from sweeps.cli.preflight import load_checked, summary_of
 from sweeps.cli.screen import err, out, pairs, print_json
 from sweeps.planning.kept_plan import keep_plan
 from sweeps.planning.learned import learned
 from sweeps.planning.planned_points import How, Rows
+from sweeps.planning.processes import processes
 from sweeps.planning.sweep_plan import plan_sweep
 from sweeps.spec import SweepSpec
 
@@ -37,10 +38,11 @@ def plan(
     spec = load_checked(path, overrides)
     device, number, notes = planned_devices(spec.resources.accelerator_type, gpu, num_gpus, address)
     known = learned(Path(spec.storage), device)
-    with err.status("Looking at the data ..."), contextlib.redirect_stdout(sys.stderr):
-        rows, data, unread = _rows(spec)
-    with err.status("Trying steps of its points ..."), contextlib.redirect_stdout(sys.stderr):
-        made = plan_sweep(spec, device, number, rows, usd_per_gpu_hour, known)
+    with processes(cores()) as mapped, contextlib.redirect_stdout(sys.stderr):
+        with err.status("Looking at the data ..."):
+            rows, data, unread = _rows(spec)
+        with err.status("Trying steps of its points ..."):
+            made = plan_sweep(spec, device, number, rows, usd_per_gpu_hour, known, mapped)
     words = plan_words(spec, made, data, hours)
     keep_plan(spec, words)
     notes += unread

@@ -82,6 +82,11 @@ def _points(made: SweepPlan) -> str:
 
 def _targets(found: Mapping[str, Any]) -> str:
     chosen = "" if found["targets"] is None else f" {shown(found['targets'])}"
+    if found["same_as"] is not None:
+        same = shown(found["same_as"])
+        return (
+            f"{found['method']}{chosen}: the same modules as {same}, so one of them can go; exact"
+        )
     names = ", ".join(f"{count:,} {name}" for name, count in found["by_name"].items())
     return f"{found['method']}{chosen}: {found['modules']:,} modules ({names}); exact"
 

@@ -39,3 +39,13 @@ def test_modules_are_counted_for_each_choice_once() -> None:
 
 def test_what_the_base_does_not_have_is_left_out() -> None:
     assert matched_modules([trial(method="lora", target_modules=["no_such"])]) == []
+
+
+def test_choices_that_are_the_same_modules_are_told() -> None:
+    chosen = ["attention", "all-linear", "attention+mlp", "attention"]
+    found = matched_modules([trial(method="lora", target_modules=name) for name in chosen])
+    assert [(each["targets"], each["same_as"]) for each in found] == [
+        ("attention", None),
+        ("all-linear", None),
+        ("attention+mlp", "all-linear"),
+    ]

@@ -67,6 +67,8 @@ def test_a_kind_of_ray_s_is_a_gpu_of_the_table(kind: str, expected: str) -> None
 def test_a_kind_that_is_not_known_is_told() -> None:
     with pytest.raises(SpecError, match="no GPU 'A10G' in the table"):
         find_kind("A10G")
+    with pytest.raises(SpecError, match="'a100' is one of several GPUs: A100 80GB, A100 40GB"):
+        find_gpu("a100")
 
 
 @pytest.mark.parametrize(
