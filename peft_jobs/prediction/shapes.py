@@ -9,10 +9,17 @@ _NO_SHAPE = {
     "training": (
         *("learning_rate", "lr_scheduler_type", "warmup_steps", "adam_beta1", "adam_beta2"),
         *("adam_epsilon", "max_loss", "logging_steps", "num_train_epochs", "max_samples"),
+        "weight_decay",  # one pass more over what is trained, by optimizers that are not fused
     ),
-    "adapter": ("lora_alpha", "alpha", "use_rslora", "init_lora_weights", "delora_lambda"),
+    "adapter": (
+        *("lora_alpha", "alpha", "alpha_pattern", "use_rslora", "randlora_alpha", "delora_lambda"),
+        *("init_lora_weights", "eva_config", "corda_config", "d_initial", "projection_prng_key"),
+        *("scaling", "random_loc_seed", "orth_reg_weight", "beta1", "beta2", "eps"),
+    ),
 }
 """Fields that change no shape and no operator."""
+_NONE = {"max_grad_norm": 0, "loraplus_lr_ratio": 1}
+"""Values of fields that do no more than be something else, beside no dropout."""
 
 
 def shape_key(spec: TrialSpec) -> str:
@@ -21,10 +28,10 @@ def shape_key(spec: TrialSpec) -> str:
     for section, names in _NO_SHAPE.items():
         for name in names:
             tree[section].pop(name, None)
-    adapter = tree["adapter"]
-    for name in adapter:
-        if name.endswith("dropout"):
-            adapter[name] = bool(adapter[name])
+    for section in (tree["adapter"], tree["training"]):
+        for name in section:
+            if name in _NONE or name.endswith("dropout"):
+                section[name] = section[name] != _NONE.get(name, 0)
     return canonical_json(tree)
 
 
@@ -37,6 +44,20 @@ def ranks_of(specs: Sequence[TrialSpec]) -> dict[str, tuple[int, int]]:
         if isinstance(adapter, LoraSpec) and not adapter.rank_pattern:
             ranks.setdefault(but_rank(spec), []).append(adapter.r)
     return {key: (min(found), max(found)) for key, found in ranks.items()}
+
+
+def with_few_shapes(specs: Sequence[TrialSpec], most: int) -> list[TrialSpec]:
+    """Those of the trials, in their order, that steps of at most `most` different shapes tell of:
+    see `predict`. At least one."""
+    ranks, shapes = ranks_of(specs), set[str]()
+    kept: list[TrialSpec] = []
+    for spec in specs:
+        key = but_rank(spec)
+        needed = shapes | {f"{key} {rank}" for rank in ranks.get(key, (0,))}
+        if len(needed) <= most or not kept:
+            shapes = needed
+            kept.append(spec)
+    return kept
 
 
 def rank_of(spec: TrialSpec) -> int:

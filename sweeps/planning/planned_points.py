@@ -1,7 +1,8 @@
 """Single points of a plan: what their steps take, and what would make them fit."""
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -74,6 +75,14 @@ def predicted(
     return found
 
 
+def told_of(trials: Sequence[TrialSpec], most_shapes: int) -> list[TrialSpec]:
+    """Those that steps of so many different shapes tell of."""
+    found: list[TrialSpec] = load("peft_jobs.prediction.shapes:with_few_shapes")(
+        trials, most_shapes
+    )
+    return found
+
+
 def shared(
     alone: Prediction,
     trial: TrialSpec,
@@ -116,10 +125,11 @@ def planned(
     mapped: Mapped = map,
 ) -> list[PlannedPoint]:
     """Trials as a plan shows them, with `names` of what varies."""
-    too_large = [t for t, p in zip(trials, found, strict=True) if not p.fits]
+    sizes = {n: p.peak_bytes for n, p in enumerate(found) if not p.fits}
+    too_large = {n: trials[n] for n in sorted(sizes, key=lambda n: -sizes[n])}
     remedies = _remedies(too_large, device, rows, mapped)
     points = []
-    for trial, prediction in zip(trials, found, strict=True):
+    for number, (trial, prediction) in enumerate(zip(trials, found, strict=True)):
         params = flatten(trial)
         points.append(
             PlannedPoint(
@@ -127,26 +137,64 @@ def planned(
                 peak_bytes=prediction.peak_bytes,
                 trainable_parameters=prediction.trainable_parameters,
                 fits=prediction.fits,
-                remedy=None if prediction.fits else next(remedies),
+                remedy=remedies.get(number),
             )
         )
     return points
 
 
 def _remedies(
-    trials: Sequence[TrialSpec], device: Device, rows: Rows, mapped: Mapped
-) -> Iterator[str | None]:
-    """For each trial the next smaller settings with which it fits: those that it would find by
-    itself. All are tried together: they share what their shapes have in common."""
-    given = [settings_of(trial) for trial in trials]
-    found: dict[int, MemorySettings] = {}
-    left = dict(enumerate(given))
-    while lower := {n: s for n, old in left.items() if (s := below(old, "train")) is not None}:
-        smaller = [with_settings(trials[n], settings) for n, settings in lower.items()]
-        fit = [each.fits for each in predicted(smaller, device, rows, mapped=mapped)]
-        found |= {n: lower[n] for n, fits in zip(lower, fit, strict=True) if fits}
-        left = {n: settings for n, settings in lower.items() if n not in found}
-    return (_changes(given[n], found[n]) if n in found else None for n in range(len(trials)))
+    trials: Mapping[int, TrialSpec], device: Device, rows: Rows, mapped: Mapped
+) -> dict[int, str]:
+    """For trials that do not fit, the largest first, settings with which they fit: those that the
+    largest one that can be helped would find by itself, also for the smaller ones that begin with
+    the same settings."""
+    alike: dict[MemorySettings, list[int]] = {}
+    for number, trial in trials.items():
+        alike.setdefault(settings_of(trial), []).append(number)
+    found: dict[int, str] = {}
+    for given, numbers in alike.items():
+        rungs = list(_rungs(given))
+        fit = partial(_fit, device, rows, mapped)
+        first, enough = _helped([trials[number] for number in numbers], rungs, fit)
+        if enough is not None:
+            found |= dict.fromkeys(numbers[first:], _changes(given, enough))
+    return found
+
+
+def _helped(
+    trials: Sequence[TrialSpec],
+    rungs: Sequence[MemorySettings],
+    fit: Callable[[TrialSpec, Sequence[MemorySettings]], list[MemorySettings]],
+) -> tuple[int, MemorySettings | None]:
+    """The place of the first of the trials that fits with some of the settings, and the first of
+    those; trials that follow fit wherever it does."""
+    first, enough = 0, fit(trials[0], rungs)
+    if not enough:
+        last = rungs[-1:]
+        first = bisect_left(trials, 1, key=lambda trial: len(fit(trial, last)))
+        enough = fit(trials[first], rungs) if first < len(trials) else []
+    return first, next(iter(enough), None)
+
+
+def _fit(
+    device: Device,
+    rows: Rows,
+    mapped: Mapped,
+    trial: TrialSpec,
+    rungs: Sequence[MemorySettings],
+) -> list[MemorySettings]:
+    """Those of the settings with which the trial fits."""
+    told = predicted([with_settings(trial, r) for r in rungs], device, rows, mapped=mapped)
+    return [rung for rung, each in zip(rungs, told, strict=True) if each.fits]
+
+
+def _rungs(settings: MemorySettings) -> Iterator[MemorySettings]:
+    """The settings below, down to the last."""
+    lower = below(settings, "train")
+    while lower is not None:
+        yield lower
+        lower = below(lower, "train")
 
 
 def _changes(before: MemorySettings, after: MemorySettings) -> str:

@@ -21,6 +21,7 @@ from sweeps.planning.planned_points import (
     predicted,
     rung_of,
     shared,
+    told_of,
 )
 from sweeps.planning.points import points_of
 from sweeps.planning.processes import Mapped
@@ -31,8 +32,8 @@ from sweeps.spec import SweepSpec
 from sweeps.spec.plan import resolve, trials_at_once
 from sweeps.spec.sample_points import varying_names
 
-MOST_POINTS = 32
-"""Distinct points whose steps are predicted."""
+MOST_SHAPES = 32
+"""Of steps that are run: all points are predicted that these tell of."""
 EVALUATION_SHARE = 1 / 3
 """Of a training step's time, what the forward pass alone takes of a row: the backward pass takes
 two such (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""
@@ -148,7 +149,7 @@ def plan_sweep(
     space = points_of(spec)
     if not space.trials:
         raise SpecError("no random point of the space may be launched")
-    trials = space.trials[:MOST_POINTS]
+    trials = told_of(space.trials, MOST_SHAPES)
     predictions = predicted(trials, device, rows, mapped=mapped)
     planned_points = planned(trials, predictions, varying_names(spec), device, rows, mapped)
     trial = resolve(spec, Prepared(train_rows=rows.train)).trial

@@ -35,7 +35,10 @@ def test_slots_multiply_state_and_not_launches(spec: TrialSpec) -> None:
 
 def test_trials_of_equal_shapes_are_run_once(spec: TrialSpec) -> None:
     same = {"adapter.lora_alpha": 64, "training.learning_rate": 1e-3, "seed": 5}
+    same |= {"training.weight_decay": 0.1}
     assert shape_key(spec.with_params(same)) == shape_key(spec)
+    two, three = (spec.with_params({"adapter.loraplus_lr_ratio": ratio}) for ratio in (2, 3))
+    assert shape_key(two) == shape_key(three) != shape_key(spec)
     for params in ({"adapter.r": 16}, {"adapter.lora_dropout": 0.1}, {"training.bf16": True}):
         assert shape_key(spec.with_params(params)) != shape_key(spec)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from peft_jobs import SpecError
-from peft_jobs.host.gpus import CONTEXT_BYTES, GPUS, cpu_of, device_of, find_kind
+from peft_jobs.host.gpus import CONTEXT_BYTES, GPUS, cpu_of, device_of, find_gpu, find_kind
 from peft_jobs.host.prediction import MARGIN, Lengths
 from peft_jobs.prediction.predict import predict
 from peft_jobs.prediction.predicted_trials import PredictedTrials

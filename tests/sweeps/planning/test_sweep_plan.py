@@ -1,17 +1,21 @@
 """The plan of a sweep on a base that exists as its configuration alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from peft_jobs import TrialSpec
 from peft_jobs.host.gpus import GIB, find_gpu
+from peft_jobs.prediction.shapes import rank_of
+from peft_jobs.spec.memory_settings import MemorySettings, settings_of
 from sweeps import SweepSpec, build_sweep
 from sweeps.cli.app import app
-from sweeps.planning.planned_points import Rows
+from sweeps.planning.planned_points import Rows, _helped, _rungs
 from sweeps.planning.sweep_plan import STARTING_SECONDS, SweepPlan, plan_sweep
-from tests.support.fake_bases import LLAMA_8B, write_config
+from tests.support.fake_bases import LLAMA_8B, spec_on, write_config
 
 ROWS = Rows(20_000, 400, mean_tokens=180.0, longest_tokens=512, how="exact")
 
@@ -147,3 +151,19 @@ def test_a_gpu_that_is_not_known_is_told_with_the_known_ones() -> None:
     done = CliRunner().invoke(app, ["plan", "sweeps/examples/demo.yaml", "--gpu", "H300"])
     assert done.exit_code == 2
     assert "there is no GPU 'H300' in the table" in done.output
+
+
+def test_the_largest_points_that_can_be_helped_are_found_in_few_steps(base: Path) -> None:
+    """Of ranks from 64 down, those up to 40 fit with the last settings, up to 20 with the first."""
+    trials = [spec_on(base, adapter={"method": "lora", "r": r}) for r in range(64, 0, -1)]
+    first, *_, last = _rungs(settings_of(trials[0]))
+    asked = []
+
+    def fit(trial: TrialSpec, rungs: Sequence[MemorySettings]) -> list[MemorySettings]:
+        asked.append(trial)
+        return [each for each in rungs if rank_of(trial) <= (40 if each == last else 20)]
+
+    assert _helped(trials, [first, last], fit) == (64 - 40, last)
+    assert len(asked) <= 2 + 7
+    assert _helped(trials[:4], [first, last], fit) == (4, None)
+    assert _helped(trials[50:], [first, last], fit) == (0, first)
