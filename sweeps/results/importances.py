@@ -39,6 +39,11 @@ LEVEL = 0.95
 LITTLE = 0.25
 """What a parameter explains at most, if it is said to matter little."""
 DRAWS = 1000
+MOST_DRAWN = 2_500_000
+"""Places that are drawn at most, in fewer draws if there are more trials than these make a thousand
+of."""
+FEWEST_FOR_A_TEST = 100
+"""Draws for each parameter that is tested, so that one of them can be found to matter."""
 _TERMS_EACH = 3
 """Trials that there must be for each term of a parameter."""
 
@@ -87,7 +92,11 @@ def importances(trials: Sequence[FrozenTrial], direction: str) -> Importances:
         num_terms = terms.shape[1]
         if num_terms and len(having) >= max(LEAST, _TERMS_EACH * num_terms):
             tried.append((name, terms, np.array([places[trial.number] for trial in having])))
-    rows = [_row(name, terms, values, len(tried)) for name, terms, values in tried]
+    drawn: dict[tuple[float, ...], _Draws] = {}
+    rows = []
+    for name, terms, values in tried:
+        draws = drawn.get(key := tuple(values)) or drawn.setdefault(key, _Draws(values, len(tried)))
+        rows.append(_row(name, terms, values, draws, len(tried)))
     if not any(row.says == "matters" for row in rows):
         rows = [replace(row, says=None) for row in rows]
     complete = sum(trial.state == TrialState.COMPLETE for trial in ordered)
@@ -116,15 +125,25 @@ def in_order(trials: Sequence[FrozenTrial], direction: str) -> list[FrozenTrial]
     return sorted(said, key=key)
 
 
-def _row(name: str, terms: Numbers, values: Numbers, num_tests: int) -> Importance:
-    rng = np.random.default_rng(0)
+class _Draws:
+    """What is drawn of one sequence of places: shuffled ones, and how often each trial counts."""
+
+    def __init__(self, values: Numbers, num_tests: int) -> None:
+        number = len(values)
+        draws = max(MOST_DRAWN // number, FEWEST_FOR_A_TEST * num_tests)
+        self.number = min(DRAWS, draws)
+        rng = np.random.default_rng(0)
+        self.shuffled_DT = rng.permuted(np.tile(values, (self.number, 1)), axis=1)
+        even = np.full(number, 1 / number)
+        self.weights_DT = rng.multinomial(number, even, size=self.number).astype(np.float64)
+
+
+def _row(name: str, terms: Numbers, values: Numbers, draws: _Draws, num_tests: int) -> Importance:
     share = float(_shares(terms, values, np.ones((1, len(values))))[0])
-    shuffled = rng.permuted(np.tile(values, (DRAWS, 1)), axis=1)
-    null = _plain(terms, shuffled)
+    null = _plain(terms, draws.shuffled_DT)
     own = _plain(terms, values[None])[0]
-    chance = float((1 + np.sum(null >= own - 1e-12)) / (1 + DRAWS))
-    weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=DRAWS)
-    drawn = _shares(terms, values, weights.astype(np.float64))
+    chance = float((1 + np.sum(null >= own - 1e-12)) / (1 + draws.number))
+    drawn = _shares(terms, values, draws.weights_DT)
     ends = np.percentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]) - (drawn.mean() - share)
     low, high = (float(end) for end in np.clip(ends, 0.0, 1.0))
     says: Says | None = None
@@ -147,12 +166,13 @@ def _shares(terms: Numbers, values: Numbers, weights_DT: Numbers) -> Numbers:
     """Adjusted R squared where each trial counts as often as its weight says."""
     number, num_terms = terms.shape
     whole = np.column_stack([np.ones(number), terms])
-    gram = np.einsum("dt,ti,tj->dij", weights_DT, whole, whole)
-    right = np.einsum("dt,ti,t->di", weights_DT, whole, values)
+    centred = values - values.mean()
+    squares = (whole[:, :, None] * whole[:, None, :]).reshape(number, -1)
+    gram = (weights_DT @ squares).reshape(-1, num_terms + 1, num_terms + 1)
+    right = weights_DT @ (whole * centred[:, None])
     found = np.einsum("dij,dj->di", np.linalg.pinv(gram, hermitian=True), right)
-    left = ((values - found @ whole.T) ** 2 * weights_DT).sum(axis=1)
-    mean = (weights_DT * values).sum(axis=1, keepdims=True) / number
-    total = ((values - mean) ** 2 * weights_DT).sum(axis=1)
+    total = weights_DT @ centred**2 - (weights_DT @ centred) ** 2 / number
+    left = weights_DT @ centred**2 - (found * right).sum(axis=1)
     plain = 1 - left / np.where(total > 0, total, 1.0)
     adjusted: Numbers = 1 - (1 - plain) * (number - 1) / (number - num_terms - 1)
     return adjusted

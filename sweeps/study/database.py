@@ -23,6 +23,7 @@ from sweeps.errors import StudyGone, Unavailable
 from sweeps.futures import future_of
 from sweeps.redact import redact
 from sweeps.sqlite_urls import sqlite_file
+from sweeps.study.trial_rows import TrialRows
 from sweeps.study.unanswered import ANSWER_SECONDS, unanswered
 
 CONNECT_SECONDS = 10
@@ -114,7 +115,7 @@ def _open_file(url: str, file: Path) -> optuna.storages.RDBStorage | None:
         if not probe.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'").fetchone():
             return None
     kwargs = {"creator": connect}
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=kwargs, skip_table_creation=True)
+    storage = TrialRows(url, engine_kwargs=kwargs, skip_table_creation=True)
     if copy is not None:
         weakref.finalize(storage, copy.cleanup)
     return storage
@@ -166,10 +167,10 @@ def _open(url: str, tries: int = 5) -> optuna.storages.RDBStorage:
     kwargs = {"connect_args": _connect_args(sqlalchemy.engine.make_url(url))}
     for _ in range(tries - 1):
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
+            return TrialRows(url, engine_kwargs=kwargs)
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.OperationalError):
             time.sleep(0.5)
-    return optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
+    return TrialRows(url, engine_kwargs=kwargs)
 
 
 def _connect_args(url: sqlalchemy.engine.URL) -> dict[str, object]:
