@@ -3,6 +3,7 @@
     .venv/bin/python infra/benchmarks/scale.py inline  [--trials 1000,10000] [--slots 64,512]
     .venv/bin/python infra/benchmarks/scale.py ray     [--trials 1000] [--slots 8]
     .venv/bin/python infra/benchmarks/scale.py proxies [--proxies 8,32]
+    .venv/bin/python infra/benchmarks/scale.py storage [--trials 1000,10000]
     .venv/bin/python infra/benchmarks/scale.py tables
 
 Every cell is a whole sweep in a process of its own, with its own database; the simulated trials
@@ -21,13 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from record import Record
-from scale_cells import proxies_cell, sweep_cell
+from scale_cells import proxies_cell, storage_cell, sweep_cell
 from scale_tables import markdown
 
 from peft_jobs.storage.files import write_whole
 
 HERE = Path(__file__).parent
-CELLS = {"inline": sweep_cell, "ray": sweep_cell, "proxies": proxies_cell}
+CELLS = {
+    "inline": sweep_cell,
+    "ray": sweep_cell,
+    "proxies": proxies_cell,
+    "storage": storage_cell,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +75,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         table.add_argument("--slots", type=numbers, default=numbers(slots))
         samplers = ["random", "tpe"]
         table.add_argument("--samplers", type=lambda text: text.split(","), default=samplers)
+    tables.choices["storage"].add_argument("--trials", type=numbers, default=numbers("1000,10000"))
     table = tables.choices["proxies"]
     table.add_argument("--proxies", type=numbers, default=numbers("8,32"))
     table.add_argument("--seconds", type=float, default=3.0, help="of a trial, per proxy")
@@ -84,6 +91,8 @@ def settings(options: argparse.Namespace) -> list[dict[str, Any]]:
     cells: list[dict[str, Any]]
     if options.table == "proxies":
         cells = [{"proxies": n, "seconds": options.seconds * n} for n in options.proxies]
+    elif options.table == "storage":
+        cells = [{"trials": trials} for trials in options.trials]
     else:
         cells = [
             {"backend": options.table, "trials": trials, "slots": slots, "sampler": sampler}

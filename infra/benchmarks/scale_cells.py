@@ -6,6 +6,8 @@ Processor time is that of the driver's thread; the simulated engine's own runs b
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from sweeps import SweepSpec, build_sweep
 from sweeps.backends.backend import make_backend
 from sweeps.driver.driver import Driver
 from sweeps.records.layout import SweepFolder
+from sweeps.run import launch
 from sweeps.spec.plan import resolve, variants
 from sweeps.study.database import open_storage
 from sweeps.study.point import Point
@@ -174,6 +177,41 @@ def proxies_cell(storage: str, proxies: int, seconds: float) -> dict[str, Any]:
         "cpu_ms_per_report": 1000 * spent["report"] / driver.timings.reports,
         "complete": driver.counts[State.COMPLETE],
     }
+
+
+def storage_cell(storage: str, trials: int) -> dict[str, Any]:
+    """What a finished sweep's record costs those that come back to it: its commands, in processes
+    of their own, and the seconds until a resumed sweep starts its next trial."""
+    slots = {"max_concurrent": 512, "slots_per_gpu": 512, "engine_options": {"num_slots": 512}}
+    resources = {"backend": "inline", **slots}
+    launch(_sweep(storage, trials, resources, "random", {"max_samples": 900}))
+    found: dict[str, Any] = {"database_bytes": _database_bytes(Path(storage) / "optuna.db")}
+    for command in ("leaderboard", "status"):
+        found[f"{command}_seconds"] = median(_timed(command, storage) for _ in range(3))
+    began, known = time.perf_counter(), _launched(storage)
+    more = [f"budget.n_trials={known + 8}", "--inline", "--plain"]
+    with subprocess.Popen(_command("resume", storage, *more), stdout=subprocess.DEVNULL) as resumed:
+        while _launched(storage) == known and resumed.poll() is None:
+            time.sleep(0.02)
+        found["resumed_seconds"] = time.perf_counter() - began
+    return {**found, "resumed_rc": resumed.returncode}
+
+
+def _timed(command: str, storage: str) -> float:
+    began = time.perf_counter()
+    subprocess.run(_command(command, storage), stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
+
+
+def _command(name: str, storage: str, *options: str) -> list[str]:
+    script = str(Path(sys.executable).with_name("peft-sweep"))
+    return [script, name, "scale", "--storage", storage, *options]
+
+
+def _launched(storage: str) -> int:
+    with contextlib.closing(sqlite3.connect(Path(storage) / "optuna.db")) as database:
+        [(number,)] = database.execute("SELECT COUNT(*) FROM trials")
+    return int(number)
 
 
 def _sweep(

@@ -30,6 +30,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         ("inline", "Inline", _sweeps),
         ("ray", "On Ray", _sweeps),
         ("proxies", "Proxies on Ray, one per slot", _proxies),
+        ("storage", "Coming back to what was recorded", _storages),
     ):
         found = [one for one in content["measurements"] if one["table"] == table]
         lines += [f"## {title}", ""]
@@ -96,6 +97,17 @@ def _proxies(found: Sequence[Measurement]) -> list[str]:
         cells += [f"{one[name]:.2f}" for name in ("cpu_ms_per_trial", "cpu_ms_per_report")]
         cells.append(f"{one['seconds']:.1f}")
         lines.append(_row(cells))
+    return lines
+
+
+def _storages(found: Sequence[Measurement]) -> list[str]:
+    head = ["trials", "database MB", "`leaderboard`, s", "`status`, s"]
+    head += ["`resume` until its next trial starts, s"]
+    lines = [_row(head), "|---" * len(head) + "|"]
+    for one in found:
+        cells = [f"{one['trials']:,}", f"{one['database_bytes'] / 1e6:.0f}"]
+        names = ("leaderboard_seconds", "status_seconds", "resumed_seconds")
+        lines.append(_row([*cells, *(f"{one[name]:.1f}" for name in names)]))
     return lines
 
 

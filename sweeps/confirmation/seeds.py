@@ -12,8 +12,6 @@ from functools import cache
 from itertools import combinations
 from statistics import mean, variance
 
-from scipy.stats import t as student
-
 Losses = Mapping[int, Mapping[int, float]]
 """Losses (less is better) by configuration, then by seed."""
 
@@ -166,6 +164,8 @@ def student_interval(value: float, error: float, df: float, comparisons: int = 1
 @cache
 def _quantile(probability: float, df: float) -> float:
     """Of Student's t."""
+    from scipy.stats import t as student  # takes a second, and only a confirmation needs it
+
     return float(student.ppf(probability, df))
 
 

@@ -42,7 +42,7 @@ DRAWS = 1000
 MOST_DRAWN = 2_500_000
 """Places that are drawn at most, in fewer draws if there are more trials than these make a thousand
 of."""
-FEWEST_FOR_A_TEST = 100
+FEWEST_FOR_A_TEST = 40
 """Draws for each parameter that is tested, so that one of them can be found to matter."""
 _TERMS_EACH = 3
 """Trials that there must be for each term of a parameter."""

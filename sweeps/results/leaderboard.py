@@ -159,7 +159,7 @@ class Leaderboard:
         gaps = {n for n in names if any(n not in row.params for row in self.rows)}
         return [n for n in names if len(seen[n]) + (n in gaps) > 1]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Of a table of all that is known of the rows: fields, parameters, metrics."""
         params = dict.fromkeys(name for row in self.rows for name in row.params)

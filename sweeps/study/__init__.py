@@ -10,6 +10,7 @@ draws            all parameters of a point drawn before any is written
 history          the trials that a sampler is shown
 pruning          the decision to prune, at a rung
 cached_storage   the study's trials in the driver's memory
+trial_rows       Optuna's storage, reading trials without its ORM
 transaction      all changes of one trial in one transaction
 database         opens the database, and waits for it
 unanswered       ends calls that a server does not answer
