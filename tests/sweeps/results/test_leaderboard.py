@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -296,3 +296,25 @@ def test_rows_of_another_evaluation_or_none_tell_nothing(open_study: Open) -> No
         assert told_apart(plain, frames.get) == plain
     own = replace(plain, metric="validation/own")
     assert told_apart(own, lambda number: rows_of(losses)) == own
+
+
+class Counted(dict[str, Any]):
+    """Counts how often all of it is looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        Counted.looks += 1
+        return super().__iter__()
+
+
+def test_a_written_board_looks_at_each_row_a_few_times_however_many_there_are() -> None:
+    rows = tuple(
+        Row(1, n, "COMPLETE", None, 1.0, None, None, 0.0, Counted(r=n), {}, None, None)
+        for n in range(500)
+    )
+    board = Leaderboard("s", "validation/loss", "minimize", rows, None)
+    for write in (to_csv, lambda board: to_html(board, [])):
+        Counted.looks = 0
+        assert write(board).count("\n") >= len(rows)
+        assert Counted.looks <= 4 * len(rows)
