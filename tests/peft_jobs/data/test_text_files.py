@@ -5,7 +5,8 @@ import csv
 import gzip
 import json
 import lzma
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,15 @@ def test_typed_cells_have_the_text_that_files_of_text_have(tmp_path: Path) -> No
     )
 
 
+@pytest.fixture
+def python_s_own_recursion_limit() -> Iterator[None]:
+    """Libraries raise it, Hypothesis among them, and what ran before decides whether they did."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -245,7 +255,7 @@ def test_typed_cells_have_the_text_that_files_of_text_have(tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_read_is_told_with_its_line(
-    name: str, content: bytes, message: str, tmp_path: Path
+    name: str, content: bytes, message: str, tmp_path: Path, python_s_own_recursion_limit: None
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as raised:
