@@ -16,7 +16,7 @@ from peft_jobs.prediction.depth import depths, extrapolated, full_depth
 from peft_jobs.prediction.fake_base import Kind, meta_base
 from peft_jobs.prediction.packed_steps import packed_steps
 from peft_jobs.prediction.roofline import Work, seconds_of, work_of
-from peft_jobs.prediction.shapes import but_rank, rank_of, ranks_of, shape_key
+from peft_jobs.prediction.shapes import rank_of, ranks_of, runs_of
 from peft_jobs.prediction.solo_steps import Steps, solo_steps, trainee_of
 from peft_jobs.spec import TrialSpec
 
@@ -60,28 +60,23 @@ def predict(
     """
     known = {} if known is None else known
     ends = ranks_of(specs) if ranks is None else ranks
-    ranks_run = []
+    told_by = [runs_of(spec, ends) for spec in specs]
     unknown: dict[str, TrialSpec] = {}
-    for spec in specs:
-        low, high = ends.get(but_rank(spec), (0, 0))
-        ranks_run.append((low, high) if low < high else ())
-        for each in _at(spec, ranks_run[-1]):
-            if (key := shape_key(each)) not in known:
-                unknown[key] = each
+    for spec, runs in zip(specs, told_by, strict=True):
+        for key, rank in runs.items():
+            if key not in known:
+                is_own = rank == rank_of(spec)
+                unknown[key] = spec if is_own else spec.with_params({"adapter.r": rank})
     steps = mapped(partial(_whole, device, lengths, slots), unknown.values())
     known.update(zip(unknown, steps, strict=True))
     found = []
-    for spec, few in zip(specs, ranks_run, strict=True):
-        wholes = [known[shape_key(each)] for each in _at(spec, few)]
-        low, high = few or (0, 1)
-        one = _between(wholes, (rank_of(spec) - low) / (high - low)) if few else wholes[0]
+    for spec, runs in zip(specs, told_by, strict=True):
+        one, *other = (known[key] for key in runs)
+        if other:
+            low, high = runs.values()
+            one = _between([one, *other], (rank_of(spec) - low) / (high - low))
         found.append(_prediction(spec, one, device, lengths, slots))
     return found
-
-
-def _at(spec: TrialSpec, ranks: Sequence[int]) -> list[TrialSpec]:
-    """The trial with each of these ranks; as it is, if there are none."""
-    return [spec.with_params({"adapter.r": r}) for r in ranks] or [spec]
 
 
 def _between(few: Sequence[Whole], share: float) -> Whole:

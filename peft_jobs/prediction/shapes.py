@@ -1,6 +1,6 @@
 """What decides the shapes of a trial's steps: trials of equal shapes take the same."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from peft_jobs.spec import LoraSpec, TrialSpec
 from peft_jobs.storage.files import canonical_json
@@ -46,16 +46,23 @@ def ranks_of(specs: Sequence[TrialSpec]) -> dict[str, tuple[int, int]]:
     return {key: (min(found), max(found)) for key, found in ranks.items()}
 
 
+def runs_of(spec: TrialSpec, ranks: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """LoRA's rank in each run of steps that tells of the trial, by a key of the run: the trial's
+    own, or two that it lies between."""
+    key = but_rank(spec)
+    low, high = ranks.get(key, (0, 0))
+    return {f"{key} {rank}": rank for rank in ((low, high) if low < high else (rank_of(spec),))}
+
+
 def with_few_shapes(specs: Sequence[TrialSpec], most: int) -> list[TrialSpec]:
-    """Those of the trials, in their order, that steps of at most `most` different shapes tell of:
-    see `predict`. At least one."""
-    ranks, shapes = ranks_of(specs), set[str]()
+    """Those of the trials, in their order, that at most `most` runs of steps tell of. At least
+    one."""
+    ranks, runs = ranks_of(specs), set[str]()
     kept: list[TrialSpec] = []
     for spec in specs:
-        key = but_rank(spec)
-        needed = shapes | {f"{key} {rank}" for rank in ranks.get(key, (0,))}
+        needed = runs | runs_of(spec, ranks).keys()
         if len(needed) <= most or not kept:
-            shapes = needed
+            runs = needed
             kept.append(spec)
     return kept
 

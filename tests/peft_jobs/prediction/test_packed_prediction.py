@@ -6,7 +6,8 @@ import pytest
 
 from peft_jobs.host.gpus import GPUS
 from peft_jobs.host.prediction import Lengths
-from peft_jobs.prediction.predict import predict, shape_key
+from peft_jobs.prediction.predict import predict
+from peft_jobs.prediction.shapes import shape_key
 from peft_jobs.spec import TrialSpec
 
 R, HIDDEN, INTER, LAYERS = 8, 128, 256, 3
