@@ -112,9 +112,7 @@ class TimedDriver(Driver):
 
 def sweep_cell(storage: str, backend: str, trials: int, slots: int, sampler: str) -> dict[str, Any]:
     """One sweep, inline or on a Ray cluster of this machine alone, by quarters of its trials."""
-    resources: dict[str, Any] = {"backend": backend, "engine_options": {"num_slots": slots}}
-    resources |= {"max_concurrent": slots, "slots_per_gpu": slots}
-    spec = _sweep(storage, trials, resources, sampler, {"max_samples": 900})
+    spec = _sweep(storage, trials, _slots(backend, slots), sampler, {"max_samples": 900})
     clock = Clock()
     due = [trials * (quarter + 1) // QUARTERS for quarter in range(QUARTERS)]
 
@@ -182,9 +180,7 @@ def proxies_cell(storage: str, proxies: int, seconds: float) -> dict[str, Any]:
 def storage_cell(storage: str, trials: int) -> dict[str, Any]:
     """What a finished sweep's record costs those that come back to it: its commands, in processes
     of their own, and the seconds until a resumed sweep starts its next trial."""
-    slots = {"max_concurrent": 512, "slots_per_gpu": 512, "engine_options": {"num_slots": 512}}
-    resources = {"backend": "inline", **slots}
-    launch(_sweep(storage, trials, resources, "random", {"max_samples": 900}))
+    launch(_sweep(storage, trials, _slots("inline", 512), "random", {"max_samples": 900}))
     found: dict[str, Any] = {"database_bytes": _database_bytes(Path(storage) / "optuna.db")}
     for command in ("leaderboard", "status"):
         found[f"{command}_seconds"] = median(_timed(command, storage) for _ in range(3))
@@ -212,6 +208,12 @@ def _launched(storage: str) -> int:
     with contextlib.closing(sqlite3.connect(Path(storage) / "optuna.db")) as database:
         [(number,)] = database.execute("SELECT COUNT(*) FROM trials")
     return int(number)
+
+
+def _slots(backend: str, slots: int) -> dict[str, Any]:
+    """Resources of a sweep with so many trials at a time."""
+    numbers = {"max_concurrent": slots, "slots_per_gpu": slots}
+    return {"backend": backend, "engine_options": {"num_slots": slots}, **numbers}
 
 
 def _sweep(
